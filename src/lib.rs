@@ -1,0 +1,35 @@
+//! Hilum: a DICOM network node that puts chest-imaging AI between scanners and the PACS.
+//!
+//! The modules are the rooms of `docs/architecture.md`, in the order in which an image walks through them.
+
+pub mod types;
+
+pub mod dimse;
+
+pub mod receive;
+
+pub mod archive;
+
+pub mod assemble;
+
+pub mod imaging;
+
+pub mod nn;
+
+pub mod infer;
+
+pub mod report;
+
+pub mod deliver;
+
+pub mod db;
+
+pub mod jobs;
+
+pub mod admin;
+
+pub mod config;
+
+pub mod telemetry;
+
+pub mod cli;

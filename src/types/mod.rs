@@ -1,0 +1,23 @@
+//! The vocabulary that all rooms share: validated names, identities, and the facts of a received object, a
+//! site configuration and a run.
+//!
+//! Architecture invariant: plain data and its validation only. This room knows no network, no database, no
+//! files and no tensors, and names no other room.
+
+mod ae_title;
+mod object;
+mod run;
+mod sha256;
+mod site;
+mod uid;
+
+pub use ae_title::{AeTitle, AeTitleError};
+pub use object::{ObjectHeader, ObjectOrigin, StoredObject};
+pub use run::{
+    BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, ExcludedImage, GateResult, HeatMap,
+    ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument,
+    ReasonCode, RunOutcome, RunRecord, SourceImage, UNTRAINED_NOTICE,
+};
+pub use sha256::{Sha256Digest, Sha256DigestError};
+pub use site::{Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig, SiteProblem};
+pub use uid::{Uid, UidError};
