@@ -205,7 +205,7 @@ pub struct HeatMap {
 }
 
 /// The lung mask on the segmenter's canvas (the padded square, in the same frame as the heat map).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LungMask {
     /// Canvas side in pixels.
     pub side_pixels: u32,
