@@ -1,0 +1,276 @@
+//! Stored objects: the index of the archive, filled in batches.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::json;
+use sqlx::FromRow;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Connection, Result, digest_from_bytes, event, workup};
+use crate::types::{ObjectHeader, StoredObject, Uid};
+
+/// How long a study waits for more, as its route says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Silence after which a study is complete.
+    pub quiet: Duration,
+    /// Age of the first object at which it is complete at the latest.
+    pub maximum_wait: Duration,
+}
+
+/// What indexing one object did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Indexed {
+    /// A new row.
+    New {
+        /// 1, or higher when the same SOP Instance UID was received before with other bytes.
+        version: i32,
+        /// Our own result came back: kept, never analysed.
+        own_output: bool,
+    },
+    /// The same bytes were received before and are kept under another key; this file may be removed.
+    Duplicate {
+        /// The file that stays.
+        kept_archive_key: String,
+    },
+    /// This very file is in the index already.
+    Known,
+}
+
+/// A workup that has new objects and is due at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueWorkup {
+    /// Which.
+    pub workup_id: Uuid,
+    /// When to look at it.
+    pub due_at: OffsetDateTime,
+}
+
+/// Indexes a batch of durable objects in the caller's transaction: study, series and instance rows, versions,
+/// loop guard, and the workup of each study, which goes (back) to `receiving`.
+///
+/// `own_device_uid` is this installation's Device UID; `patience` gives the timing for an object's origin and
+/// modality. Returns one [`Indexed`] for each object, in order, and the workups to look at later.
+pub async fn index(
+    connection: &mut Connection,
+    objects: &[StoredObject],
+    own_device_uid: &Uid,
+    patience: impl Fn(&StoredObject) -> Patience,
+) -> Result<(Vec<Indexed>, Vec<DueWorkup>)> {
+    upsert_studies(connection, objects).await?;
+    let mut outcomes = Vec::with_capacity(objects.len());
+    let mut touched: BTreeMap<(String, String), workup::Arrival> = BTreeMap::new();
+    for object in objects {
+        let outcome = insert(connection, object, own_device_uid).await?;
+        if matches!(outcome, Indexed::New { own_output: false, .. }) {
+            let key = (
+                object.header.study_instance_uid.to_string(),
+                object.origin.called_ae_title.to_string(),
+            );
+            let received_at = object.origin.received_at;
+            let arrival = touched.entry(key).or_insert_with(|| workup::Arrival {
+                calling_ae_title: object.origin.calling_ae_title.to_string(),
+                first_at: received_at,
+                last_at: received_at,
+                patience: patience(object),
+            });
+            arrival.first_at = arrival.first_at.min(received_at);
+            arrival.last_at = arrival.last_at.max(received_at);
+        }
+        outcomes.push(outcome);
+    }
+    let mut due = Vec::with_capacity(touched.len());
+    for ((study_instance_uid, local_ae_title), arrival) in &touched {
+        due.push(workup::objects_arrived(connection, study_instance_uid, local_ae_title, arrival).await?);
+    }
+    Ok((outcomes, due))
+}
+
+async fn upsert_studies(connection: &mut Connection, objects: &[StoredObject]) -> Result<()> {
+    // Of each study and series the newest object of the batch speaks.
+    let mut studies: BTreeMap<&Uid, &StoredObject> = BTreeMap::new();
+    let mut series: BTreeMap<&Uid, &ObjectHeader> = BTreeMap::new();
+    for object in objects {
+        studies.insert(&object.header.study_instance_uid, object);
+        series.insert(&object.header.series_instance_uid, &object.header);
+    }
+    for (study_instance_uid, object) in studies {
+        let header = &object.header;
+        sqlx::query(
+            "insert into study (study_instance_uid, patient_id, patient_name, patient_birth_date, patient_sex,
+                 accession_number, study_date, study_time, study_description, first_received_at, last_received_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10)
+             on conflict (study_instance_uid) do update set
+                 patient_id = excluded.patient_id, patient_name = excluded.patient_name,
+                 patient_birth_date = excluded.patient_birth_date, patient_sex = excluded.patient_sex,
+                 accession_number = excluded.accession_number, study_date = excluded.study_date,
+                 study_time = excluded.study_time, study_description = excluded.study_description,
+                 last_received_at = greatest(study.last_received_at, excluded.last_received_at)",
+        )
+        .bind(study_instance_uid.as_str())
+        .bind(storable(header.patient_id.as_ref()))
+        .bind(storable(header.patient_name.as_ref()))
+        .bind(storable(header.patient_birth_date.as_ref()))
+        .bind(storable(header.patient_sex.as_ref()))
+        .bind(storable(header.accession_number.as_ref()))
+        .bind(storable(header.study_date.as_ref()))
+        .bind(storable(header.study_time.as_ref()))
+        .bind(storable(header.study_description.as_ref()))
+        .bind(object.origin.received_at)
+        .execute(&mut *connection)
+        .await?;
+    }
+    for (series_instance_uid, header) in series {
+        sqlx::query(
+            "insert into series (series_instance_uid, study_instance_uid, modality, series_number, series_description)
+             values ($1, $2, $3, $4, $5) on conflict (series_instance_uid) do nothing",
+        )
+        .bind(series_instance_uid.as_str())
+        .bind(header.study_instance_uid.as_str())
+        .bind(storable(header.modality.as_ref()))
+        .bind(header.series_number)
+        .bind(storable(header.series_description.as_ref()))
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Postgres text cannot hold NUL.
+fn storable(text: Option<&String>) -> Option<String> {
+    text.map(|text| text.replace('\0', "\u{fffd}"))
+}
+
+async fn insert(connection: &mut Connection, object: &StoredObject, own_device_uid: &Uid) -> Result<Indexed> {
+    let header = &object.header;
+    let origin = &object.origin;
+    let own_output = header.device_uid.as_ref() == Some(own_device_uid)
+        || sqlx::query_scalar("select exists (select from result where sop_instance_uid = $1)")
+            .bind(header.sop_instance_uid.as_str())
+            .fetch_one(&mut *connection)
+            .await?;
+    let id = Uuid::now_v7();
+    let version: Option<i32> = sqlx::query_scalar(
+        "insert into instance (id, sop_instance_uid, local_ae_title, sha256, version, sop_class_uid,
+             study_instance_uid, series_instance_uid, modality, transfer_syntax_uid, size_bytes, archive_key,
+             association_id, calling_ae_title, peer_address, received_at, own_output)
+         values ($1, $2, $3, $4,
+             1 + (select coalesce(max(version), 0) from instance where sop_instance_uid = $2 and local_ae_title = $3),
+             $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+         on conflict do nothing returning version",
+    )
+    .bind(id)
+    .bind(header.sop_instance_uid.as_str())
+    .bind(origin.called_ae_title.as_str())
+    .bind(&object.sha256.0[..])
+    .bind(header.sop_class_uid.as_str())
+    .bind(header.study_instance_uid.as_str())
+    .bind(header.series_instance_uid.as_str())
+    .bind(storable(header.modality.as_ref()))
+    .bind(object.transfer_syntax_uid.as_str())
+    .bind(i64::try_from(object.size_bytes).unwrap_or(i64::MAX))
+    .bind(&object.archive_key)
+    .bind(origin.association_id)
+    .bind(origin.calling_ae_title.as_str())
+    .bind(origin.peer_address.to_string())
+    .bind(origin.received_at)
+    .bind(own_output)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(version) = version else {
+        let kept: Option<String> = sqlx::query_scalar(
+            "select archive_key from instance where sop_instance_uid = $1 and local_ae_title = $2 and sha256 = $3",
+        )
+        .bind(header.sop_instance_uid.as_str())
+        .bind(origin.called_ae_title.as_str())
+        .bind(&object.sha256.0[..])
+        .fetch_optional(connection)
+        .await?;
+        return Ok(match kept {
+            Some(kept_archive_key) if kept_archive_key != object.archive_key => {
+                Indexed::Duplicate { kept_archive_key }
+            }
+            _ => Indexed::Known,
+        });
+    };
+    if version > 1 {
+        let words = format!(
+            "SOP Instance UID {} was received before with other bytes: kept as version {version}, nothing overwritten",
+            header.sop_instance_uid
+        );
+        event::append(connection, event::Subject::Instance, id, "version", &words, json!({ "version": version }))
+            .await?;
+    }
+    if own_output {
+        let words = format!("{} is one of our own results: kept, not analysed", header.sop_instance_uid);
+        event::append(connection, event::Subject::Instance, id, "own_output", &words, json!({})).await?;
+    }
+    Ok(Indexed::New { version, own_output })
+}
+
+/// An indexed object, as later rooms need it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// (0008,0018)
+    pub sop_instance_uid: String,
+    /// (0008,0016)
+    pub sop_class_uid: String,
+    /// (0020,000E)
+    pub series_instance_uid: String,
+    /// (0008,0060)
+    pub modality: Option<String>,
+    /// Where the archive keeps it.
+    pub archive_key: String,
+    /// Digest of the data set as received.
+    pub sha256: crate::types::Sha256Digest,
+}
+
+#[derive(FromRow)]
+struct InstanceRow {
+    sop_instance_uid: String,
+    sop_class_uid: String,
+    series_instance_uid: String,
+    modality: Option<String>,
+    archive_key: String,
+    sha256: Vec<u8>,
+}
+
+/// The newest version of every object of a study as received by one local AE, own results left out, ordered by
+/// SOP Instance UID.
+pub async fn of_study(
+    connection: &mut Connection,
+    study_instance_uid: &str,
+    local_ae_title: &str,
+) -> Result<Vec<Instance>> {
+    let rows: Vec<InstanceRow> = sqlx::query_as(
+        "select distinct on (sop_instance_uid) sop_instance_uid, sop_class_uid, series_instance_uid, modality,
+                archive_key, sha256
+         from instance where study_instance_uid = $1 and local_ae_title = $2 and not own_output
+         order by sop_instance_uid, version desc",
+    )
+    .bind(study_instance_uid)
+    .bind(local_ae_title)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(Instance {
+                sha256: digest_from_bytes(&row.sha256, "instance digest")?,
+                sop_instance_uid: row.sop_instance_uid,
+                sop_class_uid: row.sop_class_uid,
+                series_instance_uid: row.series_instance_uid,
+                modality: row.modality,
+                archive_key: row.archive_key,
+            })
+        })
+        .collect()
+}
+
+/// Which of `archive_keys` are in the index.
+pub async fn known_keys(connection: &mut Connection, archive_keys: &[String]) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar("select archive_key from instance where archive_key = any($1)")
+        .bind(archive_keys)
+        .fetch_all(connection)
+        .await?)
+}

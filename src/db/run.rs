@@ -1,0 +1,429 @@
+//! Runs: one execution of one bundle on one revision of a workup.
+//!
+//! ```text
+//! queued ─► running ─► succeeded | not_analysed
+//!              ├─► superseded
+//!              └─► failed ─► running …  ─► parked      (the attempt is committed before the work starts)
+//! ```
+
+use serde_json::{Value, json};
+use sqlx::{FromRow, types::Json};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Connection, DbError, Result, event, workup};
+use crate::types::{BundleIdentity, PredecessorDocument, RunOutcome, Sha256Digest, Uid};
+
+/// A run to be made.
+#[derive(Debug, Clone)]
+pub struct NewRun<'a> {
+    /// For which workup.
+    pub workup_id: Uuid,
+    /// Of which revision.
+    pub revision: i32,
+    /// Name of the bundle folder.
+    pub bundle: &'a str,
+    /// Names of the destinations that get the results.
+    pub destinations: &'a [String],
+    /// Attempts before it is parked, at least 1.
+    pub maximum_attempts: i32,
+}
+
+/// Queues a run; returns its id, or `None` when this workup revision has one of that bundle already.
+pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Option<Uuid>> {
+    let id = Uuid::now_v7();
+    let done = sqlx::query(
+        "insert into run (id, workup_id, revision, role, bundle, destinations, state, words, attempt,
+                          maximum_attempts, next_attempt_at)
+         values ($1, $2, $3, 'live', $4, $5, 'queued', 'waiting for the inference process', 0, $6, now())
+         on conflict (workup_id, revision, bundle, role) do nothing",
+    )
+    .bind(id)
+    .bind(new.workup_id)
+    .bind(new.revision)
+    .bind(new.bundle)
+    .bind(new.destinations)
+    .bind(new.maximum_attempts.max(1))
+    .execute(&mut *connection)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Ok(None);
+    }
+    let words = format!("run of bundle `{}` queued", new.bundle);
+    event::append(connection, event::Subject::Run, id, "queued", &words, json!({ "revision": new.revision })).await?;
+    Ok(Some(id))
+}
+
+/// A claimed run: this attempt is committed, whatever happens next.
+#[derive(Debug, Clone, FromRow)]
+pub struct ClaimedRun {
+    /// The run.
+    pub id: Uuid,
+    /// Its workup.
+    pub workup_id: Uuid,
+    /// The workup's revision.
+    pub revision: i32,
+    /// Name of the bundle folder.
+    pub bundle: String,
+    /// Number of this attempt, from 1; fences every later update.
+    pub attempt: i32,
+    /// Attempts before it is parked.
+    pub maximum_attempts: i32,
+    /// (0020,000D)
+    pub study_instance_uid: String,
+    /// Our AE title that the study was sent to.
+    pub local_ae_title: String,
+}
+
+/// What claiming a run came to.
+#[derive(Debug, Clone)]
+pub enum Claim {
+    /// Go ahead.
+    Claimed(ClaimedRun),
+    /// Nothing to do: it is finished, superseded, parked, or not yet due.
+    Nothing,
+    /// Its last attempt ended without a word (a crash), and there are no more.
+    Parked,
+}
+
+/// Claims a run and counts the attempt. The caller commits before it touches pixels or libtorch, so that a
+/// crash is charged to this run.
+pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
+    let row: Option<(Uuid, i32, i32, String, i32, i32)> = sqlx::query_as(
+        "select r.workup_id, r.revision, w.revision, r.state, r.attempt, r.maximum_attempts
+         from run r join workup w on w.id = r.workup_id
+         where r.id = $1 and r.state in ('queued', 'running', 'failed') and r.next_attempt_at <= now() + interval '1 second'
+         for update",
+    )
+    .bind(run_id)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some((workup_id, revision, workup_revision, state, attempt, maximum_attempts)) = row else {
+        return Ok(Claim::Nothing);
+    };
+    if revision != workup_revision {
+        supersede_earlier(connection, workup_id, workup_revision).await?;
+        return Ok(Claim::Nothing);
+    }
+    if attempt >= maximum_attempts {
+        let words = format!(
+            "attempt {attempt} of {maximum_attempts} ended without an answer: the inference process died; parked for a person to look at"
+        );
+        park(connection, run_id, attempt, workup_id, revision, "crash", &words).await?;
+        return Ok(Claim::Parked);
+    }
+    let claimed: Option<ClaimedRun> = sqlx::query_as(
+        "update run r set state = 'running', attempt = r.attempt + 1, started_at = now(), finished_at = null,
+                words = 'attempt ' || (r.attempt + 1) || ' of ' || r.maximum_attempts
+         from workup w
+         where r.id = $1 and r.state = $2 and r.attempt = $3 and w.id = r.workup_id
+         returning r.id, r.workup_id, r.revision, r.bundle, r.attempt, r.maximum_attempts,
+                   w.study_instance_uid, w.local_ae_title",
+    )
+    .bind(run_id)
+    .bind(&state)
+    .bind(attempt)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(claimed) = claimed else { return Ok(Claim::Nothing) };
+    let words = if state == "running" {
+        format!("attempt {} of {maximum_attempts} starts; the one before ended without an answer", claimed.attempt)
+    } else {
+        format!("attempt {} of {maximum_attempts} starts", claimed.attempt)
+    };
+    event::append(connection, event::Subject::Run, run_id, "running", &words, json!({ "attempt": claimed.attempt })).await?;
+    Ok(Claim::Claimed(claimed))
+}
+
+/// What a finished attempt leaves behind.
+#[derive(Debug, Clone)]
+pub struct Finished<'a> {
+    /// How it ended.
+    pub outcome: &'a RunOutcome,
+    /// Which algorithm, exactly.
+    pub bundle: &'a BundleIdentity,
+    /// Digest of the configuration it used.
+    pub configuration_sha256: Sha256Digest,
+    /// Identity of its results.
+    pub result_key: Sha256Digest,
+    /// Time of each stage in milliseconds.
+    pub stage_milliseconds: &'a [(String, f64)],
+}
+
+/// `running` → `succeeded` or `not_analysed`, fenced by attempt. Returns whether this attempt still counted.
+pub async fn finish(connection: &mut Connection, run_id: Uuid, attempt: i32, finished: &Finished<'_>) -> Result<bool> {
+    let (state, reason, words) = match finished.outcome {
+        RunOutcome::Analysed(analysis) => {
+            ("succeeded", None, format!("{} image(s) analysed, {} left out", analysis.images.len(), analysis.excluded.len()))
+        }
+        RunOutcome::NotAnalysed(not_analysed) => {
+            ("not_analysed", Some(not_analysed.reason.id()), not_analysed.words.clone())
+        }
+    };
+    let stages: serde_json::Map<String, Value> =
+        finished.stage_milliseconds.iter().map(|(stage, ms)| (stage.clone(), json!(ms))).collect();
+    let done = sqlx::query(
+        "update run set state = $3, reason = $4, words = $5, outcome = $6, bundle_identity = $7, bundle_digest = $8,
+                configuration_sha256 = $9, result_key = $10, stage_milliseconds = $11, finished_at = now()
+         where id = $1 and attempt = $2 and state = 'running'",
+    )
+    .bind(run_id)
+    .bind(attempt)
+    .bind(state)
+    .bind(reason)
+    .bind(&words)
+    .bind(Json(finished.outcome))
+    .bind(Json(finished.bundle))
+    .bind(&finished.bundle.digest.0[..])
+    .bind(&finished.configuration_sha256.0[..])
+    .bind(&finished.result_key.0[..])
+    .bind(Value::Object(stages))
+    .execute(&mut *connection)
+    .await?
+    .rows_affected()
+        == 1;
+    if done {
+        event::append(connection, event::Subject::Run, run_id, state, &words, json!({ "attempt": attempt })).await?;
+    }
+    Ok(done)
+}
+
+/// What follows a failed attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AfterFailure {
+    /// Try again then.
+    RetryAt(OffsetDateTime),
+    /// No more attempts: parked, and its workup with it.
+    Parked,
+    /// Another attempt or revision has taken over; nothing was changed.
+    Fenced,
+}
+
+/// `running` → `failed` with the next attempt's time, or `parked`, fenced by attempt. `words` holds no patient data.
+pub async fn fail(connection: &mut Connection, claimed: &ClaimedRun, reason: &str, words: &str) -> Result<AfterFailure> {
+    let words = format!("attempt {} of {}: {words}", claimed.attempt, claimed.maximum_attempts);
+    if claimed.attempt >= claimed.maximum_attempts {
+        let parked = park(
+            connection,
+            claimed.id,
+            claimed.attempt,
+            claimed.workup_id,
+            claimed.revision,
+            reason,
+            &words,
+        )
+        .await?;
+        return Ok(if parked { AfterFailure::Parked } else { AfterFailure::Fenced });
+    }
+    // 5 s, 10 s, 20 s … up to 5 min.
+    let backoff_seconds = (5.0 * 2.0_f64.powi(claimed.attempt - 1)).min(300.0);
+    let retry_at: Option<OffsetDateTime> = sqlx::query_scalar(
+        "update run set state = 'failed', reason = $3, words = $4, finished_at = now(),
+                next_attempt_at = now() + make_interval(secs => $5)
+         where id = $1 and attempt = $2 and state = 'running' returning next_attempt_at",
+    )
+    .bind(claimed.id)
+    .bind(claimed.attempt)
+    .bind(reason)
+    .bind(&words)
+    .bind(backoff_seconds)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(retry_at) = retry_at else { return Ok(AfterFailure::Fenced) };
+    event::append(connection, event::Subject::Run, claimed.id, "failed", &words, json!({ "attempt": claimed.attempt }))
+        .await?;
+    Ok(AfterFailure::RetryAt(retry_at))
+}
+
+async fn park(
+    connection: &mut Connection,
+    run_id: Uuid,
+    attempt: i32,
+    workup_id: Uuid,
+    revision: i32,
+    reason: &str,
+    words: &str,
+) -> Result<bool> {
+    let done = sqlx::query(
+        "update run set state = 'parked', reason = $3, words = $4, finished_at = now()
+         where id = $1 and attempt = $2 and state in ('queued', 'running', 'failed')",
+    )
+    .bind(run_id)
+    .bind(attempt)
+    .bind(reason)
+    .bind(words)
+    .execute(&mut *connection)
+    .await?
+    .rows_affected()
+        == 1;
+    if done {
+        event::append(connection, event::Subject::Run, run_id, "parked", words, json!({ "attempt": attempt })).await?;
+        workup::park(connection, workup_id, revision, words).await?;
+    }
+    Ok(done)
+}
+
+/// Every run of an earlier revision that has not been rendered is `superseded`, and unsent deliveries of earlier
+/// revisions are `cancelled`.
+pub async fn supersede_earlier(connection: &mut Connection, workup_id: Uuid, revision: i32) -> Result<()> {
+    let words = format!("superseded by revision {revision}");
+    let superseded: Vec<Uuid> = sqlx::query_scalar(
+        "update run set state = 'superseded', words = $3, finished_at = coalesce(finished_at, now())
+         where workup_id = $1 and revision < $2
+           and (state in ('queued', 'running', 'failed', 'parked')
+                or (state in ('succeeded', 'not_analysed') and rendered_at is null))
+         returning id",
+    )
+    .bind(workup_id)
+    .bind(revision)
+    .bind(&words)
+    .fetch_all(&mut *connection)
+    .await?;
+    for run_id in superseded {
+        event::append(connection, event::Subject::Run, run_id, "superseded", &words, json!({})).await?;
+    }
+    let cancelled: Vec<Uuid> = sqlx::query_scalar(
+        "update delivery d set state = 'cancelled', last_words = $3
+         from result x join run r on r.id = x.run_id
+         where x.id = d.result_id and r.workup_id = $1 and r.revision < $2 and d.state = 'waiting'
+         returning d.id",
+    )
+    .bind(workup_id)
+    .bind(revision)
+    .bind(&words)
+    .fetch_all(&mut *connection)
+    .await?;
+    for delivery_id in cancelled {
+        event::append(connection, event::Subject::Delivery, delivery_id, "cancelled", &words, json!({})).await?;
+    }
+    Ok(())
+}
+
+/// What rendering a run needs.
+#[derive(Debug, Clone)]
+pub struct RunToRender {
+    /// The run.
+    pub id: Uuid,
+    /// Its workup.
+    pub workup_id: Uuid,
+    /// Its revision.
+    pub revision: i32,
+    /// (0020,000D)
+    pub study_instance_uid: Uid,
+    /// Start of the attempt that finished.
+    pub started_at: OffsetDateTime,
+    /// What it found.
+    pub outcome: RunOutcome,
+    /// With which algorithm.
+    pub bundle: BundleIdentity,
+    /// Digest of the configuration it used.
+    pub configuration_sha256: Sha256Digest,
+    /// Identity of its results.
+    pub result_key: Sha256Digest,
+    /// Where the results go.
+    pub destinations: Vec<String>,
+    /// The newest report of an earlier revision that reached a destination.
+    pub predecessor: Option<PredecessorDocument>,
+}
+
+#[derive(FromRow)]
+struct RunToRenderRow {
+    workup_id: Uuid,
+    revision: i32,
+    study_instance_uid: String,
+    started_at: OffsetDateTime,
+    outcome: Json<RunOutcome>,
+    bundle_identity: Json<BundleIdentity>,
+    configuration_sha256: Vec<u8>,
+    result_key: Vec<u8>,
+    destinations: Vec<String>,
+}
+
+/// A finished run that is not rendered yet and belongs to its workup's revision; `None` when there is nothing to do.
+pub async fn to_render(connection: &mut Connection, run_id: Uuid) -> Result<Option<RunToRender>> {
+    let row: Option<RunToRenderRow> = sqlx::query_as(
+        "select r.workup_id, r.revision, w.study_instance_uid, r.started_at, r.outcome, r.bundle_identity,
+                r.configuration_sha256, r.result_key, r.destinations
+         from run r join workup w on w.id = r.workup_id
+         where r.id = $1 and r.state in ('succeeded', 'not_analysed') and r.rendered_at is null
+           and r.revision = w.revision",
+    )
+    .bind(run_id)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let predecessor: Option<(String, String, String)> = sqlx::query_as(
+        "select x.sop_class_uid, x.sop_instance_uid, x.series_instance_uid
+         from result x join run r on r.id = x.run_id join delivery d on d.result_id = x.id
+         where r.workup_id = $1 and r.revision < $2 and x.kind = 'sr' and d.state = 'delivered'
+         order by r.revision desc limit 1",
+    )
+    .bind(row.workup_id)
+    .bind(row.revision)
+    .fetch_optional(connection)
+    .await?;
+    let uid = |text: &str| Uid::new(text).map_err(|error| DbError::unreadable("UID", error));
+    Ok(Some(RunToRender {
+        id: run_id,
+        workup_id: row.workup_id,
+        revision: row.revision,
+        study_instance_uid: uid(&row.study_instance_uid)?,
+        started_at: row.started_at,
+        outcome: row.outcome.0,
+        bundle: row.bundle_identity.0,
+        configuration_sha256: super::digest_from_bytes(&row.configuration_sha256, "configuration digest")?,
+        result_key: super::digest_from_bytes(&row.result_key, "result key")?,
+        destinations: row.destinations,
+        predecessor: predecessor
+            .map(|(class, instance, series)| {
+                Ok::<_, DbError>(PredecessorDocument {
+                    sop_class_uid: uid(&class)?,
+                    sop_instance_uid: uid(&instance)?,
+                    series_instance_uid: uid(&series)?,
+                })
+            })
+            .transpose()?,
+    }))
+}
+
+/// Notes that a run's results are inserted, if it still belongs to its workup's revision; locks the workup, so
+/// that a late object and a rendering exclude each other. Returns whether the results count.
+pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<bool> {
+    let current: Option<bool> = sqlx::query_scalar(
+        "select w.revision = r.revision from workup w join run r on r.workup_id = w.id where r.id = $1 for update of w",
+    )
+    .bind(run_id)
+    .fetch_optional(&mut *connection)
+    .await?;
+    if current != Some(true) {
+        return Ok(false);
+    }
+    let done = sqlx::query(
+        "update run set rendered_at = now()
+         where id = $1 and rendered_at is null and state in ('succeeded', 'not_analysed')",
+    )
+    .bind(run_id)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Runs that are due and have not ended, for `reconcile`.
+pub async fn due(connection: &mut Connection) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar(
+        "select id from run where state in ('queued', 'running', 'failed') and next_attempt_at <= now()
+         order by next_attempt_at limit 1000",
+    )
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Finished runs whose results are not rendered, for `reconcile`.
+pub async fn unrendered(connection: &mut Connection) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar(
+        "select id from run where rendered_at is null and state in ('succeeded', 'not_analysed')
+         order by finished_at limit 1000",
+    )
+    .fetch_all(connection)
+    .await?)
+}

@@ -1,0 +1,232 @@
+//! The site configuration: local AE titles, peers, destinations and routes.
+
+use serde_json::json;
+use sqlx::FromRow;
+
+use super::{Connection, Db, DbError, Result, event};
+use crate::types::{AeTitle, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig};
+
+/// The channel on which Postgres announces a change.
+pub const CHANNEL: &str = "hilum_site";
+
+#[derive(FromRow)]
+struct RouteRow {
+    name: String,
+    sort_order: i32,
+    enabled: bool,
+    called_ae_title: String,
+    calling_ae_titles: Vec<String>,
+    modalities: Vec<String>,
+    pipeline: String,
+    bundle: String,
+    quiet_seconds: i32,
+    max_wait_seconds: i32,
+    destinations: Vec<String>,
+}
+
+fn ae_title(text: &str) -> Result<AeTitle> {
+    AeTitle::new(text).map_err(|error| DbError::unreadable("AE title", error))
+}
+
+/// The whole configuration, each list in its stable order.
+pub async fn load(connection: &mut Connection) -> Result<SiteConfig> {
+    let local_aes = sqlx::query_as::<_, (String, bool, String)>(
+        "select ae_title, enabled, description from local_ae order by ae_title",
+    )
+    .fetch_all(&mut *connection)
+    .await?
+    .into_iter()
+    .map(|(title, enabled, description)| Ok(LocalAe { ae_title: ae_title(&title)?, enabled, description }))
+    .collect::<Result<_>>()?;
+    let peers = sqlx::query_as::<_, (String, String, String, Option<i32>, bool, String)>(
+        "select name, ae_title, host, port, may_store, contact from peer order by name",
+    )
+    .fetch_all(&mut *connection)
+    .await?
+    .into_iter()
+    .map(|(name, title, host, port, may_store, contact)| {
+        let port = port
+            .map(u16::try_from)
+            .transpose()
+            .map_err(|error| DbError::unreadable("port", error))?;
+        Ok(Peer { name, ae_title: ae_title(&title)?, host, port, may_store, contact })
+    })
+    .collect::<Result<_>>()?;
+    let destinations = sqlx::query_as::<_, (String, String, String, String, bool)>(
+        "select name, kind, peer, calling_ae_title, send_not_analysed from destination order by name",
+    )
+    .fetch_all(&mut *connection)
+    .await?
+    .into_iter()
+    .map(|(name, kind, peer, calling, send_not_analysed)| {
+        let kind = match kind.as_str() {
+            "dicom" => DestinationKind::Dicom,
+            other => return Err(DbError::unreadable("destination kind", other)),
+        };
+        Ok(Destination { name, kind, peer, calling_ae_title: ae_title(&calling)?, send_not_analysed })
+    })
+    .collect::<Result<_>>()?;
+    let routes = sqlx::query_as::<_, RouteRow>("select * from route order by sort_order, name")
+        .fetch_all(connection)
+        .await?
+        .into_iter()
+        .map(route_from_row)
+        .collect::<Result<_>>()?;
+    Ok(SiteConfig { local_aes, peers, destinations, routes })
+}
+
+fn route_from_row(row: RouteRow) -> Result<Route> {
+    let pipeline = match row.pipeline.as_str() {
+        "chest_radiograph" => Pipeline::ChestRadiograph,
+        other => return Err(DbError::unreadable("pipeline", other)),
+    };
+    let seconds = |value: i32| u32::try_from(value).map_err(|error| DbError::unreadable("route time", error));
+    Ok(Route {
+        name: row.name,
+        order: row.sort_order,
+        enabled: row.enabled,
+        called_ae_title: ae_title(&row.called_ae_title)?,
+        calling_ae_titles: row.calling_ae_titles.iter().map(|title| ae_title(title)).collect::<Result<_>>()?,
+        modalities: row.modalities,
+        pipeline,
+        bundle: row.bundle,
+        quiet_seconds: seconds(row.quiet_seconds)?,
+        max_wait_seconds: seconds(row.max_wait_seconds)?,
+        destinations: row.destinations,
+    })
+}
+
+/// What a change did, or would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SiteDiff {
+    /// One line for each difference: `+ peer ...`, `- route ...`, `~ destination ...`.
+    pub lines: Vec<String>,
+}
+
+/// Changes the configuration in one transaction: locks it, lets `change` edit a copy, refuses it with every
+/// problem when the outcome is not valid, writes the differences, and notifies every node. With `dry_run`
+/// nothing is kept.
+pub async fn change(
+    db: &Db,
+    dry_run: bool,
+    change: impl FnOnce(&mut SiteConfig) -> std::result::Result<(), String>,
+) -> Result<SiteDiff> {
+    let mut tx = db.begin().await?;
+    sqlx::query("lock table local_ae, peer, destination, route in share row exclusive mode").execute(&mut *tx).await?;
+    let before = load(&mut tx).await?;
+    let mut after = before.clone();
+    change(&mut after).map_err(DbError::SiteRefused)?;
+    let problems = after.problems();
+    if !problems.is_empty() {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        return Err(DbError::SiteRefused(lines.join("\n")));
+    }
+    let diff = difference(&before, &after);
+    if dry_run || diff.lines.is_empty() {
+        return Ok(diff);
+    }
+    write(&mut tx, &after).await?;
+    event::append(&mut tx, event::Subject::Site, "site", "changed", &diff.lines.join("; "), json!({})).await?;
+    sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(diff)
+}
+
+async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
+    for table in ["delete from route", "delete from destination", "delete from peer", "delete from local_ae"] {
+        sqlx::query(table).execute(&mut *connection).await?;
+    }
+    for local_ae in &site.local_aes {
+        sqlx::query("insert into local_ae (ae_title, enabled, description) values ($1, $2, $3)")
+            .bind(local_ae.ae_title.as_str())
+            .bind(local_ae.enabled)
+            .bind(&local_ae.description)
+            .execute(&mut *connection)
+            .await?;
+    }
+    for peer in &site.peers {
+        sqlx::query(
+            "insert into peer (name, ae_title, host, port, may_store, contact) values ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(&peer.name)
+        .bind(peer.ae_title.as_str())
+        .bind(&peer.host)
+        .bind(peer.port.map(i32::from))
+        .bind(peer.may_store)
+        .bind(&peer.contact)
+        .execute(&mut *connection)
+        .await?;
+    }
+    for destination in &site.destinations {
+        let kind = match destination.kind {
+            DestinationKind::Dicom => "dicom",
+        };
+        sqlx::query(
+            "insert into destination (name, kind, peer, calling_ae_title, send_not_analysed)
+             values ($1, $2, $3, $4, $5)",
+        )
+        .bind(&destination.name)
+        .bind(kind)
+        .bind(&destination.peer)
+        .bind(destination.calling_ae_title.as_str())
+        .bind(destination.send_not_analysed)
+        .execute(&mut *connection)
+        .await?;
+    }
+    for route in &site.routes {
+        let pipeline = match route.pipeline {
+            Pipeline::ChestRadiograph => "chest_radiograph",
+        };
+        let calling: Vec<&str> = route.calling_ae_titles.iter().map(AeTitle::as_str).collect();
+        sqlx::query(
+            "insert into route (name, sort_order, enabled, called_ae_title, calling_ae_titles, modalities, pipeline,
+                                bundle, quiet_seconds, max_wait_seconds, destinations)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        )
+        .bind(&route.name)
+        .bind(route.order)
+        .bind(route.enabled)
+        .bind(route.called_ae_title.as_str())
+        .bind(&calling)
+        .bind(&route.modalities)
+        .bind(pipeline)
+        .bind(&route.bundle)
+        .bind(i32::try_from(route.quiet_seconds).unwrap_or(i32::MAX))
+        .bind(i32::try_from(route.max_wait_seconds).unwrap_or(i32::MAX))
+        .bind(&route.destinations)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// What would change from `before` to `after`, one line for each difference.
+#[must_use]
+pub fn difference(before: &SiteConfig, after: &SiteConfig) -> SiteDiff {
+    let mut lines = Vec::new();
+    fn compare<'a, T: PartialEq>(
+        lines: &mut Vec<String>,
+        noun: &str,
+        before: &'a [T],
+        after: &'a [T],
+        name: impl Fn(&'a T) -> &'a str,
+    ) {
+        for old in before {
+            match after.iter().find(|new| name(new) == name(old)) {
+                None => lines.push(format!("- {noun} `{}`", name(old))),
+                Some(new) if new != old => lines.push(format!("~ {noun} `{}`", name(old))),
+                Some(_) => {}
+            }
+        }
+        for new in after {
+            if !before.iter().any(|old| name(old) == name(new)) {
+                lines.push(format!("+ {noun} `{}`", name(new)));
+            }
+        }
+    }
+    compare(&mut lines, "local AE", &before.local_aes, &after.local_aes, |ae| ae.ae_title.as_str());
+    compare(&mut lines, "peer", &before.peers, &after.peers, |peer| &peer.name);
+    compare(&mut lines, "destination", &before.destinations, &after.destinations, |destination| &destination.name);
+    compare(&mut lines, "route", &before.routes, &after.routes, |route| &route.name);
+    SiteDiff { lines }
+}

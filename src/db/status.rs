@@ -1,0 +1,268 @@
+//! Read models for the command line and the status page. No patient identity leaves this file.
+
+use sqlx::{FromRow, types::Json};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Connection, Result};
+use crate::types::{BundleIdentity, RunOutcome};
+
+/// One workup in a list.
+#[derive(Debug, Clone, FromRow)]
+pub struct WorkupRow {
+    /// The workup.
+    pub id: Uuid,
+    /// (0020,000D)
+    pub study_instance_uid: String,
+    /// Our AE title that the study was sent to.
+    pub local_ae_title: String,
+    /// Who sent it.
+    pub calling_ae_title: String,
+    /// Its state.
+    pub state: String,
+    /// The state in words.
+    pub state_words: String,
+    /// Its revision.
+    pub revision: i32,
+    /// The route that took it.
+    pub route_name: Option<String>,
+    /// Distinct modalities of its objects.
+    pub modalities: Vec<String>,
+    /// Objects, counting a SOP Instance UID once.
+    pub object_count: i64,
+    /// Receipt of the newest object.
+    pub last_object_at: OffsetDateTime,
+}
+
+/// The newest workups first; only `study_instance_uid` when given.
+pub async fn workups(
+    connection: &mut Connection,
+    study_instance_uid: Option<&str>,
+    limit: i64,
+) -> Result<Vec<WorkupRow>> {
+    Ok(sqlx::query_as(
+        "select w.id, w.study_instance_uid, w.local_ae_title, w.calling_ae_title, w.state, w.state_words, w.revision,
+                w.route_name, w.last_object_at,
+                coalesce(array_agg(distinct i.modality) filter (where i.modality is not null), '{}') as modalities,
+                count(distinct i.sop_instance_uid) as object_count
+         from (select * from workup where $1::text is null or study_instance_uid = $1
+               order by updated_at desc limit $2) w
+         left join instance i on i.study_instance_uid = w.study_instance_uid and i.local_ae_title = w.local_ae_title
+         group by w.id, w.study_instance_uid, w.local_ae_title, w.calling_ae_title, w.state, w.state_words,
+                  w.revision, w.route_name, w.last_object_at, w.updated_at
+         order by w.updated_at desc",
+    )
+    .bind(study_instance_uid)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// One run in a list.
+#[derive(Debug, Clone, FromRow)]
+pub struct RunRow {
+    /// The run.
+    pub id: Uuid,
+    /// Its workup.
+    pub workup_id: Uuid,
+    /// (0020,000D)
+    pub study_instance_uid: String,
+    /// Its revision.
+    pub revision: i32,
+    /// Name of the bundle folder.
+    pub bundle: String,
+    /// Its state.
+    pub state: String,
+    /// Reason code when it did not succeed.
+    pub reason: Option<String>,
+    /// The state in words.
+    pub words: String,
+    /// Attempts so far.
+    pub attempt: i32,
+    /// Attempts before it is parked.
+    pub maximum_attempts: i32,
+    /// When it was queued.
+    pub queued_at: OffsetDateTime,
+    /// When the last attempt ended.
+    pub finished_at: Option<OffsetDateTime>,
+    /// Time of each stage in milliseconds.
+    pub stage_milliseconds: Option<serde_json::Value>,
+}
+
+/// The newest runs first; only those of `workup_id` when given.
+pub async fn runs(connection: &mut Connection, workup_id: Option<Uuid>, limit: i64) -> Result<Vec<RunRow>> {
+    Ok(sqlx::query_as(
+        "select r.id, r.workup_id, w.study_instance_uid, r.revision, r.bundle, r.state, r.reason, r.words, r.attempt,
+                r.maximum_attempts, r.queued_at, r.finished_at, r.stage_milliseconds
+         from run r join workup w on w.id = r.workup_id
+         where $1::uuid is null or r.workup_id = $1 order by r.queued_at desc limit $2",
+    )
+    .bind(workup_id)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// What a run found, for showing.
+#[derive(Debug, Clone)]
+pub struct RunFindings {
+    /// With which algorithm.
+    pub bundle: BundleIdentity,
+    /// What it found.
+    pub outcome: RunOutcome,
+}
+
+/// What a run found; `None` while it has not ended with an outcome.
+pub async fn findings(connection: &mut Connection, run_id: Uuid) -> Result<Option<RunFindings>> {
+    let row: Option<(Json<BundleIdentity>, Json<RunOutcome>)> = sqlx::query_as(
+        "select bundle_identity, outcome from run where id = $1 and outcome is not null and bundle_identity is not null",
+    )
+    .bind(run_id)
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.map(|(bundle, outcome)| RunFindings { bundle: bundle.0, outcome: outcome.0 }))
+}
+
+/// One result with its delivery to one destination; results without a delivery have no destination.
+#[derive(Debug, Clone, FromRow)]
+pub struct DeliveryRow {
+    /// The result.
+    pub result_id: Uuid,
+    /// Its run.
+    pub run_id: Uuid,
+    /// (0020,000D)
+    pub study_instance_uid: String,
+    /// `sr` or `sc`.
+    pub kind: String,
+    /// (0008,0018)
+    pub sop_instance_uid: String,
+    /// Where the archive keeps the DICOM file.
+    pub archive_key: String,
+    /// Where the archive keeps a PNG of it.
+    pub preview_key: Option<String>,
+    /// Destination.
+    pub destination: Option<String>,
+    /// State of the delivery.
+    pub state: Option<String>,
+    /// Attempts so far.
+    pub attempts: Option<i32>,
+    /// Last DICOM status, if the destination answered one.
+    pub last_status: Option<i32>,
+    /// Last answer in words.
+    pub last_words: Option<String>,
+    /// When the next attempt is due.
+    pub next_attempt_at: Option<OffsetDateTime>,
+}
+
+/// The newest results with their deliveries first; only those of `workup_id` when given.
+pub async fn deliveries(connection: &mut Connection, workup_id: Option<Uuid>, limit: i64) -> Result<Vec<DeliveryRow>> {
+    Ok(sqlx::query_as(
+        "select x.id as result_id, x.run_id, w.study_instance_uid, x.kind, x.sop_instance_uid, x.archive_key,
+                x.preview_key, d.destination, d.state, d.attempts, d.last_status, d.last_words, d.next_attempt_at
+         from result x join run r on r.id = x.run_id join workup w on w.id = r.workup_id
+         left join delivery d on d.result_id = x.id
+         where $1::uuid is null or r.workup_id = $1
+         order by x.created_at desc, d.send_order, d.destination limit $2",
+    )
+    .bind(workup_id)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Where the archive keeps the PNG of a result.
+pub async fn preview_key(connection: &mut Connection, result_id: Uuid) -> Result<Option<String>> {
+    let key: Option<Option<String>> = sqlx::query_scalar("select preview_key from result where id = $1")
+        .bind(result_id)
+        .fetch_optional(connection)
+        .await?;
+    Ok(key.flatten())
+}
+
+/// One refused association, newest first: what an administrator looks for on the first day.
+#[derive(Debug, Clone, FromRow)]
+pub struct RefusalRow {
+    /// When.
+    pub started_at: OffsetDateTime,
+    /// From where.
+    pub peer_address: String,
+    /// As sent.
+    pub calling_ae_title: String,
+    /// As sent.
+    pub called_ae_title: String,
+    /// What would have been accepted.
+    pub expected: String,
+    /// What came.
+    pub received: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+/// The newest refused associations.
+pub async fn refusals(connection: &mut Connection, limit: i64) -> Result<Vec<RefusalRow>> {
+    Ok(sqlx::query_as(
+        "select started_at, peer_address, calling_ae_title, called_ae_title, coalesce(expected, '') as expected,
+                coalesce(received, '') as received, coalesce(remedy, '') as remedy
+         from association where end_kind = 'refused' order by started_at desc limit $1",
+    )
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// One step of a timeline.
+#[derive(Debug, Clone, FromRow)]
+pub struct EventRow {
+    /// When.
+    pub at: OffsetDateTime,
+    /// What it is about.
+    pub subject_kind: String,
+    /// What happened.
+    pub kind: String,
+    /// In words.
+    pub words: String,
+}
+
+/// The timeline of a workup with its runs and deliveries, oldest first.
+pub async fn timeline(connection: &mut Connection, workup_id: Uuid) -> Result<Vec<EventRow>> {
+    Ok(sqlx::query_as(
+        "select at, subject_kind, kind, words from event
+         where (subject_kind = 'workup' and subject_id = $1::text)
+            or (subject_kind = 'run' and subject_id in (select id::text from run where workup_id = $1))
+            or (subject_kind = 'delivery' and subject_id in
+                (select d.id::text from delivery d join result x on x.id = d.result_id
+                 join run r on r.id = x.run_id where r.workup_id = $1))
+         order by id",
+    )
+    .bind(workup_id)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// How many rows are in each open state: what the gauges show.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
+pub struct Backlog {
+    /// Workups still receiving.
+    pub workups_receiving: i64,
+    /// Runs queued, running or to be tried again.
+    pub runs_open: i64,
+    /// Runs that a person has to look at.
+    pub runs_parked: i64,
+    /// Deliveries waiting or being sent.
+    pub deliveries_open: i64,
+    /// Deliveries that a person has to look at.
+    pub deliveries_dead: i64,
+}
+
+/// Counts the open rows.
+pub async fn backlog(connection: &mut Connection) -> Result<Backlog> {
+    Ok(sqlx::query_as(
+        "select (select count(*) from workup where state = 'receiving') as workups_receiving,
+                (select count(*) from run where state in ('queued', 'running', 'failed')) as runs_open,
+                (select count(*) from run where state = 'parked') as runs_parked,
+                (select count(*) from delivery where state in ('waiting', 'sending')) as deliveries_open,
+                (select count(*) from delivery where state = 'dead') as deliveries_dead",
+    )
+    .fetch_one(connection)
+    .await?)
+}
