@@ -1,0 +1,126 @@
+//! Adding jobs, inside the transaction that makes them necessary.
+
+use graphile_worker::{IntoTaskHandlerResult, JobSpec, TaskHandler, WorkerContext, WorkerUtils};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{JobError, worker::HandlerExtension};
+use crate::db::{Connection, Db};
+
+/// The schema that the queue owns in our database.
+pub(super) const SCHEMA: &str = "graphile_worker";
+
+/// What is to be done, and for which row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Job {
+    /// Decide whether a workup is complete, and route it.
+    CompleteWorkup(Uuid),
+    /// Execute a run.
+    RunBundle(Uuid),
+    /// Render the results of a finished run.
+    RenderRun(Uuid),
+    /// Drain the ledger of a destination.
+    Deliver(String),
+}
+
+/// The kinds of jobs; each has workers of its own, so that a dead PACS never takes the slots of inference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JobKind {
+    /// [`Job::CompleteWorkup`]
+    CompleteWorkup,
+    /// [`Job::RunBundle`]
+    RunBundle,
+    /// [`Job::RenderRun`]
+    RenderRun,
+    /// [`Job::Deliver`]
+    Deliver,
+}
+
+impl JobKind {
+    /// The queue's name for it.
+    #[must_use]
+    pub const fn task_name(self) -> &'static str {
+        match self {
+            Self::CompleteWorkup => CompleteWorkup::IDENTIFIER,
+            Self::RunBundle => RunBundle::IDENTIFIER,
+            Self::RenderRun => RenderRun::IDENTIFIER,
+            Self::Deliver => Deliver::IDENTIFIER,
+        }
+    }
+}
+
+impl Job {
+    /// One waiting job for each key: queueing again moves its time.
+    pub(super) fn key(&self) -> String {
+        match self {
+            Self::CompleteWorkup(id) => format!("complete:{id}"),
+            Self::RunBundle(id) => format!("run:{id}"),
+            Self::RenderRun(id) => format!("render:{id}"),
+            Self::Deliver(destination) => format!("deliver:{destination}"),
+        }
+    }
+}
+
+macro_rules! task {
+    ($(#[$doc:meta])* $name:ident, $identifier:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        pub(super) struct $name {
+            pub(super) id: String,
+        }
+
+        impl TaskHandler for $name {
+            const IDENTIFIER: &'static str = $identifier;
+
+            async fn run(self, context: WorkerContext) -> impl IntoTaskHandlerResult {
+                let Some(HandlerExtension(handler)) = context.get_ext::<HandlerExtension>() else {
+                    return Err(format!("no handler is registered for {}", $identifier));
+                };
+                handler.run(self.id).await.map_err(|error| format!("{error:#}"))
+            }
+        }
+    };
+}
+
+task!(CompleteWorkup, "complete_workup");
+task!(RunBundle, "run_bundle");
+task!(RenderRun, "render_run");
+task!(
+    /// `id` is the destination's name; its jobs share a queue of their own and so never overlap.
+    Deliver,
+    "deliver"
+);
+
+/// Creates or updates the queue's own tables.
+pub async fn migrate(db: &Db) -> Result<(), JobError> {
+    WorkerUtils::new(db.pool().clone(), SCHEMA).migrate().await.map_err(|error| JobError::Migrate(error.to_string()))
+}
+
+/// Queues a job in the caller's transaction, now or at `run_at`. A waiting job of the same row is replaced.
+pub async fn queue(
+    connection: &mut Connection,
+    db: &Db,
+    job: &Job,
+    run_at: Option<OffsetDateTime>,
+) -> Result<(), JobError> {
+    let mut spec = JobSpec::builder().job_key(job.key());
+    if let Some(run_at) = run_at {
+        let run_at = chrono::DateTime::from_timestamp(run_at.unix_timestamp(), run_at.nanosecond());
+        if let Some(run_at) = run_at {
+            spec = spec.run_at(run_at);
+        }
+    }
+    if let Job::Deliver(_) = job {
+        spec = spec.queue_name(job.key());
+    }
+    let spec = spec.build();
+    let mut utils = WorkerUtils::new(db.pool().clone(), SCHEMA).with_executor(connection);
+    match job {
+        Job::CompleteWorkup(id) => utils.add_job(CompleteWorkup { id: id.to_string() }, spec).await?,
+        Job::RunBundle(id) => utils.add_job(RunBundle { id: id.to_string() }, spec).await?,
+        Job::RenderRun(id) => utils.add_job(RenderRun { id: id.to_string() }, spec).await?,
+        Job::Deliver(destination) => utils.add_job(Deliver { id: destination.clone() }, spec).await?,
+    };
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! The rows are the truth: whatever is due and has no job gets one.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use sqlx::Row;
+use tokio_util::sync::CancellationToken;
+
+use super::{Job, JobError, queue};
+use crate::db::{Db, DbError, delivery, run, workup};
+
+/// How many jobs were missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Rows that were due.
+    pub due: usize,
+    /// Of those, rows that had no job and got one.
+    pub queued: usize,
+}
+
+/// Queues every due, non-terminal row that has no job.
+pub async fn reconcile(db: &Db) -> Result<Reconciled, JobError> {
+    let mut tx = db.begin().await?;
+    workup::answer_all_done(&mut tx).await?;
+    let mut jobs = Vec::new();
+    jobs.extend(workup::due(&mut tx).await?.into_iter().map(Job::CompleteWorkup));
+    jobs.extend(run::due(&mut tx).await?.into_iter().map(Job::RunBundle));
+    jobs.extend(run::unrendered(&mut tx).await?.into_iter().map(Job::RenderRun));
+    jobs.extend(delivery::due_destinations(&mut tx).await?.into_iter().map(Job::Deliver));
+    let keys: Vec<String> = jobs.iter().map(Job::key).collect();
+    let existing: BTreeSet<String> = sqlx::query("select key from graphile_worker._private_jobs where key = any($1)")
+        .bind(&keys)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(DbError::from)?
+        .iter()
+        .map(|row| row.try_get::<String, _>("key"))
+        .collect::<Result<_, _>>()
+        .map_err(DbError::from)?;
+    let mut queued = 0;
+    for (job, key) in jobs.iter().zip(&keys) {
+        if !existing.contains(key) {
+            queue(&mut tx, db, job, None).await?;
+            queued += 1;
+        }
+    }
+    tx.commit().await.map_err(DbError::from)?;
+    Ok(Reconciled { due: jobs.len(), queued })
+}
+
+/// Reconciles at once and then at every `interval` until `shutdown`.
+pub async fn reconcile_regularly(db: Db, interval: Duration, shutdown: CancellationToken) {
+    loop {
+        match reconcile(&db).await {
+            Ok(Reconciled { queued: 0, .. }) => {}
+            Ok(done) => tracing::info!(queued = done.queued, due = done.due, "queued due rows that had no job"),
+            Err(error) => tracing::warn!(%error, "cannot reconcile rows and jobs; trying again later"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(interval) => {}
+        }
+    }
+}
