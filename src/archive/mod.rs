@@ -1,1 +1,473 @@
-//! See `docs/architecture.md`.
+//! Durable object files.
+//!
+//! ```text
+//! <root>/incoming/<uuid>.part                      being received; removed when the node starts
+//! <root>/objects/2026/11/22/09/<uuid>.dcm          received objects, by the hour (UTC) of their receipt
+//! <root>/results/2026/11/22/09/<uuid>.dcm | .png   rendered results and their previews
+//! ```
+//!
+//! A file appears under its final name only after its bytes are on the disk: unique temporary name → fdatasync →
+//! rename → fsync of the folder. Names are ours: a peer's UID is never a path. The Part 10 file meta carries the
+//! origin of the object, so the index can be rebuilt from the files alone.
+//!
+//! Architecture invariant: no DICOM networking, no SQL. Calls block; async callers use `spawn_blocking`.
+//! Entry type: [`Archive`].
+
+mod header;
+mod part10;
+
+use std::{
+    io::{self, Write},
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use fs_err as fs;
+use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+pub use header::HeaderError;
+pub use part10::{ImplementationIds, ObjectMeta};
+
+use crate::types::{ObjectHeader, ObjectOrigin, Sha256Digest, StoredObject, Uid};
+
+/// What can go wrong with the archive.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The disk said no.
+    #[error("archive: {0}")]
+    Io(#[from] io::Error),
+    /// The data set is not what it should be.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// A key that this archive did not make.
+    #[error("`{0}` is not an archive key")]
+    BadKey(String),
+}
+
+impl ArchiveError {
+    /// Whether the disk, the quota or the file limit is exhausted: the sender should try again later.
+    #[must_use]
+    pub fn is_out_of_resources(&self) -> bool {
+        match self {
+            Self::Io(error) => {
+                matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+                ) || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The archive folder of this node. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    ids: ImplementationIds,
+    /// The folder made last, so that not every file asks whether its folder exists.
+    last_folder: Mutex<Option<PathBuf>>,
+}
+
+impl Archive {
+    /// Opens the archive at `root`, making its folders.
+    pub fn open(root: &Path, ids: ImplementationIds) -> Result<Self, ArchiveError> {
+        for folder in ["incoming", "objects", "results"] {
+            fs::create_dir_all(root.join(folder))?;
+        }
+        sync_folder(root)?;
+        Ok(Self { inner: Arc::new(Inner { root: root.to_owned(), ids, last_folder: Mutex::new(None) }) })
+    }
+
+    /// Removes what a killed process left half received: none of it was acknowledged. Only the process that
+    /// receives may call this, before it listens. Returns how many files there were.
+    pub fn remove_unfinished(&self) -> Result<usize, ArchiveError> {
+        let mut removed = 0;
+        for entry in fs::read_dir(self.inner.root.join("incoming"))? {
+            fs::remove_file(entry?.path())?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    /// Begins to store an object. Nothing is visible until [`IncomingObject::finish`].
+    pub fn begin(&self, meta: ObjectMeta) -> Result<IncomingObject, ArchiveError> {
+        let id = Uuid::now_v7();
+        let temporary = self.inner.root.join("incoming").join(format!("{id}.part"));
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        let mut incoming = IncomingObject {
+            archive: self.clone(),
+            id,
+            header_bytes: 0,
+            size_bytes: 0,
+            digest: Sha256::new(),
+            meta,
+            temporary: TemporaryFile { path: temporary, armed: true },
+            file: None,
+        };
+        let part10_header = part10::header(&incoming.meta, &self.inner.ids)?;
+        file.write_all(&part10_header)?;
+        incoming.header_bytes = part10_header.len() as u64;
+        incoming.file = Some(file);
+        Ok(incoming)
+    }
+
+    /// Stores the bytes of a rendered result durably under a new name with this `extension`. Returns its key.
+    pub fn store_result(&self, bytes: &[u8], extension: &str) -> Result<String, ArchiveError> {
+        let id = Uuid::now_v7();
+        let temporary = self.inner.root.join("incoming").join(format!("result-{id}.part"));
+        let mut guard = TemporaryFile { path: temporary.clone(), armed: true };
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        file.write_all(bytes)?;
+        let key = format!("results/{}/{id}.{extension}", hour_folder(OffsetDateTime::now_utc()));
+        self.publish(&file, &temporary, &key)?;
+        guard.armed = false;
+        Ok(key)
+    }
+
+    /// fdatasync → rename → fsync of the folder.
+    fn publish(&self, file: &fs::File, temporary: &Path, key: &str) -> Result<(), ArchiveError> {
+        file.sync_data()?;
+        let path = self.inner.root.join(key);
+        let folder = path.parent().ok_or_else(|| ArchiveError::BadKey(key.to_owned()))?;
+        self.make_folder(folder)?;
+        fs::rename(temporary, &path)?;
+        sync_folder(folder)?;
+        Ok(())
+    }
+
+    /// Makes a folder with its parents, each durable in its parent.
+    fn make_folder(&self, folder: &Path) -> Result<(), ArchiveError> {
+        let mut last = self.inner.last_folder.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if last.as_deref() == Some(folder) {
+            return Ok(());
+        }
+        let mut missing = Vec::new();
+        let mut current = folder;
+        while !current.exists() {
+            missing.push(current);
+            match current.parent() {
+                Some(parent) => current = parent,
+                None => break,
+            }
+        }
+        for folder in missing.into_iter().rev() {
+            match fs::create_dir(folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+                _ => {}
+            }
+            if let Some(parent) = folder.parent() {
+                sync_folder(parent)?;
+            }
+        }
+        *last = Some(folder.to_owned());
+        Ok(())
+    }
+
+    /// The path of a key that this archive made.
+    pub fn path(&self, key: &str) -> Result<PathBuf, ArchiveError> {
+        let relative = Path::new(key);
+        let ours = relative.components().all(|component| matches!(component, Component::Normal(_)))
+            && (key.starts_with("objects/") || key.starts_with("results/"));
+        if ours { Ok(self.inner.root.join(relative)) } else { Err(ArchiveError::BadKey(key.to_owned())) }
+    }
+
+    /// The whole file of a key.
+    pub fn read(&self, key: &str) -> Result<Vec<u8>, ArchiveError> {
+        Ok(fs::read(self.path(key)?)?)
+    }
+
+    /// Removes a received object that is kept under another key.
+    pub fn remove_duplicate(&self, key: &str, kept_key: &str) -> Result<(), ArchiveError> {
+        if key == kept_key || !self.path(kept_key)?.exists() {
+            return Err(ArchiveError::BadKey(kept_key.to_owned()));
+        }
+        match fs::remove_file(self.path(key)?) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The hour folders that hold received objects, oldest first, from `from` on (such as `2026/11/22/09`).
+    pub fn hours(&self, from: Option<&str>) -> Result<Vec<String>, ArchiveError> {
+        let mut hours = Vec::new();
+        let objects = self.inner.root.join("objects");
+        for year in sub_folders(&objects)? {
+            for month in sub_folders(&objects.join(&year))? {
+                for day in sub_folders(&objects.join(&year).join(&month))? {
+                    for hour in sub_folders(&objects.join(&year).join(&month).join(&day))? {
+                        hours.push(format!("{year}/{month}/{day}/{hour}"));
+                    }
+                }
+            }
+        }
+        hours.retain(|hour| from.is_none_or(|from| hour.as_str() >= from));
+        hours.sort();
+        Ok(hours)
+    }
+
+    /// The keys of the objects in an hour folder, oldest first.
+    pub fn keys_of_hour(&self, hour: &str) -> Result<Vec<String>, ArchiveError> {
+        let mut keys = Vec::new();
+        for entry in fs::read_dir(self.path(&format!("objects/{hour}"))?)? {
+            if let Some(name) = entry?.file_name().to_str().filter(|name| name.ends_with(".dcm")) {
+                keys.push(format!("objects/{hour}/{name}"));
+            }
+        }
+        keys.sort();
+        Ok(keys)
+    }
+
+    /// Everything that is known of a received object, read back from its file alone: origin, header, digest.
+    pub fn read_stored(&self, key: &str) -> Result<StoredObject, ArchiveError> {
+        let mut file = io::BufReader::new(fs::File::open(self.path(key)?)?);
+        let (transfer_syntax_uid, origin) = part10::read_meta(&mut file)?;
+        let data_set_start = io::Seek::stream_position(&mut file)?;
+        let header = header::read(&mut file, &transfer_syntax_uid)?;
+        io::Seek::seek(&mut file, io::SeekFrom::Start(data_set_start))?;
+        let mut digest = Sha256::new();
+        let size_bytes = io::copy(&mut file, &mut digest)?;
+        Ok(StoredObject {
+            archive_key: key.to_owned(),
+            sha256: Sha256Digest(digest.finalize().into()),
+            size_bytes,
+            transfer_syntax_uid,
+            origin,
+            header,
+        })
+    }
+
+    /// Free bytes on the archive's file system for this user.
+    pub fn free_bytes(&self) -> Result<u64, ArchiveError> {
+        let stat = rustix::fs::statvfs(&self.inner.root).map_err(io::Error::from)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+fn sub_folders(folder: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir()
+            && let Some(name) = entry.file_name().to_str()
+            && name.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// The folder of an instant's hour in UTC, such as `2026/11/22/09`; text order is time order.
+#[must_use]
+pub fn hour_folder(at: OffsetDateTime) -> String {
+    let at = at.to_offset(time::UtcOffset::UTC);
+    format!("{:04}/{:02}/{:02}/{:02}", at.year(), u8::from(at.month()), at.day(), at.hour())
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    fs::File::open(folder)?.sync_all()
+}
+
+/// Removes the file when dropped, until disarmed.
+#[derive(Debug)]
+struct TemporaryFile {
+    path: PathBuf,
+    armed: bool,
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        if self.armed {
+            // What cannot be removed now is removed at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// An object that is being received. Dropping it discards it.
+#[derive(Debug)]
+pub struct IncomingObject {
+    archive: Archive,
+    id: Uuid,
+    meta: ObjectMeta,
+    header_bytes: u64,
+    size_bytes: u64,
+    digest: Sha256,
+    temporary: TemporaryFile,
+    file: Option<fs::File>,
+}
+
+impl IncomingObject {
+    /// Appends data set bytes, unchanged.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
+        let file = self.file.as_mut().ok_or_else(|| io::Error::other("the file is not open"))?;
+        file.write_all(bytes)?;
+        self.digest.update(bytes);
+        self.size_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Reads the header back, checks it against the announced UIDs, and makes the object durable. When this
+    /// returns `Ok`, the object survives a power failure and may be acknowledged.
+    pub fn finish(mut self) -> Result<StoredObject, ArchiveError> {
+        let file = self.file.take().ok_or_else(|| io::Error::other("the file is not open"))?;
+        let mut reader = io::BufReader::new(fs::File::open(&self.temporary.path)?);
+        io::Seek::seek(&mut reader, io::SeekFrom::Start(self.header_bytes))?;
+        let header = header::read(&mut reader, &self.meta.transfer_syntax_uid)?;
+        check_announced(&header, &self.meta)?;
+        let archive_key = format!("objects/{}/{}.dcm", hour_folder(OffsetDateTime::now_utc()), self.id);
+        self.archive.publish(&file, &self.temporary.path, &archive_key)?;
+        self.temporary.armed = false;
+        Ok(StoredObject {
+            archive_key,
+            sha256: Sha256Digest(self.digest.clone().finalize().into()),
+            size_bytes: self.size_bytes,
+            transfer_syntax_uid: self.meta.transfer_syntax_uid.clone(),
+            origin: self.meta.origin.clone(),
+            header,
+        })
+    }
+}
+
+fn check_announced(header: &ObjectHeader, meta: &ObjectMeta) -> Result<(), HeaderError> {
+    let differ = |what: &'static str, announced: &Uid, found: &Uid| HeaderError::Announced {
+        what,
+        announced: announced.clone(),
+        found: found.clone(),
+    };
+    if header.sop_class_uid != meta.sop_class_uid {
+        return Err(differ("SOP Class UID", &meta.sop_class_uid, &header.sop_class_uid));
+    }
+    if header.sop_instance_uid != meta.sop_instance_uid {
+        return Err(differ("SOP Instance UID", &meta.sop_instance_uid, &header.sop_instance_uid));
+    }
+    Ok(())
+}
+
+/// The origin in a Part 10 file's meta group, for tests and tools.
+pub fn origin_of(part10: &[u8]) -> Result<ObjectOrigin, ArchiveError> {
+    let mut reader = io::Cursor::new(part10);
+    Ok(part10::read_meta(&mut reader)?.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::AeTitle;
+
+    fn ids() -> ImplementationIds {
+        ImplementationIds { class_uid: Uid::new("2.25.1").unwrap(), version_name: "HILUM_TEST".into() }
+    }
+
+    fn meta(sop_instance_uid: &str) -> ObjectMeta {
+        ObjectMeta {
+            sop_class_uid: Uid::new("1.2.840.10008.5.1.4.1.1.1").unwrap(),
+            sop_instance_uid: Uid::new(sop_instance_uid).unwrap(),
+            transfer_syntax_uid: Uid::new("1.2.840.10008.1.2.1").unwrap(),
+            origin: ObjectOrigin {
+                calling_ae_title: AeTitle::new("CR01").unwrap(),
+                called_ae_title: AeTitle::new("HILUM").unwrap(),
+                peer_address: "127.0.0.1".parse().unwrap(),
+                association_id: Uuid::from_u128(7),
+                received_at: OffsetDateTime::from_unix_timestamp(1_790_000_000).unwrap(),
+            },
+        }
+    }
+
+    fn element(tag: (u16, u16), vr: &[u8; 2], value: &str) -> Vec<u8> {
+        let mut value = value.as_bytes().to_vec();
+        if value.len() % 2 == 1 {
+            value.push(if vr == b"UI" { 0 } else { b' ' });
+        }
+        let mut bytes = Vec::new();
+        bytes.extend(tag.0.to_le_bytes());
+        bytes.extend(tag.1.to_le_bytes());
+        bytes.extend(vr);
+        bytes.extend((value.len() as u16).to_le_bytes());
+        bytes.extend(value);
+        bytes
+    }
+
+    fn data_set(sop_instance_uid: &str) -> Vec<u8> {
+        [
+            element((0x0008, 0x0016), b"UI", "1.2.840.10008.5.1.4.1.1.1"),
+            element((0x0008, 0x0018), b"UI", sop_instance_uid),
+            element((0x0008, 0x0060), b"CS", "CR"),
+            element((0x0010, 0x0010), b"PN", "Name^Test"),
+            element((0x0020, 0x000D), b"UI", "1.2.3"),
+            element((0x0020, 0x000E), b"UI", "1.2.3.4"),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn an_object_is_kept_bit_for_bit_and_can_be_read_back_with_its_origin() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(folder.path(), ids()).unwrap();
+        let bytes = data_set("1.2.3.4.5");
+        let mut incoming = archive.begin(meta("1.2.3.4.5")).unwrap();
+        for chunk in bytes.chunks(7) {
+            incoming.write(chunk).unwrap();
+        }
+        let stored = incoming.finish().unwrap();
+        assert_eq!(stored.size_bytes, bytes.len() as u64);
+        assert_eq!(stored.sha256, Sha256Digest::of(&bytes));
+        assert!(archive.read(&stored.archive_key).unwrap().ends_with(&bytes));
+        assert_eq!(archive.read_stored(&stored.archive_key).unwrap(), stored);
+        let hours = archive.hours(None).unwrap();
+        assert_eq!(hours.len(), 1);
+        assert_eq!(archive.keys_of_hour(&hours[0]).unwrap(), [stored.archive_key.clone()]);
+        assert!(archive.hours(Some("9999/01/01/00")).unwrap().is_empty());
+        assert_eq!(fs::read_dir(folder.path().join("incoming")).unwrap().count(), 0);
+        // dicom-object, an independent reader, agrees on the file.
+        let object = dicom_object::open_file(archive.path(&stored.archive_key).unwrap()).unwrap();
+        assert_eq!(object.meta().sending_application_entity_title().unwrap().trim(), "CR01");
+        assert_eq!(object.meta().receiving_application_entity_title().unwrap().trim(), "HILUM");
+    }
+
+    #[test]
+    fn a_dropped_object_leaves_nothing_and_a_half_file_is_removed_at_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(folder.path(), ids()).unwrap();
+        let mut incoming = archive.begin(meta("1.2.3.4.5")).unwrap();
+        incoming.write(b"half").unwrap();
+        drop(incoming);
+        assert_eq!(fs::read_dir(folder.path().join("incoming")).unwrap().count(), 0);
+        fs::write(folder.path().join("incoming/left.part"), b"x").unwrap();
+        assert_eq!(archive.remove_unfinished().unwrap(), 1);
+    }
+
+    #[test]
+    fn another_uid_than_announced_is_refused_with_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(folder.path(), ids()).unwrap();
+        let mut incoming = archive.begin(meta("1.2.3.4.6")).unwrap();
+        incoming.write(&data_set("1.2.3.4.5")).unwrap();
+        let error = incoming.finish().unwrap_err().to_string();
+        assert!(error.contains("1.2.3.4.6") && error.contains("1.2.3.4.5"), "{error}");
+        assert!(archive.hours(None).unwrap().is_empty());
+    }
+
+    #[test]
+    fn keys_cannot_leave_the_archive() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Archive::open(folder.path(), ids()).unwrap();
+        for key in ["../x", "objects/../../x", "/etc/passwd", "incoming/x.part"] {
+            assert!(archive.path(key).is_err(), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_a_bad_object() {
+        assert!(ArchiveError::Io(io::Error::from_raw_os_error(libc::ENOSPC)).is_out_of_resources());
+        assert!(!ArchiveError::Io(io::Error::from_raw_os_error(libc::EIO)).is_out_of_resources());
+    }
+}

@@ -27,7 +27,13 @@ pub async fn reconcile(db: &Db) -> Result<Reconciled, JobError> {
     jobs.extend(run::unrendered(&mut tx).await?.into_iter().map(Job::RenderRun));
     jobs.extend(delivery::due_destinations(&mut tx).await?.into_iter().map(Job::Deliver));
     let keys: Vec<String> = jobs.iter().map(Job::key).collect();
-    let existing: BTreeSet<String> = sqlx::query("select key from graphile_worker._private_jobs where key = any($1)")
+    // A job that has used up its attempts, or that the queue's own backoff has put off for hours, does not count:
+    // queueing again replaces it.
+    let existing: BTreeSet<String> = sqlx::query(
+        "select key from graphile_worker._private_jobs
+         where key = any($1) and attempts < max_attempts
+           and (locked_at is not null or run_at <= now() + interval '10 seconds')",
+    )
         .bind(&keys)
         .fetch_all(&mut *tx)
         .await

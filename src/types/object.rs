@@ -21,7 +21,7 @@ pub struct ObjectOrigin {
     pub peer_address: IpAddr,
     /// The association that carried it.
     pub association_id: Uuid,
-    /// When its last byte arrived.
+    /// When it began to arrive.
     #[serde(with = "time::serde::rfc3339")]
     pub received_at: OffsetDateTime,
 }

@@ -1,0 +1,442 @@
+//! Reads the few attributes that the index needs from a data set, without recursion and without holding it.
+//!
+//! The process that receives must survive any bytes: dicom-object's reader recurses into nested sequences until
+//! the stack ends, so this one walks the elements of PS3.5 chapter 7 in a loop, skips values by seeking, and
+//! stops after the last attribute it wants.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead, Read, Seek, SeekFrom},
+};
+
+use dicom_encoding::text::{SpecificCharacterSet, TextCodec};
+
+use crate::types::{ObjectHeader, Uid};
+
+/// Why a data set's header is not acceptable.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    /// The bytes end or make no sense.
+    #[error("the data set cannot be read: {0}")]
+    Malformed(String),
+    /// An identifier without which the object cannot be filed.
+    #[error("{0} is missing or empty in the data set")]
+    Missing(&'static str),
+    /// An identifier that is not a UID.
+    #[error("{what} in the data set is not valid: {problem}")]
+    BadUid {
+        /// Which attribute.
+        what: &'static str,
+        /// Why.
+        problem: String,
+    },
+    /// The data set is another object than the command announced.
+    #[error("{what} is {announced} in the C-STORE request but {found} in the data set")]
+    Announced {
+        /// Which attribute.
+        what: &'static str,
+        /// In the request.
+        announced: Uid,
+        /// In the data set.
+        found: Uid,
+    },
+    /// The file meta group is not ours.
+    #[error("file meta: {0}")]
+    FileMeta(String),
+}
+
+/// How deep sequences may nest in front of the attributes that we need.
+const MAXIMUM_DEPTH: usize = 64;
+/// How many elements may stand in front of the attributes that we need.
+const MAXIMUM_ELEMENTS: usize = 200_000;
+/// The longest value that is kept; longer ones are cut.
+const MAXIMUM_VALUE_BYTES: u32 = 16 * 1024;
+/// The last attribute of [`WANTED`].
+const LAST_WANTED: u32 = 0x0020_0013;
+const UNDEFINED_LENGTH: u32 = 0xFFFF_FFFF;
+
+const WANTED: [u32; 19] = [
+    0x0008_0005, 0x0008_0016, 0x0008_0018, 0x0008_0020, 0x0008_0030, 0x0008_0050, 0x0008_0060, 0x0008_1030,
+    0x0008_103E, 0x0010_0010, 0x0010_0020, 0x0010_0030, 0x0010_0040, 0x0018_0015, 0x0018_1002, 0x0020_000D,
+    0x0020_000E, 0x0020_0011, 0x0020_0013,
+];
+
+/// Reads the header of a data set that starts at the reader's position.
+pub(super) fn read(
+    reader: &mut (impl BufRead + Seek),
+    transfer_syntax_uid: &Uid,
+) -> Result<ObjectHeader, HeaderError> {
+    let values = match transfer_syntax_uid.as_str() {
+        "1.2.840.10008.1.2" => collect(&mut Seeking(reader), Encoding { explicit_vr: false, big_endian: false }),
+        "1.2.840.10008.1.2.2" => collect(&mut Seeking(reader), Encoding { explicit_vr: true, big_endian: true }),
+        "1.2.840.10008.1.2.1.99" => {
+            let inflated = io::BufReader::new(flate2::bufread::DeflateDecoder::new(reader));
+            collect(&mut Draining(inflated), Encoding { explicit_vr: true, big_endian: false })
+        }
+        _ => collect(&mut Seeking(reader), Encoding { explicit_vr: true, big_endian: false }),
+    }?;
+    header_from(&values)
+}
+
+/// A source of bytes that can skip.
+trait Source: Read {
+    fn skip(&mut self, count: u64) -> io::Result<()>;
+}
+
+struct Seeking<'a, R>(&'a mut R);
+
+impl<R: Read> Read for Seeking<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl<R: BufRead + Seek> Source for Seeking<'_, R> {
+    fn skip(&mut self, count: u64) -> io::Result<()> {
+        let count = i64::try_from(count).map_err(io::Error::other)?;
+        self.0.seek(SeekFrom::Current(count)).map(|_| ())
+    }
+}
+
+struct Draining<R>(R);
+
+impl<R: Read> Read for Draining<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl<R: Read> Source for Draining<R> {
+    fn skip(&mut self, count: u64) -> io::Result<()> {
+        io::copy(&mut (&mut self.0).take(count), &mut io::sink()).map(|_| ())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Encoding {
+    explicit_vr: bool,
+    big_endian: bool,
+}
+
+impl Encoding {
+    fn u16(self, bytes: [u8; 2]) -> u16 {
+        if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }
+    }
+
+    fn u32(self, bytes: [u8; 4]) -> u32 {
+        if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
+    }
+}
+
+/// The raw values of the wanted attributes at the top level, by tag.
+fn collect(source: &mut impl Source, encoding: Encoding) -> Result<BTreeMap<u32, Vec<u8>>, HeaderError> {
+    let mut values = BTreeMap::new();
+    // Inside a sequence or item of undefined length; an undefined-length UN value is Implicit VR Little Endian
+    // inside, whatever is outside (PS3.5 section 6.2.2, note 4).
+    let mut depth = 0_usize;
+    let mut implicit_from_depth: Option<usize> = None;
+    for _ in 0..MAXIMUM_ELEMENTS {
+        let current = match implicit_from_depth {
+            Some(from) if depth >= from => Encoding { explicit_vr: false, big_endian: false },
+            _ => encoding,
+        };
+        let Some((tag, vr, length)) = element_header(source, current)? else {
+            return if depth == 0 { Ok(values) } else { Err(malformed("it ends inside a sequence")) };
+        };
+        match tag {
+            0xFFFE_E000 => {
+                if depth == 0 {
+                    return Err(malformed("an item stands outside of a sequence"));
+                }
+                if length == UNDEFINED_LENGTH { depth += 1 } else { skip(source, length)? }
+            }
+            0xFFFE_E00D | 0xFFFE_E0DD => {
+                depth = depth.checked_sub(1).ok_or_else(|| malformed("a delimiter stands outside of a sequence"))?;
+                if implicit_from_depth.is_some_and(|from| depth < from) {
+                    implicit_from_depth = None;
+                }
+            }
+            _ if length == UNDEFINED_LENGTH => {
+                if depth == 0 && tag > LAST_WANTED {
+                    return Ok(values);
+                }
+                depth += 1;
+                if vr == *b"UN" && implicit_from_depth.is_none() {
+                    implicit_from_depth = Some(depth);
+                }
+            }
+            _ if depth == 0 && tag > LAST_WANTED => return Ok(values),
+            _ if depth == 0 && WANTED.contains(&tag) => {
+                let kept = length.min(MAXIMUM_VALUE_BYTES);
+                let mut value = vec![0; kept as usize];
+                source.read_exact(&mut value).map_err(|_| malformed("it ends inside a value"))?;
+                skip(source, length - kept)?;
+                values.insert(tag, value);
+            }
+            _ => skip(source, length)?,
+        }
+        if depth > MAXIMUM_DEPTH {
+            return Err(malformed(&format!("sequences are nested more than {MAXIMUM_DEPTH} deep")));
+        }
+    }
+    Err(malformed(&format!("more than {MAXIMUM_ELEMENTS} elements stand before (0020,0013)")))
+}
+
+fn malformed(problem: &str) -> HeaderError {
+    HeaderError::Malformed(problem.to_owned())
+}
+
+fn skip(source: &mut impl Source, length: u32) -> Result<(), HeaderError> {
+    source.skip(u64::from(length)).map_err(|error| HeaderError::Malformed(error.to_string()))
+}
+
+/// Tag, VR (two spaces where there is none) and value length; `None` at the end of the data.
+fn element_header(
+    source: &mut impl Source,
+    encoding: Encoding,
+) -> Result<Option<(u32, [u8; 2], u32)>, HeaderError> {
+    let mut start = [0; 8];
+    let mut filled = 0;
+    while filled < start.len() {
+        let Some(rest) = start.get_mut(filled..) else { break };
+        match source.read(rest) {
+            Ok(0) if filled == 0 => return Ok(None),
+            Ok(0) => return Err(malformed("it ends inside an element header")),
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(HeaderError::Malformed(error.to_string())),
+        }
+    }
+    let [g0, g1, e0, e1, a, b, c, d] = start;
+    let tag = u32::from(encoding.u16([g0, g1])) << 16 | u32::from(encoding.u16([e0, e1]));
+    if tag >> 16 == 0xFFFE || !encoding.explicit_vr {
+        return Ok(Some((tag, *b"  ", encoding.u32([a, b, c, d]))));
+    }
+    let vr = [a, b];
+    let long_form = matches!(
+        &vr,
+        b"OB" | b"OD" | b"OF" | b"OL" | b"OV" | b"OW" | b"SQ" | b"SV" | b"UC" | b"UN" | b"UR" | b"UT" | b"UV"
+    );
+    if !long_form {
+        if !vr.iter().all(u8::is_ascii_uppercase) {
+            return Err(HeaderError::Malformed(format!(
+                "element ({:04X},{:04X}) has no value representation, as if it were Implicit VR",
+                tag >> 16,
+                tag & 0xFFFF
+            )));
+        }
+        return Ok(Some((tag, vr, u32::from(encoding.u16([c, d])))));
+    }
+    let mut length = [0; 4];
+    source.read_exact(&mut length).map_err(|_| malformed("it ends inside an element header"))?;
+    Ok(Some((tag, vr, encoding.u32(length))))
+}
+
+fn header_from(values: &BTreeMap<u32, Vec<u8>>) -> Result<ObjectHeader, HeaderError> {
+    let character_set = values
+        .get(&0x0008_0005)
+        .and_then(|value| std::str::from_utf8(value).ok())
+        .and_then(|codes| {
+            codes.split('\\').map(|code| code.trim_matches(['\0', ' '])).find(|code| !code.is_empty())
+        })
+        .and_then(SpecificCharacterSet::from_code);
+    let text = |tag: u32| {
+        let raw = values.get(&tag)?;
+        let decoded = match &character_set {
+            Some(character_set) => character_set.decode(raw).ok(),
+            None => std::str::from_utf8(raw).ok().map(str::to_owned),
+        };
+        // Bytes that the declared set does not know are shown as Latin-1; the stored file keeps them unchanged.
+        let decoded = decoded.unwrap_or_else(|| raw.iter().map(|byte| char::from(*byte)).collect());
+        let trimmed = decoded.trim_matches(['\0', ' ']);
+        (!trimmed.is_empty()).then(|| trimmed.to_owned())
+    };
+    let uid = |tag: u32, what: &'static str| {
+        let value = text(tag).ok_or(HeaderError::Missing(what))?;
+        Uid::new(&value).map_err(|error| HeaderError::BadUid { what, problem: error.to_string() })
+    };
+    Ok(ObjectHeader {
+        sop_class_uid: uid(0x0008_0016, "SOP Class UID (0008,0016)")?,
+        sop_instance_uid: uid(0x0008_0018, "SOP Instance UID (0008,0018)")?,
+        study_instance_uid: uid(0x0020_000D, "Study Instance UID (0020,000D)")?,
+        series_instance_uid: uid(0x0020_000E, "Series Instance UID (0020,000E)")?,
+        modality: text(0x0008_0060),
+        patient_id: text(0x0010_0020),
+        patient_name: text(0x0010_0010),
+        patient_birth_date: text(0x0010_0030),
+        patient_sex: text(0x0010_0040),
+        accession_number: text(0x0008_0050),
+        study_date: text(0x0008_0020),
+        study_time: text(0x0008_0030),
+        study_description: text(0x0008_1030),
+        series_number: text(0x0020_0011).and_then(|number| number.parse().ok()),
+        series_description: text(0x0008_103E),
+        instance_number: text(0x0020_0013).and_then(|number| number.parse().ok()),
+        body_part_examined: text(0x0018_0015),
+        device_uid: text(0x0018_1002).and_then(|value| Uid::new(&value).ok()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    const EXPLICIT: &str = "1.2.840.10008.1.2.1";
+    const IMPLICIT: &str = "1.2.840.10008.1.2";
+
+    fn read_bytes(bytes: Vec<u8>, syntax: &str) -> Result<ObjectHeader, HeaderError> {
+        read(&mut Cursor::new(bytes), &Uid::new(syntax).unwrap())
+    }
+
+    fn tag_bytes(tag: u32, big_endian: bool) -> Vec<u8> {
+        let (group, element) = ((tag >> 16) as u16, tag as u16);
+        if big_endian {
+            [group.to_be_bytes(), element.to_be_bytes()].concat()
+        } else {
+            [group.to_le_bytes(), element.to_le_bytes()].concat()
+        }
+    }
+
+    fn explicit(tag: u32, vr: &[u8; 2], value: &[u8]) -> Vec<u8> {
+        let mut bytes = tag_bytes(tag, false);
+        bytes.extend(vr);
+        bytes.extend((value.len() as u16).to_le_bytes());
+        bytes.extend(value);
+        bytes
+    }
+
+    fn implicit(tag: u32, value: &[u8]) -> Vec<u8> {
+        let mut bytes = tag_bytes(tag, false);
+        bytes.extend((value.len() as u32).to_le_bytes());
+        bytes.extend(value);
+        bytes
+    }
+
+    fn long(tag: u32, vr: &[u8; 2], length: u32) -> Vec<u8> {
+        let mut bytes = tag_bytes(tag, false);
+        bytes.extend(vr);
+        bytes.extend([0, 0]);
+        bytes.extend(length.to_le_bytes());
+        bytes
+    }
+
+    const ITEM: [u8; 8] = [0xFE, 0xFF, 0x00, 0xE0, 0xFF, 0xFF, 0xFF, 0xFF];
+    const ITEM_END: [u8; 8] = [0xFE, 0xFF, 0x0D, 0xE0, 0, 0, 0, 0];
+    const SEQUENCE_END: [u8; 8] = [0xFE, 0xFF, 0xDD, 0xE0, 0, 0, 0, 0];
+
+    fn uids() -> Vec<u8> {
+        [explicit(0x0020_000D, b"UI", b"1.2\0"), explicit(0x0020_000E, b"UI", b"1.2.3\0")].concat()
+    }
+
+    fn head() -> Vec<u8> {
+        [explicit(0x0008_0016, b"UI", b"1.9\0"), explicit(0x0008_0018, b"UI", b"1.5\0")].concat()
+    }
+
+    #[test]
+    fn nested_sequences_of_undefined_length_are_walked_over() {
+        let bytes = [
+            head(),
+            long(0x0008_1140, b"SQ", UNDEFINED_LENGTH),
+            ITEM.to_vec(),
+            explicit(0x0008_0018, b"UI", b"9.9\0"),
+            long(0x0040_A170, b"SQ", UNDEFINED_LENGTH),
+            ITEM.to_vec(),
+            explicit(0x0020_000D, b"UI", b"8.8\0"),
+            ITEM_END.to_vec(),
+            SEQUENCE_END.to_vec(),
+            ITEM_END.to_vec(),
+            SEQUENCE_END.to_vec(),
+            uids(),
+        ]
+        .concat();
+        let header = read_bytes(bytes, EXPLICIT).unwrap();
+        assert_eq!(header.sop_instance_uid.as_str(), "1.5");
+        assert_eq!(header.study_instance_uid.as_str(), "1.2");
+    }
+
+    #[test]
+    fn unknown_values_of_undefined_length_are_implicit_inside() {
+        let bytes = [
+            head(),
+            long(0x0009_1001, b"UN", UNDEFINED_LENGTH),
+            ITEM.to_vec(),
+            implicit(0x0009_1002, b"AB"),
+            ITEM_END.to_vec(),
+            SEQUENCE_END.to_vec(),
+            uids(),
+        ]
+        .concat();
+        assert_eq!(read_bytes(bytes, EXPLICIT).unwrap().series_instance_uid.as_str(), "1.2.3");
+    }
+
+    #[test]
+    fn every_native_encoding_is_read() {
+        let implicit_bytes = [
+            implicit(0x0008_0016, b"1.9\0"),
+            implicit(0x0008_0018, b"1.5\0"),
+            implicit(0x0020_000D, b"1.2\0"),
+            implicit(0x0020_000E, b"1.3\0"),
+        ]
+        .concat();
+        assert_eq!(read_bytes(implicit_bytes, IMPLICIT).unwrap().study_instance_uid.as_str(), "1.2");
+
+        let mut big = Vec::new();
+        for (tag, value) in
+            [(0x0008_0016, b"1.9\0"), (0x0008_0018, b"1.5\0"), (0x0020_000D, b"1.2\0"), (0x0020_000E, b"1.3\0")]
+        {
+            big.extend(tag_bytes(tag, true));
+            big.extend(b"UI");
+            big.extend(4_u16.to_be_bytes());
+            big.extend(value);
+        }
+        assert_eq!(read_bytes(big, "1.2.840.10008.1.2.2").unwrap().study_instance_uid.as_str(), "1.2");
+
+        let mut deflater = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+        io::Write::write_all(&mut deflater, &[head(), uids()].concat()).unwrap();
+        let deflated = deflater.finish().unwrap();
+        assert_eq!(read_bytes(deflated, "1.2.840.10008.1.2.1.99").unwrap().study_instance_uid.as_str(), "1.2");
+    }
+
+    #[test]
+    fn a_hundred_thousand_nested_sequences_are_an_error_not_a_crash() {
+        let mut bytes = head();
+        for _ in 0..100_000 {
+            bytes.extend(long(0x0008_1140, b"SQ", UNDEFINED_LENGTH));
+            bytes.extend(ITEM);
+        }
+        let error = read_bytes(bytes, EXPLICIT).unwrap_err().to_string();
+        assert!(error.contains("nested more than 64 deep"), "{error}");
+    }
+
+    #[test]
+    fn a_huge_declared_length_costs_no_memory() {
+        let bytes = [head(), long(0x0008_1190, b"UR", 0xFFFF_FFF0)].concat();
+        assert!(matches!(read_bytes(bytes, EXPLICIT), Err(HeaderError::Missing(_))));
+    }
+
+    #[test]
+    fn truncated_and_missing_identifiers_are_named() {
+        let mut bytes = [head(), uids()].concat();
+        bytes.truncate(bytes.len() - 3);
+        assert!(matches!(read_bytes(bytes, EXPLICIT), Err(HeaderError::Malformed(_))));
+        let error = read_bytes(head(), EXPLICIT).unwrap_err().to_string();
+        assert!(error.contains("Study Instance UID (0020,000D)"), "{error}");
+        let error = read_bytes(implicit(0x0008_0016, b"1.9\0"), EXPLICIT).unwrap_err().to_string();
+        assert!(error.contains("Implicit VR"), "{error}");
+    }
+
+    #[test]
+    fn names_are_decoded_by_their_character_set() {
+        let bytes = [
+            explicit(0x0008_0005, b"CS", b"ISO_IR 192"),
+            head(),
+            explicit(0x0010_0010, b"PN", "Müller^Ä".as_bytes()),
+            uids(),
+        ]
+        .concat();
+        // (0008,0005) stands before (0008,0016).
+        assert_eq!(read_bytes(bytes, EXPLICIT).unwrap().patient_name.as_deref(), Some("Müller^Ä"));
+    }
+}
