@@ -150,11 +150,10 @@ fn overlay_environment(document: &mut Document, vars: &dyn Vars) {
         .vars()
         .into_iter()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok())))
-        .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
         .collect();
     vars.sort();
     for (variable, value) in vars {
-        let key = variable.trim_start_matches(ENVIRONMENT_PREFIX).to_lowercase();
+        let Some(key) = variable.strip_prefix(ENVIRONMENT_PREFIX).map(str::to_lowercase) else { continue };
         let origin = super::Origin::Environment { variable: variable.clone() };
         match (key.split_once("__"), value) {
             (Some((section, key)), Some(text)) if !section.is_empty() && !key.is_empty() => {

@@ -313,6 +313,19 @@ destinations = ["pacs", "nowhere"]
         assert!(text.contains("does/not/exist.toml: failed to open file"), "{text}");
     }
 
+    proptest::proptest! {
+        /// Whatever a file holds, the answer is a configuration or a list of problems, never a panic.
+        #[test]
+        fn any_text_is_answered(
+            text in r#"((\[{1,2}(peer|route|x)\]{0,2}|name|ae_title|[a-z]{1,3})( ?[=.] ?|\n| )|"[^"]{0,3}"?|[0-9{},é\n]){0,12}"#
+        ) {
+            if let Err(errors) = parse(&text) {
+                proptest::prop_assert!(!errors.problems.is_empty());
+                proptest::prop_assert!(errors.to_string().contains("site.toml"));
+            }
+        }
+    }
+
     #[test]
     fn single_brackets_are_explained() {
         let text = parse("[peer]\nname = \"ct\"\n").unwrap_err().to_string();

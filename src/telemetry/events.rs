@@ -1,7 +1,8 @@
 //! The operational events: one struct for each, whose `emit` logs it and counts it. No other place counts these
 //! things, so that a log line and a number can never disagree.
 //!
-//! Texts that a stranger chose (AE titles of a rejected request) are logged escaped. Words must hold no patient data.
+//! Texts are passed as string values, which both log formats escape: a stranger's AE title cannot forge a line. Words
+//! must hold no patient data.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -69,12 +70,12 @@ impl AssociationRejected<'_> {
         metrics.association_rejected(self.reason);
         warn!(
             association_id = %self.association_id,
-            calling_ae_title = ?self.calling_ae_title,
-            called_ae_title = ?self.called_ae_title,
+            calling_ae_title = self.calling_ae_title,
+            called_ae_title = self.called_ae_title,
             peer_address = %self.peer_address,
             reason = %self.reason,
-            words = ?self.words,
-            remedy = ?self.remedy,
+            words = self.words,
+            remedy = self.remedy,
             "association rejected"
         );
     }
@@ -115,7 +116,7 @@ impl AssociationEnded<'_> {
             warn!(
                 association_id = %self.association_id,
                 end = %self.end,
-                words = ?self.words,
+                words = self.words,
                 objects = self.objects,
                 received_bytes = self.received_bytes,
                 seconds,
@@ -224,9 +225,9 @@ impl ObjectRefused<'_> {
         metrics.object_refused(RefusalStatus::of(self.status), self.received_bytes);
         warn!(
             association_id = %self.association_id,
-            sop_instance_uid = ?self.sop_instance_uid,
+            sop_instance_uid = self.sop_instance_uid,
             status = format_args!("0x{:04X}", self.status),
-            words = ?self.words,
+            words = self.words,
             received_bytes = self.received_bytes,
             "object refused"
         );
@@ -294,7 +295,7 @@ impl RunEnded<'_> {
                 study_instance_uid = %self.study_instance_uid,
                 end = %self.end,
                 reason,
-                words = ?self.words,
+                words = self.words,
                 seconds,
                 "run ended"
             ),
@@ -303,7 +304,7 @@ impl RunEnded<'_> {
                 study_instance_uid = %self.study_instance_uid,
                 end = %self.end,
                 reason,
-                words = ?self.words,
+                words = self.words,
                 seconds,
                 "run failed, it will be tried again"
             ),
@@ -312,7 +313,7 @@ impl RunEnded<'_> {
                 study_instance_uid = %self.study_instance_uid,
                 end = %self.end,
                 reason,
-                words = ?self.words,
+                words = self.words,
                 seconds,
                 "run parked after its last attempt"
             ),
@@ -354,7 +355,7 @@ impl DeliveryEnded<'_> {
                 end = %self.end,
                 attempt = self.attempt,
                 status,
-                words = ?self.words,
+                words = self.words,
                 "delivery ended"
             ),
             DeliveryEnd::Retry => warn!(
@@ -364,7 +365,7 @@ impl DeliveryEnded<'_> {
                 end = %self.end,
                 attempt = self.attempt,
                 status,
-                words = ?self.words,
+                words = self.words,
                 retry_in_seconds = self.retry_in.map(|pause| pause.as_secs_f64()),
                 "delivery failed, it will be tried again"
             ),
@@ -375,7 +376,7 @@ impl DeliveryEnded<'_> {
                 end = %self.end,
                 attempt = self.attempt,
                 status,
-                words = ?self.words,
+                words = self.words,
                 "delivery given up until a person restarts it"
             ),
         }
@@ -527,13 +528,31 @@ mod tests {
         let find = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap();
         let rejected = find("association rejected");
         assert_eq!(rejected["level"], "WARN");
-        assert_eq!(rejected["remedy"], "\"add the peer\"");
-        assert!(rejected["calling_ae_title"].as_str().unwrap().contains("\\n"), "escaped: {rejected}");
+        assert_eq!(rejected["remedy"], "add the peer");
+        assert_eq!(rejected["calling_ae_title"], "EVIL\nINFO forged line");
         assert_eq!(find("object refused")["status"], "0xA700");
         assert_eq!(find("run ended")["reason"], "quality.lung_mask");
         let delivery = find("delivery failed, it will be tried again");
         assert_eq!(delivery["status"], "0xA701");
         assert_eq!(delivery["retry_in_seconds"], 10.0);
+    }
+
+    #[test]
+    fn a_stranger_cannot_forge_a_human_line() {
+        let text = logged(LogFormat::Human, "info", || {
+            AssociationRejected {
+                association_id: Uuid::from_u128(1),
+                calling_ae_title: "EVIL\nINFO forged\u{1b}[2J",
+                called_ae_title: "",
+                peer_address: IpAddr::from([192, 0, 2, 66]),
+                reason: RejectionReason::MalformedRequest,
+                words: "received EVIL\nagain",
+                remedy: "",
+            }
+            .emit(&Metrics::new());
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("EVIL\\nINFO forged") && !text.contains('\u{1b}'), "{text:?}");
     }
 
     #[test]

@@ -253,6 +253,18 @@ fn secrets_never_show(#[case] url: &str, #[case] url_file: &str) {
     assert!(!shown.contains("hunter2"), "{shown}");
 }
 
+#[rstest]
+#[case::unclosed("[database]\nurl = \"postgres://u:hunter2@h/d\n")]
+#[case::unquoted("[database]\nurl = postgres://u:hunter2@h/d\n")]
+#[case::list("[database]\nurl = [\"postgres://u:hunter2@h/d\"]\n")]
+#[case::misspelt("[database]\nurll = \"postgres://u:hunter2@h/d\"\n")]
+#[case::no_section("database = \"postgres://u:hunter2@h/d\"\n")]
+#[case::root_key("url = \"postgres://u:hunter2@h/d\"\n")]
+fn a_secret_in_a_broken_file_is_not_shown(#[case] text: &str) {
+    let shown = problems(text, &Map::new());
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
 #[test]
 fn the_secret_in_a_bad_url_file_is_not_shown() {
     let (folder, path) = write("[database]\nurl_file = \"PLACE\"\n");
