@@ -1,0 +1,351 @@
+//! The sections of `hilum.toml` with their defaults and ranges. `config/hilum.example.toml` documents every key;
+//! a test keeps the two equal.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use time::UtcOffset;
+
+use super::values::{
+    ByteSize, DicomText, Redacted, SECONDS_PER_DAY, as_days, as_seconds, as_utc_offset, database_url, days, listen,
+    log_level, optional_path, path, required_text, seconds, size_within, utc_offset, within,
+};
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+const HOUR: u64 = 60 * 60;
+
+/// `[node]`: who this installation is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Station Name (0008,1010) in results, 1 to 16 characters.
+    #[serde(deserialize_with = "required_text")]
+    pub name: DicomText<16>,
+    /// Folder of the archive, the snapshot of the site configuration and a managed Postgres. A relative path is
+    /// taken from the process's working folder.
+    #[serde(deserialize_with = "path")]
+    pub data_dir: PathBuf,
+    /// Institution Name (0008,0080) in results; may be empty.
+    pub institution_name: DicomText<64>,
+    /// Manufacturer (0008,0070) in results, for sites that redistribute Hilum; `None` means Hilum's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manufacturer_name: Option<DicomText<64>>,
+    /// Time zone of dates and times in results and their Timezone Offset From UTC (0008,0201); `None` means the
+    /// machine's.
+    #[serde(
+        deserialize_with = "utc_offset",
+        serialize_with = "as_utc_offset",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub utc_offset: Option<UtcOffset>,
+    /// How long a stop waits for associations and jobs to finish their current step.
+    #[serde(
+        rename = "shutdown_grace_seconds",
+        deserialize_with = "seconds::<1, HOUR, _>",
+        serialize_with = "as_seconds"
+    )]
+    pub shutdown_grace: Duration,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            name: DicomText::new("HILUM").unwrap_or_default(),
+            data_dir: "/var/lib/hilum".into(),
+            institution_name: DicomText::default(),
+            manufacturer_name: None,
+            utc_offset: None,
+            shutdown_grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Which Postgres to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseSource {
+    /// A private server in the data folder that Hilum starts and stops itself.
+    Managed,
+    /// A server that somebody else runs.
+    External {
+        /// `postgres://…`; may hold a password.
+        url: Redacted<String>,
+        /// The file that the URL was read from.
+        url_file: Option<PathBuf>,
+    },
+}
+
+/// `[database]`: Postgres.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseConfig {
+    /// Which server.
+    pub source: DatabaseSource,
+    /// Connections that one process opens at most, 2 to 1000.
+    pub max_connections: u32,
+    /// Apply missing migrations at start instead of refusing to start.
+    pub migrate_on_start: bool,
+}
+
+/// `[database]` as written; [`DatabaseConfig`] is what it means.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawDatabase {
+    #[serde(deserialize_with = "database_url", skip_serializing_if = "Option::is_none")]
+    pub(super) url: Option<Redacted<String>>,
+    #[serde(deserialize_with = "optional_path", skip_serializing_if = "Option::is_none")]
+    pub(super) url_file: Option<PathBuf>,
+    pub(super) managed: bool,
+    #[serde(deserialize_with = "within::<2, 1000, _, _>")]
+    pub(super) max_connections: u32,
+    pub(super) migrate_on_start: bool,
+}
+
+impl Default for RawDatabase {
+    fn default() -> Self {
+        Self { url: None, url_file: None, managed: false, max_connections: 16, migrate_on_start: false }
+    }
+}
+
+/// Where Postgres is unless the configuration says otherwise: on this machine, by Unix socket, signed in as the
+/// operating system's user.
+pub(super) const DEFAULT_DATABASE_URL: &str = "postgres:///hilum?host=/var/run/postgresql";
+
+/// `[dicom]`: the DICOM listener and its limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DicomConfig {
+    /// Address and port; port 0 takes a free one.
+    #[serde(deserialize_with = "listen")]
+    pub listen: SocketAddr,
+    /// Associations open at the same time, 1 to 4096; one more is rejected transiently.
+    #[serde(deserialize_with = "within::<1, 4096, _, _>")]
+    pub max_associations: usize,
+    /// Largest P-DATA-TF PDU that we accept and announce, 4096 to 1,048,576 bytes.
+    #[serde(deserialize_with = "within::<4096, MIB, _, _>")]
+    pub max_pdu_length_bytes: u32,
+    /// From the TCP connection to the end of the negotiation (the ARTIM timer of PS3.8 section 9.1.5).
+    #[serde(
+        rename = "association_request_timeout_seconds",
+        deserialize_with = "seconds::<1, HOUR, _>",
+        serialize_with = "as_seconds"
+    )]
+    pub association_request_timeout: Duration,
+    /// Between two messages of one association.
+    #[serde(
+        rename = "idle_timeout_seconds",
+        deserialize_with = "seconds::<1, { 24 * HOUR }, _>",
+        serialize_with = "as_seconds"
+    )]
+    pub idle_timeout: Duration,
+    /// From the first to the last byte of one message.
+    #[serde(
+        rename = "message_timeout_seconds",
+        deserialize_with = "seconds::<1, { 24 * HOUR }, _>",
+        serialize_with = "as_seconds"
+    )]
+    pub message_timeout: Duration,
+    /// Largest object that we store; a larger one is refused with status 0xA700.
+    #[serde(deserialize_with = "size_within::<MIB, TIB, _>")]
+    pub max_object_bytes: ByteSize,
+}
+
+impl Default for DicomConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 11112)),
+            max_associations: 64,
+            max_pdu_length_bytes: 131_072,
+            association_request_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_mins(1),
+            message_timeout: Duration::from_mins(10),
+            max_object_bytes: ByteSize::from_gibibytes(4),
+        }
+    }
+}
+
+/// `[archive]`: the object files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ArchiveConfig {
+    /// With less than this free on the disk, objects are refused with status 0xA700 (out of resources).
+    #[serde(deserialize_with = "size_within::<{ 64 * MIB }, { 1024 * TIB }, _>")]
+    pub minimum_free_bytes: ByteSize,
+    /// Objects that one database transaction indexes at most, 1 to 10,000.
+    #[serde(deserialize_with = "within::<1, 10_000, _, _>")]
+    pub index_batch_size: usize,
+}
+
+impl Default for ArchiveConfig {
+    fn default() -> Self {
+        Self { minimum_free_bytes: ByteSize::from_gibibytes(2), index_batch_size: 256 }
+    }
+}
+
+/// `[assemble]`: from images to studies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AssembleConfig {
+    /// How often everything that is due but has no job gets one.
+    #[serde(rename = "reconcile_seconds", deserialize_with = "seconds::<1, HOUR, _>", serialize_with = "as_seconds")]
+    pub reconcile_interval: Duration,
+}
+
+impl Default for AssembleConfig {
+    fn default() -> Self {
+        Self { reconcile_interval: Duration::from_mins(1) }
+    }
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InferenceDevice {
+    /// The machine's processor.
+    #[default]
+    Cpu,
+}
+
+/// `[inference]`: the infer child process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InferenceConfig {
+    /// Folder of the bundles. A relative path is taken from the process's working folder.
+    #[serde(deserialize_with = "path")]
+    pub models_dir: PathBuf,
+    /// Threads that one network computes with; 0 takes one for each core.
+    #[serde(deserialize_with = "within::<0, 1024, _, _>")]
+    pub threads: usize,
+    /// Images that one network computes at a time at most, 1 to 256.
+    #[serde(deserialize_with = "within::<1, 256, _, _>")]
+    pub max_batch: usize,
+    /// Attempts of one run before it is parked, 1 to 20.
+    #[serde(deserialize_with = "within::<1, 20, _, _>")]
+    pub maximum_attempts: u32,
+    /// Pause before the first restart of a child process that died; doubles with every further one.
+    #[serde(
+        rename = "restart_backoff_minimum_seconds",
+        deserialize_with = "seconds::<1, HOUR, _>",
+        serialize_with = "as_seconds"
+    )]
+    pub restart_backoff_minimum: Duration,
+    /// Longest pause before a restart.
+    #[serde(
+        rename = "restart_backoff_maximum_seconds",
+        deserialize_with = "seconds::<1, HOUR, _>",
+        serialize_with = "as_seconds"
+    )]
+    pub restart_backoff_maximum: Duration,
+    /// Largest decoded image; a larger one is not analysed.
+    #[serde(deserialize_with = "size_within::<MIB, { 64 * GIB }, _>")]
+    pub max_decoded_bytes: ByteSize,
+    /// What computes.
+    pub device: InferenceDevice,
+}
+
+impl Default for InferenceConfig {
+    fn default() -> Self {
+        Self {
+            models_dir: "models".into(),
+            threads: 0,
+            max_batch: 8,
+            maximum_attempts: 3,
+            restart_backoff_minimum: Duration::from_secs(1),
+            restart_backoff_maximum: Duration::from_mins(1),
+            max_decoded_bytes: ByteSize::from_mebibytes(512),
+            device: InferenceDevice::Cpu,
+        }
+    }
+}
+
+/// `[deliver]`: sending results.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeliverConfig {
+    /// A result that could not be delivered for so long is given up (until a person restarts it).
+    #[serde(rename = "maximum_age_days", deserialize_with = "days::<1, 365, _>", serialize_with = "as_days")]
+    pub maximum_age: Duration,
+    /// Pause after the first failure; doubles with every further one.
+    #[serde(
+        rename = "initial_backoff_seconds",
+        deserialize_with = "seconds::<1, HOUR, _>",
+        serialize_with = "as_seconds"
+    )]
+    pub initial_backoff: Duration,
+    /// Longest pause between two attempts.
+    #[serde(
+        rename = "maximum_backoff_seconds",
+        deserialize_with = "seconds::<1, { 24 * HOUR }, _>",
+        serialize_with = "as_seconds"
+    )]
+    pub maximum_backoff: Duration,
+    /// For the TCP connection and the negotiation.
+    #[serde(
+        rename = "connect_timeout_seconds",
+        deserialize_with = "seconds::<1, HOUR, _>",
+        serialize_with = "as_seconds"
+    )]
+    pub connect_timeout: Duration,
+    /// For the response to one object.
+    #[serde(
+        rename = "response_timeout_seconds",
+        deserialize_with = "seconds::<1, HOUR, _>",
+        serialize_with = "as_seconds"
+    )]
+    pub response_timeout: Duration,
+}
+
+impl Default for DeliverConfig {
+    fn default() -> Self {
+        Self {
+            maximum_age: Duration::from_secs(7 * SECONDS_PER_DAY),
+            initial_backoff: Duration::from_secs(10),
+            maximum_backoff: Duration::from_hours(1),
+            connect_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_mins(1),
+        }
+    }
+}
+
+/// `[http]`: status page, health and metrics.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Address and port; a loopback address until there is a sign-in. Port 0 takes a free one.
+    #[serde(deserialize_with = "listen")]
+    pub listen: SocketAddr,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8088)) }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One compact line for people.
+    #[default]
+    Human,
+    /// One JSON object a line for log collectors.
+    Json,
+}
+
+/// `[log]`: log lines on standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// How they look.
+    pub format: LogFormat,
+    /// A level, or directives of tracing's `EnvFilter` such as `info,hilum::dimse=debug`.
+    #[serde(deserialize_with = "log_level")]
+    pub level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Human, level: "info".into() }
+    }
+}
