@@ -1,1 +1,18 @@
-//! See `docs/architecture.md`.
+//! What comes in: who may send what, the C-STORE handler, and the index that follows the files.
+//!
+//! The way of an object: [`Receiver::store`](crate::dimse::AssociationHandler::store) streams it into the archive
+//! and answers Success when the file is durable; the file is handed to the [`indexer`](Indexer), which writes rows
+//! in batches and may be minutes behind when Postgres is down. What does not fit the indexer's queue, and what a
+//! kill cut off, is found again by scanning the archive from the last indexed hour.
+//!
+//! Architecture invariant: knows no models and no SQL; admission needs no database.
+
+mod admission;
+mod indexer;
+mod receiver;
+mod site_watch;
+
+pub use admission::admit;
+pub use indexer::{IndexQueue, Indexer, IndexerSettings, ScanSummary};
+pub use receiver::{Receiver, ReceiverSettings};
+pub use site_watch::{SiteSnapshot, SiteWatch};

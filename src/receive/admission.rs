@@ -1,0 +1,209 @@
+//! Who may associate with us: a pure decision on the snapshot of the site configuration.
+
+use std::net::IpAddr;
+
+use crate::{
+    dimse::{AssociationRequest, NegotiationPolicy, Rejection, storage_policy},
+    types::{Peer, SiteConfig},
+};
+
+/// Decides on a request. `peer_addresses` gives the addresses that a peer's host stands for; without a `site`
+/// (nothing was ever read) nobody can be told from anybody, so the peer is asked to come back later.
+pub fn admit(
+    site: Option<&SiteConfig>,
+    request: &AssociationRequest,
+    peer_addresses: impl Fn(&Peer) -> Vec<IpAddr>,
+) -> Result<NegotiationPolicy, Rejection> {
+    let Some(site) = site else {
+        return Err(Rejection::temporary_congestion(
+            "a site configuration in Postgres or in the node's snapshot",
+            "an association while there is none yet",
+            "wait until Postgres can be reached, then run `hilum apply config/site.toml`",
+        ));
+    };
+    let called = &request.called_ae_title;
+    let local_ae = site.local_aes.iter().find(|ae| Some(&ae.ae_title) == called.title.as_ref());
+    match local_ae {
+        None => {
+            let known = site.local_aes.iter().map(|ae| ae.ae_title.as_str());
+            return Err(Rejection::called_ae_title_not_recognized(
+                format!("a call to {}", list(known.clone())),
+                format!("a call to `{called}`"),
+                match nearest(&called.text, known) {
+                    Some(near) => format!(
+                        "correct the called AE title at the sender (the nearest known is `{near}`), or run `hilum local-ae add {called}`"
+                    ),
+                    None => format!("run `hilum local-ae add {called}`"),
+                },
+            ));
+        }
+        Some(local_ae) if !local_ae.enabled => {
+            return Err(Rejection::called_ae_title_not_recognized(
+                "a call to an enabled local AE",
+                format!("a call to `{called}`, which is disabled"),
+                format!("run `hilum local-ae add {called}` to enable it again"),
+            ));
+        }
+        Some(_) => {}
+    }
+    let calling = &request.calling_ae_title;
+    let address = request.peer_address.ip().to_canonical();
+    let namesakes: Vec<&Peer> =
+        site.peers.iter().filter(|peer| Some(&peer.ae_title) == calling.title.as_ref()).collect();
+    let add = format!("hilum peer add NAME --ae-title {calling} --host {address} --may-store");
+    if namesakes.is_empty() {
+        let known = site.peers.iter().filter(|peer| peer.may_store).map(|peer| peer.ae_title.as_str());
+        let remedy = match nearest(&calling.text, known.clone()) {
+            Some(near) => format!("correct the calling AE title at the sender (the nearest known is `{near}`), or run `{add}`"),
+            None => format!("run `{add}`"),
+        };
+        return Err(Rejection::calling_ae_title_not_recognized(
+            format!("a call from {}", list(known)),
+            format!("a call from `{calling}` at {address}"),
+            remedy,
+        ));
+    }
+    let from_here = |peer: &&&Peer| peer.host == "*" || peer_addresses(peer).contains(&address);
+    let Some(_) = namesakes.iter().filter(from_here).find(|peer| peer.may_store) else {
+        let allowed_elsewhere = namesakes.iter().any(|peer| peer.may_store);
+        let hosts = list(namesakes.iter().map(|peer| peer.host.as_str()));
+        return Err(if allowed_elsewhere {
+            Rejection::calling_ae_title_not_recognized(
+                format!("`{calling}` to call from {hosts}"),
+                format!("a call from {address}"),
+                format!("correct the host of that peer, or run `{add}`"),
+            )
+        } else {
+            Rejection::calling_ae_title_not_recognized(
+                "a peer that may store".to_owned(),
+                format!("a call from `{calling}` at {address}, which may not"),
+                format!("run `{add}` with that peer's name"),
+            )
+        });
+    };
+    Ok(storage_policy())
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<String> = names.take(8).map(|name| format!("`{name}`")).collect();
+    if names.is_empty() { "nobody: none is configured".to_owned() } else { names.join(" or ") }
+}
+
+/// The known name that `text` was probably meant to be: at most a third of its characters differ.
+fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|name| (edit_distance(&text.to_ascii_uppercase(), &name.to_ascii_uppercase()), name))
+        .filter(|(distance, name)| *distance * 3 <= name.len().max(text.len()))
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein's distance.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut previous: Vec<usize> = (0..=b.len()).collect();
+    for (row, from) in a.chars().take(64).enumerate() {
+        let mut current = vec![row + 1];
+        for ((to, diagonal), above) in b.iter().zip(&previous).zip(previous.iter().skip(1)) {
+            let left = current.last().copied().unwrap_or_default();
+            current.push((diagonal + usize::from(from != *to)).min(above + 1).min(left + 1));
+        }
+        previous = current;
+    }
+    previous.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        dimse::{PeerImplementation, RejectReason, RejectResult, RequestedTitle},
+        types::{AeTitle, LocalAe},
+    };
+
+    fn peer(name: &str, ae_title: &str, host: &str, may_store: bool) -> Peer {
+        Peer {
+            name: name.into(),
+            ae_title: AeTitle::new(ae_title).unwrap(),
+            host: host.into(),
+            port: None,
+            may_store,
+            contact: String::new(),
+        }
+    }
+
+    fn site() -> SiteConfig {
+        let local_ae = |title: &str, enabled| LocalAe {
+            ae_title: AeTitle::new(title).unwrap(),
+            enabled,
+            description: String::new(),
+        };
+        SiteConfig {
+            local_aes: vec![local_ae("HILUM", true), local_ae("OLD", false)],
+            peers: vec![
+                peer("ct", "CT01", "10.1.2.3", true),
+                peer("any", "ANYWHERE", "*", true),
+                peer("pacs", "PACS", "10.9.9.9", false),
+            ],
+            ..SiteConfig::default()
+        }
+    }
+
+    fn request(calling: &str, called: &str, address: &str) -> AssociationRequest {
+        let title = |text: &str| RequestedTitle { text: text.into(), title: AeTitle::new(text).ok() };
+        AssociationRequest {
+            association_id: uuid::Uuid::from_u128(1),
+            peer_address: format!("{address}:40000").parse().unwrap(),
+            calling_ae_title: title(calling),
+            called_ae_title: title(called),
+            application_context_name: "1.2.840.10008.3.1.1.1".into(),
+            implementation: PeerImplementation::default(),
+            proposed_contexts: Vec::new(),
+        }
+    }
+
+    fn decide(site: Option<&SiteConfig>, request: &AssociationRequest) -> Result<NegotiationPolicy, Rejection> {
+        admit(site, request, |peer| peer.host.parse().into_iter().collect())
+    }
+
+    #[test]
+    fn a_configured_sender_is_admitted_from_its_address_only() {
+        assert!(decide(Some(&site()), &request("CT01", "HILUM", "10.1.2.3")).is_ok());
+        assert!(decide(Some(&site()), &request("ANYWHERE", "HILUM", "192.0.2.7")).is_ok());
+        let refused = decide(Some(&site()), &request("CT01", "HILUM", "10.1.2.4")).unwrap_err();
+        assert_eq!(refused.reason, RejectReason::CallingAeTitleNotRecognized);
+        assert!(refused.expected.contains("10.1.2.3") && refused.received.contains("10.1.2.4"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_stranger_is_told_the_nearest_name_and_the_command() {
+        let refused = decide(Some(&site()), &request("CT1", "HILUM", "10.1.2.3")).unwrap_err();
+        assert_eq!(refused.result, RejectResult::Permanent);
+        assert!(refused.remedy.contains("`CT01`") && refused.remedy.contains("hilum peer add"), "{refused:?}");
+        let refused = decide(Some(&site()), &request("PACS", "HILUM", "10.9.9.9")).unwrap_err();
+        assert!(refused.received.contains("may not"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_wrong_called_title_is_that_and_not_the_callers_fault() {
+        let refused = decide(Some(&site()), &request("CT01", "HILLUM", "10.1.2.3")).unwrap_err();
+        assert_eq!(refused.reason, RejectReason::CalledAeTitleNotRecognized);
+        assert!(refused.remedy.contains("`HILUM`"), "{refused:?}");
+        let refused = decide(Some(&site()), &request("CT01", "OLD", "10.1.2.3")).unwrap_err();
+        assert!(refused.received.contains("disabled"), "{refused:?}");
+    }
+
+    #[test]
+    fn without_any_configuration_the_rejection_is_transient() {
+        let refused = decide(None, &request("CT01", "HILUM", "10.1.2.3")).unwrap_err();
+        assert_eq!(refused.result, RejectResult::Transient);
+        assert_eq!(refused.reason, RejectReason::TemporaryCongestion);
+    }
+
+    #[test]
+    fn distances() {
+        assert_eq!(edit_distance("CT1", "CT01"), 1);
+        assert_eq!(edit_distance("", "abc"), 3);
+        assert_eq!(nearest("SOMETHING", ["CT01"].into_iter()), None);
+    }
+}

@@ -1,0 +1,404 @@
+//! The index that follows the files: batches what the archive has made durable into Postgres, and finds what was
+//! missed by scanning the archive.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use time::OffsetDateTime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{SiteSnapshot, receiver::DRAIN_GRACE};
+use crate::{
+    archive::{Archive, hour_folder},
+    db::{
+        self, Db, archive_watermark, association,
+        instance::{self, Indexed, Patience},
+    },
+    jobs::{self, Job},
+    telemetry::{Metrics, events},
+    types::{SiteConfig, StoredObject, Uid},
+};
+
+/// Steps that wait for the index at most. Objects beyond are found by a scan; they are on the disk.
+const QUEUE_LENGTH: usize = 10_000;
+
+/// How long a study waits when no route says so.
+const DEFAULT_PATIENCE: Patience = Patience { quiet: Duration::from_secs(10), maximum_wait: Duration::from_secs(600) };
+
+enum Step {
+    Accepted(association::AssociationStart),
+    Refused(association::AssociationStart, association::Refusal),
+    Stored(Box<StoredObject>),
+    Ended(association::AssociationEnd),
+}
+
+/// The way into the index: never waits, never fails.
+#[derive(Clone)]
+pub struct IndexQueue {
+    sender: mpsc::Sender<(Instant, Step)>,
+    waiting: Arc<AtomicUsize>,
+    /// A step did not fit: the archive has to be scanned.
+    missed: Arc<AtomicBool>,
+}
+
+impl IndexQueue {
+    fn push(&self, step: Step) {
+        match self.sender.try_send((Instant::now(), step)) {
+            Ok(()) => {
+                self.waiting.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(_) => {
+                if !self.missed.swap(true, Ordering::SeqCst) {
+                    tracing::warn!(
+                        queue_length = QUEUE_LENGTH,
+                        "the index cannot follow (is Postgres down?); objects stay safe in the archive and are indexed by a scan later"
+                    );
+                }
+            }
+        }
+    }
+
+    /// An association was accepted.
+    pub fn association_accepted(&self, start: association::AssociationStart) {
+        self.push(Step::Accepted(start));
+    }
+
+    /// An association was refused.
+    pub fn association_refused(&self, start: association::AssociationStart, refusal: association::Refusal) {
+        self.push(Step::Refused(start, refusal));
+    }
+
+    /// An association has ended.
+    pub fn association_ended(&self, end: association::AssociationEnd) {
+        self.push(Step::Ended(end));
+    }
+
+    /// An object is durable.
+    pub fn stored(&self, object: StoredObject) {
+        self.push(Step::Stored(Box::new(object)));
+    }
+}
+
+/// How the indexer works.
+#[derive(Debug, Clone)]
+pub struct IndexerSettings {
+    /// Our name for this node.
+    pub node: String,
+    /// This installation's Device UID, for the loop guard.
+    pub own_device_uid: Uid,
+    /// Steps in one transaction at most.
+    pub batch_size: usize,
+}
+
+/// What a scan of the archive did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ScanSummary {
+    /// Files that were looked at.
+    pub files: usize,
+    /// Files that were not in the index and are now.
+    pub indexed: usize,
+    /// Files that were copies of others and were removed.
+    pub duplicates: usize,
+    /// Files that could not be read; they stay where they are and are named in the log.
+    pub unreadable: usize,
+}
+
+/// Writes the index.
+pub struct Indexer {
+    settings: IndexerSettings,
+    db: Db,
+    archive: Archive,
+    site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
+    metrics: Arc<Metrics>,
+    receiver: mpsc::Receiver<(Instant, Step)>,
+    waiting: Arc<AtomicUsize>,
+    missed: Arc<AtomicBool>,
+}
+
+impl Indexer {
+    /// An indexer and the queue that feeds it.
+    #[must_use]
+    pub fn new(
+        settings: IndexerSettings,
+        db: Db,
+        archive: Archive,
+        site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, IndexQueue) {
+        let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let missed = Arc::new(AtomicBool::new(false));
+        let queue = IndexQueue { sender, waiting: Arc::clone(&waiting), missed: Arc::clone(&missed) };
+        (Self { settings, db, archive, site, metrics, receiver, waiting, missed }, queue)
+    }
+
+    /// Catches up with the archive, then follows the queue until `shutdown`, then empties it for a few seconds.
+    /// What is left then is found by the next start.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        self.start_over(&shutdown).await;
+        let mut batch = Vec::with_capacity(self.settings.batch_size);
+        loop {
+            batch.clear();
+            let count = tokio::select! {
+                () = shutdown.cancelled() => break,
+                count = self.receiver.recv_many(&mut batch, self.settings.batch_size) => count,
+                () = tokio::time::sleep(Duration::from_secs(1)), if self.missed.load(Ordering::SeqCst) => 0,
+            };
+            if count > 0 {
+                let oldest = batch.first().map_or(Duration::ZERO, |(queued, _)| queued.elapsed());
+                self.metrics.set_index_backlog(self.waiting.load(Ordering::Relaxed), oldest);
+                self.write_until_done(&batch, &shutdown).await;
+                let waiting = self.waiting.fetch_sub(count, Ordering::Relaxed).saturating_sub(count);
+                if waiting == 0 {
+                    self.metrics.set_index_backlog(0, Duration::ZERO);
+                }
+            }
+            // The flag is cleared before the scan: what is missed during the scan sets it again.
+            if self.receiver.is_empty() && self.missed.swap(false, Ordering::SeqCst) {
+                self.scan_until_done(&shutdown).await;
+            }
+        }
+        self.receiver.close();
+        let drain = async {
+            loop {
+                batch.clear();
+                if self.receiver.recv_many(&mut batch, self.settings.batch_size).await == 0 {
+                    break;
+                }
+                if let Err(error) = self.write(&batch).await {
+                    tracing::warn!(%error, "the index is left behind at shutdown; the next start catches up");
+                    break;
+                }
+            }
+        };
+        if tokio::time::timeout(DRAIN_GRACE, drain).await.is_err() {
+            tracing::warn!("the index is left behind at shutdown; the next start catches up");
+        }
+    }
+
+    /// What a killed process left: its associations have ended, and the archive is ahead of the index.
+    async fn start_over(&self, shutdown: &CancellationToken) {
+        let close = async || {
+            let mut connection = self.db.acquire().await?;
+            association::end_all_of_node(&mut connection, &self.settings.node).await
+        };
+        if let Some(closed) = self.retry("close the associations of the earlier process", shutdown, close).await
+            && closed > 0
+        {
+            tracing::info!(closed, "associations of the earlier process count as ended");
+        }
+        self.scan_until_done(shutdown).await;
+    }
+
+    async fn scan_until_done(&self, shutdown: &CancellationToken) {
+        let scan = async || self.scan_from_watermark().await;
+        if let Some(summary) = self.retry("scan the archive", shutdown, scan).await
+            && summary != (ScanSummary { files: summary.files, ..ScanSummary::default() })
+        {
+            tracing::info!(
+                files = summary.files,
+                indexed = summary.indexed,
+                duplicates = summary.duplicates,
+                unreadable = summary.unreadable,
+                "the index has caught up with the archive"
+            );
+        }
+    }
+
+    async fn write_until_done(&self, batch: &[(Instant, Step)], shutdown: &CancellationToken) {
+        self.retry("write the index", shutdown, async || self.write(batch).await).await;
+    }
+
+    /// Repeats until it succeeds; gives up (`None`) only at shutdown. Everything repeated here is idempotent.
+    async fn retry<T, E: std::fmt::Display>(
+        &self,
+        doing: &str,
+        shutdown: &CancellationToken,
+        attempt: impl AsyncFn() -> Result<T, E>,
+    ) -> Option<T> {
+        let mut pause = Duration::from_millis(100);
+        let mut told = false;
+        loop {
+            match attempt().await {
+                Ok(value) => {
+                    if told {
+                        tracing::info!("Postgres is back: could {doing}");
+                    }
+                    return Some(value);
+                }
+                Err(error) if !told => {
+                    tracing::warn!(%error, "cannot {doing}; receiving goes on, trying again");
+                    told = true;
+                }
+                Err(error) => tracing::debug!(%error, "still cannot {doing}"),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return None,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    async fn write(&self, batch: &[(Instant, Step)]) -> anyhow::Result<()> {
+        let mut tx = self.db.begin().await?;
+        let mut objects = Vec::new();
+        for (_, step) in batch {
+            match step {
+                Step::Accepted(start) => association::insert(&mut tx, start, None).await?,
+                Step::Refused(start, refusal) => association::insert(&mut tx, start, Some(refusal)).await?,
+                Step::Stored(object) => objects.push((**object).clone()),
+                Step::Ended(_) => {}
+            }
+        }
+        let outcomes = self.index(&mut tx, &objects).await?;
+        for (_, step) in batch {
+            if let Step::Ended(end) = step {
+                association::end(&mut tx, end).await?;
+                // Its studies may be complete now: look at once instead of at the next due time.
+                for workup_id in association::workups_of(&mut tx, end.id).await? {
+                    jobs::queue(&mut tx, &self.db, &Job::CompleteWorkup(workup_id), None).await?;
+                }
+            }
+        }
+        let hour = hour_folder(OffsetDateTime::now_utc() - time::Duration::hours(1));
+        if !self.missed.load(Ordering::SeqCst) && self.receiver.is_empty() {
+            archive_watermark::advance(&mut tx, &self.settings.node, &hour).await?;
+        }
+        tx.commit().await.map_err(db::DbError::from)?;
+        self.after_commit(&objects, &outcomes).await;
+        Ok(())
+    }
+
+    /// Indexes objects and queues the look at their workups, in the caller's transaction.
+    async fn index(&self, tx: &mut db::Tx, objects: &[StoredObject]) -> anyhow::Result<Vec<Indexed>> {
+        if objects.is_empty() {
+            return Ok(Vec::new());
+        }
+        let snapshot = self.site.borrow().clone();
+        let patience = |object: &StoredObject| {
+            snapshot.as_deref().map_or(DEFAULT_PATIENCE, |snapshot| patience_for(&snapshot.site, object))
+        };
+        let (outcomes, due) = instance::index(tx, objects, &self.settings.own_device_uid, patience).await?;
+        for workup in due {
+            jobs::queue(tx, &self.db, &Job::CompleteWorkup(workup.workup_id), Some(workup.due_at)).await?;
+        }
+        Ok(outcomes)
+    }
+
+    /// Tells of what came, and removes second copies of the same bytes.
+    async fn after_commit(&self, objects: &[StoredObject], outcomes: &[Indexed]) {
+        for (object, outcome) in objects.iter().zip(outcomes) {
+            match outcome {
+                Indexed::New { version, .. } if *version > 1 => events::ObjectVersionConflict {
+                    sop_instance_uid: &object.header.sop_instance_uid,
+                    study_instance_uid: &object.header.study_instance_uid,
+                    versions: u32::try_from(*version).unwrap_or(u32::MAX),
+                }
+                .emit(&self.metrics),
+                Indexed::New { .. } | Indexed::Known => {}
+                Indexed::Duplicate { kept_archive_key } => {
+                    events::ObjectDuplicate {
+                        association_id: object.origin.association_id,
+                        sop_instance_uid: &object.header.sop_instance_uid,
+                        size_bytes: object.size_bytes,
+                    }
+                    .emit(&self.metrics);
+                    let (archive, key, kept) =
+                        (self.archive.clone(), object.archive_key.clone(), kept_archive_key.clone());
+                    let removed = tokio::task::spawn_blocking(move || archive.remove_duplicate(&key, &kept)).await;
+                    if let Ok(Err(error)) = removed {
+                        tracing::warn!(%error, archive_key = object.archive_key, "cannot remove a second copy");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Indexes every file from the last fully indexed hour on.
+    async fn scan_from_watermark(&self) -> anyhow::Result<ScanSummary> {
+        let started_hour = hour_folder(OffsetDateTime::now_utc() - time::Duration::hours(1));
+        let watermark = {
+            let mut connection = self.db.acquire().await?;
+            archive_watermark::get(&mut connection, &self.settings.node).await?
+        };
+        let summary = self.scan(watermark.as_deref()).await?;
+        let mut connection = self.db.acquire().await?;
+        archive_watermark::advance(&mut connection, &self.settings.node, &started_hour).await?;
+        Ok(summary)
+    }
+
+    /// Indexes every file of the archive from the hour folder `from` on; all of it when `None` (`hilum reindex`).
+    pub async fn scan(&self, from: Option<&str>) -> anyhow::Result<ScanSummary> {
+        let mut summary = ScanSummary::default();
+        let (archive, from) = (self.archive.clone(), from.map(str::to_owned));
+        let hours = tokio::task::spawn_blocking(move || archive.hours(from.as_deref())).await??;
+        for hour in hours {
+            let archive = self.archive.clone();
+            let keys = tokio::task::spawn_blocking(move || archive.keys_of_hour(&hour)).await??;
+            for keys in keys.chunks(self.settings.batch_size.max(1)) {
+                self.scan_batch(keys, &mut summary).await?;
+            }
+        }
+        Ok(summary)
+    }
+
+    async fn scan_batch(&self, keys: &[String], summary: &mut ScanSummary) -> anyhow::Result<()> {
+        summary.files += keys.len();
+        let known = {
+            let mut connection = self.db.acquire().await?;
+            instance::known_keys(&mut connection, keys).await?
+        };
+        let unknown: Vec<String> = keys.iter().filter(|key| !known.contains(key)).cloned().collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let archive = self.archive.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            unknown.into_iter().map(|key| (archive.read_stored(&key), key)).collect::<Vec<_>>()
+        })
+        .await?;
+        let mut objects = Vec::with_capacity(read.len());
+        for (object, key) in read {
+            match object {
+                Ok(object) => objects.push(object),
+                Err(error) => {
+                    summary.unreadable += 1;
+                    tracing::error!(archive_key = key, %error, "a file in the archive cannot be read; it stays where it is");
+                }
+            }
+        }
+        let mut tx = self.db.begin().await?;
+        let outcomes = self.index(&mut tx, &objects).await?;
+        tx.commit().await.map_err(db::DbError::from)?;
+        summary.indexed += outcomes.iter().filter(|outcome| matches!(outcome, Indexed::New { .. })).count();
+        summary.duplicates += outcomes.iter().filter(|outcome| matches!(outcome, Indexed::Duplicate { .. })).count();
+        self.after_commit(&objects, &outcomes).await;
+        Ok(())
+    }
+}
+
+/// The patience of the route that will probably take the object: the first that fits its titles, and its modality
+/// if any does.
+fn patience_for(site: &SiteConfig, object: &StoredObject) -> Patience {
+    let fits = |route: &&crate::types::Route| {
+        route.enabled
+            && route.called_ae_title == object.origin.called_ae_title
+            && (route.calling_ae_titles.is_empty() || route.calling_ae_titles.contains(&object.origin.calling_ae_title))
+    };
+    let mut routes: Vec<_> = site.routes.iter().filter(fits).collect();
+    routes.sort_by_key(|route| route.order);
+    let by_modality = routes.iter().find(|route| {
+        object.header.modality.as_ref().is_some_and(|modality| route.modalities.contains(modality))
+    });
+    by_modality.or(routes.first()).map_or(DEFAULT_PATIENCE, |route| Patience {
+        quiet: Duration::from_secs(route.quiet_seconds.into()),
+        maximum_wait: Duration::from_secs(route.max_wait_seconds.into()),
+    })
+}
