@@ -1,1 +1,53 @@
-//! See `docs/architecture.md`.
+//! DICOM message exchange: the association acceptor and requestor, with our own negotiation, state machine and
+//! limits on top of dicom-ul's PDU codec.
+//!
+//! Start at [`Acceptor`] (we are called: implement [`AssociationHandler`]) or [`AssociationRequestor`] (we call).
+//! Inside, from the wire upwards: `pdu_io` frames PDUs, `state` is PS3.8 table 9-10 as data, `upper_layer` drives
+//! it, `message` cuts and joins DIMSE messages, [`command`] is the command set, [`negotiation`] chooses
+//! presentation contexts.
+//!
+//! Architecture invariant: this room knows no database, no HTTP, no models and no archive, and it holds no object
+//! in memory: data sets pass through as fragments no longer than one PDU.
+
+mod acceptor;
+pub mod command;
+mod message;
+pub mod negotiation;
+mod pdu_io;
+mod rejection;
+mod requestor;
+mod state;
+pub mod status;
+#[cfg(test)]
+mod testing;
+mod upper_layer;
+
+pub use acceptor::{
+    Acceptor, AcceptorOptions, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, NotEstablished,
+    RequestedTitle, StoreFailure, StoreRequest, StreamError,
+};
+pub use command::{MoveOriginator, Priority};
+pub use message::{EndReason, TimeLimit};
+pub use negotiation::{
+    ContextOutcome, NegotiatedContext, NegotiationPolicy, PeerImplementation, ProposedContext, storage_policy,
+};
+pub use rejection::{RejectReason, RejectResult, Rejection};
+pub use requestor::{Association, AssociationRequestor, RequestError, RequestorTimeouts, StoreResponse, StoreSource};
+
+/// Our Implementation Class UID (PS3.7 D.3.3.2): UUID 868697ad-cc87-4ed5-9025-d922df42e61a, made once for Hilum.
+pub const IMPLEMENTATION_CLASS_UID: &str = "2.25.178815395627843179514629119654028830234";
+
+/// Our Implementation Version Name (PS3.7 D.3.3.2), at most 16 characters, such as `HILUM_0_1_0`.
+pub const IMPLEMENTATION_VERSION_NAME: &str = concat!(
+    "HILUM_",
+    env!("CARGO_PKG_VERSION_MAJOR"),
+    "_",
+    env!("CARGO_PKG_VERSION_MINOR"),
+    "_",
+    env!("CARGO_PKG_VERSION_PATCH")
+);
+
+const _: () = assert!(IMPLEMENTATION_VERSION_NAME.len() <= 16, "PS3.7 D.3.3.2.4: 1 to 16 characters");
+
+/// The DICOM application context name (PS3.7 annex A).
+const APPLICATION_CONTEXT_NAME: &str = "1.2.840.10008.3.1.1.1";

@@ -1,0 +1,1 @@
+//! For tests: a scripted raw peer that sends given bytes and expects PDUs.
