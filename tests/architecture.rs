@@ -121,7 +121,15 @@ const ANYWHERE: &[&str] = &[
 const FORBIDDEN_PATHS: &[(&[&str], &[&str], &str)] = &[
     (
         &["types", "imaging", "report"],
-        &["std::fs", "fs_err", "std::net::TcpStream", "std::net::TcpListener", "std::net::UdpSocket", "std::process", "std::thread"],
+        &[
+            "std::fs",
+            "fs_err",
+            "std::net::TcpStream",
+            "std::net::TcpListener",
+            "std::net::UdpSocket",
+            "std::process",
+            "std::thread",
+        ],
         "this room is pure functions: no files, no network, no processes",
     ),
     (&["nn"], &["std::net", "std::process"], "neural networks need no other"),
