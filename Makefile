@@ -46,7 +46,7 @@ check: setup-check ## Checks format, lints, architecture, dependencies and their
 	@cargo fmt --check
 	@cargo clippy --all-targets -- -D warnings
 	@cargo test --quiet --test architecture
-	@cargo deny --log-level warn check bans licenses sources
+	@cargo deny --log-level error check bans licenses sources
 	@for script in deploy/*.sh .ci/run; do bash -n "$$script"; done
 
 .PHONY: bench
