@@ -1,0 +1,73 @@
+# Hilum's commands. `make run` and `make test` are all that a newcomer needs: both install what is missing first.
+# HILUM_CACHE holds everything that is downloaded or built (default ~/.cache/hilum); delete it to start afresh.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+HILUM_CACHE ?= $(HOME)/.cache/hilum
+export HILUM_CACHE
+export LIBTORCH ?= $(HILUM_CACHE)/libtorch-2.13.0/torch
+export CARGO_TARGET_DIR ?= $(HILUM_CACHE)/target
+export PATH := $(PATH):$(HOME)/.cargo/bin:$(HILUM_CACHE)/cargo-tools/bin
+
+# Where the tests find real input (pydicom-data-1.0.0/data_store/data, pydicom-3.0.2/pydicom/data/test_files) and peers.
+export HILUM_TEST_FIXTURES := $(HILUM_CACHE)
+export HILUM_PEERS_PYTHON := $(HILUM_CACHE)/peers-venv/bin/python
+radiographs := $(HILUM_TEST_FIXTURES)/pydicom-data-1.0.0/data_store/data
+
+DATA ?= data/dev
+ARGS ?=
+NEXTEST_PROFILE ?= $(if $(CI),ci,default)
+hilum := $(CARGO_TARGET_DIR)/debug/hilum
+
+.PHONY: help
+help: ## Lists these commands
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r name text; do \
+	    printf '  make %-9s %s\n' "$$name" "$$text"; done
+
+.PHONY: run
+run: setup-run ## Builds and starts Hilum on its own Postgres, sends a real radiograph, shows the results (ONCE=1: then stops)
+	@cargo build --bin hilum
+	@exec $(hilum) dev --data-dir $(DATA) --demo-image $(radiographs)/RG1_UNCR.dcm $(if $(ONCE),--once) $(ARGS)
+
+.PHONY: test
+test: setup-test ## Runs the whole test suite against real peers (ARGS='FILTER' runs a part of it)
+	@cargo test --doc
+	@cargo build --bin hilum
+	@# The first test starts a throw-away Postgres in this folder, all share it, and it goes when they are done.
+	@export HILUM_TEST_POSTGRES_FOLDER="$$(mktemp -d /tmp/hilum-test.XXXXXX)"; \
+	    trap 'deploy/stop-test-postgres.sh "$$HILUM_TEST_POSTGRES_FOLDER"' EXIT; \
+	    cargo nextest run --profile $(NEXTEST_PROFILE) $(ARGS)
+
+.PHONY: check
+check: setup-check ## Checks format, lints, architecture, dependencies and their licences
+	@cargo fmt --check
+	@cargo clippy --all-targets -- -D warnings
+	@cargo test --quiet --test architecture
+	@cargo deny --log-level error check bans licenses sources
+	@for script in deploy/*.sh .ci/run; do bash -n "$$script"; done
+
+.PHONY: bench
+bench: setup-bench ## Runs the benchmarks beside other servers (release build)
+	@cargo build --release --bin hilum
+	@HILUM=$(CARGO_TARGET_DIR)/release/hilum bash benches/run.sh $(ARGS)
+
+.PHONY: golden
+golden: setup-golden ## Writes the reference outputs of the networks anew with PyTorch (a 5 GB environment)
+	@$(HILUM_CACHE)/golden-venv/bin/python deploy/golden/make_golden.py $(ARGS)
+
+.PHONY: release
+release: setup-run ## Builds the optimised binary for production
+	@cargo build --release --bin hilum
+	@printf 'the binary is %s\ninstall it with: sudo deploy/install.sh %s\n' \
+	    $(CARGO_TARGET_DIR)/release/hilum $(CARGO_TARGET_DIR)/release/hilum
+
+.PHONY: setup
+setup: setup-test ## Only installs what the other commands need
+
+setup_targets := setup-run setup-check setup-test setup-bench setup-golden
+.PHONY: $(setup_targets)
+$(setup_targets):
+	@deploy/setup.sh $(@:setup-%=%)
