@@ -15,9 +15,6 @@ pub(super) struct Output {
     pub(super) logits: Tensor,
     /// n x features: global average pool of the last feature map (ResNets), fc7 after ReLU (VGG-16).
     pub(super) embedding: Tensor,
-    /// n x channels x rows x columns: the last feature map.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for out-of-distribution scores; the goldens compare it"))]
-    pub(super) feature_map: Tensor,
     /// n x rows x columns, signed.
     pub(super) activation_map: Tensor,
 }

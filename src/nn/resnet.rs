@@ -136,6 +136,6 @@ impl ResNet {
         let cells = feature_map.f_flatten(2, 3)?;
         let (rows, columns) = (feature_map.size4()?.2, feature_map.size4()?.3);
         let activation_map = class_weights.f_bmm(&cells)?.f_view([-1, rows, columns])?;
-        Ok(Output { logits, embedding, feature_map, activation_map })
+        Ok(Output { logits, embedding, activation_map })
     }
 }

@@ -78,7 +78,7 @@ impl Vgg16 {
         })?;
         let activation_map =
             gradient.f_mul(&feature_map)?.f_sum_dim_intlist([1i64].as_slice(), false, tch::Kind::Float)?;
-        Ok(Output { logits, embedding, feature_map, activation_map })
+        Ok(Output { logits, embedding, activation_map })
     }
 
     /// Logits and embedding (fc7 after its ReLU) of a feature map of any size.
