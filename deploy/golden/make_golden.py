@@ -75,7 +75,8 @@ def seeded_values(network, architecture, name, shape):
     elif len(shape) == 1:
         low, high = (0.1, 0.3) if end_of_branch else (0.8, 1.2)
     else:
-        bound = np.float32(math.sqrt(6.0 / math.prod(shape[1:])))
+        gain = 0.1 if name in ("fc.weight", "classifier.6.weight") else 1.0
+        bound = np.float32(math.sqrt(6.0 / math.prod(shape[1:])) * gain)
         low, high = -bound, bound
     return uniform(SEED, f"{network}/{name}", math.prod(shape), low, high)
 

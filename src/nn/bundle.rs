@@ -202,3 +202,172 @@ fn file_digest(path: &Path) -> Result<Sha256Digest, String> {
     }
     Ok(Sha256Digest(hasher.finalize().into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::{super::init::test_bundle, *};
+    use crate::types::BundleStatus;
+
+    /// Opens the test bundle after one change of its manifest's text.
+    fn open_changed(from: &str, to: &str) -> Result<Bundle, BundleError> {
+        let folder = test_bundle();
+        change_manifest(folder.path(), from, to);
+        Bundle::open(folder.path())
+    }
+
+    fn change_manifest(folder: &Path, from: &str, to: &str) {
+        let path = folder.join(MANIFEST_FILE_NAME);
+        let text = fs_err::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "`{from}` is not in the manifest:\n{text}");
+        fs_err::write(path, text.replace(from, to)).unwrap();
+    }
+
+    fn flip_last_byte(path: &Path) -> (Sha256Digest, Sha256Digest) {
+        let mut bytes = fs_err::read(path).unwrap();
+        let before = Sha256Digest::of(&bytes);
+        *bytes.last_mut().unwrap() ^= 1;
+        fs_err::write(path, &bytes).unwrap();
+        (before, Sha256Digest::of(&bytes))
+    }
+
+    #[test]
+    fn identity_names_networks_and_changes_with_the_manifest() {
+        let folder = test_bundle();
+        let identity = Bundle::open(folder.path()).unwrap().identity();
+        assert_eq!(identity.name, "cxr-untrained");
+        assert_eq!(identity.status, BundleStatus::Untrained);
+        assert_eq!(identity.fusion, "mean_prob");
+        assert_eq!(identity.calibration, None);
+        assert_eq!(identity.classes[identity.target_class_idx].code.value, "882784691000119100");
+        let architectures: Vec<_> = identity.members.iter().map(|member| member.architecture.as_str()).collect();
+        assert_eq!(architectures, ["resnet34", "resnet50", "resnet152", "vgg16"]);
+        assert_eq!(identity.segmenter.architecture, "unet");
+        let weights = fs_err::read(folder.path().join("vgg16.safetensors")).unwrap();
+        assert_eq!(identity.members[3].weights_sha256, Sha256Digest::of(&weights));
+
+        assert_eq!(Bundle::open(folder.path()).unwrap().identity(), identity);
+        change_manifest(folder.path(), "threshold = 0.5", "threshold = 0.6");
+        assert_ne!(Bundle::open(folder.path()).unwrap().identity().digest, identity.digest);
+    }
+
+    #[test]
+    fn a_calibrated_bundle_says_so() {
+        let bundle = open_changed("method = \"none\"", "method = \"temperature\"\ntemperature = 1.5\nid = \"site-a\"");
+        assert_eq!(bundle.unwrap().identity().calibration.as_deref(), Some("site-a"));
+    }
+
+    #[test]
+    fn changed_and_missing_weights_are_named_together() {
+        let folder = test_bundle();
+        let (expected, found) = flip_last_byte(&folder.path().join("resnet50.safetensors"));
+        fs_err::remove_file(folder.path().join("vgg16.safetensors")).unwrap();
+        let BundleError::Weights { problems, .. } = Bundle::open(folder.path()).unwrap_err() else {
+            panic!("another error was expected")
+        };
+        assert_eq!(problems.len(), 2);
+        for part in ["`resnet50.safetensors`", &found.to_string(), &expected.to_string(), "restore the file"] {
+            assert!(problems[0].contains(part), "{part}: {}", problems[0]);
+        }
+        assert!(problems[1].starts_with("`vgg16.safetensors` cannot be read:"), "{}", problems[1]);
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_types_are_refused_with_their_line() {
+        for (from, to, expected) in [
+            ("threshold = 0.5", "threshold = 0.5\ntreshold = 0.5", "treshold"),
+            ("image_side_pixels = 64", "image_side_pixels = 64\nclahe = true", "clahe"),
+            ("method = \"none\"", "method = \"none\"\nid = \"x\"", "id"),
+            ("fusion = \"mean_prob\"", "fusion = \"vote\"", "mean_logit"),
+            ("architecture = \"resnet34\"", "architecture = \"resnet18\"", "resnet152"),
+            ("threshold = 0.5", "threshold = \"half\"", "half"),
+            ("status = \"untrained\"", "", "status"),
+        ] {
+            let error = open_changed(from, to).unwrap_err();
+            assert!(matches!(error, BundleError::Manifest { .. }), "{error}");
+            assert!(error.to_string().contains(expected) && error.to_string().contains("line "), "{error}");
+        }
+    }
+
+    #[test]
+    fn weights_file_names_cannot_leave_the_folder() {
+        for name in ["../vgg16.safetensors", "/etc/x.safetensors", "a/b.safetensors", ".safetensors", "vgg16.pt", ""] {
+            let error = open_changed("weights = \"vgg16.safetensors\"", &format!("weights = {name:?}")).unwrap_err();
+            let BundleError::Manifest { problems, .. } = &error else { panic!("{error}") };
+            assert!(problems[0].starts_with("`members[3].weights` is "), "{name}: {error}");
+            assert!(problems[0].contains("plain name of a file"), "{error}");
+        }
+    }
+
+    #[test]
+    fn all_bad_values_are_reported_at_once_with_their_remedy() {
+        let folder = test_bundle();
+        for (from, to) in [
+            ("threshold = 0.5", "threshold = 1.5"),
+            ("target_class_idx = 0", "target_class_idx = 2"),
+            ("label = \"No COVID-19 pattern\"", "label = \"COVID-19\""),
+            ("percentile_low = 0.5", "percentile_low = 99.9"),
+            ("input_side_pixels = 64", "input_side_pixels = 100"),
+            ("name = \"resnet50\"", "name = \"resnet34\""),
+            ("width = 0.03125", "width = -1.0"),
+            ("weights = \"vgg16.safetensors\"", "weights = \"resnet34.safetensors\""),
+            ("minimum_lung_area_fraction = 0.1", "minimum_lung_area_fraction = 0.7"),
+            ("accepted_views = [\"PA\", \"AP\", \"\"]", "accepted_views = [\"pa\"]"),
+            ("method = \"none\"", "method = \"temperature\"\ntemperature = 0.0\nid = \"\""),
+        ] {
+            change_manifest(folder.path(), from, to);
+        }
+        let error = Bundle::open(folder.path()).unwrap_err();
+        let BundleError::Manifest { problems, .. } = &error else { panic!("{error}") };
+        for key in [
+            "threshold",
+            "target_class_idx",
+            "classes[1].label",
+            "preprocessing.percentile_low",
+            "segmenter.input_side_pixels",
+            "members[1].name",
+            "members[3].width",
+            "members[3].weights",
+            "gates.minimum_lung_area_fraction",
+            "gates.accepted_views",
+            "calibration.temperature",
+            "calibration.id",
+        ] {
+            let problem = problems.iter().find(|problem| problem.starts_with(&format!("`{key}`")));
+            assert!(problem.is_some_and(|problem| problem.contains("give")), "{key}: {error}");
+        }
+        assert_eq!(problems.len(), 12, "{error}");
+    }
+
+    #[test]
+    fn folders_without_a_readable_manifest_are_refused() {
+        let empty = TempDir::new().unwrap();
+        let error = Bundle::open(empty.path()).unwrap_err().to_string();
+        assert!(error.contains("hilum model init"), "{error}");
+
+        let manifest = empty.path().join(MANIFEST_FILE_NAME);
+        fs_err::create_dir(&manifest).unwrap();
+        let error = Bundle::open(empty.path()).unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
+        fs_err::remove_dir(&manifest).unwrap();
+
+        fs_err::File::create(&manifest).unwrap().set_len(MAX_MANIFEST_BYTES + 1).unwrap();
+        let error = Bundle::open(empty.path()).unwrap_err().to_string();
+        assert!(error.contains("more than the allowed"), "{error}");
+
+        fs_err::write(&manifest, b"name = \"\xFF\"").unwrap();
+        let error = Bundle::open(empty.path()).unwrap_err().to_string();
+        assert!(error.contains("not UTF-8"), "{error}");
+    }
+
+    #[test]
+    fn oversized_weights_are_refused_before_they_are_read() {
+        let folder = test_bundle();
+        let weights = fs_err::OpenOptions::new().write(true).open(folder.path().join("vgg16.safetensors")).unwrap();
+        // A sparse file: it takes no space.
+        weights.set_len(MAX_WEIGHTS_BYTES + 1).unwrap();
+        let error = Bundle::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("more than the allowed"), "{error}");
+    }
+}

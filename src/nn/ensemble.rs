@@ -383,3 +383,235 @@ fn rows_of(network: &str, tensor: &Tensor) -> Result<Vec<Vec<f32>>, NnError> {
     }
     Ok(values.chunks_exact((n_values / n_rows.max(1)).max(1)).map(<[f32]>::to_vec).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{bundle::MANIFEST_FILE_NAME, init::test_bundle, seeded},
+        *,
+    };
+
+    const SIDE: usize = 64;
+    const OPTIONS: EnsembleOptions =
+        EnsembleOptions { device: Device::Cpu, max_batch: 4, queue_length: 8, intra_op_threads: 1 };
+
+    fn ensemble() -> Ensemble {
+        let folder = test_bundle();
+        Ensemble::load(&Bundle::open(folder.path()).unwrap(), OPTIONS).unwrap()
+    }
+
+    fn input(name: &str) -> Plane3 {
+        Plane3 { rows: SIDE, columns: SIDE, values: seeded::uniform(5, name, 3 * SIDE * SIDE, -2.0, 2.0) }
+    }
+
+    fn canvas(name: &str) -> Plane {
+        Plane { rows: SIDE, columns: SIDE, values: seeded::uniform(5, name, SIDE * SIDE, 0.0, 1.0) }
+    }
+
+    fn assert_close(what: &str, found: &[f32], expected: &[f32]) {
+        assert_eq!(found.len(), expected.len(), "{what}");
+        let magnitude = expected.iter().fold(1e-3f32, |largest, value| largest.max(value.abs()));
+        let difference = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(difference <= 1e-5 * magnitude, "{what}: off by {difference} at a magnitude of {magnitude}");
+    }
+
+    /// A classifier of the test bundle, loaded on this thread.
+    fn classifier(bundle: &Bundle, member_idx: usize) -> ClassifierModel {
+        let entry = bundle.manifest().networks().nth(member_idx + 1).unwrap();
+        let plan = LoadPlan::new(bundle, &entry, tch::Device::Cpu, OPTIONS);
+        let member = &bundle.manifest().members[member_idx];
+        let (network, _store) = plan.load(|path| Classifier::new(path, member.architecture, member.width, 2)).unwrap();
+        let method = member.architecture.activation_map_method();
+        ClassifierModel { name: member.name.clone(), network, method, device: tch::Device::Cpu }
+    }
+
+    #[tokio::test]
+    async fn every_member_answers_and_tells_images_apart() {
+        let ensemble = ensemble();
+        assert_eq!(ensemble.n_members(), 4);
+        for (member_idx, (n_features, method)) in
+            [(32, "cam"), (128, "cam"), (128, "cam"), (128, "hirescam")].into_iter().enumerate()
+        {
+            let first = ensemble.classify(member_idx, input("a"), 0).await.unwrap();
+            let again = ensemble.classify(member_idx, input("a"), 0).await.unwrap();
+            let other = ensemble.classify(member_idx, input("b"), 0).await.unwrap();
+            assert_eq!(first, again);
+            assert_ne!(first.probabilities, other.probabilities);
+            assert_eq!(first.logits.len(), 2);
+            assert!((first.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+            assert!(first.probabilities.iter().all(|p| (0.01..0.99).contains(p)), "{:?}", first.probabilities);
+            assert_eq!(first.embedding.len(), n_features);
+            let map = &first.activation_map;
+            assert_eq!((map.rows, map.columns, map.values.len(), map.method), (2, 2, 4, method));
+            assert_eq!(map.maximum_activation, map.values.iter().copied().fold(0.0, f32::max));
+
+            // The two classes have weights of their own, hence maps of their own.
+            let map_of_other_class = ensemble.classify(member_idx, input("a"), 1).await.unwrap().activation_map;
+            assert_ne!(map_of_other_class.values, map.values);
+        }
+    }
+
+    #[test]
+    fn a_batch_gives_what_single_images_give() {
+        let folder = test_bundle();
+        let bundle = Bundle::open(folder.path()).unwrap();
+        let questions: Vec<ClassifierQuestion> = ["a", "b", "c", "d", "e"]
+            .into_iter()
+            .enumerate()
+            .map(|(idx, name)| ClassifierQuestion { input: input(name), target_class_idx: idx % 2 })
+            .collect();
+        for member_idx in 0..4 {
+            let model = classifier(&bundle, member_idx);
+            let together = tch::no_grad(|| model.answer(&questions.iter().collect::<Vec<_>>())).unwrap();
+            assert_eq!(together.len(), questions.len());
+            for (question, in_batch) in questions.iter().zip(&together) {
+                let alone = &tch::no_grad(|| model.answer(&[question])).unwrap()[0];
+                assert_close("logits", &in_batch.logits, &alone.logits);
+                assert_close("probabilities", &in_batch.probabilities, &alone.probabilities);
+                assert_close("embedding", &in_batch.embedding, &alone.embedding);
+                assert_close("map", &in_batch.activation_map.values, &alone.activation_map.values);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn concurrent_requests_get_their_own_answers() {
+        let ensemble = ensemble();
+        let tasks: Vec<_> = (0..24)
+            .map(|task_idx| {
+                let ensemble = ensemble.clone();
+                tokio::spawn(async move {
+                    ensemble.classify(task_idx % 4, input(&format!("image {}", task_idx / 4)), task_idx % 2).await
+                })
+            })
+            .collect();
+        for (task_idx, task) in tasks.into_iter().enumerate() {
+            let found = task.await.unwrap().unwrap();
+            let name = format!("image {}", task_idx / 4);
+            let expected = ensemble.classify(task_idx % 4, input(&name), task_idx % 2).await.unwrap();
+            assert_close(&name, &found.logits, &expected.logits);
+            assert_close(&name, &found.activation_map.values, &expected.activation_map.values);
+        }
+    }
+
+    #[tokio::test]
+    async fn segmentation_gives_probabilities_and_ignores_brightness_and_contrast() {
+        let ensemble = ensemble();
+        let mask = ensemble.segment(canvas("a")).await.unwrap();
+        assert_eq!((mask.rows, mask.columns, mask.values.len()), (SIDE, SIDE, SIDE * SIDE));
+        assert!(mask.values.iter().all(|p| (0.0..=1.0).contains(p)));
+        assert!(mask.values.iter().any(|p| *p > 0.5) && mask.values.iter().any(|p| *p < 0.5));
+        assert_ne!(mask, ensemble.segment(canvas("b")).await.unwrap());
+
+        let mut paler = canvas("a");
+        paler.values.iter_mut().for_each(|sample| *sample = 0.25 + *sample * 0.5);
+        let difference = ensemble
+            .segment(paler)
+            .await
+            .unwrap()
+            .values
+            .iter()
+            .zip(&mask.values)
+            .fold(0f32, |largest, (a, b)| largest.max((a - b).abs()));
+        assert!(difference < 1e-4, "{difference}");
+    }
+
+    #[tokio::test]
+    async fn a_blank_canvas_is_not_divided_by_zero() {
+        let blank = Plane { rows: SIDE, columns: SIDE, values: vec![0.3; SIDE * SIDE] };
+        assert_eq!(z_score(&blank.values), vec![0.0; SIDE * SIDE]);
+        assert!(ensemble().segment(blank).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn unfit_input_is_an_error_that_names_the_network() {
+        let ensemble = ensemble();
+        let mut nan = input("a");
+        nan.values[7] = f32::NAN;
+        let error = ensemble.classify(1, nan, 0).await.unwrap_err();
+        assert_eq!(error, NnError::InputNotFinite { network: "resnet50".to_owned(), sample_idx: 7 });
+        let mut infinite = canvas("a");
+        infinite.values[9] = f32::INFINITY;
+        let error = ensemble.segment(infinite).await.unwrap_err();
+        assert_eq!(error, NnError::InputNotFinite { network: "lung segmenter".to_owned(), sample_idx: 9 });
+
+        let small = Plane3 { rows: 32, columns: 32, values: vec![0.0; 3 * 32 * 32] };
+        let error = ensemble.classify(0, small, 0).await.unwrap_err().to_string();
+        assert!(error.contains("`resnet34` takes 3 x 64 x 64"), "{error}");
+        let torn = Plane { values: vec![0.0; 5], ..canvas("a") };
+        assert!(matches!(ensemble.segment(torn).await, Err(NnError::InputSize { .. })));
+
+        let error = ensemble.classify(4, input("a"), 0).await.unwrap_err();
+        assert_eq!(error, NnError::NoSuchMember { member_idx: 4, n_members: 4 });
+        let error = ensemble.classify(0, input("a"), 2).await.unwrap_err();
+        assert_eq!(error, NnError::NoSuchClass { class_idx: 2, n_classes: 2 });
+    }
+
+    #[tokio::test]
+    async fn overflow_inside_a_network_is_an_error_and_the_network_lives_on() {
+        let ensemble = ensemble();
+        for member_idx in 0..4 {
+            let huge = Plane3 { rows: SIDE, columns: SIDE, values: vec![3e38; 3 * SIDE * SIDE] };
+            let error = ensemble.classify(member_idx, huge, 0).await.unwrap_err();
+            assert!(matches!(error, NnError::OutputNotFinite { .. }), "{error}");
+            ensemble.classify(member_idx, input("a"), 0).await.unwrap();
+        }
+    }
+
+    #[test]
+    fn errors_of_libtorch_are_passed_on_without_tensors() {
+        let folder = test_bundle();
+        let model = classifier(&Bundle::open(folder.path()).unwrap(), 3);
+        // Too small for five max pools.
+        let tiny = Plane3 { rows: 8, columns: 8, values: vec![0.0; 3 * 8 * 8] };
+        let question = ClassifierQuestion { input: tiny, target_class_idx: 0 };
+        let error = tch::no_grad(|| model.answer(&[&question])).unwrap_err();
+        let NnError::Torch { network, words } = error else { panic!("{error}") };
+        assert_eq!(network, "vgg16");
+        assert!(words.chars().count() <= super::super::error::MAX_ERROR_CHARACTERS + 2, "{words}");
+    }
+
+    #[test]
+    fn weights_that_do_not_fit_are_named_for_all_networks() {
+        let folder = test_bundle();
+        let manifest = folder.path().join(MANIFEST_FILE_NAME);
+        let text = fs_err::read_to_string(&manifest).unwrap();
+        let third = "\n[[classes]]\nlabel = \"Other\"\n\
+                     [classes.code]\nvalue = \"74964007\"\nscheme = \"SCT\"\nmeaning = \"Other\"\n";
+        fs_err::write(&manifest, text + third).unwrap();
+        let bundle = Bundle::open(folder.path()).unwrap();
+        let error = Ensemble::load(&bundle, OPTIONS).err().unwrap().to_string();
+        for part in [
+            "bundle `cxr-untrained`",
+            "resnet34 (resnet34.safetensors): unfit tensors: `fc.bias` has shape [2], expected [3]",
+            "resnet50 (",
+            "resnet152 (",
+            "vgg16 (vgg16.safetensors): unfit tensors: `classifier.6.bias` has shape [2], expected [3]",
+            "check `architecture`, `width` and the number of classes",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        assert!(!error.contains("lung segmenter"), "{error}");
+    }
+
+    #[test]
+    fn weights_that_change_after_opening_are_not_loaded() {
+        let folder = test_bundle();
+        let bundle = Bundle::open(folder.path()).unwrap();
+        let path = folder.path().join("resnet34.safetensors");
+        let mut bytes = fs_err::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs_err::write(&path, bytes).unwrap();
+        let error = Ensemble::load(&bundle, OPTIONS).err().unwrap().to_string();
+        assert!(error.contains("`resnet34.safetensors` has SHA-256"), "{error}");
+    }
+
+    #[test]
+    fn an_absent_device_is_explained() {
+        let folder = test_bundle();
+        let bundle = Bundle::open(folder.path()).unwrap();
+        let options = EnsembleOptions { device: Device::Cuda(63), ..OPTIONS };
+        let error = Ensemble::load(&bundle, options).err().unwrap().to_string();
+        assert!(error.starts_with("device `cuda:63` is not available") && error.contains("`cpu`"), "{error}");
+    }
+}

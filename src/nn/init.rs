@@ -211,6 +211,7 @@ fn seeded_weights(
 /// | tensor | range |
 /// | --- | --- |
 /// | weights of convolutions and linear layers | He: +-sqrt(6 / fan-in) |
+/// | weights of the last linear layer | a tenth of that, or one class would always have all the probability |
 /// | biases | -0.05 to 0.05 |
 /// | batch normalisation: weight | 0.8 to 1.2; at the end of a residual branch 0.1 to 0.3 |
 /// | batch normalisation: running mean | -0.1 to 0.1 |
@@ -235,7 +236,8 @@ pub(super) fn seeded_values(
         (_, [_]) => (0.8, 1.2),
         (_, [_, fan_in @ ..]) => {
             let fan_in: usize = fan_in.iter().product();
-            let bound = (6.0 / fan_in as f64).sqrt() as f32;
+            let gain = if matches!(name, "fc.weight" | "classifier.6.weight") { 0.1 } else { 1.0 };
+            let bound = ((6.0 / fan_in as f64).sqrt() * gain) as f32;
             (-bound, bound)
         }
         (_, []) => (0.0, 0.0),
@@ -318,5 +320,130 @@ fn class(label: &str, code_value: &str, code_meaning: &str) -> ClassDefinition {
     ClassDefinition {
         label: label.to_owned(),
         code: Code { value: code_value.to_owned(), scheme: "SCT".to_owned(), meaning: code_meaning.to_owned() },
+    }
+}
+
+/// A small untrained bundle in a folder of its own.
+#[cfg(test)]
+pub(super) fn test_bundle() -> tempfile::TempDir {
+    let folder = tempfile::TempDir::new().unwrap();
+    init_untrained_bundle(folder.path(), TEST_OPTIONS).unwrap();
+    folder
+}
+
+/// A bundle of half a megabyte that runs in milliseconds.
+#[cfg(test)]
+const TEST_OPTIONS: UntrainedOptions = UntrainedOptions {
+    seed: 1,
+    image_side_pixels: 64,
+    resnet_width: 0.0625,
+    vgg_width: 0.03125,
+    segmenter_side_pixels: 64,
+    segmenter_width: 0.125,
+};
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, os::unix::fs::MetadataExt};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Name, inode and bytes of every entry of a folder.
+    fn contents(folder: &Path) -> BTreeMap<OsString, (u64, Vec<u8>)> {
+        fs_err::read_dir(folder)
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                (entry.file_name(), (entry.metadata().unwrap().ino(), fs_err::read(entry.path()).unwrap()))
+            })
+            .collect()
+    }
+
+    fn bytes(folder: &Path) -> BTreeMap<OsString, Vec<u8>> {
+        contents(folder).into_iter().map(|(name, (_, bytes))| (name, bytes)).collect()
+    }
+
+    /// The digests of the bundle that `hilum model init` writes by default: whoever changes them changes the
+    /// identity of every result made with it.
+    #[test]
+    fn the_default_bundle_is_the_same_on_every_machine() {
+        let models = TempDir::new().unwrap();
+        let folder = models.path().join("cxr-untrained");
+        let identity = init_untrained_bundle(&folder, UntrainedOptions::default()).unwrap();
+        let n_bytes: usize = bytes(&folder).values().map(Vec::len).sum();
+        assert!(n_bytes < 10_000_000, "{n_bytes} bytes");
+        insta::assert_debug_snapshot!(identity);
+    }
+
+    #[test]
+    fn a_second_run_writes_nothing_and_other_seeds_give_other_weights() {
+        let models = TempDir::new().unwrap();
+        let folder = models.path().join("deep/cxr-untrained");
+        let first = init_untrained_bundle(&folder, TEST_OPTIONS).unwrap();
+        let before = contents(&folder);
+        assert_eq!(init_untrained_bundle(&folder, TEST_OPTIONS).unwrap(), first);
+        assert_eq!(contents(&folder), before);
+
+        let other = models.path().join("other");
+        let second = init_untrained_bundle(&other, UntrainedOptions { seed: 2, ..TEST_OPTIONS }).unwrap();
+        assert_ne!(second.members[0].weights_sha256, first.members[0].weights_sha256);
+        assert_ne!(second.digest, first.digest);
+    }
+
+    #[test]
+    fn what_an_interrupted_run_left_is_cleared_away() {
+        let models = TempDir::new().unwrap();
+        let folder = models.path().join("cxr-untrained");
+        let temporary = models.path().join(".cxr-untrained.part");
+        fs_err::create_dir(&temporary).unwrap();
+        fs_err::write(temporary.join("vgg16.safetensors"), b"half").unwrap();
+        init_untrained_bundle(&folder, TEST_OPTIONS).unwrap();
+        assert!(!temporary.exists());
+        assert_eq!(bytes(&folder), bytes(test_bundle().path()));
+    }
+
+    #[test]
+    fn damaged_files_are_replaced() {
+        let folder = test_bundle();
+        let sound = bytes(folder.path());
+        fs_err::write(folder.path().join("vgg16.safetensors"), b"half").unwrap();
+        fs_err::remove_file(folder.path().join("segmenter.safetensors")).unwrap();
+        init_untrained_bundle(folder.path(), TEST_OPTIONS).unwrap();
+        assert_eq!(bytes(folder.path()), sound);
+    }
+
+    #[test]
+    fn a_folder_with_something_else_is_left_alone() {
+        let folder = TempDir::new().unwrap();
+        fs_err::write(folder.path().join("manifest.toml"), "name = \"trained for months\"").unwrap();
+        let before = contents(folder.path());
+        let error = init_untrained_bundle(folder.path(), TEST_OPTIONS).unwrap_err();
+        assert!(matches!(&error, InitError::Occupied(_)), "{error}");
+        assert!(error.to_string().contains("choose another folder"), "{error}");
+        assert_eq!(contents(folder.path()), before);
+    }
+
+    #[test]
+    fn runs_at_the_same_time_take_turns() {
+        let models = TempDir::new().unwrap();
+        let folder = models.path().join("cxr-untrained");
+        let identities: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| init_untrained_bundle(&folder, TEST_OPTIONS).unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(identities.iter().all(|identity| *identity == identities[0]));
+        assert_eq!(fs_err::read_dir(models.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn impossible_options_are_explained() {
+        let models = TempDir::new().unwrap();
+        let options = UntrainedOptions { image_side_pixels: 0, resnet_width: f64::NAN, ..TEST_OPTIONS };
+        let error = init_untrained_bundle(&models.path().join("x"), options).unwrap_err().to_string();
+        assert!(error.contains("image_side_pixels") && error.contains("members[0].width"), "{error}");
+        assert_eq!(fs_err::read_dir(models.path()).unwrap().count(), 0);
     }
 }

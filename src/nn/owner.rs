@@ -196,14 +196,12 @@ fn guarded<T>(network: &str, work: impl FnOnce() -> Result<T, NnError>) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
-    /// Doubles; panics at 13; fails batches that contain 7; waits for `gate` before each batch.
+    /// Doubles; panics at 13; fails batches that contain 7; reports each batch, then waits for the gate.
     struct Doubler {
+        entered: std::sync::mpsc::Sender<usize>,
         gate: std::sync::mpsc::Receiver<()>,
-        batches: Arc<Mutex<Vec<usize>>>,
     }
 
     impl Model for Doubler {
@@ -211,9 +209,10 @@ mod tests {
         type Answer = i32;
 
         fn answer(&self, questions: &[&i32]) -> Result<Vec<i32>, NnError> {
-            // A closed gate stays open.
+            // A test that no longer listens does not care.
+            let _ = self.entered.send(questions.len());
+            // A gate whose handle is dropped stays open.
             let _ = self.gate.recv();
-            self.batches.lock().unwrap().push(questions.len());
             assert!(!questions.contains(&&13), "thirteen");
             if questions.contains(&&7) {
                 return Err(NnError::Torch { network: "doubler".to_owned(), words: "seven".to_owned() });
@@ -224,25 +223,26 @@ mod tests {
 
     struct Setup {
         owner: Owner<i32, i32>,
+        /// Sizes of the batches that began.
+        entered: std::sync::mpsc::Receiver<usize>,
         gate: std::sync::mpsc::Sender<()>,
-        batches: Arc<Mutex<Vec<usize>>>,
     }
 
     fn setup(max_batch: usize, queue_length: usize) -> Setup {
-        let (gate, closed_gate) = std::sync::mpsc::channel();
-        let batches = Arc::new(Mutex::new(Vec::new()));
+        let (open, gate) = std::sync::mpsc::channel();
+        let (enter, entered) = std::sync::mpsc::channel();
         let limits = OwnerLimits { max_batch, queue_length };
-        let seen = Arc::clone(&batches);
-        let owner = Owner::start("doubler", limits, move || Ok(Doubler { gate: closed_gate, batches: seen })).unwrap();
-        Setup { owner, gate, batches }
+        let owner = Owner::start("doubler", limits, move || Ok(Doubler { entered: enter, gate })).unwrap();
+        Setup { owner, entered, gate: open }
     }
 
     #[tokio::test]
     async fn what_waits_is_answered_together_and_a_bad_question_fails_alone() {
-        let Setup { owner, gate, batches } = setup(4, 16);
-        let mut answers = Vec::new();
-        // The first is taken at once or together with what follows it; five more wait.
-        for question in [1, 2, 13, 3, 7, 4] {
+        let Setup { owner, entered, gate } = setup(4, 16);
+        let first = owner.submit(1).await.unwrap();
+        assert_eq!(entered.recv().unwrap(), 1);
+        let mut answers = vec![first];
+        for question in [2, 13, 3, 4, 7, 5] {
             answers.push(owner.submit(question).await.unwrap());
         }
         drop(gate);
@@ -250,81 +250,58 @@ mod tests {
         for answer in answers {
             found.push(answer.await.unwrap().map_err(|error| error.to_string()));
         }
-        assert_eq!(
-            found,
-            [
-                Ok(2),
-                Ok(4),
-                Err("network `doubler` panics: thirteen".to_owned()),
-                Ok(6),
-                Err("network `doubler` fails: seven".to_owned()),
-                Ok(8)
-            ]
-        );
-        assert!(batches.lock().unwrap().iter().all(|n_questions| *n_questions <= 4));
-        assert!(batches.lock().unwrap().iter().any(|n_questions| *n_questions > 1));
+        let panics = Err("network `doubler` panics: thirteen".to_owned());
+        let fails = Err("network `doubler` fails: seven".to_owned());
+        assert_eq!(found, [Ok(2), Ok(4), panics, Ok(6), Ok(8), fails, Ok(10)]);
+        // Four together and then alone, because of 13; the last two likewise, because of 7.
+        assert_eq!(entered.try_iter().collect::<Vec<_>>(), [4, 1, 1, 1, 1, 2, 1, 1]);
         assert_eq!(owner.ask(21).await, Ok(42), "the thread outlives a panic");
     }
 
     #[tokio::test]
-    async fn dropping_the_owner_answers_what_waits_and_joins_the_thread() {
-        let Setup { owner, gate, batches } = setup(1, 16);
+    async fn dropping_the_owner_finishes_what_runs_and_answers_what_waits() {
+        let Setup { owner, entered, gate } = setup(1, 16);
         let running = owner.submit(1).await.unwrap();
+        assert_eq!(entered.recv().unwrap(), 1);
         let waiting = [owner.submit(2).await.unwrap(), owner.submit(3).await.unwrap()];
-        // Reserved slots prove that the first request has left the queue for the model.
-        while owner.requests.as_ref().unwrap().capacity() < 14 {
-            tokio::task::yield_now().await;
-        }
+        let stopping = Arc::clone(&owner.stopping);
         let dropping = std::thread::spawn(move || drop(owner));
-        while Arc::strong_count(&batches) == 2 && !waiting.iter().all(oneshot::Receiver::is_terminated) {
-            // The drop has to wait for the running batch: let it.
-            if gate.send(()).is_err() {
-                break;
-            }
-            tokio::task::yield_now().await;
-            if dropping.is_finished() {
-                break;
-            }
+        while !stopping.load(Ordering::Acquire) {
+            std::thread::yield_now();
         }
+        drop(gate);
         dropping.join().unwrap();
-        assert_eq!(running.await.unwrap(), Ok(2), "a running batch is finished");
+        assert_eq!(running.await.unwrap(), Ok(2));
         for answer in waiting {
-            let answer = answer.await.unwrap();
-            assert!(
-                matches!(&answer, Err(NnError::Stopped { network }) if network == "doubler") || answer.is_ok(),
-                "{answer:?}"
-            );
+            assert_eq!(answer.await.unwrap(), Err(NnError::Stopped { network: "doubler".to_owned() }));
         }
-        assert_eq!(Arc::strong_count(&batches), 1, "the model is gone with its thread");
+        assert!(entered.recv().is_err(), "the model is gone with its thread and saw no further batch");
     }
 
     #[tokio::test]
     async fn a_withdrawn_question_is_not_run() {
-        let Setup { owner, gate, batches } = setup(1, 16);
+        let Setup { owner, entered, gate } = setup(1, 16);
         let running = owner.submit(1).await.unwrap();
         drop(owner.submit(2).await.unwrap());
         let last = owner.submit(3).await.unwrap();
         drop(gate);
-        assert_eq!(running.await.unwrap(), Ok(2));
-        assert_eq!(last.await.unwrap(), Ok(6));
-        assert_eq!(*batches.lock().unwrap(), [1, 1]);
+        assert_eq!((running.await.unwrap(), last.await.unwrap()), (Ok(2), Ok(6)));
+        assert_eq!(entered.try_iter().count(), 2);
     }
 
     #[tokio::test]
     async fn a_full_queue_makes_askers_wait() {
-        let Setup { owner, gate, .. } = setup(1, 1);
+        let Setup { owner, entered, gate } = setup(1, 1);
         let running = owner.submit(1).await.unwrap();
+        assert_eq!(entered.recv().unwrap(), 1);
         let waiting = owner.submit(2).await.unwrap();
         let mut third = std::pin::pin!(owner.ask(3));
-        let is_pending = futures_poll_once(third.as_mut()).await;
+        let is_pending =
+            std::future::poll_fn(|context| std::task::Poll::Ready(third.as_mut().poll(context).is_pending())).await;
         assert!(is_pending);
         drop(gate);
         assert_eq!(third.await, Ok(6));
         assert_eq!((running.await.unwrap(), waiting.await.unwrap()), (Ok(2), Ok(4)));
-    }
-
-    async fn futures_poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
-        std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_pending())).await
     }
 
     #[test]
