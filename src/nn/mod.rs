@@ -1,1 +1,40 @@
-//! See `docs/architecture.md`.
+//! Networks: the lung segmenter, the classifiers, their class-activation maps, and the bundles that hold
+//! their weights.
+//!
+//! Start from [`Bundle::open`] (a folder with `manifest.toml` and weights, checked) and [`Ensemble::load`] (its
+//! networks, each owned by one thread). [`init_untrained_bundle`] writes a bundle with seeded weights.
+//!
+//! Architecture invariant: with `train` the only room that names `tch`; no tensor leaves it, what goes in and
+//! out is plain data ([`Plane`], [`Plane3`], [`MemberOutput`]). It knows nothing of DICOM, of studies, or of the
+//! database.
+
+mod architecture;
+mod bundle;
+mod classifier;
+mod ensemble;
+mod error;
+mod fusion;
+#[cfg(test)]
+mod golden_tests;
+mod init;
+mod layers;
+mod manifest;
+mod owner;
+mod plane;
+mod resnet;
+pub mod seeded;
+mod unet;
+mod vgg;
+mod weights;
+
+pub use architecture::{Architecture, scaled_channels};
+pub use bundle::{Bundle, BundleError, MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES};
+pub use ensemble::{ActivationMap, Ensemble, EnsembleOptions, MemberOutput};
+pub use error::NnError;
+pub use fusion::fuse;
+pub use init::{InitError, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_untrained_bundle};
+pub use manifest::{
+    Calibration, Fusion, Gates, Manifest, MaskMode, Member, Preprocessing, Segmenter, SegmenterArchitecture,
+    SegmenterNormalisation, VoiMode,
+};
+pub use plane::{Device, DeviceError, Plane, Plane3};

@@ -1,0 +1,125 @@
+//! What can go wrong with networks once their bundle is known to be sound.
+
+/// An error of loading or running networks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NnError {
+    /// Weights that do not fit their network, or that changed since the bundle was opened.
+    #[error("the networks of bundle `{bundle}` cannot be loaded:\n{}", problems.join("\n"))]
+    Load {
+        /// Name of the bundle.
+        bundle: String,
+        /// All of them, each naming the network and the remedy.
+        problems: Vec<String>,
+    },
+    /// No such device on this machine, or not in this build.
+    #[error("device `{device}` is not available: {reason}; set the device to `cpu` or to one that exists")]
+    Device {
+        /// The device asked for.
+        device: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The operating system gives no thread.
+    #[error("no thread can be started for network `{network}`: {reason}; raise the limit on threads")]
+    Thread {
+        /// Which network.
+        network: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// A bundle has no member of this index.
+    #[error("the bundle has {n_members} members: there is no member of index {member_idx}")]
+    NoSuchMember {
+        /// The index asked for.
+        member_idx: usize,
+        /// How many there are.
+        n_members: usize,
+    },
+    /// A bundle has no class of this index.
+    #[error("the bundle has {n_classes} classes: there is no class of index {class_idx}")]
+    NoSuchClass {
+        /// The index asked for.
+        class_idx: usize,
+        /// How many there are.
+        n_classes: usize,
+    },
+    /// The input has the wrong size.
+    #[error(
+        "network `{network}` takes {expected} samples, found {found}: resize the image to the side in the manifest"
+    )]
+    InputSize {
+        /// Which network.
+        network: String,
+        /// Such as `3 x 224 x 224`.
+        expected: String,
+        /// The same of what came.
+        found: String,
+    },
+    /// The input holds a NaN or an infinity.
+    #[error("the input of network `{network}` holds a sample that is not a finite number (index {sample_idx})")]
+    InputNotFinite {
+        /// Which network.
+        network: String,
+        /// Index of the first one.
+        sample_idx: usize,
+    },
+    /// The network computed a NaN or an infinity.
+    #[error("network `{network}` computed a number that is not finite: its weights do not suit this input")]
+    OutputNotFinite {
+        /// Which network.
+        network: String,
+    },
+    /// libtorch refused; its words, cut.
+    #[error("network `{network}` fails: {words}")]
+    Torch {
+        /// Which network.
+        network: String,
+        /// At most [`MAX_ERROR_CHARACTERS`] characters.
+        words: String,
+    },
+    /// The code that runs the network panicked; the thread lives on.
+    #[error("network `{network}` panics: {words}")]
+    Panic {
+        /// Which network.
+        network: String,
+        /// At most [`MAX_ERROR_CHARACTERS`] characters.
+        words: String,
+    },
+    /// The network's thread has ended or is ending.
+    #[error("network `{network}` is being shut down and takes no more requests")]
+    Stopped {
+        /// Which network.
+        network: String,
+    },
+}
+
+/// libtorch's messages can print whole tensors: this much of them is kept.
+pub(super) const MAX_ERROR_CHARACTERS: usize = 300;
+
+impl NnError {
+    /// Wraps an error of libtorch, cutting its message.
+    pub(super) fn torch(network: &str, error: &tch::TchError) -> Self {
+        Self::Torch { network: network.to_owned(), words: cut(&error.to_string()) }
+    }
+}
+
+/// The first line's worth of `text`: at most [`MAX_ERROR_CHARACTERS`] characters, without the C++ stack trace.
+pub(super) fn cut(text: &str) -> String {
+    let text = text.split("\nException raised from").next().unwrap_or(text).trim();
+    match text.char_indices().nth(MAX_ERROR_CHARACTERS) {
+        Some((end, _)) => format!("{} …", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let long = "ä".repeat(1000);
+        assert_eq!(cut(&long).chars().count(), MAX_ERROR_CHARACTERS + 2);
+        assert_eq!(cut("short\nException raised from somewhere (0x55 and a whole stack)"), "short");
+    }
+}

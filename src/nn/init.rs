@@ -1,0 +1,449 @@
+//! Writes the untrained bundle: seeded weights that let every part of the path run before trained ones exist.
+
+use std::{
+    ffi::OsString,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype, tensor::TensorView};
+use tch::nn::VarStore;
+
+use super::{
+    architecture::Architecture,
+    bundle::{Bundle, BundleError, MANIFEST_FILE_NAME},
+    classifier::Classifier,
+    manifest::{
+        Calibration, Fusion, Gates, Manifest, MaskMode, Member, Preprocessing, Segmenter, SegmenterArchitecture,
+        SegmenterNormalisation, VoiMode,
+    },
+    seeded,
+    unet::UNet,
+};
+use crate::types::{BundleIdentity, BundleStatus, ClassDefinition, Code, Sha256Digest, UNTRAINED_NOTICE};
+
+/// Name of the bundle that [`init_untrained_bundle`] writes.
+pub const UNTRAINED_BUNDLE_NAME: &str = "cxr-untrained";
+
+/// Choices for an untrained bundle.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UntrainedOptions {
+    /// Chooses the weights.
+    pub seed: u64,
+    /// Side of the classifiers' square input in pixels.
+    pub image_side_pixels: u32,
+    /// Width factor of the ResNets.
+    pub resnet_width: f64,
+    /// Width factor of VGG-16, whose fully connected layers are most of the bundle.
+    pub vgg_width: f64,
+    /// Side of the segmenter's square input in pixels.
+    pub segmenter_side_pixels: u32,
+    /// Width factor of the segmenter.
+    pub segmenter_width: f64,
+}
+
+impl Default for UntrainedOptions {
+    /// About 9 MB.
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            image_side_pixels: 224,
+            resnet_width: 0.125,
+            vgg_width: 0.0625,
+            segmenter_side_pixels: 256,
+            segmenter_width: 0.125,
+        }
+    }
+}
+
+/// Why the untrained bundle was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// Options outside the limits of a manifest.
+    #[error("no bundle can be made with these options:\n{}", .0.join("\n"))]
+    Options(Vec<String>),
+    /// The folder holds something else.
+    #[error(
+        "folder `{0}` exists and holds something other than this untrained bundle: choose another folder, or move it \
+         away if it is no longer needed"
+    )]
+    Occupied(String),
+    /// Reading or writing fails.
+    #[error("the untrained bundle cannot be written: {0}; check space and permissions")]
+    Io(#[from] std::io::Error),
+    /// Making the weights fails.
+    #[error("the weights of the untrained bundle cannot be made: {0}")]
+    Weights(String),
+    /// What was written does not open.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+}
+
+/// Writes the untrained bundle into `folder` (such as `models/cxr-untrained`) and returns its identity. The same
+/// options give the same bytes on every machine. If the bundle is already there nothing is written; files of it
+/// that were damaged are replaced. It is complete or absent at any moment: it is made beside `folder` and renamed.
+pub fn init_untrained_bundle(folder: &Path, options: UntrainedOptions) -> Result<BundleIdentity, InitError> {
+    let files = bundle_files(options)?;
+    let (parent, temporary) = neighbours(folder)?;
+    fs_err::create_dir_all(&parent)?;
+    // Two processes that start together take turns; the lock ends with the file handle.
+    let parent = fs_err::File::open(&parent)?;
+    parent.file().lock()?;
+
+    let is_free = match fs_err::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => return Err(error.into()),
+    };
+    if is_free {
+        // Left over from an interrupted run.
+        if fs_err::exists(&temporary)? {
+            fs_err::remove_dir_all(&temporary)?;
+        }
+        fs_err::create_dir(&temporary)?;
+        for (file_name, bytes) in &files {
+            write_durably(&temporary.join(file_name), bytes)?;
+        }
+        fs_err::File::open(&temporary)?.sync_all()?;
+        fs_err::rename(&temporary, folder)?;
+        parent.sync_all()?;
+    } else {
+        repair(folder, &files)?;
+    }
+    Ok(Bundle::open(folder)?.identity())
+}
+
+/// Replaces the files of this very bundle that are missing or damaged.
+fn repair(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<(), InitError> {
+    let is_this_bundle = files.iter().any(|(file_name, bytes)| {
+        file_name == MANIFEST_FILE_NAME && fs_err::read(folder.join(file_name)).is_ok_and(|found| found == *bytes)
+    });
+    if !is_this_bundle {
+        return Err(InitError::Occupied(folder.display().to_string()));
+    }
+    for (file_name, bytes) in files {
+        let path = folder.join(file_name);
+        if fs_err::read(&path).is_ok_and(|found| found == *bytes) {
+            continue;
+        }
+        let temporary = folder.join(format!(".{file_name}.part"));
+        write_durably(&temporary, bytes)?;
+        fs_err::rename(&temporary, &path)?;
+    }
+    fs_err::File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = fs_err::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// The folder that holds `folder`, and where the bundle is made before it is renamed to `folder`.
+fn neighbours(folder: &Path) -> Result<(PathBuf, PathBuf), InitError> {
+    let name = folder.file_name().ok_or_else(|| InitError::Occupied(folder.display().to_string()))?;
+    let parent = match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(".part");
+    let temporary = parent.join(temporary);
+    Ok((parent, temporary))
+}
+
+/// Every file of the bundle: name and bytes, the manifest last.
+fn bundle_files(options: UntrainedOptions) -> Result<Vec<(String, Vec<u8>)>, InitError> {
+    // The options are validated with the manifest before any weights are made.
+    let draft = manifest(options, &[Sha256Digest([0; 32]); 5]);
+    toml::to_string(&draft)
+        .map_err(|error| vec![error.to_string()])
+        .and_then(|text| Manifest::parse(&text))
+        .map_err(InitError::Options)?;
+
+    let mut files = Vec::new();
+    let segmenter =
+        seeded_weights(options.seed, "segmenter", None, |path| UNet::new(path, options.segmenter_width).map(drop))?;
+    files.push((draft.segmenter.weights.clone(), segmenter));
+    for member in &draft.members {
+        let weights = seeded_weights(options.seed, &member.name, Some(member.architecture), |path| {
+            Classifier::new(path, member.architecture, member.width, draft.classes.len() as i64).map(drop)
+        })?;
+        files.push((member.weights.clone(), weights));
+    }
+    let digests: Vec<Sha256Digest> = files.iter().map(|(_, bytes)| Sha256Digest::of(bytes)).collect();
+    let text = toml::to_string(&manifest(options, &digests)).map_err(|error| InitError::Weights(error.to_string()))?;
+    files.push((MANIFEST_FILE_NAME.to_owned(), text.into_bytes()));
+    Ok(files)
+}
+
+/// The weights of a network as safetensors: every tensor from [`seeded_values`], named `<network>/<tensor>` in
+/// the generator.
+fn seeded_weights(
+    seed: u64,
+    network: &str,
+    architecture: Option<Architecture>,
+    declare: impl FnOnce(&tch::nn::Path<'_>) -> Result<(), tch::TchError>,
+) -> Result<Vec<u8>, InitError> {
+    let store = VarStore::new(tch::Device::Cpu);
+    declare(&store.root()).map_err(|error| InitError::Weights(super::error::cut(&error.to_string())))?;
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = store
+        .variables()
+        .into_iter()
+        .map(|(name, tensor)| {
+            let shape: Vec<usize> = tensor.size().iter().map(|side| *side as usize).collect();
+            let values = seeded_values(seed, network, architecture, &name, &shape);
+            (name, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        })
+        .collect();
+    let views = tensors
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+        .map_err(|error| InitError::Weights(error.to_string()))?;
+    safetensors::serialize(views, None).map_err(|error| InitError::Weights(error.to_string()))
+}
+
+/// Seeded values of one tensor. The ranges keep activations of like size from layer to layer:
+///
+/// | tensor | range |
+/// | --- | --- |
+/// | weights of convolutions and linear layers | He: +-sqrt(6 / fan-in) |
+/// | weights of the last linear layer | a tenth of that, or one class would always have all the probability |
+/// | biases | -0.05 to 0.05 |
+/// | batch normalisation: weight | 0.8 to 1.2; at the end of a residual branch 0.1 to 0.3 |
+/// | batch normalisation: running mean | -0.1 to 0.1 |
+/// | batch normalisation: running variance | 0.75 to 1.25 |
+pub(super) fn seeded_values(
+    seed: u64,
+    network: &str,
+    architecture: Option<Architecture>,
+    name: &str,
+    shape: &[usize],
+) -> Vec<f32> {
+    let (layer, leaf) = name.rsplit_once('.').unwrap_or(("", name));
+    let end_of_branch = match architecture {
+        Some(Architecture::ResNet34) => layer.starts_with("layer") && layer.ends_with(".bn2"),
+        _ => layer.ends_with(".bn3"),
+    };
+    let (low, high) = match (leaf, shape) {
+        ("running_mean", _) => (-0.1, 0.1),
+        ("running_var", _) => (0.75, 1.25),
+        ("bias", _) => (-0.05, 0.05),
+        (_, [_]) if end_of_branch => (0.1, 0.3),
+        (_, [_]) => (0.8, 1.2),
+        (_, [_, fan_in @ ..]) => {
+            let fan_in: usize = fan_in.iter().product();
+            let gain = if matches!(name, "fc.weight" | "classifier.6.weight") { 0.1 } else { 1.0 };
+            let bound = ((6.0 / fan_in as f64).sqrt() * gain) as f32;
+            (-bound, bound)
+        }
+        (_, []) => (0.0, 0.0),
+    };
+    seeded::uniform(seed, &format!("{network}/{name}"), shape.iter().product(), low, high)
+}
+
+/// The manifest, with the digests of the segmenter's and the members' weights.
+fn manifest(options: UntrainedOptions, digests: &[Sha256Digest]) -> Manifest {
+    let digest = |network_idx: usize| digests.get(network_idx).copied().unwrap_or(Sha256Digest([0; 32]));
+    let version = format!("untrained-seed{}", options.seed);
+    Manifest {
+        name: UNTRAINED_BUNDLE_NAME.to_owned(),
+        version: "1".to_owned(),
+        status: BundleStatus::Untrained,
+        description: format!(
+            "{UNTRAINED_NOTICE}. Seeded random numbers in the shape of a chest radiograph ensemble, to exercise the \
+             whole path before trained weights exist."
+        ),
+        licence: "Apache-2.0".to_owned(),
+        training_data: "None: these weights have seen no image.".to_owned(),
+        reference_performance: "Reference publication (Keidar et al., Eur Radiol 2021;31:9654-9663, another set of \
+             weights of these architectures): sensitivity 90.5 % (95 % CI 85-94), specificity 90.0 % (84.3-94), \
+             n = 350 radiographs of four hospitals. These weights: untrained, no performance."
+            .to_owned(),
+        target_class_idx: 0,
+        threshold: 0.5,
+        fusion: Fusion::MeanProb,
+        calibration: Calibration::None {},
+        classes: vec![
+            class("COVID-19", "882784691000119100", "COVID-19 pneumonia"),
+            class("No COVID-19 pattern", "17621005", "Normal"),
+        ],
+        preprocessing: Preprocessing {
+            image_side_pixels: options.image_side_pixels,
+            percentile_low: 0.5,
+            percentile_high: 99.5,
+            voi: VoiMode::Window,
+            mask_mode: MaskMode::Channel3,
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+        },
+        gates: Gates {
+            minimum_age_years: 18,
+            accepted_views: vec!["PA".to_owned(), "AP".to_owned(), String::new()],
+            minimum_lung_area_fraction: 0.10,
+            maximum_lung_area_fraction: 0.60,
+            minimum_lung_area_ratio: 0.4,
+            maximum_lung_area_ratio: 2.5,
+            minimum_rows: 512,
+            minimum_columns: 512,
+        },
+        segmenter: Segmenter {
+            architecture: SegmenterArchitecture::Unet,
+            width: options.segmenter_width,
+            input_side_pixels: options.segmenter_side_pixels,
+            normalisation: SegmenterNormalisation::ImageZScore,
+            weights: "segmenter.safetensors".to_owned(),
+            sha256: digest(0),
+            version: version.clone(),
+        },
+        members: (1..)
+            .zip(Architecture::ALL)
+            .map(|(network_idx, architecture)| Member {
+                name: architecture.name().to_owned(),
+                architecture,
+                width: match architecture {
+                    Architecture::Vgg16 => options.vgg_width,
+                    _ => options.resnet_width,
+                },
+                weights: format!("{architecture}.safetensors"),
+                sha256: digest(network_idx),
+                version: version.clone(),
+            })
+            .collect(),
+    }
+}
+
+fn class(label: &str, code_value: &str, code_meaning: &str) -> ClassDefinition {
+    ClassDefinition {
+        label: label.to_owned(),
+        code: Code { value: code_value.to_owned(), scheme: "SCT".to_owned(), meaning: code_meaning.to_owned() },
+    }
+}
+
+/// A small untrained bundle in a folder of its own.
+#[cfg(test)]
+pub(super) fn test_bundle() -> tempfile::TempDir {
+    let folder = tempfile::TempDir::new().unwrap();
+    init_untrained_bundle(folder.path(), TEST_OPTIONS).unwrap();
+    folder
+}
+
+/// A bundle of half a megabyte that runs in milliseconds.
+#[cfg(test)]
+const TEST_OPTIONS: UntrainedOptions = UntrainedOptions {
+    seed: 1,
+    image_side_pixels: 64,
+    resnet_width: 0.0625,
+    vgg_width: 0.03125,
+    segmenter_side_pixels: 64,
+    segmenter_width: 0.125,
+};
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, os::unix::fs::MetadataExt};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Name, inode and bytes of every entry of a folder.
+    fn contents(folder: &Path) -> BTreeMap<OsString, (u64, Vec<u8>)> {
+        fs_err::read_dir(folder)
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                (entry.file_name(), (entry.metadata().unwrap().ino(), fs_err::read(entry.path()).unwrap()))
+            })
+            .collect()
+    }
+
+    fn bytes(folder: &Path) -> BTreeMap<OsString, Vec<u8>> {
+        contents(folder).into_iter().map(|(name, (_, bytes))| (name, bytes)).collect()
+    }
+
+    /// The digests of the bundle that `hilum model init` writes by default: whoever changes them changes the
+    /// identity of every result made with it.
+    #[test]
+    fn the_default_bundle_is_the_same_on_every_machine() {
+        let models = TempDir::new().unwrap();
+        let folder = models.path().join("cxr-untrained");
+        let identity = init_untrained_bundle(&folder, UntrainedOptions::default()).unwrap();
+        let n_bytes: usize = bytes(&folder).values().map(Vec::len).sum();
+        assert!(n_bytes < 10_000_000, "{n_bytes} bytes");
+        insta::assert_debug_snapshot!(identity);
+    }
+
+    #[test]
+    fn a_second_run_writes_nothing_and_other_seeds_give_other_weights() {
+        let models = TempDir::new().unwrap();
+        let folder = models.path().join("deep/cxr-untrained");
+        let first = init_untrained_bundle(&folder, TEST_OPTIONS).unwrap();
+        let before = contents(&folder);
+        assert_eq!(init_untrained_bundle(&folder, TEST_OPTIONS).unwrap(), first);
+        assert_eq!(contents(&folder), before);
+
+        let other = models.path().join("other");
+        let second = init_untrained_bundle(&other, UntrainedOptions { seed: 2, ..TEST_OPTIONS }).unwrap();
+        assert_ne!(second.members[0].weights_sha256, first.members[0].weights_sha256);
+        assert_ne!(second.digest, first.digest);
+    }
+
+    #[test]
+    fn what_an_interrupted_run_left_is_cleared_away() {
+        let models = TempDir::new().unwrap();
+        let folder = models.path().join("cxr-untrained");
+        let temporary = models.path().join(".cxr-untrained.part");
+        fs_err::create_dir(&temporary).unwrap();
+        fs_err::write(temporary.join("vgg16.safetensors"), b"half").unwrap();
+        init_untrained_bundle(&folder, TEST_OPTIONS).unwrap();
+        assert!(!temporary.exists());
+        assert_eq!(bytes(&folder), bytes(test_bundle().path()));
+    }
+
+    #[test]
+    fn damaged_files_are_replaced() {
+        let folder = test_bundle();
+        let sound = bytes(folder.path());
+        fs_err::write(folder.path().join("vgg16.safetensors"), b"half").unwrap();
+        fs_err::remove_file(folder.path().join("segmenter.safetensors")).unwrap();
+        init_untrained_bundle(folder.path(), TEST_OPTIONS).unwrap();
+        assert_eq!(bytes(folder.path()), sound);
+    }
+
+    #[test]
+    fn a_folder_with_something_else_is_left_alone() {
+        let folder = TempDir::new().unwrap();
+        fs_err::write(folder.path().join("manifest.toml"), "name = \"trained for months\"").unwrap();
+        let before = contents(folder.path());
+        let error = init_untrained_bundle(folder.path(), TEST_OPTIONS).unwrap_err();
+        assert!(matches!(&error, InitError::Occupied(_)), "{error}");
+        assert!(error.to_string().contains("choose another folder"), "{error}");
+        assert_eq!(contents(folder.path()), before);
+    }
+
+    #[test]
+    fn runs_at_the_same_time_take_turns() {
+        let models = TempDir::new().unwrap();
+        let folder = models.path().join("cxr-untrained");
+        let identities: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| init_untrained_bundle(&folder, TEST_OPTIONS).unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(identities.iter().all(|identity| *identity == identities[0]));
+        assert_eq!(fs_err::read_dir(models.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn impossible_options_are_explained() {
+        let models = TempDir::new().unwrap();
+        let options = UntrainedOptions { image_side_pixels: 0, resnet_width: f64::NAN, ..TEST_OPTIONS };
+        let error = init_untrained_bundle(&models.path().join("x"), options).unwrap_err().to_string();
+        assert!(error.contains("image_side_pixels") && error.contains("members[0].width"), "{error}");
+        assert_eq!(fs_err::read_dir(models.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,181 @@
+//! Copies safetensors files into variable stores.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use safetensors::{Dtype, SafeTensors};
+use tch::{Kind, Tensor, nn::VarStore};
+
+/// Problems of one kind that are listed by name; the rest is counted.
+const MAX_LISTED: usize = 20;
+
+/// Fills every variable of `store` from `bytes` (safetensors; F32, or F16 and BF16, which are widened) and
+/// freezes the store. Batch normalisation's `num_batches_tracked` plays no part in inference and is ignored.
+/// The error lists every tensor that is missing, unexpected, of the wrong shape or type, or not finite.
+pub(super) fn fill(store: &mut VarStore, bytes: &[u8]) -> Result<(), Vec<String>> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| {
+        vec![format!("not a sound safetensors file ({error}): restore it, or convert the checkpoint again")]
+    })?;
+    let variables: BTreeMap<String, Tensor> = store.variables().into_iter().collect();
+    let present: BTreeSet<&str> =
+        file.names().into_iter().filter(|name| !name.ends_with("num_batches_tracked")).collect();
+
+    let mut missing = Vec::new();
+    let mut wrong = Vec::new();
+    for (name, variable) in variables {
+        match file.tensor(&name) {
+            Ok(view) => {
+                if let Err(problem) = copy(&name, &view, variable) {
+                    wrong.push(problem);
+                }
+            }
+            Err(_) => missing.push(name),
+        }
+    }
+    let known: BTreeSet<String> = store.variables().into_keys().collect();
+    let unexpected: Vec<String> = present.into_iter().filter(|name| !known.contains(*name)).map(quoted).collect();
+
+    let mut problems = Vec::new();
+    if !missing.is_empty() {
+        let missing: Vec<String> = missing.iter().map(|name| quoted(name)).collect();
+        problems.push(format!("missing tensors: {}", listed(&missing)));
+    }
+    if !unexpected.is_empty() {
+        problems.push(format!("unexpected tensors: {}", listed(&unexpected)));
+    }
+    if !wrong.is_empty() {
+        problems.push(format!("unfit tensors: {}", listed(&wrong)));
+    }
+    if problems.is_empty() {
+        store.freeze();
+        Ok(())
+    } else {
+        problems.push("check `architecture`, `width` and the number of classes against the checkpoint".to_owned());
+        Err(problems)
+    }
+}
+
+fn copy(name: &str, view: &safetensors::tensor::TensorView<'_>, mut variable: Tensor) -> Result<(), String> {
+    let expected_shape = variable.size();
+    let shape: Vec<i64> = view.shape().iter().map(|side| *side as i64).collect();
+    if shape != expected_shape {
+        return Err(format!("{} has shape {shape:?}, expected {expected_shape:?}", quoted(name)));
+    }
+    let kind = match view.dtype() {
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+        other => return Err(format!("{} has type {other:?}, expected F32, F16 or BF16", quoted(name))),
+    };
+    let torch = |error: tch::TchError| format!("{}: {}", quoted(name), super::error::cut(&error.to_string()));
+    let source = Tensor::f_from_data_size(view.data(), &shape, kind).map_err(torch)?;
+    let finite = source.f_isfinite().and_then(|finite| finite.f_all()).and_then(|all| all.f_int64_value(&[]));
+    if finite.map_err(torch)? == 0 {
+        return Err(format!("{} holds numbers that are not finite", quoted(name)));
+    }
+    tch::no_grad(|| variable.f_copy_(&source)).map_err(torch)
+}
+
+fn quoted(name: &str) -> String {
+    format!("`{}`", name.chars().take(120).collect::<String>().escape_debug())
+}
+
+fn listed(entries: &[String]) -> String {
+    let text = entries.iter().take(MAX_LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match entries.len().checked_sub(MAX_LISTED) {
+        Some(n_more) if n_more > 0 => format!("{text} and {n_more} more"),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::TensorView;
+    use tch::Device;
+
+    use super::*;
+
+    fn store() -> VarStore {
+        let store = VarStore::new(Device::Cpu);
+        let root = store.root();
+        let _ = root.f_zeros("a", &[2, 2]).unwrap();
+        let _ = (&root / "bn").f_zeros_no_train("running_mean", &[3]).unwrap();
+        store
+    }
+
+    fn file(tensors: &[(&str, Dtype, &[usize], &[u8])]) -> Vec<u8> {
+        let views = tensors
+            .iter()
+            .map(|(name, dtype, shape, data)| (*name, TensorView::new(*dtype, shape.to_vec(), data).unwrap()));
+        safetensors::serialize(views, None).unwrap()
+    }
+
+    fn f32_bytes(values: &[f32]) -> Vec<u8> {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn values(store: &VarStore, name: &str) -> Vec<f32> {
+        Vec::try_from(store.variables()[name].detach().flatten(0, -1)).unwrap()
+    }
+
+    #[test]
+    fn half_precision_is_widened_and_counters_are_ignored() {
+        let mut store = store();
+        // 1.0, -2.0, 0.5 and 65504 in IEEE half precision; 1.0, 2.0, -0.5 in bfloat16.
+        let halves = [0x00, 0x3C, 0x00, 0xC0, 0x00, 0x38, 0xFF, 0x7B];
+        let bfloats = [0x80, 0x3F, 0x00, 0x40, 0x00, 0xBF];
+        let bytes = file(&[
+            ("a", Dtype::F16, &[2, 2], &halves),
+            ("bn.running_mean", Dtype::BF16, &[3], &bfloats),
+            ("bn.num_batches_tracked", Dtype::I64, &[], &[1, 0, 0, 0, 0, 0, 0, 0]),
+        ]);
+        fill(&mut store, &bytes).unwrap();
+        assert_eq!(values(&store, "a"), [1.0, -2.0, 0.5, 65504.0]);
+        assert_eq!(values(&store, "bn.running_mean"), [1.0, 2.0, -0.5]);
+        assert!(store.variables().values().all(|tensor| tensor.kind() == Kind::Float && !tensor.requires_grad()));
+    }
+
+    #[test]
+    fn every_unfit_tensor_is_named_at_once() {
+        let bytes = file(&[
+            ("a", Dtype::F32, &[4], &f32_bytes(&[0.0; 4])),
+            ("fc.weight", Dtype::F32, &[1], &f32_bytes(&[0.0])),
+        ]);
+        let problems = fill(&mut store(), &bytes).unwrap_err().join("\n");
+        assert_eq!(
+            problems,
+            "missing tensors: `bn.running_mean`\nunexpected tensors: `fc.weight`\nunfit tensors: `a` has shape [4], \
+             expected [2, 2]\ncheck `architecture`, `width` and the number of classes against the checkpoint"
+        );
+    }
+
+    #[test]
+    fn wrong_types_and_infinite_weights_are_refused() {
+        let bytes = file(&[
+            ("a", Dtype::F32, &[2, 2], &f32_bytes(&[0.0, f32::NAN, 0.0, 0.0])),
+            ("bn.running_mean", Dtype::I32, &[3], &[0; 12]),
+        ]);
+        let problems = fill(&mut store(), &bytes).unwrap_err().join("\n");
+        assert!(problems.contains("`a` holds numbers that are not finite"), "{problems}");
+        assert!(problems.contains("`bn.running_mean` has type I32, expected F32, F16 or BF16"), "{problems}");
+    }
+
+    #[test]
+    fn truncated_files_are_refused_at_any_length() {
+        let whole = file(&[
+            ("a", Dtype::F32, &[2, 2], &f32_bytes(&[1.0; 4])),
+            ("bn.running_mean", Dtype::F32, &[3], &f32_bytes(&[1.0; 3])),
+        ]);
+        fill(&mut store(), &whole).unwrap();
+        for n_bytes in 0..whole.len() {
+            let problems = fill(&mut store(), &whole[..n_bytes]).unwrap_err();
+            assert!(problems[0].starts_with("not a sound safetensors file"), "{n_bytes}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn long_lists_are_counted() {
+        let entries: Vec<String> = (0..25).map(|idx| format!("t{idx}")).collect();
+        assert!(listed(&entries).ends_with("t19 and 5 more"));
+        assert!(listed(&entries[..20]).ends_with("t19"));
+    }
+}
