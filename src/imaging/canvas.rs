@@ -221,3 +221,113 @@ pub fn compose_channels(
         .collect();
     Ok(Plane3 { rows: grey.rows, columns: grey.columns, values })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn plane(rows: usize, columns: usize, values: &[f32]) -> Plane {
+        Plane { rows, columns, values: values.to_vec() }
+    }
+
+    fn assert_close(values: &[f32], expected: &[f32]) {
+        assert_eq!(values.len(), expected.len());
+        for (value, expected) in values.iter().zip(expected) {
+            assert!((value - expected).abs() < 1e-5, "{values:?} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn percentiles_interpolate_between_ranks() {
+        let ramp: Vec<f32> = (0..=200).map(|value| value as f32).rev().collect();
+        let (low, high) = percentiles(&plane(1, 201, &ramp), 0.5, 99.25).unwrap();
+        assert_close(&[low, high], &[1.0, 198.5]);
+        assert_eq!(percentiles(&plane(1, 1, &[f32::NAN]), 0.5, 99.5), None);
+    }
+
+    #[test]
+    fn scaling_clamps_and_survives_flat_images() {
+        let ramp: Vec<f32> = (0..=200).map(|value| value as f32).collect();
+        let scaled = percentile_scale(&plane(1, 201, &ramp), 0.5, 99.5);
+        assert_close(&[scaled.values[0], scaled.values[1], scaled.values[100]], &[0.0, 0.0, 0.5]);
+        assert_close(&[scaled.values[199], scaled.values[200]], &[1.0, 1.0]);
+        assert_eq!(percentile_scale(&plane(1, 3, &[5.0; 3]), 0.5, 99.5).values, [0.0; 3]);
+    }
+
+    #[test]
+    fn padding_centres_and_says_where() {
+        let (canvas, placement) = pad_to_square(&plane(2, 5, &[1.0; 10])).unwrap();
+        assert_eq!((canvas.rows, canvas.columns), (5, 5));
+        assert_eq!(placement, Placement { source_rows: 2, source_columns: 5, side: 5, pad_top: 1, pad_left: 0 });
+        let sums: Vec<f32> = canvas.values.chunks(5).map(|row| row.iter().sum()).collect();
+        assert_eq!(sums, [0.0, 5.0, 5.0, 0.0, 0.0]);
+        assert!(pad_to_square(&plane(0, 5, &[])).is_err());
+        assert!(pad_to_square(&plane(2, 2, &[1.0; 3])).is_err());
+    }
+
+    /// The triangle filter by its definition: support and scale widened by the ratio when shrinking, weights at pixel
+    /// centres, normalised.
+    fn triangle_1d(values: &[f32], target: usize) -> Vec<f32> {
+        let ratio = values.len() as f64 / target as f64;
+        let scale = ratio.max(1.0);
+        (0..target)
+            .map(|index| {
+                let centre = (index as f64 + 0.5) * ratio;
+                let weight = |at: usize| (1.0 - ((at as f64 + 0.5 - centre) / scale).abs()).max(0.0);
+                let total: f64 = (0..values.len()).map(weight).sum();
+                let sum: f64 = values.iter().enumerate().map(|(at, &value)| weight(at) * f64::from(value)).sum();
+                (sum / total) as f32
+            })
+            .collect()
+    }
+
+    /// Computed by hand from PIL's definition, independent of any implementation.
+    #[test]
+    fn shrinking_antialiases_as_pil_does() {
+        // 4 to 2: centres at 1 and 3, support 2. Weights at distance 0.5: 0.75, at 1.5: 0.25; inside, normalised
+        // over the three or four pixels within reach.
+        let shrunk = resize(&plane(1, 4, &[0.0, 1.0, 2.0, 3.0]), 1, 2).unwrap();
+        let left = (0.75 * 0.0 + 0.75 * 1.0 + 0.25 * 2.0) / 1.75;
+        let right = (0.25 * 1.0 + 0.75 * 2.0 + 0.75 * 3.0) / 1.75;
+        assert_close(&shrunk.values, &[left, right]);
+        // 2 to 4: half-pixel centres, clamped at the edges.
+        let grown = resize(&plane(1, 2, &[0.0, 1.0]), 1, 4).unwrap();
+        assert_close(&grown.values, &[0.0, 0.25, 0.75, 1.0]);
+        let impulse = resize(&plane(4, 4, &[0., 0., 0., 0., 0., 16., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0.]), 2, 2);
+        let (near, far) = (0.75_f32 / 1.75, 0.25_f32 / 1.75);
+        assert_close(&impulse.unwrap().values, &[near * near, near * far, far * near, far * far].map(|w| w * 16.0));
+    }
+
+    #[test]
+    fn nearest_keeps_labels() {
+        let grown = resize_nearest(&plane(1, 2, &[0.0, 1.0]), 1, 4).unwrap();
+        assert_eq!(grown.values, [0.0, 0.0, 1.0, 1.0]);
+    }
+
+    #[test]
+    fn channels_are_normalised_in_order() {
+        let (grey, mask) = (plane(1, 2, &[0.0, 1.0]), plane(1, 2, &[1.0, 0.0]));
+        let (mean, std) = ([0.5, 0.25, 0.0], [0.5, 0.25, 1.0]);
+        let with_mask = compose_channels(&grey, &mask, MaskMode::Channel3, mean, std).unwrap();
+        assert_eq!(with_mask.values, [-1.0, 1.0, -1.0, 3.0, 1.0, 0.0]);
+        let without = compose_channels(&grey, &mask, MaskMode::None, mean, std).unwrap();
+        assert_eq!(without.values, [-1.0, 1.0, -1.0, 3.0, 0.0, 1.0]);
+        let other_size = plane(1, 1, &[1.0]);
+        assert!(compose_channels(&grey, &other_size, MaskMode::Channel3, mean, std).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn resampling_equals_the_definition(
+            values in proptest::collection::vec(0.0_f32..1.0, 1..60),
+            target in 1_usize..60,
+        ) {
+            let resized = resize(&plane(1, values.len(), &values), 1, target).unwrap();
+            for (value, expected) in resized.values.iter().zip(triangle_1d(&values, target)) {
+                prop_assert!((value - expected).abs() < 1e-4, "{value} is not {expected}");
+            }
+        }
+    }
+}

@@ -386,3 +386,166 @@ const fn is_multi_valued_text(vr: VR) -> bool {
             | VR::UI
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use dicom_core::VR;
+    use dicom_object::InMemDicomObject;
+    use dicom_object::mem::InMemElement;
+    use flate2::{Compression, write::DeflateEncoder};
+    use std::io::Write;
+
+    use super::*;
+    use crate::imaging::testing::{part10, part10_as, radiograph, set_fragment, text};
+
+    /// A Part 10 file with these data-set bytes.
+    fn file_with(data_set: &[u8], transfer_syntax_uid: &str) -> Vec<u8> {
+        let mut file = vec![0; PREAMBLE_BYTES];
+        file.extend(MAGIC);
+        let mut uid = transfer_syntax_uid.as_bytes().to_vec();
+        if uid.len() % 2 == 1 {
+            uid.push(0);
+        }
+        file.extend([0x02, 0x00, 0x00, 0x00, b'U', b'L', 4, 0]);
+        file.extend((8 + uid.len() as u32).to_le_bytes());
+        file.extend([0x02, 0x00, 0x10, 0x00, b'U', b'I']);
+        file.extend((uid.len() as u16).to_le_bytes());
+        file.extend(uid);
+        file.extend(data_set);
+        file
+    }
+
+    fn check(data_set: &[u8], transfer_syntax_uid: &str) -> Result<(), GuardError> {
+        check_part10(&file_with(data_set, transfer_syntax_uid), &GuardLimits::default())
+    }
+
+    /// `depth` sequences of undefined length inside each other, never closed.
+    fn nested_explicit(depth: usize) -> Vec<u8> {
+        let level = [
+            0x08, 0x00, 0x40, 0x11, b'S', b'Q', 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, // a sequence of undefined length
+            0xFE, 0xFF, 0x00, 0xE0, 0xFF, 0xFF, 0xFF, 0xFF, // an item of undefined length
+        ];
+        level.repeat(depth)
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_and_not_a_crash() {
+        let explicit = nested_explicit(100_000);
+        for uid in [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::JPEG2000_LOSSLESS] {
+            assert!(matches!(check(&explicit, uid), Err(GuardError::TooDeep { limit: 64, .. })), "{uid}");
+        }
+        let implicit_level =
+            [0x08, 0x00, 0x40, 0x11, 0xFF, 0xFF, 0xFF, 0xFF, 0xFE, 0xFF, 0x00, 0xE0, 0xFF, 0xFF, 0xFF, 0xFF];
+        let implicit = implicit_level.repeat(100_000);
+        assert!(matches!(check(&implicit, uids::IMPLICIT_VR_LITTLE_ENDIAN), Err(GuardError::TooDeep { .. })));
+        assert!(read_object(&file_with(&explicit, uids::EXPLICIT_VR_LITTLE_ENDIAN)).is_err());
+    }
+
+    #[test]
+    fn deep_nesting_inside_deflate_is_found() {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&nested_explicit(100_000)).unwrap();
+        let deflated = encoder.finish().unwrap();
+        let checked = check(&deflated, uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN);
+        assert!(matches!(checked, Err(GuardError::TooDeep { .. })));
+    }
+
+    #[test]
+    fn a_deflate_bomb_is_stopped_at_the_limit() {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&vec![0; 4 << 20]).unwrap();
+        let file = file_with(&encoder.finish().unwrap(), uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN);
+        let limits = GuardLimits { max_inflated_bytes: 1 << 20, ..GuardLimits::default() };
+        assert!(matches!(check_part10(&file, &limits), Err(GuardError::Deflate(_))));
+        let garbage = file_with(&[0xFF; 64], uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN);
+        assert!(matches!(check_part10(&garbage, &limits), Err(GuardError::Deflate(_))));
+    }
+
+    #[test]
+    fn a_length_beyond_the_end_is_named() {
+        let four_gigabytes = [0xE0, 0x7F, 0x10, 0x00, b'O', b'W', 0, 0, 0xFC, 0xFF, 0xFF, 0xFF, 1, 2, 3, 4];
+        assert_eq!(
+            check(&four_gigabytes, uids::EXPLICIT_VR_LITTLE_ENDIAN),
+            Err(GuardError::LengthBeyondEnd {
+                tag: tags::PIXEL_DATA,
+                offset: 12,
+                declared_bytes: 0xFFFF_FFFC,
+                available_bytes: 4,
+            })
+        );
+        // A value that reaches beyond its item, although the file goes on.
+        let beyond_item = [
+            0x08, 0x00, 0x40, 0x11, b'S', b'Q', 0, 0, 16, 0, 0, 0, // sequence of 16 bytes
+            0xFE, 0xFF, 0x00, 0xE0, 8, 0, 0, 0, // item of 8 bytes
+            0x08, 0x00, 0x60, 0x00, b'C', b'S', 4, 0, b'D', b'X', b' ', b' ', // an element of 12
+        ];
+        let checked = check(&beyond_item, uids::EXPLICIT_VR_LITTLE_ENDIAN);
+        assert!(matches!(checked, Err(GuardError::LengthBeyondEnd { available_bytes: 0, .. })), "{checked:?}");
+    }
+
+    #[test]
+    fn counts_of_elements_and_text_are_limited() {
+        let empty_element = [0x09, 0x00, 0x10, 0x00, b'L', b'O', 0, 0];
+        let limits = GuardLimits { max_elements: 10, max_text_bytes: 8, ..GuardLimits::default() };
+        let many = file_with(&empty_element.repeat(11), uids::EXPLICIT_VR_LITTLE_ENDIAN);
+        assert_eq!(check_part10(&many, &limits), Err(GuardError::TooManyElements { limit: 10 }));
+        let long = [&[0x09, 0x00, 0x10, 0x00, b'L', b'O', 10, 0][..], &[b'\\'; 10]].concat();
+        let long = file_with(&long, uids::EXPLICIT_VR_LITTLE_ENDIAN);
+        assert_eq!(check_part10(&long, &limits), Err(GuardError::TooMuchText { limit_bytes: 8 }));
+    }
+
+    #[test]
+    fn what_is_not_a_part_10_file_is_refused() {
+        assert_eq!(check_part10(b"", &GuardLimits::default()), Err(GuardError::NotPart10));
+        assert_eq!(check_part10(&[0; 200], &GuardLimits::default()), Err(GuardError::NotPart10));
+        let no_meta = [&[0; PREAMBLE_BYTES][..], MAGIC].concat();
+        assert!(matches!(check_part10(&no_meta, &GuardLimits::default()), Err(GuardError::FileMeta { .. })));
+        let unknown = file_with(&[], "1.2.3.4.5");
+        assert_eq!(
+            check_part10(&unknown, &GuardLimits::default()),
+            Err(GuardError::UnknownTransferSyntax("1.2.3.4.5".to_owned()))
+        );
+    }
+
+    /// Every prefix and many corruptions of a real object: an error or an object, never a panic.
+    #[test]
+    fn damaged_files_never_panic() {
+        let mut object = radiograph(2, 2, &[1, 2, 3, 4]);
+        let item = InMemDicomObject::from_element_iter([text(tags::CODE_VALUE, VR::SH, "399348003")]);
+        object.put(InMemElement::new(
+            tags::VIEW_CODE_SEQUENCE,
+            VR::SQ,
+            dicom_core::value::DataSetSequence::from(vec![item]),
+        ));
+        let native = part10(object.clone());
+        set_fragment(&mut object, vec![0xFF; 10]);
+        let encapsulated = part10_as(object, uids::JPEG2000_LOSSLESS);
+        for file in [native, encapsulated] {
+            assert!(read_object(&file).is_ok());
+            for end in 0..file.len() {
+                let _ = read_object(&file[..end]);
+            }
+            for position in PREAMBLE_BYTES..file.len() {
+                for value in [0x00, 0x7F, 0xFE, 0xFF] {
+                    let mut damaged = file.clone();
+                    damaged[position] = value;
+                    let _ = read_object(&damaged);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sound_objects_pass_in_every_encoding() {
+        let object = radiograph(2, 2, &[1, 2, 3, 4]);
+        for uid in [
+            uids::IMPLICIT_VR_LITTLE_ENDIAN,
+            uids::EXPLICIT_VR_LITTLE_ENDIAN,
+            "1.2.840.10008.1.2.2", // Explicit VR Big Endian, retired
+            uids::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+        ] {
+            let read = read_object(&part10_as(object.clone(), uid));
+            assert_eq!(read.unwrap().element(tags::ROWS).unwrap().to_int::<u16>().unwrap(), 2, "{uid}");
+        }
+    }
+}

@@ -320,3 +320,125 @@ fn years_between(birth: (u32, u32, u32), taken: (u32, u32, u32)) -> Option<u32> 
     let years = taken.0.checked_sub(birth.0)?.checked_sub(u32::from(had_no_birthday))?;
     (years < 150).then_some(years)
 }
+
+#[cfg(test)]
+mod tests {
+    use dicom_core::VR;
+    use dicom_core::value::DataSetSequence;
+    use dicom_dictionary_std::uids;
+    use dicom_object::mem::InMemElement;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::imaging::testing::{radiograph, text as text_element, with_meta};
+
+    fn header_with(elements: Vec<InMemElement>, without: &[Tag]) -> ImageHeader {
+        let mut object = radiograph(2, 3, &[0; 6]);
+        for tag in without {
+            object.remove_element(*tag);
+        }
+        for element in elements {
+            object.put(element);
+        }
+        ImageHeader::from_object(&with_meta(object, uids::EXPLICIT_VR_LITTLE_ENDIAN))
+    }
+
+    #[test]
+    fn plain_facts_are_read() {
+        let header = header_with(
+            vec![
+                text_element(tags::WINDOW_CENTER, VR::DS, "2048\\100"),
+                text_element(tags::WINDOW_WIDTH, VR::DS, "4096\\50"),
+                text_element(tags::PIXEL_SPACING, VR::DS, "0\\0"),
+                text_element(tags::IMAGER_PIXEL_SPACING, VR::DS, "0.143\\0.15"),
+                text_element(tags::PATIENT_ORIENTATION, VR::CS, "L\\F"),
+                text_element(tags::BURNED_IN_ANNOTATION, VR::CS, "NO"),
+                text_element(tags::IMAGE_TYPE, VR::CS, "DERIVED\\PRIMARY"),
+            ],
+            &[],
+        );
+        assert_eq!(header.sop_class_uid, uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PRESENTATION);
+        assert_eq!((header.rows, header.columns, header.number_of_frames), (Some(2), Some(3), 1));
+        assert_eq!(header.window, Some((2048.0, 4096.0)));
+        assert_eq!(header.pixel_spacing_mm, Some((0.143, 0.15)));
+        assert_eq!(header.row_direction.as_deref(), Some("L"));
+        assert_eq!(header.burned_in_annotation, Some(false));
+        assert_eq!(header.image_type, ["DERIVED", "PRIMARY"]);
+        assert_eq!(header.rescale, None);
+        assert!(!header.is_inverted() && !header.is_signed);
+    }
+
+    #[test]
+    fn impossible_values_count_as_absent() {
+        let header = header_with(
+            vec![
+                text_element(tags::WINDOW_CENTER, VR::DS, "abc"),
+                text_element(tags::WINDOW_WIDTH, VR::DS, "0"),
+                text_element(tags::RESCALE_SLOPE, VR::DS, "0"),
+                text_element(tags::RESCALE_INTERCEPT, VR::DS, "-5"),
+                text_element(tags::NUMBER_OF_FRAMES, VR::IS, "0"),
+                crate::imaging::testing::number(tags::ROWS, 0),
+                text_element(tags::PATIENT_AGE, VR::AS, "old"),
+            ],
+            &[],
+        );
+        assert_eq!(header.window, None);
+        assert_eq!(header.rescale, Some((1.0, -5.0)));
+        assert_eq!((header.rows, header.number_of_frames), (None, 1));
+        assert_eq!(header.patient_age, None);
+    }
+
+    #[rstest]
+    #[case("PA", View::PosteroAnterior)]
+    #[case("AP", View::AnteroPosterior)]
+    #[case("AP SUPINE", View::AnteroPosterior)]
+    #[case("LL", View::Other("LL".to_owned()))]
+    #[case("RL", View::Other("RL".to_owned()))]
+    #[case("LATERAL", View::Other("LATERAL".to_owned()))]
+    #[case("PA LLD", View::Other("PA LLD".to_owned()))]
+    #[case("", View::NotStated)]
+    fn view_positions(#[case] position: &str, #[case] expected: View) {
+        let header = header_with(vec![text_element(tags::VIEW_POSITION, VR::CS, position)], &[]);
+        assert_eq!(header.view, expected);
+    }
+
+    #[rstest]
+    #[case("PA", "399348003", "antero-posterior", View::AnteroPosterior)]
+    #[case("", "R-10214", "postero-anterior", View::PosteroAnterior)]
+    #[case("", "X", "Postero-anterior", View::PosteroAnterior)]
+    #[case("PA", "399173006", "left lateral", View::Other("left lateral".to_owned()))]
+    #[case("LL", "399348003", "antero-posterior", View::Other("LL".to_owned()))]
+    fn view_codes(#[case] position: &str, #[case] value: &str, #[case] meaning: &str, #[case] expected: View) {
+        let item = InMemDicomObject::from_element_iter([
+            text_element(tags::CODE_VALUE, VR::SH, value),
+            text_element(tags::CODE_MEANING, VR::LO, meaning),
+        ]);
+        let sequence = InMemElement::new(tags::VIEW_CODE_SEQUENCE, VR::SQ, DataSetSequence::from(vec![item]));
+        let header = header_with(vec![text_element(tags::VIEW_POSITION, VR::CS, position), sequence], &[]);
+        assert_eq!(header.view, expected);
+    }
+
+    #[rstest]
+    #[case("018Y", Some(18))]
+    #[case("17Y", Some(17))]
+    #[case("216M", Some(18))]
+    #[case("003W", Some(0))]
+    #[case("999Y", None)]
+    #[case("Y", None)]
+    #[case("", None)]
+    fn ages(#[case] age: &str, #[case] years: Option<u32>) {
+        assert_eq!(years_of_age_string(age).filter(|_| !age.is_empty()), years);
+    }
+
+    #[rstest]
+    #[case("20080102", true)]
+    #[case("20080103", false)]
+    #[case("2008.01.01", true)]
+    fn age_comes_from_the_birth_date_when_it_is_not_stated(#[case] birth: &str, #[case] is_adult: bool) {
+        // The study was on 2026-01-02.
+        let header = header_with(vec![text_element(tags::PATIENT_BIRTH_DATE, VR::DA, birth)], &[tags::PATIENT_AGE]);
+        let age = header.patient_age.unwrap();
+        assert_eq!(age.is_at_least(18), is_adult);
+        assert_eq!(format!("{age:?}"), "PatientAge(..)", "an exact age must not reach a log");
+    }
+}

@@ -30,8 +30,10 @@ pub(crate) fn radiograph(rows: u16, columns: u16, words: &[u16]) -> InMemDicomOb
     ])
 }
 
+/// A text element; values are separated by backslashes, as in a file.
 pub(crate) fn text(tag: Tag, vr: VR, value: &str) -> InMemElement {
-    InMemElement::new(tag, vr, PrimitiveValue::from(value))
+    let values: Vec<String> = value.split('\\').map(str::to_owned).collect();
+    InMemElement::new(tag, vr, PrimitiveValue::Strs(values.into()))
 }
 
 pub(crate) fn number(tag: Tag, value: u16) -> InMemElement {
