@@ -1,1 +1,30 @@
-//! See `docs/architecture.md`.
+//! From the bytes of a DICOM file to calibrated grey values, and from an analysis to a picture.
+//!
+//! The way through this room: [`read_object`] (guarded parsing) → [`ImageHeader`] (what the header says) →
+//! [`decode_grey`] (stored values, Modality LUT, VOI) → [`canvas`] (percentiles, padding, resampling, channels) →
+//! [`lungs`] (mask clean-up and measurements) → [`heat`] (fusion of activation maps) → [`render_overlay`].
+//!
+//! Architecture invariant: pure functions only. This room knows no files, no network, no database, no clock and
+//! no tensors; the same input gives the same output.
+
+pub mod canvas;
+mod codestream;
+mod error;
+mod grey;
+mod guard;
+mod header;
+pub mod heat;
+pub mod lungs;
+mod lut;
+mod overlay;
+#[cfg(test)]
+pub(crate) mod testing;
+mod text;
+
+pub use canvas::{MaskMode, Plane, Plane3, PlaneError};
+pub use error::ImagingError;
+pub use grey::{DecodeLimits, GreyImage, decode_grey, display_image, display_object};
+pub use guard::{GuardError, GuardLimits, check_part10, read_object};
+pub use header::{ImageHeader, PatientAge, View};
+pub use lut::{LookUpTable, Voi, WindowFunction};
+pub use overlay::{OverlayError, OverlayOptions, render_overlay};
