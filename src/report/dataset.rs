@@ -8,7 +8,7 @@ use super::{
     FileMetaIds, RenderedObject, ReportError, ResultKind,
     codes::Concept,
     source::Element,
-    text::{TextEncoding, multi_line, single_line},
+    text::{TextEncoding, ascii, multi_line, single_line},
 };
 use crate::types::{Sha256Digest, Uid};
 
@@ -98,7 +98,13 @@ fn encode_texts(data_set: InMemDicomObject, encoding: &TextEncoding) -> InMemDic
                 let items = sequence.into_items().into_iter().map(|item| encode_texts(item, encoding));
                 Value::from(DataSetSequence::from(items.collect::<Vec<_>>()))
             }
-            Value::Primitive(PrimitiveValue::Str(text)) => Value::from(text_bytes(&text, header.vr(), encoding)),
+            // The writer takes the bytes of a DS or IS for numbers; as text they come out as they are.
+            Value::Primitive(PrimitiveValue::U8(bytes)) if matches!(header.vr(), VR::DS | VR::IS) => {
+                Value::from(PrimitiveValue::Str(bytes.iter().map(|byte| char::from(*byte)).collect()))
+            }
+            Value::Primitive(PrimitiveValue::Str(text)) if !matches!(header.vr(), VR::DS | VR::IS) => {
+                Value::from(text_bytes(&text, header.vr(), encoding))
+            }
             other => other,
         };
         DataElement::new(header.tag(), header.vr(), value)
@@ -141,7 +147,7 @@ pub(super) fn write(
         .media_storage_sop_instance_uid(identity.sop_instance_uid.as_str())
         .transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN)
         .implementation_class_uid(ids.implementation_class_uid.as_str())
-        .implementation_version_name(super::text::single_line(&ids.implementation_version_name, 16))
+        .implementation_version_name(single_line(&ascii(&ids.implementation_version_name), 16))
         .build()
         .map_err(|error| refused("file meta information", &error))?;
     let transfer_syntax_uid =

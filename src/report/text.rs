@@ -58,7 +58,7 @@ fn backslashes(bytes: &[u8]) -> usize {
 }
 
 /// The text in ASCII: common signs are spelled, others become `?`.
-fn ascii(text: &str) -> String {
+pub(super) fn ascii(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -54,7 +54,8 @@ mod tests {
         assert_eq!(uid("series", &["sr", "key"]), uid("series", &["sr", "key"]));
         assert_ne!(uid("series", &["sr", "key"]), uid("series", &["srkey"]));
         assert_ne!(uid("series", &["sr"]), uid("instance", &["sr"]));
-        insta::assert_snapshot!(uid("series", &["sr", "key"]), @"");
+        // Python: uuid.uuid5(uuid.UUID(int=NS_GATEWAY), "series\x1fsr\x1fkey").int
+        assert_eq!(uid("series", &["sr", "key"]).as_str(), "2.25.35912510720820332651331997582208551761");
     }
 
     #[test]
