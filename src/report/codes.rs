@@ -1,0 +1,174 @@
+//! The coded concepts that results use (PS3.16, and private codes of scheme `99HILUM`).
+
+use crate::types::{Code, ReasonCode};
+
+/// Scheme of Hilum's private codes.
+pub(super) const PRIVATE_SCHEME: &str = "99HILUM";
+
+/// A coded concept by reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Concept<'a> {
+    pub(super) value: &'a str,
+    pub(super) scheme: &'a str,
+    pub(super) meaning: &'a str,
+}
+
+impl<'a> From<&'a Code> for Concept<'a> {
+    fn from(code: &'a Code) -> Self {
+        Self { value: &code.value, scheme: &code.scheme, meaning: &code.meaning }
+    }
+}
+
+const fn dcm(value: &'static str, meaning: &'static str) -> Concept<'static> {
+    Concept { value, scheme: "DCM", meaning }
+}
+const fn sct(value: &'static str, meaning: &'static str) -> Concept<'static> {
+    Concept { value, scheme: "SCT", meaning }
+}
+const fn ucum(value: &'static str, meaning: &'static str) -> Concept<'static> {
+    Concept { value, scheme: "UCUM", meaning }
+}
+const fn radlex(value: &'static str, meaning: &'static str) -> Concept<'static> {
+    Concept { value, scheme: "RADLEX", meaning }
+}
+const fn private(value: &'static str, meaning: &'static str) -> Concept<'static> {
+    Concept { value, scheme: PRIVATE_SCHEME, meaning }
+}
+
+pub(super) const REPORT: Concept = dcm("126000", "Imaging Measurement Report");
+pub(super) const LANGUAGE: Concept = dcm("121049", "Language of Content Item and Descendants");
+pub(super) const ENGLISH: Concept = Concept { value: "en-US", scheme: "RFC5646", meaning: "English (United States)" };
+pub(super) const OBSERVER_TYPE: Concept = dcm("121005", "Observer Type");
+pub(super) const DEVICE: Concept = dcm("121007", "Device");
+pub(super) const OBSERVER_UID: Concept = dcm("121012", "Device Observer UID");
+pub(super) const OBSERVER_NAME: Concept = dcm("121013", "Device Observer Name");
+pub(super) const OBSERVER_MANUFACTURER: Concept = dcm("121014", "Device Observer Manufacturer");
+pub(super) const OBSERVER_MODEL: Concept = dcm("121015", "Device Observer Model Name");
+pub(super) const OBSERVER_SERIAL: Concept = dcm("121016", "Device Observer Serial Number");
+pub(super) const PROCEDURE_REPORTED: Concept = dcm("121058", "Procedure reported");
+pub(super) const CHEST_RADIOGRAPHY: Concept = sct("399208008", "Plain X-ray of chest");
+pub(super) const CHEST_CT: Concept = sct("169069000", "Computed tomography of chest");
+
+pub(super) const IMAGE_LIBRARY: Concept = dcm("111028", "Image Library");
+pub(super) const IMAGE_LIBRARY_GROUP: Concept = dcm("126200", "Image Library Group");
+pub(super) const MODALITY: Concept = dcm("121139", "Modality");
+pub(super) const TARGET_REGION: Concept = dcm("123014", "Target Region");
+pub(super) const CHEST: Concept = sct("816094009", "Chest");
+pub(super) const SOURCE: Concept = sct("260753009", "Source");
+pub(super) const STUDY_DATE: Concept = dcm("111060", "Study Date");
+pub(super) const STUDY_TIME: Concept = dcm("111061", "Study Time");
+pub(super) const ROWS: Concept = dcm("110910", "Pixel Data Rows");
+pub(super) const COLUMNS: Concept = dcm("110911", "Pixel Data Columns");
+pub(super) const IMAGE_LABEL: Concept = private("IMAGE-LABEL", "Image label");
+
+pub(super) const MEASUREMENTS: Concept = dcm("126010", "Imaging Measurements");
+pub(super) const MEASUREMENT_GROUP: Concept = dcm("125007", "Measurement Group");
+pub(super) const TRACKING_ID: Concept = dcm("112039", "Tracking Identifier");
+pub(super) const TRACKING_UID: Concept = dcm("112040", "Tracking Unique Identifier");
+pub(super) const FINDING: Concept = dcm("121071", "Finding");
+pub(super) const FINDING_SITE: Concept = sct("363698007", "Finding Site");
+pub(super) const LUNG: Concept = sct("39607008", "Lung");
+pub(super) const LATERALITY: Concept = sct("272741003", "Laterality");
+pub(super) const RIGHT: Concept = sct("24028007", "Right");
+pub(super) const LEFT: Concept = sct("7771000", "Left");
+pub(super) const CERTAINTY: Concept = dcm("111012", "Certainty of Finding");
+pub(super) const MEANING: Concept = dcm("121050", "Equivalent Meaning of Concept Name");
+pub(super) const DERIVATION: Concept = dcm("121401", "Derivation");
+pub(super) const MEAN: Concept = sct("373098007", "Mean");
+pub(super) const MEDIAN: Concept = sct("373099004", "Median");
+pub(super) const SOURCE_OF_MEASUREMENT: Concept = dcm("121112", "Source of Measurement");
+pub(super) const OPERATING_POINT: Concept = dcm("111071", "CAD Operating Point");
+pub(super) const OPERATING_POINT_DESCRIPTION: Concept = dcm("111081", "CAD Operating Point Description");
+pub(super) const PRESENCE: Concept = sct("705057003", "Presence");
+pub(super) const PRESENT: Concept = sct("52101004", "Present");
+pub(super) const ABSENT: Concept = sct("272519000", "Absent");
+pub(super) const UNDETERMINED: Concept = sct("373068000", "Undetermined");
+pub(super) const METHOD: Concept = sct("370129005", "Measurement Method");
+pub(super) const CLASS_ACTIVATION: Concept = dcm("130402", "Class activation");
+pub(super) const GRADIENT_CLASS_ACTIVATION: Concept = dcm("130403", "Gradient-weighted class activation");
+pub(super) const HEAT_FRACTION: Concept = private("HM-LUNG-FRAC", "Heat map fraction of lung field");
+pub(super) const HEAT_THRESHOLD: Concept = private("HM-THRESHOLD", "Heat map activation threshold");
+pub(super) const MODEL_STATUS: Concept = private("MODEL-STATUS", "Model status");
+pub(super) const MEMBER_SPREAD: Concept = private("MEMBER-SPREAD", "Largest minus smallest member output");
+
+pub(super) const ALGORITHM_NAME: Concept = dcm("111001", "Algorithm Name");
+pub(super) const ALGORITHM_VERSION: Concept = dcm("111003", "Algorithm Version");
+pub(super) const ALGORITHM_PARAMETERS: Concept = dcm("111002", "Algorithm Parameters");
+pub(super) const ALGORITHM_FAMILY: Concept = dcm("111000", "Algorithm Family");
+pub(super) const ARTIFICIAL_INTELLIGENCE: Concept = dcm("123110", "Artificial Intelligence");
+
+pub(super) const EVALUATIONS: Concept =
+    Concept { value: "C0034375", scheme: "UMLS", meaning: "Qualitative Evaluations" };
+pub(super) const SUMMARY: Concept = dcm("111017", "CAD Processing and Findings Summary");
+pub(super) const ALL_WITHOUT_FINDINGS: Concept = dcm("111241", "All algorithms succeeded; without findings");
+pub(super) const ALL_WITH_FINDINGS: Concept = dcm("111242", "All algorithms succeeded; with findings");
+pub(super) const SOME_WITHOUT_FINDINGS: Concept = dcm("111243", "Not all algorithms succeeded; without findings");
+pub(super) const SOME_WITH_FINDINGS: Concept = dcm("111244", "Not all algorithms succeeded; with findings");
+pub(super) const NONE_SUCCEEDED: Concept = dcm("111245", "No algorithms succeeded; without findings");
+pub(super) const ANALYSIS_STATUS: Concept = private("ANALYSIS-STATUS", "Analysis status");
+pub(super) const SUCCEEDED: Concept = dcm("111222", "Succeeded");
+pub(super) const PARTIALLY_SUCCEEDED: Concept = dcm("111223", "Partially Succeeded");
+pub(super) const FAILED: Concept = dcm("111224", "Failed");
+pub(super) const QUALITY: Concept = dcm("111050", "Quality Assessment");
+pub(super) const DIAGNOSTIC_QUALITY: Concept = radlex("RID12", "Diagnostic quality");
+pub(super) const LIMITED_QUALITY: Concept = radlex("RID13", "Limited quality");
+pub(super) const NON_DIAGNOSTIC_QUALITY: Concept = radlex("RID14", "Non-diagnostic quality");
+pub(super) const QUALITY_FINDING: Concept = dcm("111052", "Quality Finding");
+pub(super) const POSITIONING: Concept = dcm("111209", "Positioning");
+pub(super) const REJECT_REASON: Concept = private("REJECT-REASON", "Reason for not processing");
+pub(super) const EXCLUDED_IMAGE: Concept = private("EXCLUDED-IMAGE", "Image not analysed");
+pub(super) const GATE: Concept = private("INPUT-CHECK", "Input check");
+pub(super) const CONCLUSION: Concept = dcm("121077", "Conclusion");
+pub(super) const COMMENT: Concept = dcm("121106", "Comment");
+
+pub(super) const ACQUISITION_EQUIPMENT: Concept = dcm("109101", "Acquisition Equipment");
+pub(super) const PROCESSING_EQUIPMENT: Concept = dcm("109102", "Processing Equipment");
+pub(super) const SOURCE_IMAGE: Concept = dcm("121322", "Source image for image processing operation");
+pub(super) const HEAT_MAP_OVERLAY: Concept = private("HEATMAP-OVERLAY", "Class activation heat map overlay");
+
+pub(super) const PERCENT: Concept = ucum("%", "Percent");
+pub(super) const NO_UNITS: Concept = ucum("1", "no units");
+pub(super) const PIXELS: Concept = ucum("{pixels}", "pixels");
+
+/// Code of a modality, for those that radiographs and chest CT come in.
+pub(super) fn modality(modality: &str) -> Option<Concept<'static>> {
+    match modality {
+        "CR" => Some(dcm("CR", "Computed Radiography")),
+        "DX" => Some(dcm("DX", "Digital Radiography")),
+        "CT" => Some(dcm("CT", "Computed Tomography")),
+        _ => None,
+    }
+}
+
+/// Why something was not processed, as CID 9300, 9302 or 9303 has it.
+pub(super) const fn reason(reason: ReasonCode) -> Concept<'static> {
+    match reason {
+        ReasonCode::NoSuitableImage | ReasonCode::UnsupportedImage | ReasonCode::AgeOutOfScope => {
+            dcm("110522", "Object Types not supported")
+        }
+        ReasonCode::Undecodable => dcm("110521", "Objects incorrectly formatted"),
+        ReasonCode::ViewNotFrontal | ReasonCode::LungMask | ReasonCode::ImageQuality => {
+            dcm("110531", "Insufficient quality for interpretation")
+        }
+        ReasonCode::ProcessingFailure => dcm("110513", "Discontinued for unspecified reason"),
+    }
+}
+
+/// Whether a reason is one of image quality.
+pub(super) const fn is_quality(reason: ReasonCode) -> bool {
+    matches!(reason, ReasonCode::ViewNotFrontal | ReasonCode::LungMask | ReasonCode::ImageQuality)
+}
+
+/// (Coding Scheme Designator, UID) of the schemes in the HL7 registry.
+const REGISTERED_SCHEMES: [(&str, &str); 5] = [
+    ("DCM", "1.2.840.10008.2.16.4"),
+    ("SCT", "2.16.840.1.113883.6.96"),
+    ("UCUM", "2.16.840.1.113883.6.8"),
+    ("RADLEX", "2.16.840.1.113883.6.256"),
+    ("UMLS", "2.16.840.1.113883.6.86"),
+];
+
+/// UID of a scheme in the HL7 registry.
+pub(super) fn scheme_uid(scheme: &str) -> Option<&'static str> {
+    REGISTERED_SCHEMES.iter().find(|(designator, _)| *designator == scheme).map(|(_, uid)| *uid)
+}

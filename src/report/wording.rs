@@ -1,0 +1,318 @@
+//! Every sentence of a result, said the same way in the report, the heat map and the terminal.
+//!
+//! The rules: a score is a "model output", calibrated or not, above or below the operating threshold. It is
+//! never a verdict about the patient, and what was not validated makes no decision.
+
+use crate::types::{
+    BundleIdentity, BundleStatus, CxrAnalysis, Decision, ExcludedImage, GateResult, ImageAnalysis, MemberScore,
+    NotAnalysed, UNTRAINED_NOTICE,
+};
+
+/// Stands on everything.
+pub(super) const NOT_FOR_DIAGNOSTIC_USE: &str = "NOT FOR DIAGNOSTIC USE";
+
+fn is_untrained(bundle: &BundleIdentity) -> bool {
+    bundle.status == BundleStatus::Untrained
+}
+
+/// The notice that a series description ends with: 22 or 44 characters.
+fn notice(bundle: &BundleIdentity) -> &'static str {
+    if is_untrained(bundle) { UNTRAINED_NOTICE } else { NOT_FOR_DIAGNOSTIC_USE }
+}
+
+/// Series Description of the report, at most 64 characters.
+pub(super) fn report_series(bundle: &BundleIdentity, analysed: bool) -> String {
+    format!("{} - {}", if analysed { "AI result" } else { "AI not analysed" }, notice(bundle))
+}
+
+/// Series Description of the heat maps, at most 64 characters.
+pub(super) fn heat_map_series(bundle: &BundleIdentity) -> String {
+    format!("AI heat map - {}", notice(bundle))
+}
+
+/// Image Comments of a heat map.
+pub(super) fn heat_map_comment(bundle: &BundleIdentity) -> String {
+    with_notice(bundle, format!("AI heat map overlay. {NOT_FOR_DIAGNOSTIC_USE}. {HEAT_MAP_MEANING}"))
+}
+
+/// Derivation Description of a heat map.
+pub(super) fn heat_map_derivation(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
+    let target = target_label(bundle);
+    let words = format!(
+        "Class activation heat map for class {target} of {} {} (bundle sha256:{}) blended over the windowed source \
+         image. {} {}. {NOT_FOR_DIAGNOSTIC_USE}.",
+        bundle.name,
+        bundle.version,
+        bundle.digest,
+        heat_map_method(image),
+        localisation(image),
+    );
+    with_notice(bundle, words)
+}
+
+/// The text, behind the notice of an untrained bundle.
+pub(super) fn with_notice(bundle: &BundleIdentity, words: String) -> String {
+    if is_untrained(bundle) { format!("{UNTRAINED_NOTICE}. {words}") } else { words }
+}
+
+/// What a heat map is.
+const HEAT_MAP_MEANING: &str = "Shows regions that influenced the score, not lesion outlines.";
+
+/// How the heat map of an image was made.
+pub(super) fn heat_map_method(image: &ImageAnalysis) -> String {
+    let map = &image.heat_map;
+    let mut methods: Vec<&str> = image.member_heat_maps.iter().map(|(_, map)| map.method.as_str()).collect();
+    methods.sort_unstable();
+    methods.dedup();
+    let of_members = if methods.is_empty() { String::new() } else { format!(" ({})", methods.join(", ")) };
+    format!(
+        "Heat map by {}{of_members}, grid {} x {}, maximum activation {:.4}; shows regions that influenced the score, \
+         not lesion outlines.",
+        map.method, map.rows, map.columns, map.maximum_activation
+    )
+}
+
+/// Whether the heat map may be read as an indication.
+pub(super) fn localisation(image: &ImageAnalysis) -> &'static str {
+    if image.localised {
+        "The output is at or above the operating threshold; the map shows where it comes from"
+    } else {
+        "No localisation: the output is below the operating threshold, the map is not an indication"
+    }
+}
+
+/// The lines that every report ends with.
+pub(super) fn disclaimer(bundle: &BundleIdentity) -> Vec<String> {
+    let mut lines = Vec::new();
+    if is_untrained(bundle) {
+        lines.push(format!("{UNTRAINED_NOTICE}. The weights are random numbers; the outputs mean nothing."));
+    }
+    lines.push("Investigational / research use only. Not for diagnostic use. Not cleared or CE-marked.".to_owned());
+    lines.push("Software output that no physician has reviewed; not for patient management.".to_owned());
+    lines.push(
+        "A score is the model output for the pattern associated with its class in the training data; it does not say \
+         how likely the patient has the disease."
+            .to_owned(),
+    );
+    lines.push(performance(bundle));
+    lines.push(
+        "Does not distinguish other viral pneumonia; a result below threshold does not exclude infection; correlate \
+         clinically and with RT-PCR."
+            .to_owned(),
+    );
+    lines
+        .push("Heat map: shows regions that influenced the score (on the grid named), not lesion outlines.".to_owned());
+    lines
+}
+
+fn performance(bundle: &BundleIdentity) -> String {
+    let reference = if bundle.reference_performance.trim().is_empty() {
+        "No performance of a reference publication is cited.".to_owned()
+    } else {
+        format!("Reference publication: {}.", bundle.reference_performance.trim().trim_end_matches('.'))
+    };
+    match bundle.status {
+        BundleStatus::Validated => reference,
+        BundleStatus::Unvalidated | BundleStatus::Untrained => format!("{reference} These weights: not validated."),
+    }
+}
+
+/// Label of the class that threshold, decision and heat map are about.
+pub(super) fn target_label(bundle: &BundleIdentity) -> &str {
+    bundle.classes.get(bundle.target_class_idx).map_or("", |class| class.label.as_str())
+}
+
+/// `calibrated` or `uncalibrated`.
+pub(super) fn calibration(bundle: &BundleIdentity) -> &'static str {
+    if bundle.calibration.is_some() { "calibrated" } else { "uncalibrated" }
+}
+
+/// A share of 1 as percent with one decimal.
+pub(super) fn percent(share: f64) -> String {
+    if share.is_finite() { format!("{:.1} %", share * 100.0) } else { "no value".to_owned() }
+}
+
+/// Where the output of the target class lies.
+pub(super) fn against_threshold(bundle: &BundleIdentity, image: &ImageAnalysis) -> &'static str {
+    let output = image.fused.get(bundle.target_class_idx).copied().unwrap_or(f64::NAN);
+    if output >= bundle.threshold {
+        "at or above the operating threshold"
+    } else if output < bundle.threshold {
+        "below the operating threshold"
+    } else {
+        "not comparable with the operating threshold"
+    }
+}
+
+/// How the operating point is to be read.
+pub(super) fn operating_point(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
+    let threshold = percent(bundle.threshold);
+    let target = target_label(bundle);
+    format!(
+        "Operating threshold {threshold} on the model output for class {target}; the output is {}. {}",
+        against_threshold(bundle, image),
+        decision(bundle, image.decision),
+    )
+}
+
+/// The decision in a sentence.
+pub(super) fn decision(bundle: &BundleIdentity, decision: Decision) -> String {
+    match (bundle.status, decision) {
+        (BundleStatus::Validated, Decision::Present) => "Decision at the threshold: present.".to_owned(),
+        (BundleStatus::Validated, Decision::Absent) => "Decision at the threshold: absent.".to_owned(),
+        (BundleStatus::Validated, Decision::Undetermined) => "Decision: undetermined.".to_owned(),
+        (BundleStatus::Unvalidated, _) => {
+            "Decision withheld (undetermined): these weights are not validated.".to_owned()
+        }
+        (BundleStatus::Untrained, _) => "Decision withheld (undetermined): these weights are not trained.".to_owned(),
+    }
+}
+
+/// The decision that a report may carry: only validated bundles decide, whatever the record says.
+pub(super) fn allowed_decision(bundle: &BundleIdentity, image: &ImageAnalysis) -> Decision {
+    if bundle.status == BundleStatus::Validated { image.decision } else { Decision::Undetermined }
+}
+
+/// The outputs of an image in one sentence.
+pub(super) fn outputs(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
+    let scores: Vec<String> = bundle
+        .classes
+        .iter()
+        .zip(&image.fused)
+        .map(|(class, output)| format!("{} {}", class.label, percent(*output)))
+        .collect();
+    format!("Model output ({}): {}.", calibration(bundle), scores.join(", "))
+}
+
+/// What the members said about the target class, in one sentence.
+pub(super) fn members(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
+    let scores: Vec<String> = image
+        .members
+        .iter()
+        .map(|member| {
+            let score = output_of(member, bundle.target_class_idx).map_or_else(|| "failed".to_owned(), percent);
+            format!("{} {score}", member.name)
+        })
+        .collect();
+    format!(
+        "Members for class {}: {}; largest minus smallest {}.",
+        target_label(bundle),
+        scores.join(", "),
+        percent(image.member_spread)
+    )
+}
+
+/// Output of a member for a class; `None` when the member failed.
+pub(super) fn output_of(member: &MemberScore, class_idx: usize) -> Option<f64> {
+    if member.failure.is_some() { None } else { member.probabilities.get(class_idx).copied() }
+}
+
+/// Why a member has no output.
+pub(super) fn member_failure(member: &MemberScore) -> String {
+    let words = member.failure.as_deref().unwrap_or("it gave no output for this class");
+    format!("Member {} failed: {words}", member.name)
+}
+
+/// The heat in each lung, in one sentence.
+pub(super) fn lung_fractions(image: &ImageAnalysis) -> String {
+    let fraction = |share: Option<f64>| share.map_or_else(|| "no value".to_owned(), percent);
+    format!(
+        "Heat map at half its maximum or more: {} of the right lung field, {} of the left.",
+        fraction(image.right_lung_heat_fraction),
+        fraction(image.left_lung_heat_fraction)
+    )
+}
+
+/// One input check.
+pub(super) fn gate(gate: &GateResult) -> String {
+    let verdict = match (gate.passed, gate.enforced) {
+        (true, true) => "passed",
+        (true, false) => "passed, reported only",
+        (false, true) => "failed, enforced",
+        (false, false) => "failed, reported only",
+    };
+    let reason = if gate.passed { String::new() } else { format!(" ({})", gate.reason.id()) };
+    format!("{}: {verdict}{reason}; {}", gate.id, gate.words)
+}
+
+/// An image that was left out.
+pub(super) fn excluded(image: &ExcludedImage) -> String {
+    format!("Not analysed: {} ({})", sentence(&image.words), image.reason.id())
+}
+
+/// The conclusion of a run without scores.
+pub(super) fn not_analysed(bundle: &BundleIdentity, not_analysed: &NotAnalysed) -> String {
+    let words =
+        format!("AI did not analyse this study: {} ({}).", sentence(&not_analysed.words), not_analysed.reason.id());
+    with_notice(bundle, words)
+}
+
+/// The conclusion of an analysis: every number in sentences.
+pub(super) fn conclusion(bundle: &BundleIdentity, analysis: &CxrAnalysis) -> String {
+    let mut parts = vec!["AI:".to_owned()];
+    for (image, name) in analysis.images.iter().zip(image_names(analysis)) {
+        if let Some(name) = name {
+            parts.push(format!("{name}:"));
+        }
+        parts.push(outputs(bundle, image));
+        parts.push(operating_point(bundle, image));
+        parts.push(members(bundle, image));
+        parts.push(lung_fractions(image));
+        parts.push(format!("{}.", localisation(image)));
+    }
+    if !analysis.excluded.is_empty() {
+        parts.push(format!("Images not analysed: {}.", analysis.excluded.len()));
+    }
+    with_notice(bundle, parts.join(" "))
+}
+
+/// `Image n` for each analysed image, nothing when there is only one.
+pub(super) fn image_names(analysis: &CxrAnalysis) -> impl Iterator<Item = Option<String>> {
+    let several = analysis.images.len() > 1;
+    (1..=analysis.images.len()).map(move |n| several.then(|| format!("Image {n}")))
+}
+
+/// (failed, all) member runs of an analysis.
+pub(super) fn failed_members(analysis: &CxrAnalysis) -> (usize, usize) {
+    let members = || analysis.images.iter().flat_map(|image| &image.members);
+    (members().filter(|member| member.failure.is_some() || member.probabilities.is_empty()).count(), members().count())
+}
+
+/// The settings that determine the outputs, one Algorithm Parameters item each.
+pub(super) fn parameters(record: &crate::types::RunRecord, software_version: &str) -> Vec<String> {
+    let bundle = &record.bundle;
+    vec![
+        format!("status={}", status(bundle.status)),
+        format!("bundle=sha256:{}", bundle.digest),
+        format!(
+            "members={};fusion={};calibration={}",
+            bundle.members.len(),
+            bundle.fusion,
+            bundle.calibration.as_deref().unwrap_or("none")
+        ),
+        format!("target={};threshold={:.4}", target_label(bundle), bundle.threshold),
+        format!(
+            "segmenter={} {} ({});weights=sha256:{}",
+            bundle.segmenter.name,
+            bundle.segmenter.version,
+            bundle.segmenter.architecture,
+            bundle.segmenter.weights_sha256
+        ),
+        format!("configuration=sha256:{}", record.configuration_sha256),
+        format!("hilum={software_version};run={};revision={}", record.run_id, record.revision),
+    ]
+}
+
+/// A bundle's status as manifests write it.
+pub(super) const fn status(status: BundleStatus) -> &'static str {
+    match status {
+        BundleStatus::Untrained => "untrained",
+        BundleStatus::Unvalidated => "unvalidated",
+        BundleStatus::Validated => "validated",
+    }
+}
+
+/// Without a full stop, to be continued.
+fn sentence(words: &str) -> &str {
+    words.trim().trim_end_matches('.')
+}
