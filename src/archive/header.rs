@@ -56,16 +56,29 @@ const LAST_WANTED: u32 = 0x0020_0013;
 const UNDEFINED_LENGTH: u32 = 0xFFFF_FFFF;
 
 const WANTED: [u32; 19] = [
-    0x0008_0005, 0x0008_0016, 0x0008_0018, 0x0008_0020, 0x0008_0030, 0x0008_0050, 0x0008_0060, 0x0008_1030,
-    0x0008_103E, 0x0010_0010, 0x0010_0020, 0x0010_0030, 0x0010_0040, 0x0018_0015, 0x0018_1002, 0x0020_000D,
-    0x0020_000E, 0x0020_0011, 0x0020_0013,
+    0x0008_0005,
+    0x0008_0016,
+    0x0008_0018,
+    0x0008_0020,
+    0x0008_0030,
+    0x0008_0050,
+    0x0008_0060,
+    0x0008_1030,
+    0x0008_103E,
+    0x0010_0010,
+    0x0010_0020,
+    0x0010_0030,
+    0x0010_0040,
+    0x0018_0015,
+    0x0018_1002,
+    0x0020_000D,
+    0x0020_000E,
+    0x0020_0011,
+    0x0020_0013,
 ];
 
 /// Reads the header of a data set that starts at the reader's position.
-pub(super) fn read(
-    reader: &mut (impl BufRead + Seek),
-    transfer_syntax_uid: &Uid,
-) -> Result<ObjectHeader, HeaderError> {
+pub(super) fn read(reader: &mut (impl BufRead + Seek), transfer_syntax_uid: &Uid) -> Result<ObjectHeader, HeaderError> {
     let values = match transfer_syntax_uid.as_str() {
         "1.2.840.10008.1.2" => collect(&mut Seeking(reader), Encoding { explicit_vr: false, big_endian: false }),
         "1.2.840.10008.1.2.2" => collect(&mut Seeking(reader), Encoding { explicit_vr: true, big_endian: true }),
@@ -191,10 +204,7 @@ fn skip(source: &mut impl Source, length: u32) -> Result<(), HeaderError> {
 }
 
 /// Tag, VR (two spaces where there is none) and value length; `None` at the end of the data.
-fn element_header(
-    source: &mut impl Source,
-    encoding: Encoding,
-) -> Result<Option<(u32, [u8; 2], u32)>, HeaderError> {
+fn element_header(source: &mut impl Source, encoding: Encoding) -> Result<Option<(u32, [u8; 2], u32)>, HeaderError> {
     let mut start = [0; 8];
     let mut filled = 0;
     while filled < start.len() {
@@ -236,9 +246,7 @@ fn header_from(values: &BTreeMap<u32, Vec<u8>>) -> Result<ObjectHeader, HeaderEr
     let character_set = values
         .get(&0x0008_0005)
         .and_then(|value| std::str::from_utf8(value).ok())
-        .and_then(|codes| {
-            codes.split('\\').map(|code| code.trim_matches(['\0', ' '])).find(|code| !code.is_empty())
-        })
+        .and_then(|codes| codes.split('\\').map(|code| code.trim_matches(['\0', ' '])).find(|code| !code.is_empty()))
         .and_then(SpecificCharacterSet::from_code);
     let text = |tag: u32| {
         let raw = values.get(&tag)?;

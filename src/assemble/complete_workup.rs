@@ -34,10 +34,9 @@ impl CompleteWorkup {
         let site = site::load(&mut tx).await?;
         let route = choose_route(&site, &facts);
         let (quiet, maximum_wait) = match &route {
-            Ok(route) => (
-                Duration::from_secs(route.quiet_seconds.into()),
-                Duration::from_secs(route.max_wait_seconds.into()),
-            ),
+            Ok(route) => {
+                (Duration::from_secs(route.quiet_seconds.into()), Duration::from_secs(route.max_wait_seconds.into()))
+            }
             Err(_) => (NO_ROUTE_QUIET, NO_ROUTE_MAXIMUM_WAIT),
         };
         let reason = match completeness(&facts, quiet, maximum_wait) {

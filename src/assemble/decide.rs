@@ -75,8 +75,7 @@ pub fn choose_route<'a>(site: &'a SiteConfig, facts: &Facts) -> Result<&'a Route
             facts.local_ae_title, facts.calling_ae_title
         )));
     }
-    let modality_fits =
-        |route: &&&Route| route.modalities.iter().any(|modality| facts.modalities.contains(modality));
+    let modality_fits = |route: &&&Route| route.modalities.iter().any(|modality| facts.modalities.contains(modality));
     from_sender.iter().find(modality_fits).copied().ok_or_else(|| {
         let modalities =
             if facts.modalities.is_empty() { "no modality".to_owned() } else { facts.modalities.join(", ") };

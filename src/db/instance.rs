@@ -64,10 +64,7 @@ pub async fn index(
     for object in objects {
         let outcome = insert(connection, object, own_device_uid).await?;
         if matches!(outcome, Indexed::New { own_output: false, .. }) {
-            let key = (
-                object.header.study_instance_uid.to_string(),
-                object.origin.called_ae_title.to_string(),
-            );
+            let key = (object.header.study_instance_uid.to_string(), object.origin.called_ae_title.to_string());
             let received_at = object.origin.received_at;
             let arrival = touched.entry(key).or_insert_with(|| workup::Arrival {
                 calling_ae_title: object.origin.calling_ae_title.to_string(),
@@ -188,9 +185,7 @@ async fn insert(connection: &mut Connection, object: &StoredObject, own_device_u
         .fetch_optional(connection)
         .await?;
         return Ok(match kept {
-            Some(kept_archive_key) if kept_archive_key != object.archive_key => {
-                Indexed::Duplicate { kept_archive_key }
-            }
+            Some(kept_archive_key) if kept_archive_key != object.archive_key => Indexed::Duplicate { kept_archive_key },
             _ => Indexed::Known,
         });
     };

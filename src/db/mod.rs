@@ -11,6 +11,7 @@ pub mod delivery;
 pub mod event;
 pub mod installation;
 pub mod instance;
+pub mod managed;
 pub mod queue_worker;
 pub mod result;
 pub mod run;

@@ -131,7 +131,8 @@ pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
     } else {
         format!("attempt {} of {maximum_attempts} starts", claimed.attempt)
     };
-    event::append(connection, event::Subject::Run, run_id, "running", &words, json!({ "attempt": claimed.attempt })).await?;
+    event::append(connection, event::Subject::Run, run_id, "running", &words, json!({ "attempt": claimed.attempt }))
+        .await?;
     Ok(Claim::Claimed(claimed))
 }
 
@@ -153,9 +154,11 @@ pub struct Finished<'a> {
 /// `running` → `succeeded` or `not_analysed`, fenced by attempt. Returns whether this attempt still counted.
 pub async fn finish(connection: &mut Connection, run_id: Uuid, attempt: i32, finished: &Finished<'_>) -> Result<bool> {
     let (state, reason, words) = match finished.outcome {
-        RunOutcome::Analysed(analysis) => {
-            ("succeeded", None, format!("{} image(s) analysed, {} left out", analysis.images.len(), analysis.excluded.len()))
-        }
+        RunOutcome::Analysed(analysis) => (
+            "succeeded",
+            None,
+            format!("{} image(s) analysed, {} left out", analysis.images.len(), analysis.excluded.len()),
+        ),
         RunOutcome::NotAnalysed(not_analysed) => {
             ("not_analysed", Some(not_analysed.reason.id()), not_analysed.words.clone())
         }
@@ -200,19 +203,16 @@ pub enum AfterFailure {
 }
 
 /// `running` → `failed` with the next attempt's time, or `parked`, fenced by attempt. `words` holds no patient data.
-pub async fn fail(connection: &mut Connection, claimed: &ClaimedRun, reason: &str, words: &str) -> Result<AfterFailure> {
+pub async fn fail(
+    connection: &mut Connection,
+    claimed: &ClaimedRun,
+    reason: &str,
+    words: &str,
+) -> Result<AfterFailure> {
     let words = format!("attempt {} of {}: {words}", claimed.attempt, claimed.maximum_attempts);
     if claimed.attempt >= claimed.maximum_attempts {
-        let parked = park(
-            connection,
-            claimed.id,
-            claimed.attempt,
-            claimed.workup_id,
-            claimed.revision,
-            reason,
-            &words,
-        )
-        .await?;
+        let parked =
+            park(connection, claimed.id, claimed.attempt, claimed.workup_id, claimed.revision, reason, &words).await?;
         return Ok(if parked { AfterFailure::Parked } else { AfterFailure::Fenced });
     }
     // 5 s, 10 s, 20 s … up to 5 min.

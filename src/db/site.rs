@@ -45,10 +45,7 @@ pub async fn load(connection: &mut Connection) -> Result<SiteConfig> {
     .await?
     .into_iter()
     .map(|(name, title, host, port, may_store, contact)| {
-        let port = port
-            .map(u16::try_from)
-            .transpose()
-            .map_err(|error| DbError::unreadable("port", error))?;
+        let port = port.map(u16::try_from).transpose().map_err(|error| DbError::unreadable("port", error))?;
         Ok(Peer { name, ae_title: ae_title(&title)?, host, port, may_store, contact })
     })
     .collect::<Result<_>>()?;

@@ -198,8 +198,15 @@ pub async fn complete(connection: &mut Connection, workup_id: Uuid, revision: i3
     .rows_affected()
         == 1;
     if done {
-        event::append(connection, event::Subject::Workup, workup_id, "complete", reason, json!({ "revision": revision }))
-            .await?;
+        event::append(
+            connection,
+            event::Subject::Workup,
+            workup_id,
+            "complete",
+            reason,
+            json!({ "revision": revision }),
+        )
+        .await?;
     }
     Ok(done)
 }
@@ -227,7 +234,8 @@ async fn change_state(
     .rows_affected()
         == 1;
     if done {
-        event::append(connection, event::Subject::Workup, workup_id, to, words, json!({ "revision": revision })).await?;
+        event::append(connection, event::Subject::Workup, workup_id, to, words, json!({ "revision": revision }))
+            .await?;
     }
     Ok(done)
 }
@@ -239,7 +247,11 @@ pub async fn not_routed(connection: &mut Connection, workup_id: Uuid, revision: 
 
 /// `complete` → `analysing` by a route.
 pub async fn analysing(connection: &mut Connection, workup_id: Uuid, revision: i32, route_name: &str) -> Result<bool> {
-    sqlx::query("update workup set route_name = $2 where id = $1").bind(workup_id).bind(route_name).execute(&mut *connection).await?;
+    sqlx::query("update workup set route_name = $2 where id = $1")
+        .bind(workup_id)
+        .bind(route_name)
+        .execute(&mut *connection)
+        .await?;
     let words = format!("route `{route_name}`");
     change_state(connection, workup_id, revision, &["complete"], "analysing", &words).await
 }
@@ -265,8 +277,15 @@ pub async fn answer_if_done(connection: &mut Connection, workup_id: Uuid) -> Res
     .await?;
     match open {
         Some((revision, false)) => {
-            change_state(connection, workup_id, revision, &["analysing"], "answered", "every result is delivered or closed")
-                .await
+            change_state(
+                connection,
+                workup_id,
+                revision,
+                &["analysing"],
+                "answered",
+                "every result is delivered or closed",
+            )
+            .await
         }
         _ => Ok(false),
     }
@@ -274,9 +293,11 @@ pub async fn answer_if_done(connection: &mut Connection, workup_id: Uuid) -> Res
 
 /// Workups that are due and still `receiving`, for `reconcile`.
 pub async fn due(connection: &mut Connection) -> Result<Vec<Uuid>> {
-    Ok(sqlx::query_scalar("select id from workup where state = 'receiving' and due_at <= now() order by due_at limit 1000")
-        .fetch_all(connection)
-        .await?)
+    Ok(sqlx::query_scalar(
+        "select id from workup where state = 'receiving' and due_at <= now() order by due_at limit 1000",
+    )
+    .fetch_all(connection)
+    .await?)
 }
 
 /// Closes workups whose last delivery was closed by a process that died before saying so.

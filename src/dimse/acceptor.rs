@@ -624,7 +624,7 @@ impl<H: AssociationHandler> Server<H> {
     }
 
     fn report_rejection(&self, request: &AssociationRequest, rejection: &Rejection) {
-        warn!(
+        debug!(
             result = %rejection.result,
             source = rejection.source(),
             reason = %rejection.reason,
@@ -640,14 +640,14 @@ impl<H: AssociationHandler> Server<H> {
     }
 
     fn report_not_established(&self, failure: &NotEstablished) {
-        warn!("no association: {}", failure.reason);
+        debug!("no association: {}", failure.reason);
         self.handler.not_established(failure);
     }
 
     async fn serve_association(&self, established: Established) {
         let Established { request, negotiated, mut messages, _permit } = established;
         let n_accepted = negotiated.iter().filter(|context| context.transfer_syntax_uid().is_some()).count();
-        info!(
+        debug!(
             implementation = %request.implementation,
             peer_max_pdu_length = request.implementation.max_pdu_length,
             "association accepted with {n_accepted} of {} presentation contexts",
@@ -664,9 +664,9 @@ impl<H: AssociationHandler> Server<H> {
         }
         let Counts { n_objects_stored, n_objects_failed, n_bytes_received } = counts;
         if matches!(reason, EndReason::Released | EndReason::ShutDown) {
-            info!(n_objects_stored, n_objects_failed, n_bytes_received, "association ended: {reason}");
+            debug!(n_objects_stored, n_objects_failed, n_bytes_received, "association ended: {reason}");
         } else {
-            warn!(n_objects_stored, n_objects_failed, n_bytes_received, "association ended: {reason}");
+            debug!(n_objects_stored, n_objects_failed, n_bytes_received, "association ended: {reason}");
         }
         let end = AssociationEnd { reason, n_objects_stored, n_objects_failed, n_bytes_received };
         self.handler.ended(association, end);
@@ -760,7 +760,7 @@ impl<H: AssociationHandler> Server<H> {
                     Err(failure) => {
                         counts.n_objects_failed += 1;
                         if drained.is_ok() {
-                            warn!(sop_instance_uid = %command.affected_sop_instance_uid.escape_debug(), "object not stored: {failure}");
+                            debug!(sop_instance_uid = %command.affected_sop_instance_uid.escape_debug(), "object not stored: {failure}");
                         }
                     }
                 }

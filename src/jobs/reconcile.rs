@@ -34,14 +34,14 @@ pub async fn reconcile(db: &Db) -> Result<Reconciled, JobError> {
          where key = any($1) and attempts < max_attempts
            and (locked_at is not null or run_at <= now() + interval '10 seconds')",
     )
-        .bind(&keys)
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(DbError::from)?
-        .iter()
-        .map(|row| row.try_get::<String, _>("key"))
-        .collect::<Result<_, _>>()
-        .map_err(DbError::from)?;
+    .bind(&keys)
+    .fetch_all(&mut *tx)
+    .await
+    .map_err(DbError::from)?
+    .iter()
+    .map(|row| row.try_get::<String, _>("key"))
+    .collect::<Result<_, _>>()
+    .map_err(DbError::from)?;
     let mut queued = 0;
     for (job, key) in jobs.iter().zip(&keys) {
         if !existing.contains(key) {

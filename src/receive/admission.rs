@@ -54,7 +54,9 @@ pub fn admit(
     if namesakes.is_empty() {
         let known = site.peers.iter().filter(|peer| peer.may_store).map(|peer| peer.ae_title.as_str());
         let remedy = match nearest(&calling.text, known.clone()) {
-            Some(near) => format!("correct the calling AE title at the sender (the nearest known is `{near}`), or run `{add}`"),
+            Some(near) => {
+                format!("correct the calling AE title at the sender (the nearest known is `{near}`), or run `{add}`")
+            }
             None => format!("run `{add}`"),
         };
         return Err(Rejection::calling_ae_title_not_recognized(

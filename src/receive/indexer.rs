@@ -394,9 +394,9 @@ fn patience_for(site: &SiteConfig, object: &StoredObject) -> Patience {
     };
     let mut routes: Vec<_> = site.routes.iter().filter(fits).collect();
     routes.sort_by_key(|route| route.order);
-    let by_modality = routes.iter().find(|route| {
-        object.header.modality.as_ref().is_some_and(|modality| route.modalities.contains(modality))
-    });
+    let by_modality = routes
+        .iter()
+        .find(|route| object.header.modality.as_ref().is_some_and(|modality| route.modalities.contains(modality)));
     by_modality.or(routes.first()).map_or(DEFAULT_PATIENCE, |route| Patience {
         quiet: Duration::from_secs(route.quiet_seconds.into()),
         maximum_wait: Duration::from_secs(route.max_wait_seconds.into()),

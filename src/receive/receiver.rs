@@ -1,6 +1,9 @@
 //! The C-STORE handler: streams objects into the archive and answers when they are durable.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use time::OffsetDateTime;
@@ -13,9 +16,9 @@ use crate::{
     db::association,
     dimse::{
         AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, EndReason, NegotiatedContext,
-        NegotiationPolicy, NotEstablished, Rejection, StoreFailure, StoreRequest,
+        NegotiationPolicy, NotEstablished, RejectReason, Rejection, StoreFailure, StoreRequest,
     },
-    telemetry::Metrics,
+    telemetry::{AssociationEnd as CountedEnd, Metrics, RejectionReason, events},
     types::{AeTitle, ObjectOrigin, StoredObject},
 };
 
@@ -68,11 +71,25 @@ impl Receiver {
         }
     }
 
+    fn tell_rejection(&self, request: &AssociationRequest, reason: RejectionReason, words: &str, remedy: &str) {
+        events::AssociationRejected {
+            association_id: request.association_id,
+            calling_ae_title: &request.calling_ae_title.to_string(),
+            called_ae_title: &request.called_ae_title.to_string(),
+            peer_address: request.peer_address.ip().to_canonical(),
+            reason,
+            words,
+            remedy,
+        }
+        .emit(&self.metrics);
+    }
+
     async fn store_object(
         &self,
         origin: ObjectOrigin,
         request: &StoreRequest,
         data: &mut DataSetStream<'_>,
+        received_bytes: &mut u64,
     ) -> Result<StoredObject, StoreFailure> {
         let meta = ObjectMeta {
             sop_class_uid: request.affected_sop_class_uid.clone(),
@@ -85,18 +102,22 @@ impl Receiver {
         let mut incoming = blocking(move || {
             let free_bytes = archive.free_bytes().map_err(|error| failure(&error))?;
             if free_bytes < minimum_free_bytes {
-                return Err(StoreFailure::out_of_resources(format!("{} MiB free on the archive's disk", free_bytes >> 20)));
+                return Err(StoreFailure::out_of_resources(format!(
+                    "{} MiB free on the archive's disk",
+                    free_bytes >> 20
+                )));
             }
             archive.begin(meta).map_err(|error| failure(&error))
         })
         .await?;
         let mut chunk = BytesMut::new();
-        let mut received_bytes: u64 = 0;
         while let Some(fragment) = data.next().await? {
-            received_bytes += fragment.len() as u64;
-            if received_bytes > self.settings.maximum_object_bytes {
+            *received_bytes += fragment.len() as u64;
+            if *received_bytes > self.settings.maximum_object_bytes {
                 let limit = self.settings.maximum_object_bytes;
-                return Err(StoreFailure::out_of_resources(format!("object is longer than dicom.max_object_bytes = {limit}")));
+                return Err(StoreFailure::out_of_resources(format!(
+                    "object is longer than dicom.max_object_bytes = {limit}"
+                )));
             }
             chunk.extend_from_slice(&fragment);
             if chunk.len() >= CHUNK_BYTES {
@@ -154,6 +175,7 @@ pub struct ReceivingAssociation {
     calling_ae_title: Option<AeTitle>,
     called_ae_title: Option<AeTitle>,
     peer_address: std::net::IpAddr,
+    started: Instant,
 }
 
 impl AssociationHandler for Receiver {
@@ -168,7 +190,16 @@ impl AssociationHandler for Receiver {
     }
 
     fn rejected(&self, request: &AssociationRequest, rejection: &Rejection) {
-        self.metrics.association_rejected(&rejection.reason.to_string());
+        let reason = match rejection.reason {
+            RejectReason::CallingAeTitleNotRecognized => RejectionReason::CallingAeTitle,
+            RejectReason::CalledAeTitleNotRecognized => RejectionReason::CalledAeTitle,
+            RejectReason::ApplicationContextNotSupported => RejectionReason::ApplicationContext,
+            RejectReason::ProtocolVersionNotSupported => RejectionReason::ProtocolVersion,
+            RejectReason::LocalLimitExceeded => RejectionReason::LimitReached,
+            _ => RejectionReason::NotReady,
+        };
+        let words = format!("expected {}, received {}", rejection.expected, rejection.received);
+        self.tell_rejection(request, reason, &words, &rejection.remedy);
         let refusal = association::Refusal {
             expected: rejection.expected.clone(),
             received: rejection.received.clone(),
@@ -178,25 +209,56 @@ impl AssociationHandler for Receiver {
     }
 
     fn not_established(&self, failure: &NotEstablished) {
-        self.metrics.association_rejected("not established");
-        if let Some(request) = &failure.request {
-            let refusal = association::Refusal {
-                expected: "an association that is established".into(),
-                received: failure.reason.to_string(),
-                remedy: "look at the peer's own log; hilum's log names the PDU".into(),
-            };
-            self.index.association_refused(self.start_of(request), refusal);
-        }
+        let reason = match failure.reason {
+            EndReason::TimedOut(_) => RejectionReason::RequestTimeout,
+            _ => RejectionReason::MalformedRequest,
+        };
+        let remedy =
+            "look at the peer's own log: what it sent is no complete association request (PS3.8 section 9.3.2)";
+        let words = failure.reason.to_string();
+        let Some(request) = &failure.request else {
+            events::AssociationRejected {
+                association_id: failure.association_id,
+                calling_ae_title: "",
+                called_ae_title: "",
+                peer_address: failure.peer_address.ip().to_canonical(),
+                reason,
+                words: &words,
+                remedy,
+            }
+            .emit(&self.metrics);
+            return;
+        };
+        self.tell_rejection(request, reason, &words, remedy);
+        let refusal = association::Refusal {
+            expected: "a complete association request".into(),
+            received: words,
+            remedy: remedy.into(),
+        };
+        self.index.association_refused(self.start_of(request), refusal);
     }
 
-    fn accepted(&self, request: &AssociationRequest, _: &[NegotiatedContext]) -> ReceivingAssociation {
-        self.metrics.association_accepted();
+    fn accepted(&self, request: &AssociationRequest, negotiated: &[NegotiatedContext]) -> ReceivingAssociation {
+        if let (Some(calling_ae_title), Some(called_ae_title)) =
+            (&request.calling_ae_title.title, &request.called_ae_title.title)
+        {
+            events::AssociationAccepted {
+                association_id: request.association_id,
+                calling_ae_title,
+                called_ae_title,
+                peer_address: request.peer_address.ip().to_canonical(),
+                accepted_contexts: negotiated.iter().filter(|context| context.transfer_syntax_uid().is_some()).count(),
+                proposed_contexts: request.proposed_contexts.len(),
+            }
+            .emit(&self.metrics);
+        }
         self.index.association_accepted(self.start_of(request));
         ReceivingAssociation {
             id: request.association_id,
             calling_ae_title: request.calling_ae_title.title.clone(),
             called_ae_title: request.called_ae_title.title.clone(),
             peer_address: request.peer_address.ip().to_canonical(),
+            started: Instant::now(),
         }
     }
 
@@ -218,34 +280,53 @@ impl AssociationHandler for Receiver {
             association_id: association.id,
             received_at: OffsetDateTime::now_utc(),
         };
-        let started = std::time::Instant::now();
-        match self.store_object(origin, &request, data).await {
+        let started = Instant::now();
+        let mut received_bytes = 0;
+        match self.store_object(origin, &request, data, &mut received_bytes).await {
             Ok(stored) => {
-                self.metrics.object_stored(stored.size_bytes, started.elapsed());
-                tracing::debug!(
-                    sop_instance_uid = %stored.header.sop_instance_uid,
-                    archive_key = stored.archive_key,
-                    bytes = stored.size_bytes,
-                    "object is durable"
-                );
+                events::ObjectStored {
+                    association_id: association.id,
+                    sop_instance_uid: &stored.header.sop_instance_uid,
+                    study_instance_uid: &stored.header.study_instance_uid,
+                    size_bytes: stored.size_bytes,
+                    duration: started.elapsed(),
+                }
+                .emit(&self.metrics);
                 self.index.stored(stored);
                 Ok(())
             }
             Err(failure) => {
-                self.metrics.object_refused(failure.status);
-                tracing::warn!(
-                    sop_instance_uid = %request.affected_sop_instance_uid,
-                    status = format_args!("0x{:04X}", failure.status),
-                    reason = failure.comment,
-                    "object refused"
-                );
+                events::ObjectRefused {
+                    association_id: association.id,
+                    sop_instance_uid: request.affected_sop_instance_uid.as_str(),
+                    status: failure.status,
+                    words: &failure.comment,
+                    received_bytes,
+                }
+                .emit(&self.metrics);
                 Err(failure)
             }
         }
     }
 
     fn ended(&self, association: ReceivingAssociation, end: AssociationEnd) {
-        self.metrics.association_ended();
+        let words = end.reason.to_string();
+        events::AssociationEnded {
+            association_id: association.id,
+            end: match &end.reason {
+                EndReason::Released => CountedEnd::Released,
+                EndReason::AbortedByPeer { .. } => CountedEnd::AbortedByPeer,
+                EndReason::ConnectionLost { .. } => CountedEnd::ConnectionLost,
+                EndReason::TimedOut(_) => CountedEnd::Timeout,
+                EndReason::ShutDown => CountedEnd::Shutdown,
+                EndReason::ProtocolError { .. } | EndReason::HandlerFailed => CountedEnd::ProtocolError,
+            },
+            words: &words,
+            objects: end.n_objects_stored,
+            received_bytes: end.n_bytes_received,
+            duration: association.started.elapsed(),
+        }
+        .emit(&self.metrics);
         let kind = match &end.reason {
             EndReason::Released => "released",
             EndReason::AbortedByPeer { .. } => "aborted",
@@ -258,7 +339,7 @@ impl AssociationHandler for Receiver {
         self.index.association_ended(association::AssociationEnd {
             id: association.id,
             kind,
-            words: end.reason.to_string(),
+            words,
             objects_stored: end.n_objects_stored,
             objects_refused: end.n_objects_failed,
             bytes_received: end.n_bytes_received,

@@ -66,12 +66,16 @@ impl SiteWatch {
     /// Starts from the snapshot in `file`, if there is one. Blocks.
     #[must_use]
     pub fn new(db: Db, file: &Path) -> (Self, watch::Receiver<Option<Arc<SiteSnapshot>>>) {
-        let from_disk = match fs_err::read(file).map_err(anyhow::Error::from).and_then(|bytes| {
-            serde_json::from_slice::<SiteConfig>(&bytes).map_err(anyhow::Error::from)
-        }) {
+        let from_disk = match fs_err::read(file)
+            .map_err(anyhow::Error::from)
+            .and_then(|bytes| serde_json::from_slice::<SiteConfig>(&bytes).map_err(anyhow::Error::from))
+        {
             Ok(site) => Some(Arc::new(SiteSnapshot::resolve(site, None))),
             Err(error) if file.exists() => {
-                tracing::error!(error = format!("{error:#}"), "the site snapshot on disk cannot be read; without Postgres every association is rejected transiently");
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "the site snapshot on disk cannot be read; without Postgres every association is rejected transiently"
+                );
                 None
             }
             Err(_) => None,
@@ -129,7 +133,10 @@ impl SiteWatch {
                     if reachable {
                         let error = refreshed.err().map(|error| format!("{error:#}"));
                         let error = error.or(listener.err().map(|error| error.to_string())).unwrap_or_default();
-                        tracing::warn!(error, "cannot read the site configuration from Postgres; admission goes on with the last snapshot");
+                        tracing::warn!(
+                            error,
+                            "cannot read the site configuration from Postgres; admission goes on with the last snapshot"
+                        );
                         reachable = false;
                     }
                     tokio::select! {
