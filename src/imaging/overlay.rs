@@ -202,7 +202,7 @@ fn words(analysis: &ImageAnalysis, bundle: &BundleIdentity, font: &TextFont, wid
     if bundle.status == BundleStatus::Untrained {
         above.extend(lines(UNTRAINED_NOTICE, size * 1.3, AMBER));
     }
-    above.extend(lines(&format!("AI heat map   {class} {output}   NOT FOR DIAGNOSTIC USE"), size, WHITE));
+    above.extend(lines(&format!("AI heat map · {class} {output} · NOT FOR DIAGNOSTIC USE"), size, WHITE));
     if !analysis.localised {
         let threshold = bundle.threshold * 100.0;
         above.extend(lines(
