@@ -40,12 +40,11 @@ put() {
 install_libraries() {
     local library relative count=0
     while read -r library; do
-        relative="${library##*/libtorch-[0-9.]*/}"
-        [[ "$relative" != "$library" ]] || relative="$(sed -E 's#^.*/((torch|nvidia)/.*lib/[^/]+)$#\1#' <<<"$library")"
+        relative="$(sed -E 's#^.*/((torch|nvidia)/.*)$#\1#' <<<"$library")"
         put 644 "$(readlink -f "$library")" "$program_folder/$relative"
         count=$((count + 1))
     done < <(ldd "$binary" | awk '$3 ~ /\/(torch|nvidia)\// { print $3 }' | xargs -r -n 1 realpath -s)
-    ldd "$binary" | grep -q 'not found' && fail "$binary does not find all its libraries: $(ldd "$binary" | grep 'not found')"
+    if ldd "$binary" | grep 'not found' >&2; then fail "$binary does not find the libraries above"; fi
     ((count > 0)) || fail "$binary links no libtorch: is it hilum?"
 }
 
