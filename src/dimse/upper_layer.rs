@@ -183,7 +183,7 @@ impl UpperLayer {
             // AA-1, AA-7, AA-8: not what table 9-10 allows here.
             _ => {
                 self.send_provider_abort(AbortReason::UnexpectedPdu).await;
-                Some(Indication::ProtocolError(format!("the peer sent a {name} while we are {state}")))
+                Some(Indication::ProtocolError(format!("the peer sent {name} while we are {state}")))
             }
         }
     }
