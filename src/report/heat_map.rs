@@ -151,7 +151,9 @@ fn put_spacing(data_set: &mut InMemDicomObject, frame: &Frame<'_>, header: &Sour
         // The description is required with the type, so both or none.
         let elements = calibration.map(|tag| frame.copyable(header, tag));
         if elements.iter().all(Option::is_some) {
-            elements.into_iter().for_each(|element| data_set.copy(element));
+            for element in elements {
+                data_set.copy(element);
+            }
         }
     }
 }
