@@ -619,6 +619,19 @@ fn spacing_follows_the_size_of_the_overlay(
     assert_eq!(pixels.len() % 2, 0);
 }
 
+#[rstest]
+#[case("0.000000\\0.000000")]
+#[case("0.1")]
+#[case("0.1\\0.1\\0.1")]
+#[case("-0.1\\0.1")]
+#[case("NaN\\0.1")]
+#[case("x\\y")]
+fn a_spacing_that_cannot_be_is_not_copied(#[case] spacing: &'static str) {
+    let sources = [SampleSource { pixel_spacing: Some(spacing), ..SampleSource::new(SOURCE_1) }];
+    let record = samples::analysed(BundleStatus::Unvalidated, &sources[0]);
+    assert!(parse(&heat_map(&record, &sources)).get(tags::PIXEL_SPACING).is_none());
+}
+
 #[test]
 fn imager_pixel_spacing_never_becomes_pixel_spacing_and_lossy_stays_lossy() {
     let mut source = SampleSource { pixel_spacing: None, ..SampleSource::new(SOURCE_1) };
