@@ -26,7 +26,8 @@ pub struct EnsembleOptions {
     /// Requests that may wait for one network before askers do; 0 counts as 1.
     pub queue_length: usize,
     /// Threads that one network uses for one operation; 0 counts as 1. All networks of an ensemble may run at
-    /// the same time, so 1 is right when other work shares the processor.
+    /// the same time, so 1 is right when other work shares the processor. With more, start the process with
+    /// `OMP_WAIT_POLICY=passive`: OpenMP's spinning threads slow each other down tenfold on shared cores.
     pub intra_op_threads: usize,
 }
 
