@@ -2,7 +2,7 @@
 //!
 //! Words stand on strips above and below the radiograph, so that nothing hides anatomy.
 
-use image::{GrayImage, Rgb, RgbImage};
+use image::{GrayImage, ImageFormat, Rgb, RgbImage};
 
 use super::{Plane, canvas, heat, text::TextFont};
 use crate::types::{BundleIdentity, BundleStatus, ImageAnalysis, UNTRAINED_NOTICE};
@@ -60,6 +60,9 @@ pub enum OverlayError {
     /// The vendored font cannot be read: the binary is damaged.
     #[error("the built-in font is damaged: reinstall the program")]
     Font,
+    /// The picture cannot be encoded.
+    #[error("the picture cannot be written as PNG: {0}")]
+    Png(String),
     /// The base picture cannot be resampled.
     #[error(transparent)]
     Plane(#[from] canvas::PlaneError),
@@ -70,6 +73,16 @@ struct Line {
     text: String,
     size: f32,
     colour: Rgb<u8>,
+}
+
+/// The picture as a PNG file.
+///
+/// # Errors
+/// [`OverlayError::Png`] when the encoder refuses it.
+pub fn encode_png(picture: &RgbImage) -> Result<Vec<u8>, OverlayError> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png).map_err(|error| OverlayError::Png(error.to_string()))?;
+    Ok(bytes.into_inner())
 }
 
 /// Renders the fused heat map of `analysis` over `base`, the displayed source image in full size.

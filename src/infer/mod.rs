@@ -6,13 +6,16 @@
 //! Architecture invariant: this room knows no SQL, writes no DICOM and holds no tensors. What it says about an image
 //! (`words`) holds no patient data: never a name, a date or an exact age.
 
+mod adapter;
 mod cxr;
 mod gates;
 mod models;
 mod settings;
 #[cfg(test)]
 mod tests;
+pub mod worker;
 
+pub use adapter::NnModels;
 pub use cxr::{Analysis, CxrPipeline, InferError, LoadedImage};
 pub use models::{ActivationMap, MemberOutput, ModelError, Models};
 pub use settings::{GateSettings, PipelineSettings, SettingsProblem};
