@@ -1,1 +1,229 @@
-//! See `docs/architecture.md`.
+//! The command line: one file for each sub-command.
+//!
+//! Start at [`parse`] and [`run`]; [`report`] says what went wrong, once, and gives the exit code: 0 done, 1 failed,
+//! 2 wrong usage, 64 bad configuration.
+//!
+//! Architecture invariant: with `app` the only room that may use every other, and the only one that talks to a
+//! terminal. Client commands never print patient data: studies are named by UID, files by the path that was given.
+
+mod address;
+mod apply;
+mod check_config;
+mod deliveries;
+mod destination;
+pub mod dev;
+pub mod echo;
+mod failure;
+mod infer;
+mod local_ae;
+mod migrate;
+mod model;
+mod output;
+mod peer;
+mod refusals;
+mod reindex;
+mod route;
+mod runs;
+pub mod send;
+mod serve;
+mod site;
+mod store;
+mod studies;
+#[cfg(test)]
+mod tests;
+mod timeline;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{Config, ConfigErrors, DatabaseSource, LogFormat, ProcessEnvironment, Redacted},
+    telemetry,
+};
+
+pub use address::Address;
+use failure::{Hinted, Usage};
+
+/// The file that is read when none is named and it exists.
+const DEFAULT_CONFIG_FILE: &str = "config/hilum.toml";
+
+/// Exit code for bad usage, as clap gives it too.
+const EXIT_USAGE: u8 = 2;
+/// Exit code for a bad configuration (EX_USAGE of sysexits.h, which supervisors can be told not to restart on).
+const EXIT_CONFIGURATION: u8 = 64;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "hilum", version, about, infer_long_args = false, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 64 bad configuration.")]
+pub struct CommandLine {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options that say which node a command is about.
+#[derive(Debug, Clone, Default, Args)]
+struct Global {
+    /// The node's configuration file [default: config/hilum.toml if it exists, else built-in defaults]
+    #[arg(long, global = true, value_name = "FILE", env = "HILUM_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// Postgres to use instead of the configured one; others on this machine can read it in the process list, so
+    /// put a URL with a password into the configuration
+    #[arg(long, global = true, value_name = "URL", value_parser = database_url)]
+    database_url: Option<String>,
+    /// The node that `hilum dev --data-dir DIR` runs, instead of a configured one
+    #[arg(long, global = true, value_name = "DIR", conflicts_with_all = ["config", "database_url"])]
+    dev: Option<PathBuf>,
+}
+
+impl Global {
+    fn config_file(&self) -> Option<PathBuf> {
+        let default = || Path::new(DEFAULT_CONFIG_FILE).exists().then(|| PathBuf::from(DEFAULT_CONFIG_FILE));
+        self.config.clone().or_else(default)
+    }
+
+    fn load(&self) -> Result<Config, ConfigErrors> {
+        if let Some(data_dir) = &self.dev {
+            return Ok(Config::defaults_for_dev(data_dir));
+        }
+        let mut config = Config::load(self.config_file().as_deref(), &ProcessEnvironment)?;
+        if let Some(url) = &self.database_url {
+            config.database.source = DatabaseSource::External { url: Redacted::new(url.clone()), url_file: None };
+        }
+        Ok(config)
+    }
+}
+
+fn database_url(text: &str) -> Result<String, String> {
+    if ["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a URL such as postgres://hilum@db.example.org/hilum".to_owned())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the node: receives, analyses, delivers
+    Serve,
+    /// Runs a complete node for trying out, with its own Postgres and a built-in destination
+    Dev(dev::Options),
+    /// Computes; started by `serve` and `dev` as a child process
+    #[command(hide = true)]
+    InferChild,
+    /// Checks the configuration file and reports every problem
+    CheckConfig(check_config::Options),
+    /// Creates or updates the tables in Postgres
+    Migrate,
+    /// Makes AE titles, peers, destinations and routes what a site file says
+    Apply(apply::Options),
+    /// AE titles that this node answers to
+    #[command(subcommand)]
+    LocalAe(local_ae::Action),
+    /// Other DICOM nodes
+    #[command(subcommand)]
+    Peer(peer::Action),
+    /// Where results go
+    #[command(subcommand)]
+    Destination(destination::Action),
+    /// Which studies get which analysis
+    #[command(subcommand)]
+    Route(route::Action),
+    /// Lists studies, newest first
+    Studies(studies::Options),
+    /// Lists runs, newest first
+    Runs(runs::Options),
+    /// Shows one run
+    #[command(subcommand)]
+    Run(runs::RunAction),
+    /// Lists results and their deliveries, newest first
+    Deliveries(deliveries::Options),
+    /// Lists refused associations with their remedies, newest first
+    Refusals(refusals::Options),
+    /// Tells the story of a study, oldest first
+    Timeline(timeline::Options),
+    /// Verifies a DICOM peer with C-ECHO
+    Echo(echo::Options),
+    /// Sends DICOM files with C-STORE
+    Send(send::Options),
+    /// Rebuilds the index in Postgres from the files of the archive
+    Reindex,
+    /// Bundles: networks with their weights and manifest
+    #[command(subcommand)]
+    Model(model::Action),
+}
+
+/// Reads the command line; on wrong usage, `--help` and `--version` it says so and ends the process.
+#[must_use]
+pub fn parse() -> CommandLine {
+    CommandLine::parse()
+}
+
+/// Does what the command line says.
+pub fn run(command_line: CommandLine) -> anyhow::Result<()> {
+    let CommandLine { global, command } = command_line;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(dispatch(&global, command))
+}
+
+async fn dispatch(global: &Global, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve | Command::InferChild => {}
+        Command::Dev(ref options) => telemetry::init_logging(LogFormat::Human, &options.log_level)?,
+        // Client commands do one thing, say what came of it, and end.
+        _ => telemetry::init_logging(LogFormat::Human, "warn")?,
+    }
+    match command {
+        Command::Serve => serve::run(load_for_service(global)?).await,
+        Command::InferChild => infer::run(load_for_service(global)?).await,
+        Command::Dev(options) => dev::run(options).await,
+        Command::CheckConfig(options) => check_config::run(global, &options),
+        Command::Migrate => migrate::run(global).await,
+        Command::Apply(options) => apply::run(global, options).await,
+        Command::LocalAe(action) => local_ae::run(global, action).await,
+        Command::Peer(action) => peer::run(global, action).await,
+        Command::Destination(action) => destination::run(global, action).await,
+        Command::Route(action) => route::run(global, action).await,
+        Command::Studies(options) => studies::run(global, &options).await,
+        Command::Runs(options) => runs::run(global, &options).await,
+        Command::Run(runs::RunAction::Show { run_id }) => runs::show(global, run_id).await,
+        Command::Deliveries(options) => deliveries::run(global, &options).await,
+        Command::Refusals(options) => refusals::run(global, &options).await,
+        Command::Timeline(options) => timeline::run(global, &options).await,
+        Command::Echo(options) => echo::run(&options).await,
+        Command::Send(options) => send::run(options).await,
+        Command::Reindex => reindex::run(global).await,
+        Command::Model(action) => model::run(global, action),
+    }
+}
+
+fn load_for_service(global: &Global) -> anyhow::Result<Config> {
+    let config = global.load()?;
+    telemetry::init_logging(config.log.format, &config.log.level)?;
+    Ok(config)
+}
+
+/// Says once on standard error what went wrong and what to do, and gives the exit code.
+#[must_use]
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    let hint = error.downcast_ref::<Hinted>().map(|hinted| hinted.hint.as_str());
+    output::print_error(&format!("{error:#}"), hint);
+    ExitCode::from(exit_code(error))
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.chain().any(|cause| cause.is::<ConfigErrors>()) {
+        EXIT_CONFIGURATION
+    } else if error.chain().any(|cause| cause.is::<Usage>()) {
+        EXIT_USAGE
+    } else {
+        1
+    }
+}

@@ -1,0 +1,214 @@
+//! `hilum model`: bundles.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+
+use super::{
+    Global,
+    output::{Table, print},
+};
+use crate::{
+    nn::{Bundle, MANIFEST_FILE_NAME, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_untrained_bundle},
+    types::{BundleIdentity, BundleStatus, UNTRAINED_NOTICE},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Folder {
+    /// Folder of the bundles [default: the configured one]
+    #[arg(long, value_name = "DIR")]
+    models_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// Writes a bundle with random weights, for trying out until trained weights exist
+    Init {
+        #[command(flatten)]
+        folder: Folder,
+        /// Name of the bundle
+        #[arg(long, default_value = UNTRAINED_BUNDLE_NAME, value_parser = bundle_name)]
+        name: String,
+    },
+    /// Lists the bundles and verifies their weights
+    List {
+        #[command(flatten)]
+        folder: Folder,
+    },
+    /// Verifies one bundle and prints its identity
+    Check {
+        #[command(flatten)]
+        folder: Folder,
+        /// Name of the bundle
+        #[arg(value_parser = bundle_name)]
+        name: String,
+    },
+}
+
+/// A folder name, never a way out of the folder of the bundles.
+fn bundle_name(text: &str) -> Result<String, String> {
+    let good = !text.is_empty()
+        && !text.starts_with('.')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if good { Ok(text.to_owned()) } else { Err("expected letters, digits, `-`, `_` and `.`".to_owned()) }
+}
+
+pub(super) fn run(global: &Global, action: Action) -> anyhow::Result<()> {
+    match action {
+        Action::Init { folder, name } => {
+            let folder = folder.resolve(global)?.join(name);
+            let identity = init_untrained_bundle(&folder, UntrainedOptions::default())?;
+            print(&format!("bundle in `{}` is ready\n{}", folder.display(), describe(&identity)))
+        }
+        Action::List { folder } => {
+            let folder = folder.resolve(global)?;
+            let bundles = bundles(&folder)?;
+            print(&table(&bundles, &folder))?;
+            let broken = bundles.iter().filter(|(_, opened)| opened.is_err()).count();
+            if broken > 0 {
+                anyhow::bail!(
+                    "{broken} of {} bundles cannot be used; `hilum model check NAME` says why",
+                    bundles.len()
+                );
+            }
+            Ok(())
+        }
+        Action::Check { folder, name } => {
+            let folder = folder.resolve(global)?.join(name);
+            let bundle = Bundle::open(&folder)?;
+            print(&format!(
+                "bundle in `{}` is sound: every digest is as the manifest says\n{}",
+                folder.display(),
+                describe(&bundle.identity())
+            ))
+        }
+    }
+}
+
+impl Folder {
+    fn resolve(self, global: &Global) -> anyhow::Result<PathBuf> {
+        match self.models_dir {
+            Some(models_dir) => Ok(models_dir),
+            None => Ok(global.load()?.inference.models_dir),
+        }
+    }
+}
+
+type Opened = (String, Result<BundleIdentity, String>);
+
+/// Every sub-folder with a manifest, in the order of their names.
+fn bundles(folder: &Path) -> anyhow::Result<Vec<Opened>> {
+    let entries = match fs_err::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut bundles = Vec::new();
+    for entry in entries {
+        let path = entry.context("read the folder of the bundles")?.path();
+        if path.join(MANIFEST_FILE_NAME).is_file() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let opened = Bundle::open(&path).map(|bundle| bundle.identity()).map_err(|error| error.to_string());
+            bundles.push((name, opened));
+        }
+    }
+    bundles.sort_by(|one, other| one.0.cmp(&other.0));
+    Ok(bundles)
+}
+
+const fn status_name(status: BundleStatus) -> &'static str {
+    match status {
+        BundleStatus::Untrained => "untrained",
+        BundleStatus::Unvalidated => "unvalidated",
+        BundleStatus::Validated => "validated",
+    }
+}
+
+fn table(bundles: &[Opened], folder: &Path) -> String {
+    let mut table = Table::new(&["BUNDLE", "VERSION", "STATUS", "MEMBERS", "DIGEST"]);
+    for (name, opened) in bundles {
+        table.row(match opened {
+            Ok(identity) => {
+                let members: Vec<&str> = identity.members.iter().map(|member| member.name.as_str()).collect();
+                let digest = identity.digest.to_string();
+                [
+                    name.clone(),
+                    identity.version.clone(),
+                    status_name(identity.status).to_owned(),
+                    members.join(","),
+                    format!("sha256:{}", digest.get(..16).unwrap_or(&digest)),
+                ]
+            }
+            Err(_) => [name.clone(), String::new(), "broken".to_owned(), String::new(), String::new()],
+        });
+    }
+    table.render(&format!("no bundles in `{}`; `hilum model init` makes an untrained one", folder.display()))
+}
+
+/// The identity of a bundle, as results record it.
+fn describe(identity: &BundleIdentity) -> String {
+    let networks = std::iter::once(&identity.segmenter).chain(&identity.members).map(|network| {
+        format!(
+            "  {:<16} {:<10} {}  sha256:{}",
+            network.name, network.architecture, network.version, network.weights_sha256
+        )
+    });
+    let classes: Vec<&str> = identity.classes.iter().map(|class| class.label.as_str()).collect();
+    let mut lines = vec![
+        format!("{} {}, status {}", identity.name, identity.version, status_name(identity.status)),
+        format!("digest     sha256:{}", identity.digest),
+        format!("classes    {}", classes.join(", ")),
+        format!(
+            "fusion     {}, threshold {}, calibration {}",
+            identity.fusion,
+            identity.threshold,
+            identity.calibration.as_deref().unwrap_or("none")
+        ),
+        "networks".to_owned(),
+    ];
+    lines.extend(networks);
+    if identity.status == BundleStatus::Untrained {
+        lines.insert(0, UNTRAINED_NOTICE.to_owned());
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bundle_names_stay_in_their_folder() {
+        assert!(bundle_name("cxr-2.1_b").is_ok());
+        for bad in ["", "..", "a/b", "../x", ".hidden", "a b"] {
+            assert!(bundle_name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn bundles_are_made_listed_and_found_broken() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(bundles(&folder.path().join("absent")).unwrap().is_empty());
+        let small = UntrainedOptions {
+            image_side_pixels: 32,
+            segmenter_side_pixels: 32,
+            resnet_width: 0.0625,
+            vgg_width: 0.0625,
+            segmenter_width: 0.0625,
+            ..UntrainedOptions::default()
+        };
+        let identity = init_untrained_bundle(&folder.path().join("good"), small).unwrap();
+        assert!(describe(&identity).starts_with(UNTRAINED_NOTICE));
+        fs_err::create_dir(folder.path().join("bad")).unwrap();
+        fs_err::write(folder.path().join("bad").join(MANIFEST_FILE_NAME), "name = 5").unwrap();
+        fs_err::create_dir(folder.path().join("not-a-bundle")).unwrap();
+
+        let found = bundles(folder.path()).unwrap();
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["bad", "good"]);
+        let text = table(&found, folder.path());
+        assert!(text.lines().nth(1).unwrap().starts_with("bad") && text.contains("broken"), "{text}");
+        assert!(text.lines().nth(2).unwrap().contains("untrained"), "{text}");
+    }
+}

@@ -1,0 +1,42 @@
+//! `hilum reindex`: every file of the archive into the index.
+
+use super::{
+    Global,
+    output::{count, print},
+    serve::open_for_reindex,
+};
+use crate::receive::ScanSummary;
+
+pub(super) async fn run(global: &Global) -> anyhow::Result<()> {
+    let indexer = open_for_reindex(global.load()?).await?;
+    let summary = indexer.scan(None).await?;
+    print(&describe(&summary))?;
+    if summary.unreadable > 0 {
+        anyhow::bail!("{} cannot be read; the log lines above name them", count(summary.unreadable, "file"));
+    }
+    Ok(())
+}
+
+fn describe(summary: &ScanSummary) -> String {
+    format!(
+        "{} looked at, {} newly indexed, {} removed as copies of others, {} unreadable",
+        count(summary.files, "file"),
+        summary.indexed,
+        summary.duplicates,
+        summary.unreadable
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_counts_everything() {
+        let summary = ScanSummary { files: 10, indexed: 2, duplicates: 1, unreadable: 0 };
+        assert_eq!(
+            describe(&summary),
+            "10 files looked at, 2 newly indexed, 1 removed as copies of others, 0 unreadable"
+        );
+    }
+}

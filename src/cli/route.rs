@@ -1,0 +1,254 @@
+//! `hilum route`: which studies get which analysis.
+
+use clap::{
+    Args, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser as _},
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{
+    Global,
+    output::{Table, print, yes_no},
+    site::{self, ListOptions},
+};
+use crate::{
+    assemble::choose_route,
+    db::workup::Facts,
+    types::{AeTitle, Pipeline, Route, SiteConfig},
+};
+
+const CHEST_RADIOGRAPH: &str = "chest_radiograph";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Action {
+    /// Adds a route, or replaces what is known of it
+    Add(Add),
+    /// Lists them in the order in which they are tried
+    List(ListOptions),
+    /// Removes one
+    Remove {
+        /// Which
+        name: String,
+    },
+    /// Says whether the route would take a study, and why not
+    Test(Test),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Add {
+    /// The administrators' name for it, unique
+    name: String,
+    /// Our AE title that the study is sent to
+    #[arg(long, value_name = "TITLE")]
+    called_ae_title: AeTitle,
+    /// Only studies with one of these modalities, such as CR,DX
+    #[arg(long, required = true, value_delimiter = ',', value_parser = modality)]
+    modalities: Vec<String>,
+    /// What to run
+    #[arg(long, value_parser = PossibleValuesParser::new([CHEST_RADIOGRAPH]).map(|_| Pipeline::ChestRadiograph))]
+    pipeline: Pipeline,
+    /// Name of the bundle, a folder below `models_dir`; see `hilum model list`
+    #[arg(long)]
+    bundle: String,
+    /// Routes are tried in this order, lower first
+    #[arg(long, default_value_t = 100, allow_negative_numbers = true)]
+    order: i32,
+    /// Only from these senders [default: any]
+    #[arg(long, value_name = "TITLES", value_delimiter = ',')]
+    calling_ae_titles: Vec<AeTitle>,
+    /// A study is complete when nothing has arrived for so long
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    quiet_seconds: u32,
+    /// A study is complete at the latest so long after its first object
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    max_wait_seconds: u32,
+    /// Names of destinations that get the results [default: none, results stay here]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    destinations: Vec<String>,
+    /// Keep the route but do not use it
+    #[arg(long)]
+    disabled: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Test {
+    /// Which
+    name: String,
+    /// Who sends the study
+    #[arg(long, value_name = "TITLE")]
+    calling: AeTitle,
+    /// A modality in the study; may be given several times
+    #[arg(long, required = true, value_delimiter = ',', value_parser = modality)]
+    modality: Vec<String>,
+    /// Our AE title that the study is sent to [default: the route's]
+    #[arg(long, value_name = "TITLE")]
+    called: Option<AeTitle>,
+}
+
+/// A Modality (0008,0060): VR CS, at most 16 characters (PS3.5 section 6.2).
+fn modality(text: &str) -> Result<String, String> {
+    let good = (1..=16).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_' || b == b' ');
+    if good { Ok(text.to_owned()) } else { Err("expected a DICOM modality in capitals, such as DX".to_owned()) }
+}
+
+impl From<Add> for Route {
+    fn from(add: Add) -> Self {
+        Self {
+            name: add.name,
+            order: add.order,
+            enabled: !add.disabled,
+            called_ae_title: add.called_ae_title,
+            calling_ae_titles: add.calling_ae_titles,
+            modalities: add.modalities,
+            pipeline: add.pipeline,
+            bundle: add.bundle,
+            quiet_seconds: add.quiet_seconds,
+            max_wait_seconds: add.max_wait_seconds,
+            destinations: add.destinations,
+        }
+    }
+}
+
+pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
+    match action {
+        Action::Add(add) => {
+            let route = Route::from(add);
+            site::change(global, move |site| {
+                site::upsert(&mut site.routes, route, |route| &route.name);
+                Ok(())
+            })
+            .await
+        }
+        Action::List(options) => options.print(&site::load(global).await?.routes, table),
+        Action::Remove { name } => {
+            site::change(global, move |site| {
+                site::remove(site, "route", &name, |site| &mut site.routes, |route| &route.name)
+            })
+            .await
+        }
+        Action::Test(options) => print(&test(&site::load(global).await?, &options)?),
+    }
+}
+
+fn table(routes: &[Route]) -> String {
+    let mut table = Table::new(&[
+        "ORDER",
+        "NAME",
+        "ENABLED",
+        "CALLED",
+        "FROM",
+        "MODALITIES",
+        "PIPELINE",
+        "BUNDLE",
+        "QUIET",
+        "MAX WAIT",
+        "DESTINATIONS",
+    ]);
+    for route in routes {
+        let pipeline = match route.pipeline {
+            Pipeline::ChestRadiograph => CHEST_RADIOGRAPH,
+        };
+        let from: Vec<&str> = route.calling_ae_titles.iter().map(AeTitle::as_str).collect();
+        table.row([
+            route.order.to_string(),
+            route.name.clone(),
+            yes_no(route.enabled),
+            route.called_ae_title.to_string(),
+            if from.is_empty() { "any".to_owned() } else { from.join(",") },
+            route.modalities.join(","),
+            pipeline.to_owned(),
+            route.bundle.clone(),
+            format!("{} s", route.quiet_seconds),
+            format!("{} s", route.max_wait_seconds),
+            route.destinations.join(","),
+        ]);
+    }
+    table.render("no routes; `hilum route add --help` says how to add one")
+}
+
+/// What would happen to a study, decided by the very function that decides for real ones.
+fn test(site: &SiteConfig, options: &Test) -> anyhow::Result<String> {
+    let Test { name, calling, modality, called } = options;
+    let Some(route) = site.routes.iter().find(|route| &route.name == name) else {
+        let known: Vec<String> = site.routes.iter().map(|route| format!("`{}`", route.name)).collect();
+        anyhow::bail!(site::unknown("route", name, &known));
+    };
+    let now = OffsetDateTime::now_utc();
+    let facts = Facts {
+        id: Uuid::nil(),
+        study_instance_uid: String::new(),
+        local_ae_title: called.as_ref().unwrap_or(&route.called_ae_title).to_string(),
+        calling_ae_title: calling.to_string(),
+        state: "receiving".to_owned(),
+        revision: 1,
+        first_object_at: now,
+        last_object_at: now,
+        modalities: modality.clone(),
+        object_count: 1,
+        open_association_count: 0,
+        now,
+    };
+    let study = format!("a study with {} from `{calling}` to `{}`", modality.join(", "), facts.local_ae_title);
+    match choose_route(site, &facts) {
+        Ok(taken) if taken.name == *name => {
+            let destinations = if route.destinations.is_empty() {
+                "the results stay here".to_owned()
+            } else {
+                format!("the results go to {}", route.destinations.join(", "))
+            };
+            Ok(format!(
+                "route `{name}` takes {study}: it is complete after {} s of quiet ({} s at the latest), bundle `{}` analyses it, {destinations}",
+                route.quiet_seconds, route.max_wait_seconds, route.bundle
+            ))
+        }
+        _ if !route.enabled => anyhow::bail!("route `{name}` does not take {study}: it is disabled"),
+        Ok(other) => anyhow::bail!(
+            "route `{name}` does not take {study}: route `{}` takes it (order {}, this one has {})",
+            other.name,
+            other.order,
+            route.order
+        ),
+        Err(reason) => anyhow::bail!("route `{name}` does not take {study}: {reason}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::site, *};
+
+    fn asked(calling: &str, modality: &str) -> Test {
+        Test {
+            name: "chest".to_owned(),
+            calling: AeTitle::new(calling).unwrap(),
+            modality: vec![modality.to_owned()],
+            called: None,
+        }
+    }
+
+    #[test]
+    fn the_table_of_routes() {
+        insta::assert_snapshot!(table(&site().routes), @"");
+    }
+
+    #[test]
+    fn a_route_says_whether_it_takes_a_study_and_why_not() {
+        let mut site = site();
+        insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap(), @"");
+        insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "CT")).unwrap_err(), @"");
+        insta::assert_snapshot!(test(&site, &asked("STRANGER", "DX")).unwrap_err(), @"");
+        let earlier = Route { name: "first".to_owned(), order: 1, ..site.routes[0].clone() };
+        site.routes.push(earlier);
+        insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap_err(), @"");
+        site.routes[0].enabled = false;
+        insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap_err(), @"");
+    }
+
+    #[test]
+    fn modalities_are_code_strings() {
+        assert!(modality("DX").is_ok());
+        assert!(modality("dx").is_err());
+        assert!(modality("").is_err());
+    }
+}

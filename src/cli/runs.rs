@@ -1,0 +1,214 @@
+//! `hilum runs` and `hilum run show`.
+
+use std::fmt::Write as _;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{
+    Global,
+    output::{Table, print, print_json, time_json, time_text, visible},
+    store::Store,
+};
+use crate::{
+    config::Config,
+    db::{
+        Connection, installation,
+        status::{self, RunFindings, RunRow},
+    },
+    report,
+    types::{Installation, RunRecord, Uid},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// Only the runs of this workup; `hilum studies --json` gives its id
+    #[arg(long, value_name = "ID")]
+    workup: Option<Uuid>,
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..))]
+    limit: i64,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RunAction {
+    /// Prints what a run found: the text of its report
+    Show {
+        /// Id of the run, from `hilum runs`
+        run_id: Uuid,
+    },
+}
+
+pub(super) async fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
+    let store = Store::open(&global.load()?).await?;
+    let rows = async { status::runs(&mut *store.db.acquire().await?, options.workup, options.limit).await }.await;
+    store.close().await?;
+    let rows = rows?;
+    if options.json { print_json(&rows.iter().map(to_json).collect::<Vec<_>>()) } else { print(&table(&rows)) }
+}
+
+fn table(rows: &[RunRow]) -> String {
+    let mut table = Table::new(&[
+        "QUEUED",
+        "RUN",
+        "STUDY INSTANCE UID",
+        "REVISION",
+        "BUNDLE",
+        "STATE",
+        "ATTEMPT",
+        "REASON",
+        "WORDS",
+    ]);
+    for row in rows {
+        table.row([
+            time_text(row.queued_at),
+            row.id.to_string(),
+            row.study_instance_uid.clone(),
+            row.revision.to_string(),
+            row.bundle.clone(),
+            row.state.clone(),
+            format!("{} of {}", row.attempt, row.maximum_attempts),
+            row.reason.clone().unwrap_or_default(),
+            row.words.clone(),
+        ]);
+    }
+    table.render("no runs")
+}
+
+fn to_json(row: &RunRow) -> serde_json::Value {
+    json!({
+        "run_id": row.id,
+        "workup_id": row.workup_id,
+        "study_instance_uid": row.study_instance_uid,
+        "revision": row.revision,
+        "bundle": row.bundle,
+        "state": row.state,
+        "reason": row.reason,
+        "words": row.words,
+        "attempt": row.attempt,
+        "maximum_attempts": row.maximum_attempts,
+        "queued_at": time_json(row.queued_at),
+        "finished_at": row.finished_at.map(time_json),
+        "stage_milliseconds": row.stage_milliseconds,
+    })
+}
+
+/// Prints one run.
+pub(super) async fn show(global: &Global, run_id: Uuid) -> anyhow::Result<()> {
+    let config = global.load()?;
+    let store = Store::open(&config).await?;
+    let text = async { text_of(&mut *store.db.acquire().await?, &config, run_id).await }.await;
+    store.close().await?;
+    print(&text?)
+}
+
+async fn text_of(connection: &mut Connection, config: &Config, run_id: Uuid) -> anyhow::Result<String> {
+    let Some(row) = status::run(connection, run_id).await? else {
+        anyhow::bail!("there is no run {run_id}; `hilum runs` lists them");
+    };
+    let mut text = state_text(&row);
+    if let Some(findings) = status::findings(connection, run_id).await? {
+        // The row of the installation is there: without it there would be no run.
+        let id = installation::id_or_insert(connection, Uuid::now_v7()).await?;
+        text.push('\n');
+        text.push_str(&report::describe(&record(run_id, findings, id, config)));
+    }
+    Ok(text)
+}
+
+/// Where a run stands.
+fn state_text(row: &RunRow) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "Run {}: {}", row.id, visible(&row.words));
+    let reason = row.reason.as_deref().map(|reason| format!(", reason {}", visible(reason))).unwrap_or_default();
+    let _ = writeln!(text, "State {}{reason}, attempt {} of {}", row.state, row.attempt, row.maximum_attempts);
+    let finished = row.finished_at.map(|at| format!(", finished {}", time_text(at))).unwrap_or_default();
+    let _ = writeln!(text, "Queued {}{finished}", time_text(row.queued_at));
+    text
+}
+
+fn record(run_id: Uuid, findings: RunFindings, installation_id: Uuid, config: &Config) -> RunRecord {
+    RunRecord {
+        run_id,
+        study_instance_uid: findings.study_instance_uid,
+        revision: findings.revision,
+        result_key: findings.result_key,
+        configuration_sha256: findings.configuration_sha256,
+        installation: Installation {
+            id: installation_id,
+            device_uid: Uid::from_uuid(installation_id),
+            station_name: config.node.name.to_string(),
+            institution_name: config.node.institution_name.to_string(),
+        },
+        started_at: findings.started_at,
+        bundle: findings.bundle,
+        // Named in the DICOM report only.
+        predecessor: None,
+        outcome: findings.outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::types::BundleStatus;
+
+    fn row() -> RunRow {
+        RunRow {
+            id: Uuid::nil(),
+            workup_id: Uuid::nil(),
+            study_instance_uid: "1.2.3".into(),
+            revision: 1,
+            bundle: "cxr-untrained".into(),
+            state: "not_analysed".into(),
+            reason: Some("input.view.not_frontal".into()),
+            words: "the view is lateral\u{7}".into(),
+            attempt: 1,
+            maximum_attempts: 3,
+            queued_at: OffsetDateTime::from_unix_timestamp(1_790_000_000).unwrap(),
+            finished_at: Some(OffsetDateTime::from_unix_timestamp(1_790_000_003).unwrap()),
+            stage_milliseconds: Some(json!({ "decode": 12.5 })),
+        }
+    }
+
+    #[test]
+    fn the_table_of_runs() {
+        insta::assert_snapshot!(table(&[row()]), @"");
+        assert_eq!(table(&[]), "no runs\n");
+    }
+
+    #[test]
+    fn the_json_of_a_run() {
+        insta::assert_json_snapshot!(to_json(&row()), @"");
+    }
+
+    #[test]
+    fn where_a_run_stands() {
+        insta::assert_snapshot!(state_text(&row()), @"");
+    }
+
+    #[test]
+    fn a_run_is_shown_in_the_words_of_its_report() {
+        let source = report::samples::SampleSource::new("1.2.3");
+        let sample = report::samples::analysed(BundleStatus::Untrained, &source);
+        let findings = RunFindings {
+            study_instance_uid: sample.study_instance_uid.clone(),
+            revision: sample.revision,
+            started_at: sample.started_at,
+            configuration_sha256: sample.configuration_sha256,
+            result_key: sample.result_key,
+            bundle: sample.bundle.clone(),
+            outcome: sample.outcome.clone(),
+        };
+        let config = Config::defaults_for_dev(std::path::Path::new("data"));
+        let shown = report::describe(&record(sample.run_id, findings, Uuid::nil(), &config));
+        assert_eq!(shown, report::describe(&sample));
+    }
+}

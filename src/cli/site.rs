@@ -1,0 +1,121 @@
+//! What `apply`, `local-ae`, `peer`, `destination` and `route` share: reading and changing the site configuration.
+
+use clap::Args;
+
+use super::{
+    Global,
+    output::{print, print_json},
+    store::Store,
+};
+use crate::{
+    db::site::{self, SiteDiff},
+    types::{AeTitle, SiteConfig},
+};
+
+/// How a list is shown.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct ListOptions {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl ListOptions {
+    /// Prints `values` as JSON, or as the table that `table` makes.
+    pub(super) fn print<T: serde::Serialize>(self, values: &[T], table: impl Fn(&[T]) -> String) -> anyhow::Result<()> {
+        if self.json { print_json(&values) } else { print(&table(values)) }
+    }
+}
+
+/// The site configuration as it is in Postgres.
+pub(super) async fn load(global: &Global) -> anyhow::Result<SiteConfig> {
+    let store = Store::open(&global.load()?).await?;
+    let loaded = async { site::load(&mut *store.db.acquire().await?).await }.await;
+    store.close().await?;
+    Ok(loaded?)
+}
+
+/// Changes the site configuration and returns the differences; nothing is kept with `dry_run`.
+pub(super) async fn change_diff(
+    global: &Global,
+    dry_run: bool,
+    change: impl FnOnce(&mut SiteConfig) -> Result<(), String>,
+) -> anyhow::Result<SiteDiff> {
+    let store = Store::open(&global.load()?).await?;
+    let changed = site::change(&store.db, dry_run, change).await;
+    store.close().await?;
+    Ok(changed?)
+}
+
+/// Changes the site configuration and says what changed.
+pub(super) async fn change(
+    global: &Global,
+    change: impl FnOnce(&mut SiteConfig) -> Result<(), String>,
+) -> anyhow::Result<()> {
+    let diff = change_diff(global, false, change).await?;
+    print(&describe(&diff, false))
+}
+
+/// The differences in words.
+pub(super) fn describe(diff: &SiteDiff, dry_run: bool) -> String {
+    let end = match (diff.lines.is_empty(), dry_run) {
+        (true, _) => "everything is like that already; nothing changes",
+        (false, true) => "dry run: nothing has been changed",
+        (false, false) => "done; running nodes take it over without a restart",
+    };
+    let lines: String = diff.lines.iter().map(|line| format!("{line}\n")).collect();
+    format!("{lines}{end}\n")
+}
+
+/// Puts `entry` in the place of the one with its name, or at the end.
+pub(super) fn upsert<T>(entries: &mut Vec<T>, entry: T, name: impl Fn(&T) -> &str) {
+    match entries.iter_mut().find(|known| name(known) == name(&entry)) {
+        Some(known) => *known = entry,
+        None => entries.push(entry),
+    }
+}
+
+/// Removes what `entries` gives of the site under `wanted`, unless something else needs it.
+pub(super) fn remove<T>(
+    site: &mut SiteConfig,
+    noun: &str,
+    wanted: &str,
+    entries: impl Fn(&mut SiteConfig) -> &mut Vec<T>,
+    name: impl Fn(&T) -> &str,
+) -> Result<(), String> {
+    let before = site.problems();
+    let list = entries(site);
+    let known: Vec<String> = list.iter().map(|entry| format!("`{}`", name(entry))).collect();
+    list.retain(|entry| name(entry) != wanted);
+    if list.len() == known.len() {
+        return Err(unknown(noun, wanted, &known));
+    }
+    let broken: Vec<String> = site
+        .problems()
+        .into_iter()
+        .filter(|problem| !before.contains(problem))
+        .map(|problem| format!("  {} {}", problem.subject, problem.problem))
+        .collect();
+    if broken.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "{noun} `{wanted}` is in use and stays; without it\n{}\nremove or change what uses it first",
+        broken.join("\n")
+    ))
+}
+
+/// `there is no peer `x`; known are …`.
+pub(super) fn unknown(noun: &str, wanted: &str, known: &[String]) -> String {
+    if known.is_empty() {
+        format!("there is no {noun} `{wanted}`, nor any other")
+    } else {
+        format!("there is no {noun} `{wanted}`; known: {}", known.join(", "))
+    }
+}
+
+/// The title that we call peers as when none is given.
+pub(super) fn default_calling(site: &SiteConfig) -> Option<AeTitle> {
+    let enabled = site.local_aes.iter().find(|ae| ae.enabled);
+    enabled.or_else(|| site.local_aes.first()).map(|ae| ae.ae_title.clone())
+}
