@@ -101,7 +101,7 @@ pub fn render_overlay(
     let font = TextFont::load().ok_or(OverlayError::Font)?;
     let layout = Layout::fit(base, options, &font, |width| words(analysis, bundle, &font, width));
 
-    let mut picture = RgbImage::new(layout.width, layout.banner + layout.rows + layout.footer);
+    let mut picture = RgbImage::new(layout.width, layout.height());
     let grey = scaled_base(base, layout.rows, layout.columns)?;
     let is_coloured = analysis.localised && map.values.iter().any(|&value| value > 0.0);
     for (index, &value) in grey.values.iter().enumerate() {
@@ -155,18 +155,31 @@ impl Layout {
     fn fit(base: &GrayImage, options: OverlayOptions, font: &TextFont, words: impl Fn(u32) -> Words) -> Self {
         let long_side = options.long_side_max.max(MINIMUM_WIDTH_PIXELS);
         let aspect = f64::from(base.height().max(1)) / f64::from(base.width().max(1));
-        let mut columns = base.width().clamp(MINIMUM_WIDTH_PIXELS, long_side);
-        loop {
+        let of_columns = |columns: u32| {
             let rows = (f64::from(columns) * aspect).round().max(1.0) as u32;
-            let layout = Self::new(rows, columns, font, &words);
-            let excess = (layout.banner + layout.rows + layout.footer).saturating_sub(long_side);
-            if excess == 0 || columns == 1 {
-                return layout;
-            }
-            // The strips hardly change with the width, so that this converges from above in a few steps.
-            let step = (f64::from(excess) / aspect).ceil().max(1.0) as u32;
-            columns = columns.saturating_sub(step).max(1);
+            Self::new(rows, columns, font, &words)
+        };
+        let largest = base.width().clamp(MINIMUM_WIDTH_PIXELS, long_side);
+        let mut layout = of_columns(largest);
+        if layout.height() <= long_side {
+            return layout;
         }
+        let (mut fitting, mut too_large) = (1, largest);
+        layout = of_columns(fitting);
+        while too_large - fitting > 1 {
+            let middle = fitting.midpoint(too_large);
+            let candidate = of_columns(middle);
+            if candidate.height() <= long_side {
+                (fitting, layout) = (middle, candidate);
+            } else {
+                too_large = middle;
+            }
+        }
+        layout
+    }
+
+    const fn height(&self) -> u32 {
+        self.banner + self.rows + self.footer
     }
 
     fn new(rows: u32, columns: u32, font: &TextFont, words: impl Fn(u32) -> Words) -> Self {
