@@ -163,7 +163,7 @@ impl<M: Models> CxrPipeline<M> {
             match self.analyse_image(&source, bytes, &mut times).await? {
                 Verdict::Goes(analysis) => analysed.push(analysis),
                 Verdict::Excluded(Exclusion { reason, words }) => {
-                    excluded.push(ExcludedImage { source, reason, words })
+                    excluded.push(ExcludedImage { source, reason, words });
                 }
             }
         }
@@ -361,7 +361,7 @@ fn prepare(part10: &[u8], settings: &PipelineSettings, enforced: bool) -> Result
     if let Some(gate) = gates.stopping() {
         return Ok(Verdict::Excluded(Exclusion { reason: gate.reason, words: gate.words.clone() }));
     }
-    let grey = match decode_grey(&object, &settings.decode_limits) {
+    let grey = match decode_grey(&object, settings.decode_limits) {
         Ok(grey) => grey,
         Err(error) => return Ok(Verdict::Excluded(exclusion(&error))),
     };
