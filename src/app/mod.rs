@@ -69,9 +69,7 @@ pub fn open_database(config: &Config) -> anyhow::Result<Db> {
 }
 
 /// The indexer of a node that does not run, for `hilum reindex`.
-pub async fn open_for_reindex(config: &Config) -> anyhow::Result<Indexer> {
-    let db = open_database(config)?;
-    db.check_schema().await?;
+pub async fn open_for_reindex(config: &Config, db: Db) -> anyhow::Result<Indexer> {
     let archive = open_archive(config)?;
     let installed = installation(config, &db).await?;
     let file = config.node.data_dir.join(SITE_SNAPSHOT);

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    Address,
     send::{self, SendOptions},
     serve::{child_command, signalled, with_database},
 };
@@ -251,22 +252,20 @@ impl Demo<'_> {
         println!();
         say("sending", &format!("{} as {DEMO_SENDER}, with fresh UIDs", image.display()));
         let started = Instant::now();
-        let summary = send::send_files(
-            &[image.to_owned()],
-            &SendOptions {
-                fresh_uids: true,
-                ..SendOptions::new(
-                    AeTitle::new(DEMO_SENDER)?,
-                    AeTitle::new(LOCAL_AE_TITLE)?,
-                    self.dicom_address.ip().to_string(),
-                    self.dicom_address.port(),
-                )
-            },
-        )
-        .await?;
-        let study_instance_uid = summary.study_instance_uid()?;
+        let to = Address { host: self.dicom_address.ip().to_string(), port: self.dicom_address.port() };
+        let options = SendOptions {
+            fresh_uids: true,
+            ..SendOptions::new(to, AeTitle::new(LOCAL_AE_TITLE)?, AeTitle::new(DEMO_SENDER)?)
+        };
+        let summary = send::send_files(&[image.to_owned()], options, |_| {}).await?;
+        if let Some(failed) = summary.failed.first() {
+            bail!("{} is not accepted: {}", failed.path.display(), failed.reason);
+        }
+        let sent = summary.sent.first().context("nothing was sent")?;
+        let study_instance_uid = sent.study_instance_uid.as_ref().context("the image has no Study Instance UID")?;
+        let study_instance_uid = study_instance_uid.as_str();
         say("acknowledged", &format!("after {:.1} s: the image is durable in the archive", started.elapsed().as_secs_f64()));
-        let workup = self.follow(&study_instance_uid, started).await?;
+        let workup = self.follow(study_instance_uid, started).await?;
         self.show(&workup, started).await
     }
 

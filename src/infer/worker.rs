@@ -378,8 +378,8 @@ fn render_and_store(
     if let RunOutcome::Analysed(analysis) = &record.outcome {
         for (image_idx, image) in analysis.images.iter().enumerate() {
             let bytes = images.get(&image.source.sop_instance_uid).ok_or_else(|| anyhow!("the source image is gone"))?;
-            let base = imaging::display_image(bytes, &settings.decode_limits)?;
-            let overlay = imaging::render_overlay(&base, image, &record.bundle, &OverlayOptions::default())?;
+            let base = imaging::display_image(bytes, settings.decode_limits)?;
+            let overlay = imaging::render_overlay(&base, image, &record.bundle, OverlayOptions::default())?;
             let preview = imaging::encode_png(&overlay)?;
             let pixels =
                 RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() };
