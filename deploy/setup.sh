@@ -129,9 +129,9 @@ install_packages() {
             "    ${packages[*]}" \
             "Install them and run this again:" \
             "    sudo apt-get update && sudo apt-get install --no-install-recommends ${packages[*]}" \
-            "No server is needed: stop what Debian starts with 'sudo systemctl disable --now postgresql orthanc'."
+            "Hilum needs their programs only; the servers that Debian starts with them may be switched off."
     fi
-    say "installing Debian packages: ${packages[*]}"
+    say "installing Debian packages (a minute or two): ${packages[*]}"
     trap remove_guards EXIT
     if [[ ! -e "$NO_SERVICES" ]]; then
         guarded_services=yes
@@ -143,9 +143,13 @@ install_packages() {
         as_root mkdir -p "$(dirname "$NO_CLUSTER")"
         printf 'create_main_cluster = false\n' | as_root tee "$NO_CLUSTER" >/dev/null
     fi
-    as_root apt-get update -qq || say "apt-get update failed; trying with the package lists that are here"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" ||
-        fail "apt-get could not install: ${packages[*]}. Its own message is above."
+    local log="$cache/apt.log"
+    as_root apt-get update -qq >"$log" 2>&1 || say "apt-get update failed; trying with the package lists that are here"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" \
+        >>"$log" 2>&1 </dev/null || {
+        tail -n 20 "$log" >&2
+        fail "apt-get could not install these packages; the end of what it said is above, all of it in $log"
+    }
     if [[ " ${packages[*]} " == *' orthanc '* ]] && command -v systemctl >/dev/null; then
         as_root systemctl disable --quiet orthanc 2>/dev/null || true
     fi

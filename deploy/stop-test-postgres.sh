@@ -14,7 +14,7 @@ while read -r pid_file; do
     [[ "$pid" =~ ^[0-9]+$ && "$(cat "/proc/$pid/comm" 2>/dev/null || true)" == postgres ]] || continue
     kill -QUIT "$pid" 2>/dev/null || continue # "immediate": nothing in it is worth a checkpoint
     for _ in {1..100}; do
-        [[ -d "/proc/$pid" ]] || break
+        [[ -e "/proc/$pid/exe" ]] || break # a zombie has none
         sleep 0.1
     done
 done < <(find "$folder" -maxdepth 3 -name postmaster.pid 2>/dev/null || true)

@@ -33,3 +33,5 @@ pub mod config;
 pub mod telemetry;
 
 pub mod cli;
+
+pub mod app;

@@ -3,8 +3,9 @@
 
     python deploy/golden/make_golden.py --out tests/golden/nn
 
-Needs PyTorch, torchvision and NumPy (pip install torch==2.13.0 torchvision==0.28.0), which neither building nor
-running Hilum needs: run it only when src/nn gains a network. Everything runs in f32 on the CPU.
+Needs PyTorch, torchvision and NumPy (pip install -r deploy/golden/requirements.txt, about 5 GB), which neither
+building, testing nor running Hilum needs: run it only when src/nn changes what a network computes. Everything runs
+in f32 on the CPU.
 
 Weights and inputs come from a counter-based generator that src/nn/seeded.rs also implements, bit for bit, so the
 files hold only outputs. Class-activation maps are computed here in another way than in Hilum: by automatic
@@ -155,7 +156,8 @@ class UNet(nn.Module):
         channels, skips = 1, []
         for number, base in enumerate([32, 64, 64, 128], start=1):
             out = scaled(base, width)
-            block = nn.ModuleDict({"conv1": nn.Conv2d(channels, out, 3, padding=1), "conv2": nn.Conv2d(out, out, 3, padding=1)})
+            conv1, conv2 = nn.Conv2d(channels, out, 3, padding=1), nn.Conv2d(out, out, 3, padding=1)
+            block = nn.ModuleDict({"conv1": conv1, "conv2": conv2})
             self.add_module(f"down{number}", block)
             skips.append(out)
             channels = out
@@ -254,22 +256,18 @@ def main():
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    made_with = f"torch {torch.__version__.split('+')[0]}, torchvision {torchvision.__version__.split('+')[0]}, CPU f32, {platform.machine()}"
+    versions = [f"{package.__name__} {package.__version__.split('+')[0]}" for package in (torch, torchvision)]
+    made_with = ", ".join([*versions, "CPU f32", platform.machine()])
 
     def write(file_name, content):
         content = {"made_with": made_with, "seed": SEED, **content}
         (out / file_name).write_text(json.dumps(content, indent=None, separators=(",", ":")) + "\n")
 
-    ranges = [("segmenter/out.bias", -0.05, 0.05), ("vgg16/input", -2.0, 2.0), ("a", float(np.float32(-0.3)), float(np.float32(0.7)))]
-    write(
-        "seeded.json",
-        {
-            "streams": [
-                {"name": name, "low": low, "high": high, "bits": uniform(SEED, name, 16, low, high).view(np.uint32).tolist()}
-                for name, low, high in ranges
-            ]
-        },
-    )
+    streams = []
+    for name, low, high in [("segmenter/out.bias", -0.05, 0.05), ("vgg16/input", -2.0, 2.0), ("a", -0.3, 0.7)]:
+        bits = uniform(SEED, name, 16, low, high).view(np.uint32).tolist()
+        streams.append({"name": name, "low": low, "high": high, "bits": bits})
+    write("seeded.json", {"streams": streams})
 
     cases = []
     for architecture, make in NARROW.items():

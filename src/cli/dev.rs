@@ -1,8 +1,42 @@
-//! `hilum dev`: a complete node for trying out.
+//! `hilum dev`: a complete node for trying out, on its own Postgres, with a built-in destination.
 
-use std::path::PathBuf;
+use std::{
+    io::IsTerminal as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
+use anyhow::{Context as _, bail};
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Address,
+    send::{self, SendOptions},
+    serve::{child_command, signalled, with_database},
+};
+use crate::{
+    app::{App, DemoPacs, installation},
+    archive::{Archive, ImplementationIds},
+    config::Config,
+    db::{self, Db, status},
+    dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
+    jobs, nn, report,
+    types::{
+        AeTitle, BundleStatus, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig,
+        UNTRAINED_NOTICE, Uid,
+    },
+};
+
+const LOCAL_AE_TITLE: &str = "HILUM";
+const DEMO_SENDER: &str = "DEMO_SCANNER";
+const DEMO_PACS: &str = "DEMOPACS";
+
+/// How long the demo waits for its results.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What `hilum dev` is told.
 #[derive(Debug, Clone, Args)]
@@ -22,12 +56,304 @@ pub struct Options {
     /// Port of the status page on loopback; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 8088)]
     pub http_port: u16,
+    /// Port of the built-in destination DEMOPACS on loopback; 0 takes a free one
+    #[arg(long, value_name = "PORT", default_value_t = 11113)]
+    pub pacs_port: u16,
     /// Log lines to show: off, error, warn, info, debug, trace, or directives such as info,hilum::dimse=debug
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub log_level: String,
 }
 
 /// Runs the node until Ctrl-C, or with `once` until the results are there.
-pub async fn run(_options: Options) -> anyhow::Result<()> {
-    anyhow::bail!("`hilum dev` is not part of this build")
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        signalled().await;
+        stop.cancel();
+    });
+
+    let mut config = Config::defaults_for_dev(&options.data_dir);
+    config.dicom.listen.set_port(options.dicom_port);
+    config.http.listen.set_port(options.http_port);
+    say("private Postgres", &format!("starting below {}", options.data_dir.display()));
+    let (mut config, postgres, mut environment) = with_database(config).await?;
+    config.inference.models_dir = config.node.data_dir.join("models");
+    for (key, value) in [
+        ("HILUM__NODE__DATA_DIR", config.node.data_dir.as_os_str()),
+        ("HILUM__INFERENCE__MODELS_DIR", config.inference.models_dir.as_os_str()),
+        ("HILUM__LOG__LEVEL", options.log_level.as_ref()),
+    ] {
+        environment.push((key.into(), value.to_owned()));
+    }
+    let outcome = run_node(&options, &config, environment, &shutdown).await;
+    if let Some(postgres) = postgres {
+        postgres.stop().await.context("stop the private Postgres")?;
+    }
+    outcome
+}
+
+async fn run_node(
+    options: &Options,
+    config: &Config,
+    environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let bundle = config.inference.models_dir.join(nn::UNTRAINED_BUNDLE_NAME);
+    let identity = tokio::task::spawn_blocking(move || {
+        nn::init_untrained_bundle(&bundle, nn::UntrainedOptions::default())
+    })
+    .await?
+    .context("make the bundle of untrained test weights")?;
+    if identity.status == BundleStatus::Untrained {
+        say("model bundle", &format!("{} {}: {UNTRAINED_NOTICE}", identity.name, identity.version));
+    }
+
+    let pacs_listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], options.pacs_port)))
+        .await
+        .with_context(|| format!("listen on port {} for {DEMO_PACS}: is another `hilum dev` running?", options.pacs_port))?;
+    let pacs_address = pacs_listener.local_addr()?;
+    let pacs_folder = config.node.data_dir.join("demopacs");
+    let pacs_archive = Archive::open(
+        &pacs_folder,
+        ImplementationIds {
+            class_uid: Uid::new(IMPLEMENTATION_CLASS_UID)?,
+            version_name: IMPLEMENTATION_VERSION_NAME.to_owned(),
+        },
+    )?;
+    let pacs = DemoPacs::new(pacs_listener, pacs_archive);
+
+    let db = Db::connect_lazy(&database_url(config)?, 4)?;
+    db.migrate().await.context("apply the migrations")?;
+    jobs::migrate(&db).await.context("apply the job queue's migrations")?;
+    configure_demo_site(&db, pacs_address).await?;
+
+    let app = App::build(config.clone(), child_command(None, environment)?).await?;
+    let (dicom_address, http_address) = (app.dicom_address(), app.http_address());
+    say("DICOM", &format!("AE title {LOCAL_AE_TITLE} on {dicom_address}"));
+    say("destination", &format!("AE title {DEMO_PACS} on {pacs_address}, keeps what it gets in {}", pacs_folder.display()));
+    say("status page", &format!("http://{http_address}/"));
+
+    let stop_pacs = CancellationToken::new();
+    let pacs_task = tokio::spawn(pacs.run(stop_pacs.clone()));
+    let app_task = tokio::spawn(app.run(shutdown.clone()));
+
+    let demo = async {
+        match &options.demo_image {
+            None => Ok(()),
+            Some(image) => {
+                let demo = Demo { db: &db, config, dicom_address, http_address, pacs_folder: &pacs_folder };
+                demo.run(image).await
+            }
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = demo => outcome,
+        () = shutdown.cancelled() => Ok(()),
+    };
+    let failed = outcome.is_err();
+    if !options.once && !failed && !shutdown.is_cancelled() {
+        println!("\nHilum is running. Send it images with storescu, a scanner, or `hilum send`; stop it with Ctrl-C.");
+        shutdown.cancelled().await;
+    }
+    if options.once && shutdown.is_cancelled() && outcome.is_ok() {
+        // Interrupted before the results came.
+        shutdown.cancel();
+        app_task.await??;
+        bail!("interrupted before the results had arrived");
+    }
+    println!("\nstopping");
+    shutdown.cancel();
+    app_task.await??;
+    stop_pacs.cancel();
+    pacs_task.await?;
+    db.close().await;
+    outcome
+}
+
+fn say(what: &str, words: &str) {
+    println!("{what:>17}  {words}");
+}
+
+fn database_url(config: &Config) -> anyhow::Result<String> {
+    match &config.database.source {
+        crate::config::DatabaseSource::External { url, .. } => Ok(url.expose().clone()),
+        crate::config::DatabaseSource::Managed => bail!("the private Postgres is not started"),
+    }
+}
+
+/// What the demo needs, where a person has not configured it otherwise.
+async fn configure_demo_site(db: &Db, pacs_address: SocketAddr) -> anyhow::Result<()> {
+    let local = AeTitle::new(LOCAL_AE_TITLE)?;
+    let (sender_title, pacs_title) = (AeTitle::new(DEMO_SENDER)?, AeTitle::new(DEMO_PACS)?);
+    db::site::change(db, false, move |site: &mut SiteConfig| {
+        if !site.local_aes.iter().any(|ae| ae.ae_title == local) {
+            let description = "made by `hilum dev`".to_owned();
+            site.local_aes.push(LocalAe { ae_title: local.clone(), enabled: true, description });
+        }
+        let peer = |name: &str, ae_title: &AeTitle, port, may_store| Peer {
+            name: name.to_owned(),
+            ae_title: ae_title.clone(),
+            host: "127.0.0.1".to_owned(),
+            port,
+            may_store,
+            contact: "made by `hilum dev`".to_owned(),
+        };
+        // The destination's port may be another at every start.
+        site.peers.retain(|peer| peer.name != "demopacs");
+        site.peers.push(peer("demopacs", &pacs_title, Some(pacs_address.port()), false));
+        if !site.peers.iter().any(|peer| peer.name == "demo-scanner") {
+            site.peers.push(peer("demo-scanner", &sender_title, None, true));
+        }
+        if !site.destinations.iter().any(|destination| destination.name == "demopacs") {
+            site.destinations.push(Destination {
+                name: "demopacs".to_owned(),
+                kind: DestinationKind::Dicom,
+                peer: "demopacs".to_owned(),
+                calling_ae_title: local.clone(),
+                send_not_analysed: true,
+            });
+        }
+        if site.routes.is_empty() {
+            site.routes.push(Route {
+                name: "chest".to_owned(),
+                order: 10,
+                enabled: true,
+                called_ae_title: local,
+                calling_ae_titles: Vec::new(),
+                modalities: vec!["CR".to_owned(), "DX".to_owned()],
+                pipeline: Pipeline::ChestRadiograph,
+                bundle: nn::UNTRAINED_BUNDLE_NAME.to_owned(),
+                quiet_seconds: 2,
+                max_wait_seconds: 60,
+                destinations: vec!["demopacs".to_owned()],
+            });
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(())
+}
+
+struct Demo<'a> {
+    db: &'a Db,
+    config: &'a Config,
+    dicom_address: SocketAddr,
+    http_address: SocketAddr,
+    pacs_folder: &'a Path,
+}
+
+impl Demo<'_> {
+    /// Sends the radiograph, follows it, and shows what came of it.
+    async fn run(&self, image: &Path) -> anyhow::Result<()> {
+        if !image.exists() {
+            bail!("{} does not exist; `make setup` fetches the demo radiograph", image.display());
+        }
+        println!();
+        say("sending", &format!("{} as {DEMO_SENDER}, with fresh UIDs", image.display()));
+        let started = Instant::now();
+        let to = Address { host: self.dicom_address.ip().to_string(), port: self.dicom_address.port() };
+        let options = SendOptions {
+            fresh_uids: true,
+            ..SendOptions::new(to, AeTitle::new(LOCAL_AE_TITLE)?, AeTitle::new(DEMO_SENDER)?)
+        };
+        let summary = send::send_files(&[image.to_owned()], options, |_| {}).await?;
+        if let Some(failed) = summary.failed.first() {
+            bail!("{} is not accepted: {}", failed.path.display(), failed.reason);
+        }
+        let sent = summary.sent.first().context("nothing was sent")?;
+        let study_instance_uid = sent.study_instance_uid.as_ref().context("the image has no Study Instance UID")?;
+        let study_instance_uid = study_instance_uid.as_str();
+        say("acknowledged", &format!("after {:.1} s: the image is durable in the archive", started.elapsed().as_secs_f64()));
+        let workup = self.follow(study_instance_uid, started).await?;
+        self.show(&workup, started).await
+    }
+
+    /// Follows the study until it is answered, with a progress display.
+    async fn follow(&self, study_instance_uid: &str, started: Instant) -> anyhow::Result<status::WorkupRow> {
+        let interactive = std::io::stderr().is_terminal();
+        let spinner = if interactive { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        spinner.set_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}")?);
+        spinner.enable_steady_tick(Duration::from_millis(120));
+        let mut told = String::new();
+        let mut connection = self.db.acquire().await?;
+        loop {
+            let workup = status::workups(&mut connection, Some(study_instance_uid), 1).await?.pop();
+            let words = match &workup {
+                None => "waiting for the index".to_owned(),
+                Some(workup) => format!("{}: {}", workup.state, self.words(&mut connection, workup).await?),
+            };
+            if words != told {
+                spinner.set_message(words.clone());
+                if !interactive {
+                    say(&format!("{:.1} s", started.elapsed().as_secs_f64()), &words);
+                }
+                told = words;
+            }
+            if let Some(workup) = workup {
+                match workup.state.as_str() {
+                    "answered" => {
+                        spinner.finish_and_clear();
+                        return Ok(workup);
+                    }
+                    "parked" | "not_routed" => bail!("the study is {}: {}", workup.state, workup.state_words),
+                    _ => {}
+                }
+            }
+            if started.elapsed() > PATIENCE {
+                bail!("no results after {} s; the last state was: {told}", PATIENCE.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(150)).await;
+        }
+    }
+
+    async fn words(&self, connection: &mut db::Connection, workup: &status::WorkupRow) -> anyhow::Result<String> {
+        let runs = status::runs(connection, Some(workup.id), 1).await?;
+        Ok(match runs.first() {
+            Some(run) if workup.state == "analysing" => format!("run {}, {}", run.state, run.words),
+            _ => workup.state_words.clone(),
+        })
+    }
+
+    /// Prints the report and says where everything is.
+    async fn show(&self, workup: &status::WorkupRow, started: Instant) -> anyhow::Result<()> {
+        let mut connection = self.db.acquire().await?;
+        let runs = status::runs(&mut connection, Some(workup.id), 1).await?;
+        let run = runs.first().context("the study is answered but has no run")?;
+        let deliveries = status::deliveries(&mut connection, Some(workup.id), 100).await?;
+        let delivered = |kind: &str| {
+            deliveries
+                .iter()
+                .filter(|row| row.kind == kind && row.state.as_deref() == Some("delivered"))
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        let (reports, heat_maps) = (delivered("sr"), delivered("sc"));
+        say("answered", &format!("after {:.1} s", started.elapsed().as_secs_f64()));
+        let installed = installation(self.config, self.db).await?;
+        let finished = db::run::finished(&mut connection, run.id, &installed.installation).await?;
+        let record = finished.context("the run has no findings")?.record;
+        println!("\n{}\n", report::describe(&record));
+        let archive = self.config.node.data_dir.join("archive");
+        for heat_map in &heat_maps {
+            if let Some(preview) = &heat_map.preview_key {
+                say("heat map (PNG)", &archive.join(preview).display().to_string());
+            }
+            say("heat map (DICOM)", &archive.join(&heat_map.archive_key).display().to_string());
+        }
+        for report in &reports {
+            say("report (DICOM SR)", &archive.join(&report.archive_key).display().to_string());
+        }
+        say("in the PACS", &format!("{} ({} results delivered)", self.pacs_folder.display(), reports.len() + heat_maps.len()));
+        say("status page", &format!("http://{}/studies/{}", self.http_address, workup.study_instance_uid));
+        if reports.is_empty() || heat_maps.is_empty() {
+            let words = deliveries
+                .iter()
+                .map(|row| format!("{} {}: {}", row.kind, row.state.as_deref().unwrap_or("not sent"), row.last_words.as_deref().unwrap_or_default()))
+                .collect::<Vec<_>>()
+                .join("; ");
+            bail!("report and heat map have not both arrived in the PACS ({words})");
+        }
+        Ok(())
+    }
 }

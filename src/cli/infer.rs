@@ -1,8 +1,24 @@
-//! `hilum infer-child`.
+//! `hilum infer-child`: the inference process, started by `serve` and `dev`, never by hand.
 
-use crate::config::Config;
+use tokio_util::sync::CancellationToken;
 
-/// Computes until the parent process ends.
-pub(super) async fn run(_config: Config) -> anyhow::Result<()> {
-    anyhow::bail!("`hilum infer-child` is not part of this build")
+use crate::{app::infer_process, config::Config};
+
+/// Works on runs until the parent closes our standard input or a signal comes.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    let grace = config.node.shutdown_grace;
+    tokio::spawn(async move {
+        tokio::select! {
+            () = infer_process::parent_is_gone() => {}
+            () = super::serve::signalled() => {}
+        }
+        stop.cancel();
+        // A network that hangs must not outlive the node.
+        tokio::time::sleep(grace + std::time::Duration::from_secs(5)).await;
+        tracing::warn!("the run under way did not end in time; it is taken up again at the next start");
+        std::process::exit(1);
+    });
+    infer_process::run(config, shutdown).await
 }

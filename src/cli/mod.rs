@@ -181,7 +181,7 @@ async fn dispatch(global: &Global, command: Command) -> anyhow::Result<()> {
         _ => telemetry::init_logging(LogFormat::Human, "warn")?,
     }
     match command {
-        Command::Serve => serve::run(load_for_service(global)?).await,
+        Command::Serve => serve::run(load_for_service(global)?, global.config_file()).await,
         Command::InferChild => infer::run(load_for_service(global)?).await,
         Command::Dev(options) => dev::run(options).await,
         Command::CheckConfig(options) => check_config::run(global, &options),

@@ -3,13 +3,15 @@
 use super::{
     Global,
     output::{count, print},
-    serve::open_for_reindex,
+    store::Store,
 };
-use crate::receive::ScanSummary;
+use crate::{app::open_for_reindex, receive::ScanSummary};
 
 pub(super) async fn run(global: &Global) -> anyhow::Result<()> {
-    let indexer = open_for_reindex(global.load()?).await?;
-    let summary = indexer.scan(None).await?;
+    let config = global.load()?;
+    let store = Store::open(&config).await?;
+    let summary = open_for_reindex(&config, store.db.clone()).await?.scan(None).await?;
+    store.close().await?;
     print(&describe(&summary))?;
     if summary.unreadable > 0 {
         anyhow::bail!("{} cannot be read; the log lines above name them", count(summary.unreadable, "file"));

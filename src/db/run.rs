@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Connection, DbError, Result, event, workup};
-use crate::types::{BundleIdentity, PredecessorDocument, RunOutcome, Sha256Digest, Uid};
+use crate::types::{BundleIdentity, Installation, PredecessorDocument, RunOutcome, RunRecord, Sha256Digest, Uid};
 
 /// A run to be made.
 #[derive(Debug, Clone)]
@@ -299,35 +299,19 @@ pub async fn supersede_earlier(connection: &mut Connection, workup_id: Uuid, rev
     Ok(())
 }
 
-/// What rendering a run needs.
+/// A finished run with where its results go.
 #[derive(Debug, Clone)]
-pub struct RunToRender {
-    /// The run.
-    pub id: Uuid,
+pub struct FinishedRun {
     /// Its workup.
     pub workup_id: Uuid,
-    /// Its revision.
-    pub revision: i32,
-    /// (0020,000D)
-    pub study_instance_uid: Uid,
-    /// Start of the attempt that finished.
-    pub started_at: OffsetDateTime,
-    /// What it found.
-    pub outcome: RunOutcome,
-    /// With which algorithm.
-    pub bundle: BundleIdentity,
-    /// Digest of the configuration it used.
-    pub configuration_sha256: Sha256Digest,
-    /// Identity of its results.
-    pub result_key: Sha256Digest,
     /// Where the results go.
     pub destinations: Vec<String>,
-    /// The newest report of an earlier revision that reached a destination.
-    pub predecessor: Option<PredecessorDocument>,
+    /// What it found; everything that rendering needs.
+    pub record: RunRecord,
 }
 
 #[derive(FromRow)]
-struct RunToRenderRow {
+struct FinishedRow {
     workup_id: Uuid,
     revision: i32,
     study_instance_uid: String,
@@ -340,50 +324,87 @@ struct RunToRenderRow {
 }
 
 /// A finished run that is not rendered yet and belongs to its workup's revision; `None` when there is nothing to do.
-pub async fn to_render(connection: &mut Connection, run_id: Uuid) -> Result<Option<RunToRender>> {
-    let row: Option<RunToRenderRow> = sqlx::query_as(
+pub async fn to_render(
+    connection: &mut Connection,
+    run_id: Uuid,
+    installation: &Installation,
+) -> Result<Option<FinishedRun>> {
+    let wanted: Option<Uuid> = sqlx::query_scalar(
+        "select r.id from run r join workup w on w.id = r.workup_id
+         where r.id = $1 and r.rendered_at is null and r.revision = w.revision",
+    )
+    .bind(run_id)
+    .fetch_optional(&mut *connection)
+    .await?;
+    match wanted {
+        Some(run_id) => finished(connection, run_id, installation).await,
+        None => Ok(None),
+    }
+}
+
+/// A run that has ended with an outcome; `None` when it has not.
+pub async fn finished(
+    connection: &mut Connection,
+    run_id: Uuid,
+    installation: &Installation,
+) -> Result<Option<FinishedRun>> {
+    let row: Option<FinishedRow> = sqlx::query_as(
         "select r.workup_id, r.revision, w.study_instance_uid, r.started_at, r.outcome, r.bundle_identity,
                 r.configuration_sha256, r.result_key, r.destinations
          from run r join workup w on w.id = r.workup_id
-         where r.id = $1 and r.state in ('succeeded', 'not_analysed') and r.rendered_at is null
-           and r.revision = w.revision",
+         where r.id = $1 and r.state in ('succeeded', 'not_analysed')",
     )
     .bind(run_id)
     .fetch_optional(&mut *connection)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let predecessor: Option<(String, String, String)> = sqlx::query_as(
+    let predecessor = predecessor(connection, row.workup_id, row.revision).await?;
+    Ok(Some(FinishedRun {
+        workup_id: row.workup_id,
+        destinations: row.destinations,
+        record: RunRecord {
+            run_id,
+            study_instance_uid: uid(&row.study_instance_uid)?,
+            revision: row.revision,
+            result_key: super::digest_from_bytes(&row.result_key, "result key")?,
+            configuration_sha256: super::digest_from_bytes(&row.configuration_sha256, "configuration digest")?,
+            installation: installation.clone(),
+            started_at: row.started_at,
+            bundle: row.bundle_identity.0,
+            predecessor,
+            outcome: row.outcome.0,
+        },
+    }))
+}
+
+/// The newest report of an earlier revision that reached a destination.
+async fn predecessor(
+    connection: &mut Connection,
+    workup_id: Uuid,
+    revision: i32,
+) -> Result<Option<PredecessorDocument>> {
+    let row: Option<(String, String, String)> = sqlx::query_as(
         "select x.sop_class_uid, x.sop_instance_uid, x.series_instance_uid
          from result x join run r on r.id = x.run_id join delivery d on d.result_id = x.id
          where r.workup_id = $1 and r.revision < $2 and x.kind = 'sr' and d.state = 'delivered'
          order by r.revision desc limit 1",
     )
-    .bind(row.workup_id)
-    .bind(row.revision)
+    .bind(workup_id)
+    .bind(revision)
     .fetch_optional(connection)
     .await?;
-    let uid = |text: &str| Uid::new(text).map_err(|error| DbError::unreadable("UID", error));
-    Ok(Some(RunToRender {
-        id: run_id,
-        workup_id: row.workup_id,
-        revision: row.revision,
-        study_instance_uid: uid(&row.study_instance_uid)?,
-        started_at: row.started_at,
-        outcome: row.outcome.0,
-        bundle: row.bundle_identity.0,
-        configuration_sha256: super::digest_from_bytes(&row.configuration_sha256, "configuration digest")?,
-        result_key: super::digest_from_bytes(&row.result_key, "result key")?,
-        destinations: row.destinations,
-        predecessor: predecessor
-            .map(|(class, instance, series)| {
-                Ok::<_, DbError>(PredecessorDocument {
-                    sop_class_uid: uid(&class)?,
-                    sop_instance_uid: uid(&instance)?,
-                    series_instance_uid: uid(&series)?,
-                })
-            })
-            .transpose()?,
-    }))
+    row.map(|(class, instance, series)| {
+        Ok(PredecessorDocument {
+            sop_class_uid: uid(&class)?,
+            sop_instance_uid: uid(&instance)?,
+            series_instance_uid: uid(&series)?,
+        })
+    })
+    .transpose()
+}
+
+fn uid(text: &str) -> Result<Uid> {
+    Uid::new(text).map_err(|error| DbError::unreadable("UID", error))
 }
 
 /// Notes that a run's results are inserted, if it still belongs to its workup's revision; locks the workup, so

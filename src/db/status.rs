@@ -71,6 +71,8 @@ pub struct RunRow {
     pub revision: i32,
     /// Name of the bundle folder.
     pub bundle: String,
+    /// `untrained`, `unvalidated` or `validated`; known when an attempt has ended with an outcome.
+    pub bundle_status: Option<String>,
     /// Its state.
     pub state: String,
     /// Reason code when it did not succeed.
@@ -92,7 +94,8 @@ pub struct RunRow {
 /// The newest runs first; only those of `workup_id` when given.
 pub async fn runs(connection: &mut Connection, workup_id: Option<Uuid>, limit: i64) -> Result<Vec<RunRow>> {
     Ok(sqlx::query_as(
-        "select r.id, r.workup_id, w.study_instance_uid, r.revision, r.bundle, r.state, r.reason, r.words, r.attempt,
+        "select r.id, r.workup_id, w.study_instance_uid, r.revision, r.bundle,
+                r.bundle_identity ->> 'status' as bundle_status, r.state, r.reason, r.words, r.attempt,
                 r.maximum_attempts, r.queued_at, r.finished_at, r.stage_milliseconds
          from run r join workup w on w.id = r.workup_id
          where $1::uuid is null or r.workup_id = $1 order by r.queued_at desc limit $2",

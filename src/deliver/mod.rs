@@ -1,1 +1,13 @@
-//! See `docs/architecture.md`.
+//! What goes out: the delivery ledger, drained destination by destination.
+//!
+//! A delivery is counted before it is sent and closed by the peer's status. What happens to it then is
+//! [`policy`]: stored, try again later, or a person has to look. One destination down never delays another: each
+//! has its own job, its own queue and its own backoff.
+//!
+//! Architecture invariant: knows no models.
+
+mod deliver;
+mod policy;
+
+pub use deliver::{Deliver, DeliverSettings};
+pub use policy::{Verdict, backoff, verdict};

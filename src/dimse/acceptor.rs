@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dicom_ul::pdu::{AssociationAC, AssociationRQ};
+use dicom_ul::pdu::{AssociationAC, AssociationRQ, MINIMUM_PDU_SIZE};
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
@@ -23,7 +23,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, Span, debug, error, field, info, info_span, warn};
+use tracing::{Instrument, Span, debug, error, field, info_span, warn};
 use uuid::Uuid;
 
 use super::{
@@ -56,7 +56,7 @@ const MAX_ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 pub struct AcceptorOptions {
     /// Associations open at once; one more is rejected as transient, local limit exceeded.
     pub max_associations: usize,
-    /// Longest P-DATA-TF that we accept and announce, in bytes; held between 4 KiB and 16 MiB.
+    /// Longest P-DATA-TF that we accept and announce, in bytes; held between 1018 and 16 MiB.
     pub max_pdu_length: u32,
     /// Longest A-ASSOCIATE-RQ that we read, in bytes. 128 contexts of 45 transfer syntaxes have about 160 KB.
     pub max_association_request_bytes: u32,
@@ -77,8 +77,8 @@ impl Default for AcceptorOptions {
             max_pdu_length: 128 * 1024,
             max_association_request_bytes: 1024 * 1024,
             association_request_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(120),
-            message_timeout: Duration::from_secs(600),
+            idle_timeout: Duration::from_mins(2),
+            message_timeout: Duration::from_mins(10),
             shutdown_grace: Duration::from_secs(30),
         }
     }
@@ -367,7 +367,7 @@ pub struct Acceptor<H> {
 impl<H: AssociationHandler> Acceptor<H> {
     /// An acceptor on a socket that the caller has bound.
     pub fn new(listener: TcpListener, mut options: AcceptorOptions, handler: Arc<H>) -> Self {
-        options.max_pdu_length = options.max_pdu_length.clamp(4 * 1024, 16 * 1024 * 1024);
+        options.max_pdu_length = options.max_pdu_length.clamp(MINIMUM_PDU_SIZE, 16 * 1024 * 1024);
         Self { listener, options, handler }
     }
 
@@ -403,15 +403,11 @@ impl<H: AssociationHandler> Acceptor<H> {
             match accepted {
                 Ok((stream, peer_address)) => {
                     backoff = MIN_ACCEPT_BACKOFF;
-                    match Arc::clone(&server.connections).try_acquire_owned() {
-                        Ok(permit) => {
-                            tasks.spawn(Arc::clone(&server).serve_connection(stream, peer_address, permit));
-                        }
-                        Err(_) => warn!(
-                            peer = %peer_address,
-                            "connection closed at once: {} connections are open, most of them still negotiating",
-                            server.options.max_associations + EXTRA_CONNECTIONS
-                        ),
+                    if let Ok(permit) = Arc::clone(&server.connections).try_acquire_owned() {
+                        tasks.spawn(Arc::clone(&server).serve_connection(stream, peer_address, permit));
+                    } else {
+                        let n_open = server.options.max_associations + EXTRA_CONNECTIONS;
+                        warn!(peer = %peer_address, "connection closed at once: {n_open} connections are open already");
                     }
                 }
                 Err(error) => {
@@ -456,9 +452,9 @@ struct Established {
 
 #[derive(Default)]
 struct Counts {
-    n_objects_stored: u64,
-    n_objects_failed: u64,
-    n_bytes_received: u64,
+    objects_stored: u64,
+    objects_failed: u64,
+    bytes_received: u64,
 }
 
 impl<H: AssociationHandler> Server<H> {
@@ -662,7 +658,11 @@ impl<H: AssociationHandler> Server<H> {
             // Nothing is sent where the peer has aborted, gone, or been told already.
             messages.layer.abort(AbortSource::ServiceUser).await;
         }
-        let Counts { n_objects_stored, n_objects_failed, n_bytes_received } = counts;
+        let Counts {
+            objects_stored: n_objects_stored,
+            objects_failed: n_objects_failed,
+            bytes_received: n_bytes_received,
+        } = counts;
         if matches!(reason, EndReason::Released | EndReason::ShutDown) {
             debug!(n_objects_stored, n_objects_failed, n_bytes_received, "association ended: {reason}");
         } else {
@@ -753,12 +753,12 @@ impl<H: AssociationHandler> Server<H> {
                     }
                     _ => data.drain().await,
                 };
-                counts.n_bytes_received += data.n_bytes;
+                counts.bytes_received += data.n_bytes;
                 match &stored {
-                    Ok(()) if drained.is_ok() => counts.n_objects_stored += 1,
-                    Ok(()) => counts.n_objects_failed += 1,
+                    Ok(()) if drained.is_ok() => counts.objects_stored += 1,
+                    Ok(()) => counts.objects_failed += 1,
                     Err(failure) => {
-                        counts.n_objects_failed += 1;
+                        counts.objects_failed += 1;
                         if drained.is_ok() {
                             debug!(sop_instance_uid = %command.affected_sop_instance_uid.escape_debug(), "object not stored: {failure}");
                         }

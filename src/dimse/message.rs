@@ -116,11 +116,10 @@ impl MessageLayer {
         while self.pending.is_empty() {
             match self.layer.next().await {
                 Indication::Data(pdvs) => self.pending.extend(pdvs),
-                Indication::ReleaseRequested => return Err(EndReason::Released),
+                Indication::ReleaseRequested | Indication::Released => return Err(EndReason::Released),
                 Indication::Aborted(words) => return Err(EndReason::AbortedByPeer { words }),
                 Indication::ConnectionLost(words) => return Err(EndReason::ConnectionLost { words }),
                 Indication::ProtocolError(words) => return Err(EndReason::ProtocolError { words }),
-                Indication::Released => return Err(EndReason::Released),
                 Indication::AssociationRequested(_)
                 | Indication::UnsupportedProtocolVersion(_)
                 | Indication::AssociationAccepted(_)

@@ -20,6 +20,8 @@ mod state;
 pub mod status;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod upper_layer;
 
 pub use acceptor::{

@@ -129,10 +129,10 @@ pub(crate) enum ReceiveError {
     #[error("the peer sent a PDU of unknown type {pdu_type:#04x}: is it speaking DICOM, and without TLS?")]
     UnrecognizedPdu { pdu_type: u8 },
     /// Longer than the limits allow.
-    #[error("the peer sent a {} of {length} bytes: at most {limit} are allowed", pdu_name(*.pdu_type))]
+    #[error("the peer's {} has {length} bytes: at most {limit} are allowed", pdu_name(*.pdu_type))]
     TooLong { pdu_type: u8, length: u32, limit: u32 },
     /// The content breaks PS3.8 section 9.3.
-    #[error("the peer sent a malformed {}: {problem}", pdu_name(*.pdu_type))]
+    #[error("the peer's {} is malformed: {problem}", pdu_name(*.pdu_type))]
     Malformed { pdu_type: u8, problem: String },
 }
 

@@ -44,7 +44,7 @@ pub struct RequestorTimeouts {
 
 impl Default for RequestorTimeouts {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), acse: Duration::from_secs(30), dimse: Duration::from_secs(120) }
+        Self { connect: Duration::from_secs(10), acse: Duration::from_secs(30), dimse: Duration::from_mins(2) }
     }
 }
 

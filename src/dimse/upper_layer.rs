@@ -77,6 +77,15 @@ impl UpperLayer {
         Self { pdus: PduStream::new(transport, limits), machine: StateMachine::new(role), write_timeout }
     }
 
+    /// An association in `Sta6` without the negotiation.
+    #[cfg(test)]
+    pub(crate) fn established_for_test(transport: Box<dyn Transport>, limits: PduLimits) -> Self {
+        let mut layer = Self::accepted(transport, limits, Duration::from_secs(20));
+        layer.machine.on_association_request(true).unwrap();
+        layer.advance(Event::Evt7);
+        layer
+    }
+
     /// An event that the caller's place in the protocol allows; were it not so, the machine stays where it is and
     /// the peer is the next to be told.
     fn advance(&mut self, event: Event) {
@@ -174,7 +183,7 @@ impl UpperLayer {
             // AA-1, AA-7, AA-8: not what table 9-10 allows here.
             _ => {
                 self.send_provider_abort(AbortReason::UnexpectedPdu).await;
-                Some(Indication::ProtocolError(format!("the peer sent a {name} while we are {state}")))
+                Some(Indication::ProtocolError(format!("the peer sent {name} while we are {state}")))
             }
         }
     }

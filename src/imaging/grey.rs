@@ -100,7 +100,7 @@ impl GreyImage {
 ///
 /// # Errors
 /// As [`read_object`] and [`decode_grey`].
-pub fn display_image(part10: &[u8], limits: &DecodeLimits) -> Result<GrayImage, ImagingError> {
+pub fn display_image(part10: &[u8], limits: DecodeLimits) -> Result<GrayImage, ImagingError> {
     display_object(&read_object(part10)?, limits)
 }
 
@@ -108,7 +108,7 @@ pub fn display_image(part10: &[u8], limits: &DecodeLimits) -> Result<GrayImage, 
 ///
 /// # Errors
 /// As [`decode_grey`].
-pub fn display_object(object: &DefaultDicomObject, limits: &DecodeLimits) -> Result<GrayImage, ImagingError> {
+pub fn display_object(object: &DefaultDicomObject, limits: DecodeLimits) -> Result<GrayImage, ImagingError> {
     Ok(decode_grey(object, limits)?.display())
 }
 
@@ -117,7 +117,7 @@ pub fn display_object(object: &DefaultDicomObject, limits: &DecodeLimits) -> Res
 /// # Errors
 /// [`ImagingError`] names what is missing, unsupported, too large, cut short or refused by the codec. Codecs that
 /// panic are caught.
-pub fn decode_grey(object: &DefaultDicomObject, limits: &DecodeLimits) -> Result<GreyImage, ImagingError> {
+pub fn decode_grey(object: &DefaultDicomObject, limits: DecodeLimits) -> Result<GreyImage, ImagingError> {
     let header = ImageHeader::from_object(object);
     let layout = PixelLayout::of(&header)?;
     layout.check_size(limits)?;
@@ -219,7 +219,7 @@ impl PixelLayout {
         self.pixels() * u64::from(self.bits_allocated / 8)
     }
 
-    fn check_size(&self, limits: &DecodeLimits) -> Result<(), ImagingError> {
+    fn check_size(&self, limits: DecodeLimits) -> Result<(), ImagingError> {
         let (needed_bytes, limit_bytes) = (self.frame_bytes(), limits.max_decoded_bytes);
         if needed_bytes > limit_bytes { Err(ImagingError::TooLarge { needed_bytes, limit_bytes }) } else { Ok(()) }
     }
@@ -258,7 +258,7 @@ fn frame_bytes<'a>(
     object: &'a DefaultDicomObject,
     header: &ImageHeader,
     layout: &PixelLayout,
-    limits: &DecodeLimits,
+    limits: DecodeLimits,
 ) -> Result<FrameBytes<'a>, ImagingError> {
     let uid = header.transfer_syntax_uid.as_str();
     let transfer_syntax = TransferSyntaxRegistry.get(uid).ok_or_else(|| ImagingError::UnsupportedTransferSyntax {
@@ -335,15 +335,17 @@ fn exactly<'a>(bytes: Cow<'a, [u8]>, layout: &PixelLayout) -> Result<Cow<'a, [u8
     })
 }
 
+type ReadInfo = fn(&[u8]) -> Option<CodestreamInfo>;
+
 /// Compares what the codestream announces with the header, before a decoder allocates for it.
 fn check_codestream(
     uid: &str,
     transfer_syntax_name: &str,
     fragments: &[Vec<u8>],
     layout: &PixelLayout,
-    limits: &DecodeLimits,
+    limits: DecodeLimits,
 ) -> Result<(), ImagingError> {
-    let (codec, read): (&'static str, fn(&[u8]) -> Option<CodestreamInfo>) = match uid {
+    let (codec, read): (&'static str, ReadInfo) = match uid {
         uids::JPEG_BASELINE8_BIT | uids::JPEG_EXTENDED12_BIT | uids::JPEG_LOSSLESS | uids::JPEG_LOSSLESS_SV1 => {
             ("JPEG", read_jpeg)
         }
@@ -437,7 +439,7 @@ mod tests {
     }
 
     fn decode_as(object: InMemDicomObject, uid: &str) -> Result<GreyImage, ImagingError> {
-        decode_grey(&with_meta(object, uid), &DecodeLimits::default())
+        decode_grey(&with_meta(object, uid), DecodeLimits::default())
     }
 
     fn assert_close(values: &[f32], expected: &[f32]) {
@@ -653,7 +655,7 @@ mod tests {
     #[test]
     fn display_is_bright_where_values_are_high_and_uses_percentiles_without_a_window() {
         let words: Vec<u16> = (0..100).map(|value| value * 10).collect();
-        let shown = display_image(&part10(radiograph(10, 10, &words)), &DecodeLimits::default()).unwrap();
+        let shown = display_image(&part10(radiograph(10, 10, &words)), DecodeLimits::default()).unwrap();
         assert_eq!((shown.get_pixel(0, 0).0[0], shown.get_pixel(9, 9).0[0]), (0, 255));
         assert!(shown.get_pixel(5, 5).0[0] > shown.get_pixel(5, 2).0[0]);
     }

@@ -1,8 +1,11 @@
 //! What the header says about an image, as far as the pipelines ask.
 
-use dicom_core::{Tag, value::Value};
-use dicom_dictionary_std::tags;
-use dicom_object::{DefaultDicomObject, InMemDicomObject};
+use dicom_core::{
+    Tag, VR,
+    value::{PrimitiveValue, Value},
+};
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::{DefaultDicomObject, InMemDicomObject, mem::InMemElement};
 
 /// Facts of one image object. Texts are trimmed; absent, empty and impossible values are `None`.
 #[derive(Debug, Clone, PartialEq)]
@@ -157,6 +160,23 @@ impl ImageHeader {
         }
     }
 
+    /// Why the object is not a computed or digital radiograph made for viewing; `None` when it is.
+    #[must_use]
+    pub fn why_not_a_radiograph(&self) -> Option<String> {
+        if self.sop_class_uid == uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PROCESSING
+            || self.presentation_intent_type.as_deref() == Some("FOR PROCESSING")
+        {
+            return Some("the image is FOR PROCESSING, expected FOR PRESENTATION".to_owned());
+        }
+        let is_radiograph = matches!(
+            self.sop_class_uid.as_str(),
+            uids::COMPUTED_RADIOGRAPHY_IMAGE_STORAGE | uids::DIGITAL_X_RAY_IMAGE_STORAGE_FOR_PRESENTATION
+        );
+        (!is_radiograph).then(|| {
+            format!("SOP class {} is not a computed or digital radiograph for presentation", self.sop_class_uid)
+        })
+    }
+
     /// Whether low values are shown bright: MONOCHROME1, or Presentation LUT Shape INVERSE.
     ///
     /// A DX image must say both consistently (PS3.3 C.8.11.3.1.2: MONOCHROME1 goes with INVERSE), so that either is
@@ -172,9 +192,22 @@ fn trimmed(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || c == '\0')
 }
 
+/// The bytes of an element whose VR was lost on the way: nodes that do not know an attribute pass it on as UN
+/// (PS3.5 section 6.2.2), which says nothing of numbers or text.
+fn unknown_bytes(element: &InMemElement) -> Option<&[u8]> {
+    match element.value() {
+        Value::Primitive(PrimitiveValue::U8(bytes)) if element.vr() == VR::UN => Some(bytes),
+        _ => None,
+    }
+}
+
 /// Trimmed text of an element, `None` when absent, empty, or not text.
 pub(super) fn text(object: &InMemDicomObject, tag: Tag) -> Option<String> {
-    let value = object.get(tag)?.to_str().ok()?;
+    let element = object.get(tag)?;
+    let value = match unknown_bytes(element) {
+        Some(bytes) => std::str::from_utf8(bytes).ok()?.into(),
+        None => element.to_str().ok()?,
+    };
     let value = trimmed(&value);
     (!value.is_empty()).then(|| value.to_owned())
 }
@@ -185,6 +218,10 @@ fn code(object: &InMemDicomObject, tag: Tag) -> Option<String> {
 
 fn texts(object: &InMemDicomObject, tag: Tag) -> Vec<String> {
     let Some(element) = object.get(tag) else { return Vec::new() };
+    if let Some(bytes) = unknown_bytes(element) {
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
+        return text.split('\\').map(|value| trimmed(value).to_owned()).collect();
+    }
     match element.to_multi_str() {
         Ok(values) => values.iter().map(|value| trimmed(value).to_owned()).collect(),
         Err(_) => Vec::new(),
@@ -195,13 +232,24 @@ pub(super) fn integer<T>(object: &InMemDicomObject, tag: Tag) -> Option<T>
 where
     T: TryFrom<i64>,
 {
-    let value: i64 = object.get(tag)?.to_int().ok()?;
+    let element = object.get(tag)?;
+    let value: i64 = match unknown_bytes(element) {
+        // The integers that are read here are US or SS.
+        Some(&[low, high]) => i64::from(u16::from_le_bytes([low, high])),
+        Some(_) => return None,
+        None => element.to_int().ok()?,
+    };
     T::try_from(value).ok()
 }
 
 /// Finite numbers of an element; empty when any value is not a number.
 pub(super) fn numbers(object: &InMemDicomObject, tag: Tag) -> Vec<f64> {
-    let values = object.get(tag).and_then(|element| element.to_multi_float64().ok()).unwrap_or_default();
+    let Some(element) = object.get(tag) else { return Vec::new() };
+    let values = if unknown_bytes(element).is_some() {
+        texts(object, tag).iter().map(|text| text.parse().unwrap_or(f64::NAN)).collect()
+    } else {
+        element.to_multi_float64().unwrap_or_default()
+    };
     if values.iter().all(|value| value.is_finite()) { values } else { Vec::new() }
 }
 
@@ -323,10 +371,7 @@ fn years_between(birth: (u32, u32, u32), taken: (u32, u32, u32)) -> Option<u32> 
 
 #[cfg(test)]
 mod tests {
-    use dicom_core::VR;
     use dicom_core::value::DataSetSequence;
-    use dicom_dictionary_std::uids;
-    use dicom_object::mem::InMemElement;
     use rstest::rstest;
 
     use super::*;
@@ -386,6 +431,26 @@ mod tests {
         assert_eq!(header.rescale, Some((1.0, -5.0)));
         assert_eq!((header.rows, header.number_of_frames), (None, 1));
         assert_eq!(header.patient_age, None);
+    }
+
+    #[test]
+    fn attributes_passed_on_as_unknown_are_read() {
+        let unknown = |tag, bytes: &[u8]| InMemElement::new(tag, VR::UN, PrimitiveValue::U8(bytes.into()));
+        let header = header_with(
+            vec![
+                unknown(tags::RESCALE_SLOPE, b"2 "),
+                unknown(tags::RESCALE_INTERCEPT, b"-1"),
+                unknown(tags::PIXEL_SPACING, b"0.2\\0.3 "),
+                unknown(tags::BITS_STORED, &[12, 0]),
+                unknown(tags::VIEW_POSITION, b"LL"),
+                unknown(tags::WINDOW_CENTER, &[0xFF, 0xFE]),
+            ],
+            &[],
+        );
+        assert_eq!(header.rescale, Some((2.0, -1.0)));
+        assert_eq!(header.pixel_spacing_mm, Some((0.2, 0.3)));
+        assert_eq!((header.bits_stored, header.window), (Some(12), None));
+        assert_eq!(header.view, View::Other("LL".to_owned()));
     }
 
     #[rstest]

@@ -81,7 +81,7 @@ impl LookUpTable {
 
 /// LUT Data as 16-bit entries; 8-bit entries may be packed two to a word (retired, but written).
 fn lut_data(item: &InMemDicomObject, count: usize) -> Option<Vec<u16>> {
-    let Some(value) = item.get(tags::LUT_DATA)?.value().primitive() else { return None };
+    let value = item.get(tags::LUT_DATA)?.value().primitive()?;
     let words: Vec<u16> = match value {
         PrimitiveValue::U16(words) => words.to_vec(),
         PrimitiveValue::I16(words) => words.iter().map(|&word| word as u16).collect(),

@@ -27,4 +27,4 @@ pub use grey::{DecodeLimits, GreyImage, decode_grey, display_image, display_obje
 pub use guard::{GuardError, GuardLimits, check_part10, read_object};
 pub use header::{ImageHeader, PatientAge, View};
 pub use lut::{LookUpTable, Voi, WindowFunction};
-pub use overlay::{OverlayError, OverlayOptions, render_overlay};
+pub use overlay::{OverlayError, OverlayOptions, encode_png, render_overlay};

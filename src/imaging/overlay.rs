@@ -2,7 +2,7 @@
 //!
 //! Words stand on strips above and below the radiograph, so that nothing hides anatomy.
 
-use image::{GrayImage, Rgb, RgbImage};
+use image::{GrayImage, ImageFormat, Rgb, RgbImage};
 
 use super::{Plane, canvas, heat, text::TextFont};
 use crate::types::{BundleIdentity, BundleStatus, ImageAnalysis, UNTRAINED_NOTICE};
@@ -10,7 +10,7 @@ use crate::types::{BundleIdentity, BundleStatus, ImageAnalysis, UNTRAINED_NOTICE
 const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
 const GREY: Rgb<u8> = Rgb([190, 190, 190]);
 const AMBER: Rgb<u8> = Rgb([255, 191, 0]);
-/// Narrowest picture: below it the words would take more room than the radiograph.
+/// Narrowest picture: a narrower radiograph stands in the middle of black, so that the words have room.
 const MINIMUM_WIDTH_PIXELS: u32 = 512;
 /// Smallest font that stays readable on a diagnostic display.
 const MINIMUM_FONT_PIXELS: f32 = 13.0;
@@ -60,6 +60,9 @@ pub enum OverlayError {
     /// The vendored font cannot be read: the binary is damaged.
     #[error("the built-in font is damaged: reinstall the program")]
     Font,
+    /// The picture cannot be encoded.
+    #[error("the picture cannot be written as PNG: {0}")]
+    Png(String),
     /// The base picture cannot be resampled.
     #[error(transparent)]
     Plane(#[from] canvas::PlaneError),
@@ -70,6 +73,16 @@ struct Line {
     text: String,
     size: f32,
     colour: Rgb<u8>,
+}
+
+/// The picture as a PNG file.
+///
+/// # Errors
+/// [`OverlayError::Png`] when the encoder refuses it.
+pub fn encode_png(picture: &RgbImage) -> Result<Vec<u8>, OverlayError> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png).map_err(|error| OverlayError::Png(error.to_string()))?;
+    Ok(bytes.into_inner())
 }
 
 /// Renders the fused heat map of `analysis` over `base`, the displayed source image in full size.
@@ -83,7 +96,7 @@ pub fn render_overlay(
     base: &GrayImage,
     analysis: &ImageAnalysis,
     bundle: &BundleIdentity,
-    options: &OverlayOptions,
+    options: OverlayOptions,
 ) -> Result<RgbImage, OverlayError> {
     let placement = &analysis.placement;
     if (base.height(), base.width()) != (placement.source_rows, placement.source_columns) {
@@ -101,14 +114,15 @@ pub fn render_overlay(
     let font = TextFont::load().ok_or(OverlayError::Font)?;
     let layout = Layout::fit(base, options, &font, |width| words(analysis, bundle, &font, width));
 
-    let mut picture = RgbImage::new(layout.width, layout.banner + layout.rows + layout.footer);
-    let grey = scaled_base(base, layout.rows, layout.width)?;
+    let mut picture = RgbImage::new(layout.width, layout.height());
+    let grey = scaled_base(base, layout.rows, layout.columns)?;
     let is_coloured = analysis.localised && map.values.iter().any(|&value| value > 0.0);
     for (index, &value) in grey.values.iter().enumerate() {
-        let (row, column) = (index as u32 / layout.width, index as u32 % layout.width);
+        let (row, column) = (index as u32 / layout.columns, index as u32 % layout.columns);
         let grey = value.round().clamp(0.0, 255.0) as u8;
         let heat = if is_coloured { heat_at(analysis, &layout, row, column) } else { 0.0 };
-        picture.put_pixel(column, row + layout.banner, blend(grey, heat, options.transparent_below));
+        let ink = blend(grey, heat, options.transparent_below);
+        picture.put_pixel(column + layout.left, row + layout.banner, ink);
     }
 
     let mut y = layout.margin;
@@ -138,7 +152,10 @@ struct Words {
 struct Layout {
     width: u32,
     banner: u32,
+    /// Rows and columns of the radiograph, and the black at its left.
     rows: u32,
+    columns: u32,
+    left: u32,
     footer: u32,
     margin: u32,
     font_size: f32,
@@ -146,36 +163,48 @@ struct Layout {
 }
 
 impl Layout {
-    /// The largest scale (not enlarging, unless the picture would be narrower than [`MINIMUM_WIDTH_PIXELS`]) at which
-    /// radiograph and strips together keep within the longest side.
-    fn fit(base: &GrayImage, options: &OverlayOptions, font: &TextFont, words: impl Fn(u32) -> Words) -> Self {
+    /// The largest scale at which radiograph and strips together keep within the longest side; only radiographs
+    /// narrower than [`MINIMUM_WIDTH_PIXELS`] are enlarged.
+    fn fit(base: &GrayImage, options: OverlayOptions, font: &TextFont, words: impl Fn(u32) -> Words) -> Self {
         let long_side = options.long_side_max.max(MINIMUM_WIDTH_PIXELS);
-        let aspect = f64::from(base.height()) / f64::from(base.width().max(1));
-        let mut width = base.width().clamp(MINIMUM_WIDTH_PIXELS, long_side);
-        loop {
-            let layout = Self::of_width(width, (f64::from(width) * aspect).round().max(1.0) as u32, font, words(width));
-            let excess = layout.height().saturating_sub(long_side);
-            if excess == 0 || width <= MINIMUM_WIDTH_PIXELS.min(base.width().max(64)) {
-                return layout;
-            }
-            // The strips hardly change with the width, so that this converges from above in a few steps.
-            let step = ((f64::from(excess) / aspect).ceil() as u32).max(1);
-            width = width.saturating_sub(step).max(MINIMUM_WIDTH_PIXELS.min(base.width().max(64)));
+        let aspect = f64::from(base.height().max(1)) / f64::from(base.width().max(1));
+        let of_columns = |columns: u32| {
+            let rows = (f64::from(columns) * aspect).round().max(1.0) as u32;
+            Self::new(rows, columns, font, &words)
+        };
+        let largest = base.width().clamp(MINIMUM_WIDTH_PIXELS, long_side);
+        let mut layout = of_columns(largest);
+        if layout.height() <= long_side {
+            return layout;
         }
+        let (mut fitting, mut too_large) = (1, largest);
+        layout = of_columns(fitting);
+        while too_large - fitting > 1 {
+            let middle = fitting.midpoint(too_large);
+            let candidate = of_columns(middle);
+            if candidate.height() <= long_side {
+                (fitting, layout) = (middle, candidate);
+            } else {
+                too_large = middle;
+            }
+        }
+        layout
     }
 
-    fn of_width(width: u32, rows: u32, font: &TextFont, words: Words) -> Self {
+    const fn height(&self) -> u32 {
+        self.banner + self.rows + self.footer
+    }
+
+    fn new(rows: u32, columns: u32, font: &TextFont, words: impl Fn(u32) -> Words) -> Self {
+        let width = columns.max(MINIMUM_WIDTH_PIXELS);
+        let words = words(width);
         let margin = margin(width);
         let height_of = |lines: &[Line]| lines.iter().map(|line| font.line_height(line.size)).sum::<u32>();
         let font_size = font_size(width);
         let legend = if words.has_legend { font.line_height(font_size) + margin / 2 } else { 0 };
         let banner = (height_of(&words.above) + 2 * margin).max(rows / 25);
         let footer = height_of(&words.below) + legend + 2 * margin;
-        Self { width, banner, rows, footer, margin, font_size, words }
-    }
-
-    const fn height(&self) -> u32 {
-        self.banner + self.rows + self.footer
+        Self { width, banner, rows, columns, left: (width - columns) / 2, footer, margin, font_size, words }
     }
 }
 
@@ -202,7 +231,7 @@ fn words(analysis: &ImageAnalysis, bundle: &BundleIdentity, font: &TextFont, wid
     if bundle.status == BundleStatus::Untrained {
         above.extend(lines(UNTRAINED_NOTICE, size * 1.3, AMBER));
     }
-    above.extend(lines(&format!("AI heat map   {class} {output}   NOT FOR DIAGNOSTIC USE"), size, WHITE));
+    above.extend(lines(&format!("AI heat map · {class} {output} · NOT FOR DIAGNOSTIC USE"), size, WHITE));
     if !analysis.localised {
         let threshold = bundle.threshold * 100.0;
         above.extend(lines(
@@ -256,7 +285,7 @@ fn heat_at(analysis: &ImageAnalysis, layout: &Layout, row: u32, column: u32) -> 
     };
     heat::sample(
         &analysis.heat_map,
-        along(column, layout.width, placement.source_columns, placement.pad_left),
+        along(column, layout.columns, placement.source_columns, placement.pad_left),
         along(row, layout.rows, placement.source_rows, placement.pad_top),
     )
 }
@@ -297,4 +326,170 @@ fn draw_legend(picture: &mut RgbImage, font: &TextFont, layout: &Layout, y: u32,
     }
     font.draw(picture, to, (bar_left + bar_width + layout.margin, y), size, WHITE);
     line_height + layout.margin / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::types::{
+        ClassDefinition, Code, Decision, HeatMap, LungMask, MemberIdentity, Sha256Digest, SourceImage, Uid,
+    };
+
+    fn bundle(status: BundleStatus, label: &str) -> BundleIdentity {
+        let digest = Sha256Digest::of(b"weights");
+        let member = MemberIdentity {
+            name: "unet".to_owned(),
+            architecture: "unet".to_owned(),
+            version: "1".to_owned(),
+            weights_sha256: digest,
+        };
+        let code = Code { value: "1".to_owned(), scheme: "99X".to_owned(), meaning: "x".to_owned() };
+        BundleIdentity {
+            name: "cxr".to_owned(),
+            version: "1.0".to_owned(),
+            status,
+            digest,
+            classes: vec![ClassDefinition { label: label.to_owned(), code }],
+            target_class_idx: 0,
+            threshold: 0.5,
+            fusion: "mean_prob".to_owned(),
+            calibration: None,
+            reference_performance: String::new(),
+            segmenter: member,
+            members: Vec::new(),
+        }
+    }
+
+    /// Hot in the cell at row 5, column 1 of 7 x 7.
+    fn analysis(rows: u32, columns: u32, localised: bool) -> ImageAnalysis {
+        let mut values = vec![0.0; 49];
+        values[5 * 7 + 1] = 1.0;
+        ImageAnalysis {
+            source: SourceImage {
+                sop_class_uid: Uid::new("1.2").unwrap(),
+                sop_instance_uid: Uid::new("1.2.3").unwrap(),
+                series_instance_uid: Uid::new("1.2.4").unwrap(),
+                modality: "DX".to_owned(),
+                archive_key: "key".to_owned(),
+                sha256: Sha256Digest::of(b"image"),
+            },
+            placement: canvas::placement(rows as usize, columns as usize),
+            gates: Vec::new(),
+            members: Vec::new(),
+            fused: vec![if localised { 0.873 } else { 0.2 }],
+            member_spread: 0.0,
+            decision: Decision::Undetermined,
+            localised,
+            heat_map: HeatMap { rows: 7, columns: 7, values, maximum_activation: 1.0, method: "cam".to_owned() },
+            member_heat_maps: Vec::new(),
+            lung_mask: LungMask { side_pixels: 1, png_base64: String::new(), area_fraction: 0.3 },
+            right_lung_heat_fraction: None,
+            left_lung_heat_fraction: None,
+        }
+    }
+
+    fn base(rows: u32, columns: u32) -> GrayImage {
+        GrayImage::from_pixel(columns, rows, image::Luma([100]))
+    }
+
+    fn words_of(analysis: &ImageAnalysis, bundle: &BundleIdentity, width: u32) -> (String, String) {
+        let words = words(analysis, bundle, &TextFont::load().unwrap(), width);
+        let join = |lines: Vec<Line>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>().join(" ");
+        (join(words.above), join(words.below))
+    }
+
+    fn is_coloured(pixel: Rgb<u8>) -> bool {
+        let [red, green, blue] = pixel.0;
+        red.abs_diff(green) > 20 || green.abs_diff(blue) > 20
+    }
+
+    #[rstest]
+    #[case(1955, 1841, 1536)]
+    #[case(4280, 3520, 1024)]
+    #[case(299, 299, 1536)]
+    #[case(3000, 500, 1536)]
+    #[case(500, 3000, 1536)]
+    #[case(64, 64, 512)]
+    #[case(3000, 20, 1536)]
+    fn pictures_keep_within_the_longest_side_and_words_within_the_width(
+        #[case] rows: u32,
+        #[case] columns: u32,
+        #[case] long_side_max: u32,
+    ) {
+        let options = OverlayOptions { long_side_max, ..OverlayOptions::default() };
+        let label = "a class with an unreasonably long label that nobody would write into a manifest";
+        let (base, analysis, bundle) =
+            (base(rows, columns), analysis(rows, columns, true), bundle(BundleStatus::Untrained, label));
+        let picture = render_overlay(&base, &analysis, &bundle, options).unwrap();
+        assert!(picture.width().max(picture.height()) <= long_side_max, "{:?}", picture.dimensions());
+        assert!(picture.width() >= 512);
+
+        let font = TextFont::load().unwrap();
+        let layout = Layout::fit(&base, options, &font, |width| words(&analysis, &bundle, &font, width));
+        for line in layout.words.above.iter().chain(&layout.words.below) {
+            assert!(line.size >= MINIMUM_FONT_PIXELS * 0.85);
+            assert!(layout.margin + font.width(&line.text, line.size) <= layout.width, "{}", line.text);
+        }
+        // The radiograph keeps its proportions within a pixel.
+        let expected = f64::from(layout.columns) * f64::from(rows) / f64::from(columns);
+        assert!((f64::from(layout.rows) - expected).abs() <= 1.0);
+    }
+
+    #[test]
+    fn colour_lies_over_the_hot_cell_and_nowhere_else() {
+        // Portrait: 700 rows, 560 columns, 70 columns of padding at each side of the square of 700.
+        let (rows, columns) = (700, 560);
+        let analysis = analysis(rows, columns, true);
+        let bundle = bundle(BundleStatus::Validated, "COVID-19");
+        let picture = render_overlay(&base(rows, columns), &analysis, &bundle, OverlayOptions::default()).unwrap();
+        let banner = (0..picture.height()).find(|&y| picture.get_pixel(5, y).0 == [100; 3]).unwrap();
+        // Cell (5, 1) has its centre at canvas (550, 150): source column 80.
+        assert!(is_coloured(*picture.get_pixel(80, banner + 550)));
+        for (x, y) in [(480, 550), (80, 150), (280, 350)] {
+            assert_eq!(picture.get_pixel(x, banner + y).0, [100; 3], "at {x}, {y}");
+        }
+    }
+
+    #[test]
+    fn without_localisation_there_is_no_colour_and_the_words_say_so() {
+        let (bundle, cold) = (bundle(BundleStatus::Validated, "COVID-19"), analysis(600, 600, false));
+        let picture = render_overlay(&base(600, 600), &cold, &bundle, OverlayOptions::default()).unwrap();
+        let banner = (0..picture.height()).find(|&y| picture.get_pixel(3, y).0 == [100; 3]).unwrap();
+        assert!((banner..banner + 600).all(|y| (0..600).all(|x| picture.get_pixel(x, y).0 == [100; 3])));
+        let (above, _) = words_of(&cold, &bundle, 600);
+        assert!(above.contains("no localisation"), "{above}");
+        assert!(above.contains("20.0 %"), "{above}");
+    }
+
+    #[test]
+    fn the_words_name_class_output_purpose_and_grid() {
+        let (above, below) = words_of(&analysis(1400, 1400, true), &bundle(BundleStatus::Validated, "COVID-19"), 1400);
+        assert_eq!(above, "AI heat map · COVID-19 87.3 % · NOT FOR DIAGNOSTIC USE");
+        assert!(below.contains("grid 7x7: one cell = 200 px"), "{below}");
+        assert!(below.contains("RESEARCH, UNVERIFIED. cxr 1.0"), "{below}");
+        assert!(!below.contains(UNTRAINED_NOTICE));
+    }
+
+    #[test]
+    fn everything_of_an_untrained_bundle_says_so_twice() {
+        let (above, below) = words_of(&analysis(1400, 1400, true), &bundle(BundleStatus::Untrained, "COVID-19"), 512);
+        assert!(above.starts_with(UNTRAINED_NOTICE), "{above}");
+        assert!(below.contains(UNTRAINED_NOTICE), "{below}");
+        let (_, below) = words_of(&analysis(1400, 1400, true), &bundle(BundleStatus::Unvalidated, "x"), 512);
+        assert!(below.contains("not validated"), "{below}");
+    }
+
+    #[test]
+    fn what_does_not_belong_together_is_refused() {
+        let bundle = bundle(BundleStatus::Validated, "COVID-19");
+        let options = OverlayOptions::default();
+        let mismatch = render_overlay(&base(10, 20), &analysis(20, 10, true), &bundle, options);
+        assert!(matches!(mismatch, Err(OverlayError::SizeMismatch { base_rows: 10, rows: 20, .. })));
+        let mut broken = analysis(20, 10, true);
+        broken.heat_map.values.pop();
+        let broken = render_overlay(&base(20, 10), &broken, &bundle, options);
+        assert!(matches!(broken, Err(OverlayError::HeatMap { values: 48, .. })));
+    }
 }

@@ -26,7 +26,8 @@ pub struct EnsembleOptions {
     /// Requests that may wait for one network before askers do; 0 counts as 1.
     pub queue_length: usize,
     /// Threads that one network uses for one operation; 0 counts as 1. All networks of an ensemble may run at
-    /// the same time, so 1 is right when other work shares the processor.
+    /// the same time, so 1 is right when other work shares the processor. With more, start the process with
+    /// `OMP_WAIT_POLICY=passive`: OpenMP's spinning threads slow each other down tenfold on shared cores.
     pub intra_op_threads: usize,
 }
 
@@ -67,7 +68,7 @@ pub struct MemberOutput {
 }
 
 /// The networks of one bundle, each owned by its thread. Cloning gives another handle on the same networks;
-/// dropping the last one ends the threads, waiting for the batches that run.
+/// dropping the last one ends the threads and blocks until the batches that run are done.
 #[derive(Clone)]
 pub struct Ensemble {
     networks: Arc<Networks>,
@@ -236,7 +237,7 @@ impl LoadPlan {
         name.clone_into(&mut self.name);
         let limits = OwnerLimits { max_batch: self.options.max_batch, queue_length: self.options.queue_length };
         let owner = Owner::start(name, limits, move || {
-            // OpenMP keeps this per thread: it holds for this network only.
+            // libtorch remembers the number for the process, OpenMP for the thread: every network's thread sets it.
             tch::set_num_threads(i32::try_from(self.options.intra_op_threads.max(1)).unwrap_or(i32::MAX));
             load(&self)
         })?;
@@ -365,7 +366,8 @@ fn batch<'a>(
     shape: [usize; 3],
     device: tch::Device,
 ) -> Result<Tensor, tch::TchError> {
-    let samples: Vec<f32> = images.flatten().copied().collect();
+    let mut samples = Vec::new();
+    images.for_each(|image| samples.extend_from_slice(image));
     let [channels, rows, columns] = shape.map(|side| side as i64);
     Tensor::f_from_slice(&samples)?.f_view([-1, channels, rows, columns])?.f_to(device)
 }
@@ -443,7 +445,8 @@ mod tests {
             assert_eq!(first.embedding.len(), n_features);
             let map = &first.activation_map;
             assert_eq!((map.rows, map.columns, map.values.len(), map.method), (2, 2, 4, method));
-            assert_eq!(map.maximum_activation, map.values.iter().copied().fold(0.0, f32::max));
+            let largest = map.values.iter().copied().fold(0f32, f32::max);
+            assert_eq!(map.maximum_activation.to_bits(), largest.to_bits());
 
             // The two classes have weights of their own, hence maps of their own.
             let map_of_other_class = ensemble.classify(member_idx, input("a"), 1).await.unwrap().activation_map;

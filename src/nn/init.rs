@@ -175,6 +175,7 @@ fn bundle_files(options: UntrainedOptions) -> Result<Vec<(String, Vec<u8>)>, Ini
     }
     let digests: Vec<Sha256Digest> = files.iter().map(|(_, bytes)| Sha256Digest::of(bytes)).collect();
     let text = toml::to_string(&manifest(options, &digests)).map_err(|error| InitError::Weights(error.to_string()))?;
+    let text = format!("# {UNTRAINED_NOTICE}\n# Every key is described in models/README.md.\n\n{text}");
     files.push((MANIFEST_FILE_NAME.to_owned(), text.into_bytes()));
     Ok(files)
 }
@@ -225,8 +226,8 @@ pub(super) fn seeded_values(
 ) -> Vec<f32> {
     let (layer, leaf) = name.rsplit_once('.').unwrap_or(("", name));
     let end_of_branch = match architecture {
-        Some(Architecture::ResNet34) => layer.starts_with("layer") && layer.ends_with(".bn2"),
-        _ => layer.ends_with(".bn3"),
+        Some(Architecture::ResNet34) => layer.starts_with("layer") && layer.ends_with("bn2"),
+        _ => layer.ends_with("bn3"),
     };
     let (low, high) = match (leaf, shape) {
         ("running_mean", _) => (-0.1, 0.1),

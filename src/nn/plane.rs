@@ -30,7 +30,7 @@ pub enum Device {
     /// The processor.
     #[default]
     Cpu,
-    /// The CUDA device of this index.
+    /// The CUDA device of this index; only where libtorch's CUDA library is loaded. Never tried for want of one.
     Cuda(usize),
 }
 

@@ -2,6 +2,7 @@
 //! missed by scanning the archive.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -109,6 +110,23 @@ pub struct ScanSummary {
     pub unreadable: usize,
 }
 
+/// What the indexer must get done, whatever Postgres does meanwhile.
+enum Duty<'a> {
+    CloseAssociations,
+    Scan,
+    Write(&'a [(Instant, Step)]),
+}
+
+impl fmt::Display for Duty<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CloseAssociations => "close the associations of the earlier process",
+            Self::Scan => "scan the archive",
+            Self::Write(_) => "write the index",
+        })
+    }
+}
+
 /// Writes the index.
 pub struct Indexer {
     settings: IndexerSettings,
@@ -153,7 +171,7 @@ impl Indexer {
             if count > 0 {
                 let oldest = batch.first().map_or(Duration::ZERO, |(queued, _)| queued.elapsed());
                 self.metrics.set_index_backlog(self.waiting.load(Ordering::Relaxed), oldest);
-                self.write_until_done(&batch, &shutdown).await;
+                self.until_done(Duty::Write(&batch), &shutdown).await;
                 let waiting = self.waiting.fetch_sub(count, Ordering::Relaxed).saturating_sub(count);
                 if waiting == 0 {
                     self.metrics.set_index_backlog(0, Duration::ZERO);
@@ -161,7 +179,7 @@ impl Indexer {
             }
             // The flag is cleared before the scan: what is missed during the scan sets it again.
             if self.receiver.is_empty() && self.missed.swap(false, Ordering::SeqCst) {
-                self.scan_until_done(&shutdown).await;
+                self.until_done(Duty::Scan, &shutdown).await;
             }
         }
         self.receiver.close();
@@ -184,66 +202,54 @@ impl Indexer {
 
     /// What a killed process left: its associations have ended, and the archive is ahead of the index.
     async fn start_over(&self, shutdown: &CancellationToken) {
-        let close = async || {
-            let mut connection = self.db.acquire().await?;
-            association::end_all_of_node(&mut connection, &self.settings.node).await
-        };
-        if let Some(closed) = self.retry("close the associations of the earlier process", shutdown, close).await
-            && closed > 0
-        {
-            tracing::info!(closed, "associations of the earlier process count as ended");
-        }
-        self.scan_until_done(shutdown).await;
+        self.until_done(Duty::CloseAssociations, shutdown).await;
+        self.until_done(Duty::Scan, shutdown).await;
     }
 
-    async fn scan_until_done(&self, shutdown: &CancellationToken) {
-        let scan = async || self.scan_from_watermark().await;
-        if let Some(summary) = self.retry("scan the archive", shutdown, scan).await
-            && summary != (ScanSummary { files: summary.files, ..ScanSummary::default() })
-        {
-            tracing::info!(
-                files = summary.files,
-                indexed = summary.indexed,
-                duplicates = summary.duplicates,
-                unreadable = summary.unreadable,
-                "the index has caught up with the archive"
-            );
-        }
-    }
-
-    async fn write_until_done(&self, batch: &[(Instant, Step)], shutdown: &CancellationToken) {
-        self.retry("write the index", shutdown, async || self.write(batch).await).await;
-    }
-
-    /// Repeats until it succeeds; gives up (`None`) only at shutdown. Everything repeated here is idempotent.
-    async fn retry<T, E: std::fmt::Display>(
-        &self,
-        doing: &str,
-        shutdown: &CancellationToken,
-        attempt: impl AsyncFn() -> Result<T, E>,
-    ) -> Option<T> {
+    /// Repeats a duty until it succeeds; gives up only at shutdown. Everything repeated here is idempotent.
+    async fn until_done(&self, duty: Duty<'_>, shutdown: &CancellationToken) {
         let mut pause = Duration::from_millis(100);
         let mut told = false;
         loop {
-            match attempt().await {
-                Ok(value) => {
+            match self.attempt(&duty).await {
+                Ok(()) => {
                     if told {
-                        tracing::info!("Postgres is back: could {doing}");
+                        tracing::info!("Postgres is back: could {duty}");
                     }
-                    return Some(value);
+                    return;
                 }
                 Err(error) if !told => {
-                    tracing::warn!(%error, "cannot {doing}; receiving goes on, trying again");
+                    tracing::warn!(error = format!("{error:#}"), "cannot {duty}; receiving goes on, trying again");
                     told = true;
                 }
-                Err(error) => tracing::debug!(%error, "still cannot {doing}"),
+                Err(error) => tracing::debug!(error = format!("{error:#}"), "still cannot {duty}"),
             }
             tokio::select! {
-                () = shutdown.cancelled() => return None,
+                () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(Duration::from_secs(2));
         }
+    }
+
+    async fn attempt(&self, duty: &Duty<'_>) -> anyhow::Result<()> {
+        match duty {
+            Duty::CloseAssociations => {
+                let mut connection = self.db.acquire().await?;
+                let closed = association::end_all_of_node(&mut connection, &self.settings.node).await?;
+                if closed > 0 {
+                    tracing::info!(closed, "associations of the earlier process count as ended");
+                }
+            }
+            Duty::Scan => {
+                let ScanSummary { files, indexed, duplicates, unreadable } = self.scan_from_watermark().await?;
+                if indexed + duplicates + unreadable > 0 {
+                    tracing::info!(files, indexed, duplicates, unreadable, "the index has caught up with the archive");
+                }
+            }
+            Duty::Write(batch) => self.write(batch).await?,
+        }
+        Ok(())
     }
 
     async fn write(&self, batch: &[(Instant, Step)]) -> anyhow::Result<()> {

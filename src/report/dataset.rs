@@ -76,7 +76,9 @@ pub(super) fn schemes_used(data_set: &InMemDicomObject) -> Vec<String> {
     fn collect(data_set: &InMemDicomObject, schemes: &mut std::collections::BTreeSet<String>) {
         for element in data_set {
             if let Some(items) = element.value().items() {
-                items.iter().for_each(|item| collect(item, schemes));
+                for item in items {
+                    collect(item, schemes);
+                }
             } else if element.tag() == tags::CODING_SCHEME_DESIGNATOR
                 && let Some(PrimitiveValue::Str(scheme)) = element.value().primitive()
             {
@@ -135,9 +137,7 @@ pub(super) fn write(
     kind: ResultKind,
     identity: Identity,
 ) -> Result<RenderedObject, ReportError> {
-    if let Some(set) = &encoding.character_set {
-        data_set.put_text(tags::SPECIFIC_CHARACTER_SET, VR::CS, set);
-    }
+    data_set.copy(encoding.character_set.as_ref());
     // All texts are bytes from here on, so the writer's own idea of character sets never applies.
     let data_set = encode_texts(data_set, encoding);
     let refused =
@@ -169,6 +169,7 @@ pub(super) fn write(
 
 /// The three UIDs of a result.
 #[derive(Clone)]
+#[allow(clippy::struct_field_names, reason = "DICOM's own names")]
 pub(super) struct Identity {
     pub(super) sop_class_uid: Uid,
     pub(super) sop_instance_uid: Uid,

@@ -33,7 +33,7 @@ pub fn describe(record: &RunRecord) -> String {
         RunOutcome::NotAnalysed(reason) => not_analysed(&mut lines, record, reason),
     }
     lines.blank();
-    for line in wording::disclaimer(bundle) {
+    for line in wording::disclaimer(bundle, &record.outcome) {
         lines.add(0, &line);
     }
     lines.text
@@ -56,8 +56,9 @@ fn analysed(lines: &mut Lines, record: &RunRecord, analysis: &CxrAnalysis) {
         lines.blank();
         lines.add(0, "Images that were not analysed");
     }
-    for excluded in &analysis.excluded {
-        lines.add(1, &format!("{}: {}", named(&excluded.source), wording::excluded(excluded)));
+    for (idx, excluded) in analysis.excluded.iter().enumerate() {
+        let name = wording::image_name(analysis.images.len() + idx);
+        lines.add(1, &format!("{name} {}: {}", named(&excluded.source), wording::excluded(excluded)));
     }
     if let (failed @ 1.., all) = wording::failed_members(analysis) {
         lines.blank();

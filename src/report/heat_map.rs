@@ -128,12 +128,16 @@ fn put_references(data_set: &mut InMemDicomObject, image: &ImageAnalysis, same_g
     data_set.put_items(tags::REFERENCED_SERIES_SEQUENCE, vec![series]);
 }
 
+/// Scanners write zero when they know no spacing; DICOM has no zero spacing.
+const POSSIBLE_SPACING_MILLIMETRES: std::ops::RangeInclusive<f64> = 1e-4..=1e3;
+
 /// Pixel Spacing of the overlay, when the source has a calibrated one and the overlay shows exactly its field
 /// of view. Imager Pixel Spacing is never renamed to it.
 fn put_spacing(data_set: &mut InMemDicomObject, frame: &Frame<'_>, header: &SourceHeader, rows: u16, columns: u16) {
     let spacing: Vec<f64> = header
         .ascii(tags::PIXEL_SPACING)
-        .map(|text| text.split('\\').filter_map(|part| part.trim().parse().ok()).collect())
+        .map(|text| text.split('\\').filter_map(|part| part.trim().parse().ok()).collect::<Vec<f64>>())
+        .filter(|spacing| spacing.iter().all(|millimetres| POSSIBLE_SPACING_MILLIMETRES.contains(millimetres)))
         .unwrap_or_default();
     let ([between_rows, between_columns], Some(source_rows), Some(source_columns)) =
         (spacing.as_slice(), header.unsigned_16(tags::ROWS), header.unsigned_16(tags::COLUMNS))
@@ -151,7 +155,9 @@ fn put_spacing(data_set: &mut InMemDicomObject, frame: &Frame<'_>, header: &Sour
         // The description is required with the type, so both or none.
         let elements = calibration.map(|tag| frame.copyable(header, tag));
         if elements.iter().all(Option::is_some) {
-            elements.into_iter().for_each(|element| data_set.copy(element));
+            for element in elements {
+                data_set.copy(element);
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     uids::uid,
     when::Moment,
 };
-use crate::types::{RunRecord, SourceImage, Uid};
+use crate::types::{RunOutcome, RunRecord, SourceImage, Uid};
 
 /// Patient and study attributes that every result has, empty when the source lacks them (type 2).
 const REQUIRED: [(Tag, VR); 9] = [
@@ -175,7 +175,11 @@ impl<'a> Frame<'a> {
             item.put_text(tags::SOFTWARE_VERSIONS, VR::LO, &network.version);
             item.put_uid(tags::DEVICE_UID, &uid("model", &[&network.name, &network.version, &weights]));
             item.put_text(tags::CONTRIBUTION_DATE_TIME, VR::DT, &self.moment.date_time());
-            let words = format!("AI inference: {} {} (sha256:{weights})", network.architecture, network.version);
+            let use_made = match self.record.outcome {
+                RunOutcome::Analysed(_) => "AI inference",
+                RunOutcome::NotAnalysed(_) => "Assigned to this study, no output used",
+            };
+            let words = format!("{use_made}: {} {} (sha256:{weights})", network.architecture, network.version);
             item.put_text(tags::CONTRIBUTION_DESCRIPTION, VR::ST, &words);
             item
         });
@@ -256,7 +260,7 @@ fn check(record: &RunRecord) -> Result<(), ReportError> {
             bundle.target_class_idx
         ));
     }
-    if let crate::types::RunOutcome::Analysed(analysis) = &record.outcome {
+    if let RunOutcome::Analysed(analysis) = &record.outcome {
         if analysis.images.is_empty() {
             return inconsistent("it is analysed but names no image".to_owned());
         }

@@ -43,7 +43,7 @@ pub enum Sample {
     /// One unsigned 16-bit number.
     Number(u16),
     /// Items of elements.
-    Items(Vec<Vec<(u16, u16, &'static str, Sample)>>),
+    Items(Vec<Vec<(u16, u16, &'static str, Self)>>),
 }
 
 /// One element: group, element, value representation, value.

@@ -251,26 +251,23 @@ fn procedure_reported(frame: &Frame<'_>, images: &[SourceImage]) -> Item {
         complete.into_iter().chain(version).for_each(|element| code.copy(Some(element)));
         Some(code)
     });
-    match of_source {
-        Some(procedure) => copied_code(ConceptModifier, codes::PROCEDURE_REPORTED, procedure),
-        None => {
-            let ct = images.first().is_some_and(|image| image.modality == "CT");
-            let procedure = if ct { codes::CHEST_CT } else { codes::CHEST_RADIOGRAPHY };
-            code(ConceptModifier, codes::PROCEDURE_REPORTED, procedure)
-        }
+    if let Some(procedure) = of_source {
+        return copied_code(ConceptModifier, codes::PROCEDURE_REPORTED, procedure);
     }
+    let ct = images.first().is_some_and(|image| image.modality == "CT");
+    let procedure = if ct { codes::CHEST_CT } else { codes::CHEST_RADIOGRAPHY };
+    code(ConceptModifier, codes::PROCEDURE_REPORTED, procedure)
 }
 
 /// TID 1600: every image that was read, a group for each series.
 fn image_library(frame: &Frame<'_>, sources: Sources<'_>, images: &[SourceImage]) -> Item {
     let names: Vec<(&Uid, String)> = match &frame.record.outcome {
-        RunOutcome::Analysed(analysis) => analysis
-            .images
-            .iter()
-            .zip(wording::image_names(analysis))
-            .filter_map(|(image, name)| Some((&image.source.sop_instance_uid, name?)))
-            .collect(),
-        RunOutcome::NotAnalysed(_) => Vec::new(),
+        RunOutcome::Analysed(analysis) if images.len() > 1 => {
+            let analysed = analysis.images.iter().map(|image| &image.source);
+            let read = analysed.chain(analysis.excluded.iter().map(|excluded| &excluded.source));
+            read.enumerate().map(|(idx, image)| (&image.sop_instance_uid, wording::image_name(idx))).collect()
+        }
+        _ => Vec::new(),
     };
     let groups = by_series(images)
         .into_iter()
@@ -317,8 +314,8 @@ fn measurements(frame: &Frame<'_>, analysis: &CxrAnalysis) -> Item {
     for (analysed, name) in analysis.images.iter().zip(wording::image_names(analysis)) {
         let groups = Groups { frame, analysed, name };
         items.extend((0..bundle.classes.len()).map(|class_idx| groups.ensemble(class_idx)));
-        for member_idx in 0..analysed.members.len() {
-            items.extend((0..bundle.classes.len()).map(|class_idx| groups.member(member_idx, class_idx)));
+        for (member_idx, member) in analysed.members.iter().enumerate() {
+            items.extend((0..bundle.classes.len()).map(|class_idx| groups.member(member_idx, member, class_idx)));
         }
         items.push(groups.lung("right lung", codes::RIGHT, analysed.right_lung_heat_fraction));
         items.push(groups.lung("left lung", codes::LEFT, analysed.left_lung_heat_fraction));
@@ -432,9 +429,8 @@ impl Groups<'_> {
     }
 
     /// The output of one member for a class, or why there is none.
-    fn member(&self, member_idx: usize, class_idx: usize) -> Item {
+    fn member(&self, member_idx: usize, member: &MemberScore, class_idx: usize) -> Item {
         let members = &self.analysed.members;
-        let Some(member) = members.get(member_idx) else { return Item::new_empty() };
         let network = self.bundle().members.iter().find(|network| network.name == member.name);
         let version = network.map_or("unknown", |network| network.version.as_str());
         let parameters: Vec<String> = network
@@ -511,9 +507,10 @@ fn evaluations(frame: &Frame<'_>, analysis: &CxrAnalysis) -> Item {
             with(text(Contains, codes::GATE, &words), vec![image(InferredFrom, codes::SOURCE, &analysed.source)])
         }));
     }
-    items.extend(analysis.excluded.iter().map(|excluded| {
+    items.extend(analysis.excluded.iter().enumerate().map(|(idx, excluded)| {
+        let name = wording::image_name(analysis.images.len() + idx);
         with(
-            text(Contains, codes::EXCLUDED_IMAGE, &wording::excluded(excluded)),
+            text(Contains, codes::EXCLUDED_IMAGE, &format!("{name} - {}", wording::excluded(excluded))),
             vec![
                 code(HasProperties, codes::REJECT_REASON, codes::reason(excluded.reason)),
                 image(InferredFrom, codes::SOURCE, &excluded.source),
@@ -521,7 +518,7 @@ fn evaluations(frame: &Frame<'_>, analysis: &CxrAnalysis) -> Item {
         )
     }));
     items.push(text(Contains, codes::CONCLUSION, &wording::conclusion(bundle, analysis)));
-    items.extend(comments(bundle));
+    items.extend(comments(frame.record));
     container(Some(Contains), codes::EVALUATIONS, items)
 }
 
@@ -560,10 +557,18 @@ fn rejection(frame: &Frame<'_>, not_analysed: &NotAnalysed) -> Item {
         items.push(code(Contains, codes::QUALITY_FINDING, codes::POSITIONING));
     }
     items.push(text(Contains, codes::CONCLUSION, &wording::not_analysed(bundle, not_analysed)));
-    items.extend(comments(bundle));
+    // There is no Imaging Measurements container that would name the algorithm.
+    items.push(text(Contains, codes::ALGORITHM_NAME, &bundle.name));
+    items.push(text(Contains, codes::ALGORITHM_VERSION, &bundle.version));
+    let parameters = wording::parameters(frame.record, &frame.options.software_version);
+    items.extend(parameters.iter().map(|words| text(Contains, codes::ALGORITHM_PARAMETERS, words)));
+    items.extend(comments(frame.record));
     container(Some(Contains), codes::EVALUATIONS, items)
 }
 
-fn comments(bundle: &BundleIdentity) -> Vec<Item> {
-    wording::disclaimer(bundle).iter().map(|line| text(Contains, codes::COMMENT, line)).collect()
+fn comments(record: &RunRecord) -> Vec<Item> {
+    wording::disclaimer(&record.bundle, &record.outcome)
+        .iter()
+        .map(|line| text(Contains, codes::COMMENT, line))
+        .collect()
 }

@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
+use dicom_core::{DataElement, PrimitiveValue, VR};
+use dicom_dictionary_std::tags;
 use dicom_encoding::text::{SpecificCharacterSet, TextCodec};
 
-use super::source::SourceHeader;
+use super::source::{Element, SourceHeader};
 
 /// Character sets of one value without escape sequences, in which generated text can be written as it is.
 const PLAIN_SETS: [&str; 12] = [
@@ -26,16 +28,19 @@ const PLAIN_SETS: [&str; 12] = [
 /// bytes stay what they were and a study does not mix sets.
 pub(super) struct TextEncoding {
     /// (0008,0005); `None` leaves it out (default repertoire).
-    pub(super) character_set: Option<String>,
+    pub(super) character_set: Option<Element>,
     codec: Option<SpecificCharacterSet>,
 }
 
 impl TextEncoding {
     /// The set of `source`, or `assumed` when it declares none although the copied values need one.
     pub(super) fn of_source(source: &SourceHeader, copied_beyond_ascii: bool, assumed: &str) -> Self {
-        let character_set = source.character_set().or_else(|| copied_beyond_ascii.then(|| assumed.to_owned()));
-        let codec =
-            character_set.as_deref().filter(|set| PLAIN_SETS.contains(set)).and_then(SpecificCharacterSet::from_code);
+        let name = source.character_set().or_else(|| copied_beyond_ascii.then(|| assumed.to_owned()));
+        let codec = name.as_deref().filter(|set| PLAIN_SETS.contains(set)).and_then(SpecificCharacterSet::from_code);
+        let character_set = name.map(|name| match source.element(tags::SPECIFIC_CHARACTER_SET) {
+            Some(declared) if source.character_set().is_some() => declared.clone(),
+            _ => DataElement::new(tags::SPECIFIC_CHARACTER_SET, VR::CS, PrimitiveValue::from(name)),
+        });
         Self { character_set, codec }
     }
 
@@ -45,16 +50,12 @@ impl TextEncoding {
         if !text.is_ascii()
             && let Some(codec) = &self.codec
             && let Ok(bytes) = codec.encode(text)
-            && backslashes(&bytes) == backslashes(text.as_bytes())
+            && bytes.split(|byte| *byte == b'\\').count() == text.split('\\').count()
         {
             return bytes;
         }
         ascii(text).into_bytes()
     }
-}
-
-fn backslashes(bytes: &[u8]) -> usize {
-    bytes.iter().filter(|byte| **byte == b'\\').count()
 }
 
 /// The text in ASCII: common signs are spelled, others become `?`.
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn generated_text_follows_the_set_of_the_source() {
         let encoding = |set: &str| TextEncoding {
-            character_set: Some(set.to_owned()),
+            character_set: None,
             codec: PLAIN_SETS.contains(&set).then(|| SpecificCharacterSet::from_code(set)).flatten(),
         };
         assert_eq!(encoding("ISO_IR 192").encode("é≥"), "é≥".as_bytes());

@@ -5,7 +5,7 @@
 
 use crate::types::{
     BundleIdentity, BundleStatus, CxrAnalysis, Decision, ExcludedImage, GateResult, ImageAnalysis, MemberScore,
-    NotAnalysed, UNTRAINED_NOTICE,
+    NotAnalysed, RunOutcome, UNTRAINED_NOTICE,
 };
 
 /// Stands on everything.
@@ -39,8 +39,8 @@ pub(super) fn heat_map_comment(bundle: &BundleIdentity) -> String {
 pub(super) fn heat_map_derivation(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
     let target = target_label(bundle);
     let words = format!(
-        "Class activation heat map for class {target} of {} {} (bundle sha256:{}) blended over the windowed source \
-         image. {} {}. {NOT_FOR_DIAGNOSTIC_USE}.",
+        "{NOT_FOR_DIAGNOSTIC_USE}. Class activation heat map for class {target} of {} {} (bundle sha256:{}) blended \
+         over the windowed source image. {} {}.",
         bundle.name,
         bundle.version,
         bundle.digest,
@@ -75,20 +75,23 @@ pub(super) fn heat_map_method(image: &ImageAnalysis) -> String {
 /// Whether the heat map may be read as an indication.
 pub(super) fn localisation(image: &ImageAnalysis) -> &'static str {
     if image.localised {
-        "The output is at or above the operating threshold; the map shows where it comes from"
+        "Localised: the output is at or above the operating threshold"
     } else {
         "No localisation: the output is below the operating threshold, the map is not an indication"
     }
 }
 
-/// The lines that every report ends with.
-pub(super) fn disclaimer(bundle: &BundleIdentity) -> Vec<String> {
+/// The lines that a report ends with; those about scores only where there are some.
+pub(super) fn disclaimer(bundle: &BundleIdentity, outcome: &RunOutcome) -> Vec<String> {
     let mut lines = Vec::new();
     if is_untrained(bundle) {
         lines.push(format!("{UNTRAINED_NOTICE}. The weights are random numbers; the outputs mean nothing."));
     }
     lines.push("Investigational / research use only. Not for diagnostic use. Not cleared or CE-marked.".to_owned());
     lines.push("Software output that no physician has reviewed; not for patient management.".to_owned());
+    if matches!(outcome, RunOutcome::NotAnalysed(_)) {
+        return lines;
+    }
     lines.push(
         "A score is the model output for the pattern associated with its class in the training data; it does not say \
          how likely the patient has the disease."
@@ -235,9 +238,14 @@ pub(super) fn gate(gate: &GateResult) -> String {
     format!("{}: {verdict}{reason}; {}", gate.id, gate.words)
 }
 
-/// An image that was left out.
+/// Why an image was left out.
 pub(super) fn excluded(image: &ExcludedImage) -> String {
-    format!("Not analysed: {} ({})", sentence(&image.words), image.reason.id())
+    format!("not analysed: {} ({})", sentence(&image.words), image.reason.id())
+}
+
+/// Name of image number `idx` (from 0) of an analysis: the analysed images come first, then the excluded ones.
+pub(super) fn image_name(idx: usize) -> String {
+    format!("Image {}", idx + 1)
 }
 
 /// The conclusion of a run without scores.
@@ -269,7 +277,7 @@ pub(super) fn conclusion(bundle: &BundleIdentity, analysis: &CxrAnalysis) -> Str
 /// `Image n` for each analysed image, nothing when there is only one.
 pub(super) fn image_names(analysis: &CxrAnalysis) -> impl Iterator<Item = Option<String>> {
     let several = analysis.images.len() > 1;
-    (1..=analysis.images.len()).map(move |n| several.then(|| format!("Image {n}")))
+    (0..analysis.images.len()).map(move |idx| several.then(|| image_name(idx)))
 }
 
 /// (failed, all) member runs of an analysis.

@@ -1,0 +1,105 @@
+//! A stand-in for a PACS, so that `hilum dev` needs no other server: a storage SCP that keeps what it gets.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use dicom_dictionary_std::uids;
+use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    archive::{Archive, ArchiveError, ObjectMeta},
+    dimse::{
+        Acceptor, AcceptorOptions, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream,
+        NegotiatedContext, NegotiationPolicy, NotEstablished, Rejection, StoreFailure, StoreRequest,
+    },
+    types::{AeTitle, ObjectOrigin},
+};
+
+/// A storage SCP that accepts everybody and what Hilum sends.
+pub struct DemoPacs {
+    acceptor: Acceptor<Handler>,
+}
+
+struct Handler {
+    archive: Archive,
+}
+
+impl DemoPacs {
+    /// A stand-in that stores into `archive`.
+    #[must_use]
+    pub fn new(listener: TcpListener, archive: Archive) -> Self {
+        Self { acceptor: Acceptor::new(listener, AcceptorOptions::default(), Arc::new(Handler { archive })) }
+    }
+
+    /// Accepts until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        self.acceptor.run(shutdown).await;
+    }
+}
+
+/// Where an association comes from.
+struct Peer {
+    request: AssociationRequest,
+}
+
+impl AssociationHandler for Handler {
+    type Association = Peer;
+
+    fn admit(&self, _: &AssociationRequest) -> Result<NegotiationPolicy, Rejection> {
+        let syntaxes = [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN];
+        Ok([uids::VERIFICATION, uids::COMPREHENSIVE_SR_STORAGE, uids::SECONDARY_CAPTURE_IMAGE_STORAGE]
+            .iter()
+            .fold(NegotiationPolicy::new(), |policy, sop_class| policy.with(sop_class, &syntaxes)))
+    }
+
+    fn rejected(&self, _: &AssociationRequest, _: &Rejection) {}
+
+    fn not_established(&self, _: &NotEstablished) {}
+
+    fn accepted(&self, request: &AssociationRequest, _: &[NegotiatedContext]) -> Peer {
+        Peer { request: request.clone() }
+    }
+
+    async fn store(
+        &self,
+        association: &mut Peer,
+        request: StoreRequest,
+        data: &mut DataSetStream<'_>,
+    ) -> Result<(), StoreFailure> {
+        let title = |title: &Option<AeTitle>| {
+            title.clone().ok_or_else(|| StoreFailure::processing_failure("the association has no valid AE titles"))
+        };
+        let from = &association.request;
+        let meta = ObjectMeta {
+            sop_class_uid: request.affected_sop_class_uid,
+            sop_instance_uid: request.affected_sop_instance_uid,
+            transfer_syntax_uid: request.transfer_syntax_uid,
+            origin: ObjectOrigin {
+                calling_ae_title: title(&from.calling_ae_title.title)?,
+                called_ae_title: title(&from.called_ae_title.title)?,
+                peer_address: from.peer_address.ip(),
+                association_id: from.association_id,
+                received_at: OffsetDateTime::now_utc(),
+            },
+        };
+        let mut bytes = Vec::new();
+        while let Some(fragment) = data.next().await? {
+            bytes.extend_from_slice(&fragment);
+        }
+        let archive = self.archive.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut incoming = archive.begin(meta)?;
+            incoming.write(&bytes)?;
+            incoming.finish()
+        })
+        .await
+        .context("store")
+        .and_then(|stored| stored.map_err(|error: ArchiveError| error.into()))
+        .map(|_| ())
+        .map_err(|error| StoreFailure::processing_failure(format!("{error:#}")))
+    }
+
+    fn ended(&self, _: Peer, _: AssociationEnd) {}
+}

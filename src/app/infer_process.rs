@@ -1,0 +1,94 @@
+//! The inference process itself: what `hilum infer-child` runs.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::io::AsyncReadExt as _;
+use tokio_util::sync::CancellationToken;
+
+use super::{installation, open_archive, open_database, wait_for_schema};
+use crate::{
+    config::Config,
+    dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
+    imaging::DecodeLimits,
+    infer::worker::{self, WorkerSettings as InferSettings},
+    jobs::{self, JobHandler, JobKind, WorkerSettings},
+    nn::EnsembleOptions,
+    report::{FileMetaIds, RenderOptions},
+    types::Uid,
+};
+
+/// How many runs and renderings are under way at once: enough to decode one study while another is on the
+/// networks' threads.
+const CONCURRENT_RUNS: usize = 2;
+
+/// Works on runs until `shutdown`.
+pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let db = open_database(&config)?;
+    let archive = open_archive(&config)?;
+    if !wait_for_schema(&Config { database: without_migrations(&config), ..config.clone() }, &db, &shutdown).await {
+        return Ok(());
+    }
+    let installed = installation(&config, &db).await?;
+    let settings = InferSettings {
+        models_dir: config.inference.models_dir.clone(),
+        installation: installed.installation,
+        configuration_sha256: config.results_digest(),
+        render: render_options(&config)?,
+        ensemble: EnsembleOptions {
+            max_batch: config.inference.max_batch,
+            ..EnsembleOptions::default()
+        },
+        decode_limits: DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() },
+    };
+    let node = config.node.name.to_string();
+    jobs::release_dead_workers(&db, &node, &[JobKind::RunBundle, JobKind::RenderRun])
+        .await
+        .context("give back the jobs of dead workers")?;
+    // A crash cut runs off in the middle: their jobs are free again, and their rows say so.
+    jobs::reconcile(&db).await.context("reconcile")?;
+    let (run_bundle, render_run) = worker::handlers(db.clone(), archive, settings);
+    let worker_settings = |kind| WorkerSettings {
+        kind,
+        concurrency: CONCURRENT_RUNS,
+        node: node.clone(),
+        shutdown_grace: config.node.shutdown_grace,
+    };
+    tracing::info!("the inference process is ready");
+    let run_bundle: Arc<dyn JobHandler> = Arc::new(run_bundle);
+    let render_run: Arc<dyn JobHandler> = Arc::new(render_run);
+    tokio::join!(
+        jobs::supervise(db.clone(), worker_settings(JobKind::RunBundle), run_bundle, shutdown.clone()),
+        jobs::supervise(db.clone(), worker_settings(JobKind::RenderRun), render_run, shutdown.clone()),
+    );
+    db.close().await;
+    Ok(())
+}
+
+/// The parent migrates; this process only waits for it.
+fn without_migrations(config: &Config) -> crate::config::DatabaseConfig {
+    crate::config::DatabaseConfig { migrate_on_start: false, ..config.database.clone() }
+}
+
+fn render_options(config: &Config) -> anyhow::Result<RenderOptions> {
+    let mut options = RenderOptions::new(FileMetaIds {
+        implementation_class_uid: Uid::new(IMPLEMENTATION_CLASS_UID)?,
+        implementation_version_name: IMPLEMENTATION_VERSION_NAME.to_owned(),
+    });
+    options.site_utc_offset = config.node.utc_offset;
+    if let Some(manufacturer) = &config.node.manufacturer_name {
+        options.manufacturer = manufacturer.to_string();
+    }
+    Ok(options)
+}
+
+/// Completes when the parent closes our standard input, by will or by dying.
+pub async fn parent_is_gone() {
+    let mut stdin = tokio::io::stdin();
+    let mut nothing = [0; 64];
+    while let Ok(count) = stdin.read(&mut nothing).await {
+        if count == 0 {
+            return;
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! Where everything is put together: from a [`Config`] to a running node.
+//!
+//! [`App::build`] binds the listeners, so that the addresses are known and a port in use is told at once;
+//! [`App::run`] works until its token is cancelled and then stops in order: no new associations, the current
+//! messages, the jobs, the index, the pool. The node starts without Postgres; what needs it waits for it.
+
+mod child;
+mod demo_pacs;
+pub mod infer_process;
+mod installation;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use child::ChildCommand;
+use child::ChildState;
+pub use demo_pacs::DemoPacs;
+pub use installation::{Installed, installation};
+
+use crate::{
+    admin::{self, AdminState, CheckOutcome, Readiness},
+    archive::{Archive, ImplementationIds},
+    assemble::CompleteWorkup,
+    config::{Config, DatabaseSource},
+    db::{Db, DbError},
+    deliver::{Deliver, DeliverSettings},
+    dimse::{Acceptor, AcceptorOptions, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
+    jobs::{self, JobHandler, JobKind, WorkerSettings},
+    receive::{Indexer, IndexerSettings, Receiver, ReceiverSettings, SiteSnapshot, SiteWatch},
+    telemetry::Metrics,
+    types::Uid,
+};
+
+/// A node that is ready to run.
+pub struct App {
+    config: Config,
+    db: Db,
+    archive: Archive,
+    metrics: Arc<Metrics>,
+    acceptor: Acceptor<Receiver>,
+    dicom_address: SocketAddr,
+    http: TcpListener,
+    http_address: SocketAddr,
+    site_watch: SiteWatch,
+    site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
+    indexer: Indexer,
+    child: ChildCommand,
+}
+
+/// The archive of a node.
+pub fn open_archive(config: &Config) -> anyhow::Result<Archive> {
+    let folder = config.node.data_dir.join("archive");
+    let ids = ImplementationIds {
+        class_uid: Uid::new(IMPLEMENTATION_CLASS_UID)?,
+        version_name: IMPLEMENTATION_VERSION_NAME.to_owned(),
+    };
+    Archive::open(&folder, ids).with_context(|| format!("open the archive in {}", folder.display()))
+}
+
+/// A pool for the database of `config`.
+pub fn open_database(config: &Config) -> anyhow::Result<Db> {
+    let DatabaseSource::External { url, .. } = &config.database.source else {
+        anyhow::bail!("the managed Postgres is not started yet: this command needs database.url");
+    };
+    Ok(Db::connect_lazy(url.expose(), config.database.max_connections)?)
+}
+
+/// The indexer of a node that does not run, for `hilum reindex`.
+pub async fn open_for_reindex(config: &Config, db: Db) -> anyhow::Result<Indexer> {
+    let archive = open_archive(config)?;
+    let installed = installation(config, &db).await?;
+    let file = config.node.data_dir.join(SITE_SNAPSHOT);
+    let (site_watch, site) = tokio::task::spawn_blocking({
+        let db = db.clone();
+        move || SiteWatch::new(db, &file)
+    })
+    .await?;
+    site_watch.refresh().await.context("read the site configuration")?;
+    let (indexer, _) = Indexer::new(indexer_settings(config, &installed), db, archive, site, Arc::new(Metrics::new()));
+    Ok(indexer)
+}
+
+const SITE_SNAPSHOT: &str = "site-snapshot.json";
+
+fn indexer_settings(config: &Config, installed: &Installed) -> IndexerSettings {
+    IndexerSettings {
+        node: config.node.name.to_string(),
+        own_device_uid: installed.installation.device_uid.clone(),
+        batch_size: config.archive.index_batch_size,
+    }
+}
+
+impl App {
+    /// Opens the archive, reads the site snapshot and binds the listeners. Postgres may be down; a schema that is
+    /// not this program's is an error.
+    pub async fn build(config: Config, child: ChildCommand) -> anyhow::Result<Self> {
+        let archive = open_archive(&config)?;
+        let db = open_database(&config)?;
+        prepare_schema_if_reachable(&config, &db).await?;
+        let unfinished = archive.remove_unfinished().context("remove half received objects")?;
+        if unfinished > 0 {
+            tracing::info!(unfinished, "removed half received objects of an earlier process; none was acknowledged");
+        }
+        let installed = installation(&config, &db).await?;
+        let metrics = Arc::new(Metrics::new());
+        let snapshot_file = config.node.data_dir.join(SITE_SNAPSHOT);
+        let (site_watch, site) = tokio::task::spawn_blocking({
+            let db = db.clone();
+            move || SiteWatch::new(db, &snapshot_file)
+        })
+        .await?;
+        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(10), site_watch.refresh()).await {
+            tracing::debug!(error = format!("{error:#}"), "no fresh site configuration at start");
+        }
+        let (indexer, index) = Indexer::new(
+            indexer_settings(&config, &installed),
+            db.clone(),
+            archive.clone(),
+            site.clone(),
+            Arc::clone(&metrics),
+        );
+        let receiver = Receiver::new(
+            ReceiverSettings {
+                node: config.node.name.to_string(),
+                maximum_object_bytes: config.dicom.max_object_bytes.bytes(),
+                minimum_free_bytes: config.archive.minimum_free_bytes.bytes(),
+            },
+            site.clone(),
+            archive.clone(),
+            index,
+            Arc::clone(&metrics),
+        );
+        let dicom = bind(config.dicom.listen, "dicom.listen").await?;
+        let http = bind(config.http.listen, "http.listen").await?;
+        let options = AcceptorOptions {
+            max_associations: config.dicom.max_associations,
+            max_pdu_length: config.dicom.max_pdu_length_bytes,
+            association_request_timeout: config.dicom.association_request_timeout,
+            idle_timeout: config.dicom.idle_timeout,
+            message_timeout: config.dicom.message_timeout,
+            shutdown_grace: config.node.shutdown_grace,
+            ..AcceptorOptions::default()
+        };
+        Ok(Self {
+            dicom_address: dicom.local_addr()?,
+            http_address: http.local_addr()?,
+            acceptor: Acceptor::new(dicom, options, Arc::new(receiver)),
+            http,
+            config,
+            db,
+            archive,
+            metrics,
+            site_watch,
+            site,
+            indexer,
+            child,
+        })
+    }
+
+    /// Where DICOM associations are accepted.
+    pub const fn dicom_address(&self) -> SocketAddr {
+        self.dicom_address
+    }
+
+    /// Where the status page is.
+    pub const fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// The database.
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Works until `shutdown`, then stops in order within the configured grace.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { config, db, archive, metrics, acceptor, http, site_watch, site, indexer, child, .. } = self;
+        tracing::info!(
+            dicom = %self.dicom_address,
+            http = %self.http_address,
+            data_dir = %config.node.data_dir.display(),
+            version = env!("CARGO_PKG_VERSION"),
+            "hilum is listening"
+        );
+        // What stops first, second and third.
+        let (receiving, working, indexing) =
+            (shutdown.child_token(), CancellationToken::new(), CancellationToken::new());
+        let (receivers, workers) = (TaskTracker::new(), TaskTracker::new());
+
+        receivers.spawn(acceptor.run(receiving.clone()));
+        let index_task = tokio::spawn(indexer.run(indexing.clone()));
+        workers.spawn(site_watch.run(working.clone()));
+        let child_state = child::supervise(
+            child,
+            config.inference.clone(),
+            config.node.shutdown_grace,
+            Arc::clone(&metrics),
+            &workers,
+            working.clone(),
+        );
+        workers.spawn(run_jobs(config.clone(), db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
+        workers.spawn(watch_backlog(db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
+        let state = AdminState {
+            db: db.clone(),
+            archive: archive.clone(),
+            metrics: Arc::clone(&metrics),
+            readiness: readiness(&config, site, child_state, shutdown.clone()),
+            node_name: config.node.name.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let http_task = tokio::spawn(admin::serve(http, state, working.clone()));
+
+        shutdown.cancelled().await;
+        let grace = config.node.shutdown_grace;
+        tracing::info!(grace_seconds = grace.as_secs(), "stopping: no new associations; current messages finish");
+        receivers.close();
+        if tokio::time::timeout(grace + Duration::from_secs(2), receivers.wait()).await.is_err() {
+            tracing::warn!("associations did not end in time; what was not acknowledged will be sent again by the peer");
+        }
+        working.cancel();
+        workers.close();
+        if tokio::time::timeout(grace + Duration::from_secs(2), workers.wait()).await.is_err() {
+            tracing::warn!("jobs did not end in time; they are taken up again at the next start");
+        }
+        indexing.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(10), index_task).await;
+        let _ = tokio::time::timeout(Duration::from_secs(5), http_task).await;
+        let _ = tokio::time::timeout(Duration::from_secs(5), db.close()).await;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("listen on {address} ({key}): is another program, perhaps another Hilum, using that port?")
+    })
+}
+
+/// Migrates or checks the schema now if Postgres answers; otherwise [`run_jobs`] does it when it does.
+async fn prepare_schema_if_reachable(config: &Config, db: &Db) -> anyhow::Result<()> {
+    match prepare_schema(config, db).await {
+        Ok(()) => Ok(()),
+        Err(error) if is_unreachable(&error) => {
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "Postgres cannot be reached: receiving starts on the site snapshot, everything else waits"
+            );
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn prepare_schema(config: &Config, db: &Db) -> anyhow::Result<()> {
+    db.ping().await?;
+    if config.database.migrate_on_start {
+        db.migrate().await?;
+        jobs::migrate(db).await?;
+    }
+    db.check_schema().await?;
+    Ok(())
+}
+
+fn is_unreachable(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<DbError>().is_some_and(DbError::is_unreachable)
+}
+
+/// Runs the job workers of this process once Postgres is there.
+async fn run_jobs(config: Config, db: Db, archive: Archive, metrics: Arc<Metrics>, shutdown: CancellationToken) {
+    let kinds = [JobKind::CompleteWorkup, JobKind::Deliver];
+    if !wait_for_schema(&config, &db, &shutdown).await {
+        return;
+    }
+    let node = config.node.name.to_string();
+    if let Err(error) = jobs::release_dead_workers(&db, &node, &kinds).await {
+        tracing::warn!(%error, "cannot give back the jobs of dead workers; they come back by heartbeat");
+    }
+    let complete: Arc<dyn JobHandler> =
+        Arc::new(CompleteWorkup { db: db.clone(), maximum_attempts: config.inference.maximum_attempts });
+    let deliver: Arc<dyn JobHandler> = Arc::new(Deliver {
+        db: db.clone(),
+        archive,
+        settings: DeliverSettings {
+            maximum_age: config.deliver.maximum_age,
+            initial_backoff: config.deliver.initial_backoff,
+            maximum_backoff: config.deliver.maximum_backoff,
+            connect_timeout: config.deliver.connect_timeout,
+            response_timeout: config.deliver.response_timeout,
+        },
+        metrics,
+    });
+    let settings = |kind, concurrency| WorkerSettings {
+        kind,
+        concurrency,
+        node: node.clone(),
+        shutdown_grace: config.node.shutdown_grace,
+    };
+    tokio::join!(
+        jobs::supervise(db.clone(), settings(JobKind::CompleteWorkup, 2), complete, shutdown.clone()),
+        jobs::supervise(db.clone(), settings(JobKind::Deliver, 4), deliver, shutdown.clone()),
+        jobs::reconcile_regularly(db.clone(), config.assemble.reconcile_interval, shutdown.clone()),
+    );
+}
+
+/// Waits until Postgres answers with this program's schema; `false` when `shutdown` comes first.
+pub(crate) async fn wait_for_schema(config: &Config, db: &Db, shutdown: &CancellationToken) -> bool {
+    let mut told = None;
+    loop {
+        let problem = match prepare_schema(config, db).await {
+            Ok(()) => return true,
+            Err(error) => format!("{error:#}"),
+        };
+        if told.as_ref() != Some(&problem) {
+            tracing::warn!(problem, "jobs wait for Postgres");
+            told = Some(problem);
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return false,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+/// Keeps the gauges near the truth.
+async fn watch_backlog(db: Db, archive: Archive, metrics: Arc<Metrics>, shutdown: CancellationToken) {
+    loop {
+        if let Ok(mut connection) = db.acquire().await
+            && let Ok(backlog) = crate::db::status::backlog(&mut connection).await
+        {
+            metrics.set_deliveries_waiting(u64::try_from(backlog.deliveries_open).unwrap_or_default());
+        }
+        let archive = archive.clone();
+        if let Ok(Ok(bytes)) = tokio::task::spawn_blocking(move || archive.free_bytes()).await {
+            metrics.set_archive_free_bytes(bytes);
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(10)) => {}
+        }
+    }
+}
+
+/// What `/readyz` asks beside Postgres and the disk.
+fn readiness(
+    config: &Config,
+    site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
+    child: watch::Receiver<ChildState>,
+    shutdown: CancellationToken,
+) -> Readiness {
+    Readiness::new(config.archive.minimum_free_bytes.bytes())
+        .with("site_configuration", move || match site.borrow().as_deref() {
+            Some(snapshot) if snapshot.site.local_aes.is_empty() => {
+                CheckOutcome::failed("no local AE is configured; run `hilum apply config/site.toml`")
+            }
+            Some(snapshot) => CheckOutcome::passed(format!(
+                "{} local AE titles, {} peers, {} routes",
+                snapshot.site.local_aes.len(),
+                snapshot.site.peers.len(),
+                snapshot.site.routes.len()
+            )),
+            None => CheckOutcome::failed(
+                "no site configuration was ever read; every association is rejected transiently until Postgres can be reached",
+            ),
+        })
+        .with("dicom_listener", move || match shutdown.is_cancelled() {
+            false => CheckOutcome::passed("associations are accepted"),
+            true => CheckOutcome::failed("the node is stopping"),
+        })
+        .with("inference_process", move || match &*child.borrow() {
+            ChildState::Running => CheckOutcome::passed("running"),
+            ChildState::Waiting { exit } => CheckOutcome::failed(format!(
+                "not running ({exit}); it is started again by itself, receiving goes on"
+            )),
+        })
+}

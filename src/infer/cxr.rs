@@ -1,0 +1,415 @@
+//! The chest radiograph pipeline.
+
+use std::{sync::Arc, time::Instant};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
+
+use super::{
+    gates::Gates,
+    models::{MemberOutput, ModelError, Models},
+    settings::{PipelineSettings, SettingsProblem},
+};
+use crate::{
+    imaging::{
+        ImageHeader, ImagingError, Plane, Plane3, PlaneError, canvas, decode_grey, heat, lungs::Lungs, read_object,
+    },
+    types::{
+        BundleIdentity, BundleStatus, CxrAnalysis, Decision, ExcludedImage, HeatMap, ImageAnalysis, LungMask,
+        MemberScore, NotAnalysed, Placement, ReasonCode, RunOutcome, SourceImage,
+    },
+};
+
+/// An image of the study, read from the archive.
+#[derive(Clone)]
+pub struct LoadedImage {
+    /// Which one.
+    pub source: SourceImage,
+    /// The whole Part 10 file.
+    pub bytes: Vec<u8>,
+}
+
+/// What a run found, and how long its stages took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Analysis {
+    /// Scores and maps, or the reason why there are none.
+    pub outcome: RunOutcome,
+    /// Milliseconds per stage, summed over the images: `decode`, `segment`, `classify`, `explain`.
+    pub stage_milliseconds: Vec<(String, f64)>,
+}
+
+/// Why a run has no outcome: a fault of the node, not of the images.
+#[derive(Debug, thiserror::Error)]
+pub enum InferError {
+    /// The bundle cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsProblem),
+    /// The lung segmenter failed.
+    #[error("the lung segmenter fails: {0}")]
+    Segmenter(#[source] ModelError),
+    /// No classifier gave an answer for an image.
+    #[error("all {} classifiers of the bundle fail; the first says: {first}", failures.len())]
+    AllMembersFailed {
+        /// What each said, in the bundle's order.
+        failures: Vec<String>,
+        /// The first of them.
+        first: String,
+    },
+    /// Planes of the wrong size: segmenter and manifest contradict each other.
+    #[error("the lung segmenter's output cannot be used: {0}")]
+    Plane(#[from] PlaneError),
+    /// The worker thread died.
+    #[error("the worker that prepares images stopped: {0}")]
+    Worker(#[from] JoinError),
+}
+
+impl InferError {
+    /// Whether another attempt may succeed. A bundle that contradicts itself stays so.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Settings(_))
+    }
+}
+
+/// The chest radiograph pipeline of one bundle.
+pub struct CxrPipeline<M> {
+    models: Arc<M>,
+    bundle: BundleIdentity,
+    settings: Arc<PipelineSettings>,
+}
+
+/// A decoded image on its canvas, ready for the networks.
+struct Prepared {
+    gates: Gates,
+    placement: Placement,
+    /// 0 to 1, padded to a square, in source pixels.
+    canvas: Plane,
+    /// The same at the segmenter's side.
+    segmenter_canvas: Plane,
+}
+
+/// An image that is left out.
+struct Exclusion {
+    reason: ReasonCode,
+    words: String,
+}
+
+enum Verdict<T> {
+    Goes(T),
+    Excluded(Exclusion),
+}
+
+/// Milliseconds per stage.
+#[derive(Default)]
+struct StageTimes {
+    stages: Vec<(String, f64)>,
+}
+
+impl StageTimes {
+    fn add(&mut self, stage: &str, since: Instant) {
+        let milliseconds = since.elapsed().as_secs_f64() * 1000.0;
+        match self.stages.iter_mut().find(|(name, _)| name == stage) {
+            Some((_, sum)) => *sum += milliseconds,
+            None => self.stages.push((stage.to_owned(), milliseconds)),
+        }
+    }
+}
+
+impl<M: Models> CxrPipeline<M> {
+    /// Binds networks to the bundle that they are of.
+    ///
+    /// # Errors
+    /// [`SettingsProblem`] when no image could be analysed with this bundle.
+    pub fn new(models: M, bundle: BundleIdentity, settings: PipelineSettings) -> Result<Self, SettingsProblem> {
+        settings.check()?;
+        let problem = |setting, value: String, expected| Err(SettingsProblem { setting, value, expected });
+        if bundle.target_class_idx >= bundle.classes.len() {
+            return problem("target_class_idx", bundle.target_class_idx.to_string(), "the index of a class");
+        }
+        if bundle.members.is_empty() {
+            return problem("members", "empty".to_owned(), "at least one classifier");
+        }
+        if !(0.0..=1.0).contains(&bundle.threshold) {
+            return problem("threshold", bundle.threshold.to_string(), "0 to 1");
+        }
+        Ok(Self { models: Arc::new(models), bundle, settings: Arc::new(settings) })
+    }
+
+    #[cfg(test)]
+    pub(super) fn models(&self) -> &M {
+        &self.models
+    }
+
+    /// Which bundle this pipeline runs.
+    pub const fn bundle(&self) -> &BundleIdentity {
+        &self.bundle
+    }
+
+    /// Analyses the images of a study one after the other.
+    ///
+    /// Images that cannot or must not be analysed are left out with a reason; when none is left, the outcome is
+    /// [`RunOutcome::NotAnalysed`]. A failing classifier is recorded and the rest are fused.
+    ///
+    /// # Errors
+    /// [`InferError`] when the networks or the worker fail.
+    ///
+    /// Cancel safety: dropping the future loses the analysis and nothing else; a decoding that runs is finished on its
+    /// thread and thrown away.
+    pub async fn analyse(&self, images: Vec<LoadedImage>) -> Result<Analysis, InferError> {
+        let mut times = StageTimes::default();
+        let mut analysed = Vec::new();
+        let mut excluded = Vec::new();
+        for LoadedImage { source, bytes } in images {
+            match self.analyse_image(&source, bytes, &mut times).await? {
+                Verdict::Goes(analysis) => analysed.push(analysis),
+                Verdict::Excluded(Exclusion { reason, words }) => {
+                    excluded.push(ExcludedImage { source, reason, words });
+                }
+            }
+        }
+        let outcome = if analysed.is_empty() {
+            RunOutcome::NotAnalysed(not_analysed(excluded))
+        } else {
+            RunOutcome::Analysed(CxrAnalysis { images: analysed, excluded })
+        };
+        Ok(Analysis { outcome, stage_milliseconds: times.stages })
+    }
+
+    async fn analyse_image(
+        &self,
+        source: &SourceImage,
+        bytes: Vec<u8>,
+        times: &mut StageTimes,
+    ) -> Result<Verdict<ImageAnalysis>, InferError> {
+        let started = Instant::now();
+        let settings = Arc::clone(&self.settings);
+        let enforced = self.bundle.status != BundleStatus::Untrained;
+        let prepared = spawn_blocking(move || prepare(&bytes, &settings, enforced)).await??;
+        times.add("decode", started);
+        let Prepared { mut gates, placement, canvas, segmenter_canvas } = match prepared {
+            Verdict::Goes(prepared) => prepared,
+            Verdict::Excluded(exclusion) => return Ok(Verdict::Excluded(exclusion)),
+        };
+
+        let started = Instant::now();
+        let side = segmenter_canvas.rows;
+        let probabilities = self.models.segment(segmenter_canvas).await.map_err(InferError::Segmenter)?;
+        if (probabilities.rows, probabilities.columns, probabilities.values.len()) != (side, side, side * side) {
+            return Err(PlaneError::Shape {
+                rows: probabilities.rows,
+                columns: probabilities.columns,
+                values: probabilities.values.len(),
+            }
+            .into());
+        }
+        let lungs = Lungs::from_probabilities(&probabilities, &placement);
+        gates.check_lungs(&lungs.measurements, &self.settings.gates);
+        times.add("segment", started);
+        if let Some(gate) = gates.stopping() {
+            return Ok(Verdict::Excluded(Exclusion { reason: gate.reason, words: gate.words.clone() }));
+        }
+
+        let started = Instant::now();
+        let input = self.classifier_input(&canvas, &lungs)?;
+        let outputs = self.classify(&input).await?;
+        times.add("classify", started);
+
+        let started = Instant::now();
+        let analysis = self.explain(source, placement, gates, &lungs, outputs)?;
+        times.add("explain", started);
+        Ok(Verdict::Goes(analysis))
+    }
+
+    fn classifier_input(&self, canvas: &Plane, lungs: &Lungs) -> Result<Plane3, PlaneError> {
+        let side = self.settings.image_side_pixels as usize;
+        let grey = canvas::resize(canvas, side, side)?;
+        let mask = canvas::resize_nearest(&lungs.as_plane(), side, side)?;
+        canvas::compose_channels(&grey, &mask, self.settings.mask_mode, self.settings.mean, self.settings.std)
+    }
+
+    /// Runs all members at the same time; one entry each, in the bundle's order.
+    async fn classify(&self, input: &Plane3) -> Result<Vec<Result<MemberOutput, String>>, InferError> {
+        let n_classes = self.bundle.classes.len();
+        let target_class_idx = self.bundle.target_class_idx;
+        let mut tasks = JoinSet::new();
+        for member_idx in 0..self.bundle.members.len() {
+            let (models, input) = (Arc::clone(&self.models), input.clone());
+            tasks.spawn(async move { (member_idx, models.classify(member_idx, input, target_class_idx).await) });
+        }
+        let mut outputs: Vec<Result<MemberOutput, String>> =
+            vec![Err("it stopped without an answer".to_owned()); self.bundle.members.len()];
+        while let Some(joined) = tasks.join_next().await {
+            // A task that panicked leaves the words above.
+            let Ok((member_idx, output)) = joined else { continue };
+            if let Some(slot) = outputs.get_mut(member_idx) {
+                *slot = output.map_err(|error| error.to_string()).and_then(|output| checked(output, n_classes));
+            }
+        }
+        for (member, output) in self.bundle.members.iter().zip(&outputs) {
+            if let Err(failure) = output {
+                tracing::warn!(member = %member.name, failure, "a classifier fails");
+            }
+        }
+        let failures: Vec<String> = outputs.iter().filter_map(|output| output.as_ref().err().cloned()).collect();
+        if failures.len() == outputs.len() {
+            let first = failures.first().cloned().unwrap_or_default();
+            return Err(InferError::AllMembersFailed { failures, first });
+        }
+        Ok(outputs)
+    }
+
+    /// Fuses outputs and maps and decides.
+    fn explain(
+        &self,
+        source: &SourceImage,
+        placement: Placement,
+        gates: Gates,
+        lungs: &Lungs,
+        outputs: Vec<Result<MemberOutput, String>>,
+    ) -> Result<ImageAnalysis, InferError> {
+        let target = self.bundle.target_class_idx;
+        let logits: Vec<&[f32]> = outputs.iter().flatten().map(|output| output.logits.as_slice()).collect();
+        let fused = self.models.fuse(&logits).filter(|fused| fused.iter().all(|output| output.is_finite()));
+        let Some((fused, output)) = fused.and_then(|fused| fused.get(target).copied().map(|output| (fused, output)))
+        else {
+            let first = "the outputs of the classifiers cannot be fused".to_owned();
+            return Err(InferError::AllMembersFailed { failures: vec![first.clone()], first });
+        };
+
+        let mut members = Vec::new();
+        let mut member_heat_maps: Vec<(String, HeatMap)> = Vec::new();
+        let mut target_outputs = Vec::new();
+        for (member, output) in self.bundle.members.iter().zip(outputs) {
+            let name = member.name.clone();
+            match output {
+                Ok(MemberOutput { probabilities, activation_map, .. }) => {
+                    let probabilities: Vec<f64> = probabilities.into_iter().map(f64::from).collect();
+                    target_outputs.push(probabilities.get(target).copied().unwrap_or(0.0));
+                    let plane = Plane {
+                        rows: activation_map.rows,
+                        columns: activation_map.columns,
+                        values: activation_map.values,
+                    };
+                    member_heat_maps.push((name.clone(), heat::heat_map(&plane, &activation_map.method)));
+                    members.push(MemberScore { name, probabilities, failure: None });
+                }
+                Err(failure) => members.push(MemberScore { name, probabilities: Vec::new(), failure: Some(failure) }),
+            }
+        }
+        let weighted: Vec<(&HeatMap, f64)> =
+            member_heat_maps.iter().map(|(_, map)| map).zip(target_outputs.iter().copied()).collect();
+        let heat_map = heat::fuse(&weighted);
+        let (right_lung_heat_fraction, left_lung_heat_fraction) = heat::hot_fractions(&heat_map, lungs);
+        let is_at_threshold = output >= self.bundle.threshold;
+        let decision = match (self.bundle.status, is_at_threshold) {
+            (BundleStatus::Validated, true) => Decision::Present,
+            (BundleStatus::Validated, false) => Decision::Absent,
+            (BundleStatus::Untrained | BundleStatus::Unvalidated, _) => Decision::Undetermined,
+        };
+        let largest = target_outputs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let smallest = target_outputs.iter().copied().fold(f64::INFINITY, f64::min);
+        Ok(ImageAnalysis {
+            source: source.clone(),
+            placement,
+            gates: gates.into_results(),
+            members,
+            fused,
+            member_spread: (largest - smallest).max(0.0),
+            decision,
+            localised: is_at_threshold,
+            heat_map,
+            member_heat_maps,
+            lung_mask: LungMask {
+                side_pixels: lungs.side as u32,
+                png_base64: STANDARD.encode(lungs.to_png()),
+                area_fraction: lungs.measurements.area_fraction,
+            },
+            right_lung_heat_fraction,
+            left_lung_heat_fraction,
+        })
+    }
+}
+
+/// A member's output, if it is one: a number per class, and a map.
+fn checked(output: MemberOutput, n_classes: usize) -> Result<MemberOutput, String> {
+    let map = &output.activation_map;
+    if output.logits.len() != n_classes || output.probabilities.len() != n_classes {
+        return Err(format!("it gave {} outputs for {n_classes} classes", output.probabilities.len()));
+    }
+    let numbers = output.logits.iter().chain(&output.probabilities).chain(&map.values);
+    if !numbers.into_iter().all(|number| number.is_finite()) {
+        return Err("it gave numbers that are not finite".to_owned());
+    }
+    if map.rows == 0 || map.rows.checked_mul(map.columns) != Some(map.values.len()) {
+        return Err(format!("its activation map of {} x {} has {} values", map.rows, map.columns, map.values.len()));
+    }
+    Ok(output)
+}
+
+/// Everything that needs the file: header gates, decoding, quality gate, canvas. Heavy: runs on a blocking thread.
+fn prepare(part10: &[u8], settings: &PipelineSettings, enforced: bool) -> Result<Verdict<Prepared>, PlaneError> {
+    let object = match read_object(part10) {
+        Ok(object) => object,
+        Err(error) => return Ok(Verdict::Excluded(exclusion(&error))),
+    };
+    let header = ImageHeader::from_object(&object);
+    if let Some(words) = header.why_not_a_radiograph() {
+        return Ok(Verdict::Excluded(Exclusion { reason: ReasonCode::UnsupportedImage, words }));
+    }
+    let mut gates = Gates::new(enforced);
+    gates.check_header(&header, &settings.gates);
+    if let Some(gate) = gates.stopping() {
+        return Ok(Verdict::Excluded(Exclusion { reason: gate.reason, words: gate.words.clone() }));
+    }
+    let grey = match decode_grey(&object, settings.decode_limits) {
+        Ok(grey) => grey,
+        Err(error) => return Ok(Verdict::Excluded(exclusion(&error))),
+    };
+    drop(object);
+    let shown = grey.presentation(settings.use_voi_window);
+    let percentiles = canvas::percentiles(&shown, settings.percentile_low, settings.percentile_high);
+    gates.check_quality(&shown, percentiles, &settings.gates);
+    if let Some(gate) = gates.stopping() {
+        return Ok(Verdict::Excluded(Exclusion { reason: gate.reason, words: gate.words.clone() }));
+    }
+    let scaled = canvas::percentile_scale(&shown, settings.percentile_low, settings.percentile_high);
+    let (canvas, placement) = canvas::pad_to_square(&scaled)?;
+    let side = settings.segmenter_side_pixels as usize;
+    let segmenter_canvas = canvas::resize(&canvas, side, side)?;
+    Ok(Verdict::Goes(Prepared { gates, placement, canvas, segmenter_canvas }))
+}
+
+/// The canvas that an image becomes, for tests of the preparation.
+#[cfg(test)]
+pub(super) fn prepared_canvas(part10: &[u8], settings: &PipelineSettings) -> Option<Plane> {
+    match prepare(part10, settings, false) {
+        Ok(Verdict::Goes(prepared)) => Some(prepared.canvas),
+        _ => None,
+    }
+}
+
+/// What the parser says may quote the data set; everything else names attributes and sizes only.
+fn exclusion(error: &ImagingError) -> Exclusion {
+    let words = match error {
+        ImagingError::Parse(_) => "the data set cannot be parsed".to_owned(),
+        error => error.to_string(),
+    };
+    Exclusion { reason: error.reason(), words }
+}
+
+/// The reason of a study without any suitable image: that of its images when they agree.
+fn not_analysed(excluded: Vec<ExcludedImage>) -> NotAnalysed {
+    let first = excluded.first().map(|image| image.reason);
+    let reason = match first {
+        Some(first) if excluded.iter().all(|image| image.reason == first) => first,
+        _ => ReasonCode::NoSuitableImage,
+    };
+    let mut words: Vec<&str> = Vec::new();
+    for image in &excluded {
+        if !words.contains(&image.words.as_str()) {
+            words.push(&image.words);
+        }
+    }
+    let words = if words.is_empty() { "the study holds no radiograph".to_owned() } else { words.join("; ") };
+    NotAnalysed { reason, words, sources: excluded.into_iter().map(|image| image.source).collect() }
+}

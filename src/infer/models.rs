@@ -1,0 +1,55 @@
+//! What a pipeline asks of the networks.
+
+use std::future::Future;
+
+use crate::imaging::{Plane, Plane3};
+
+/// The networks of one bundle: a lung segmenter and the classifiers.
+pub trait Models: Send + Sync + 'static {
+    /// The probability of lung, 0 to 1, for each pixel of a square canvas (0 black to 1 white) of the segmenter's
+    /// side.
+    fn segment(&self, canvas: Plane) -> impl Future<Output = Result<Plane, ModelError>> + Send;
+
+    /// Runs the classifier `member_idx` on normalised channels and explains its output for `target_class_idx`.
+    fn classify(
+        &self,
+        member_idx: usize,
+        input: Plane3,
+        target_class_idx: usize,
+    ) -> impl Future<Output = Result<MemberOutput, ModelError>> + Send;
+
+    /// The bundle's fusion and calibration: one output per class, 0 to 1, of the logits of the members that ran.
+    /// `None` when there is nothing to fuse or the members disagree about the number of classes.
+    fn fuse(&self, member_logits: &[&[f32]]) -> Option<Vec<f64>>;
+}
+
+/// What one classifier says about one image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemberOutput {
+    /// One per class.
+    pub logits: Vec<f32>,
+    /// One per class, 0 to 1.
+    pub probabilities: Vec<f32>,
+    /// Features before the last layer.
+    pub embedding: Vec<f32>,
+    /// Of the target class.
+    pub activation_map: ActivationMap,
+}
+
+/// A class-activation map on the grid of the last feature map.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ActivationMap {
+    /// Grid rows.
+    pub rows: usize,
+    /// Grid columns.
+    pub columns: usize,
+    /// `rows * columns` values, row-major, signed, not scaled.
+    pub values: Vec<f32>,
+    /// Such as `cam` or `hirescam`.
+    pub method: String,
+}
+
+/// Why a network gave no answer; the words of the room that runs it, without patient data.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ModelError(pub String);

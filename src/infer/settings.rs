@@ -1,0 +1,85 @@
+//! What a bundle's manifest prescribes for the pipeline.
+
+use std::ops::RangeInclusive;
+
+use crate::imaging::{DecodeLimits, MaskMode};
+
+/// How images are prepared and judged; from the bundle's manifest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PipelineSettings {
+    /// Side of the classifiers' square input in pixels.
+    pub image_side_pixels: u32,
+    /// Side of the segmenter's square input in pixels.
+    pub segmenter_side_pixels: u32,
+    /// Percentile (0 to 100) of the grey values that becomes 0.
+    pub percentile_low: f64,
+    /// Percentile (0 to 100) of the grey values that becomes 1.
+    pub percentile_high: f64,
+    /// Whether the object's VOI window or table is applied before.
+    pub use_voi_window: bool,
+    /// What the third channel holds.
+    pub mask_mode: MaskMode,
+    /// Mean of each channel at training.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel at training, above 0.
+    pub std: [f32; 3],
+    /// Limits of the gates.
+    pub gates: GateSettings,
+    /// Memory that decoding one image may take.
+    pub decode_limits: DecodeLimits,
+}
+
+/// Limits of the input checks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GateSettings {
+    /// Youngest patient in years.
+    pub minimum_age_years: u32,
+    /// Views that are read, such as `PA`; an empty text accepts images that do not state theirs.
+    pub accepted_views: Vec<String>,
+    /// Share of the image that the lungs may cover, 0 to 1.
+    pub lung_area_fraction: RangeInclusive<f64>,
+    /// Area of the left lung divided by that of the right.
+    pub lung_area_ratio: RangeInclusive<f64>,
+    /// Fewest rows of the source image.
+    pub minimum_rows: u32,
+    /// Fewest columns of the source image.
+    pub minimum_columns: u32,
+}
+
+/// Settings that no image could be analysed with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the bundle's manifest cannot be used: {setting} is {value}, expected {expected}")]
+pub struct SettingsProblem {
+    /// Which setting.
+    pub setting: &'static str,
+    /// What it is.
+    pub value: String,
+    /// What it must be.
+    pub expected: &'static str,
+}
+
+impl PipelineSettings {
+    /// Checks what would otherwise fail image by image.
+    ///
+    /// # Errors
+    /// The first problem found.
+    pub fn check(&self) -> Result<(), SettingsProblem> {
+        let problem = |setting, value: String, expected| Err(SettingsProblem { setting, value, expected });
+        for (setting, side) in
+            [("image_side_pixels", self.image_side_pixels), ("segmenter_side_pixels", self.segmenter_side_pixels)]
+        {
+            if !(16..=4096).contains(&side) {
+                return problem(setting, side.to_string(), "16 to 4096");
+            }
+        }
+        let (low, high) = (self.percentile_low, self.percentile_high);
+        if !(0.0 <= low && low < high && high <= 100.0) {
+            return problem("percentile_low to percentile_high", format!("{low} to {high}"), "rising, within 0 to 100");
+        }
+        if self.std.iter().any(|std| !(std.is_finite() && *std > 0.0)) || self.mean.iter().any(|mean| !mean.is_finite())
+        {
+            return problem("mean, std", format!("{:?}, {:?}", self.mean, self.std), "finite, std above 0");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,440 @@
+//! The pipeline on synthetic radiographs and deterministic networks.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dicom_core::{Tag, VR};
+use dicom_dictionary_std::tags;
+use dicom_object::InMemDicomObject;
+use rstest::rstest;
+
+use super::*;
+use crate::{
+    imaging::{
+        DecodeLimits, MaskMode, Plane, Plane3,
+        testing::{part10, radiograph, set_bits_stored, text},
+    },
+    types::{
+        BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, MemberIdentity, NotAnalysed,
+        ReasonCode, RunOutcome, Sha256Digest, SourceImage, Uid,
+    },
+};
+
+const SIDE: u32 = 32;
+const MEMBERS: [&str; 3] = ["resnet34", "resnet50", "vgg16"];
+
+/// What a fake classifier does.
+#[derive(Clone, Copy)]
+enum Member {
+    /// Logits 0 and this; heat in the cell of this row and column of a 4 x 4 grid.
+    Says(f32, usize, usize),
+    Fails,
+    Panics,
+    SaysNan,
+    HasOtherClasses,
+}
+
+/// Segments two upright rectangles, or nothing; classifies as told.
+struct FakeModels {
+    finds_lungs: bool,
+    members: Vec<Member>,
+    n_classified: AtomicUsize,
+}
+
+impl FakeModels {
+    fn new(members: [Member; 3]) -> Self {
+        Self { finds_lungs: true, members: members.to_vec(), n_classified: AtomicUsize::new(0) }
+    }
+
+    fn blind() -> Self {
+        Self { finds_lungs: false, ..Self::new([Member::Says(2.0, 0, 0); 3]) }
+    }
+}
+
+fn softmax(logits: &[f32]) -> Vec<f32> {
+    let total: f32 = logits.iter().map(|logit| logit.exp()).sum();
+    logits.iter().map(|logit| logit.exp() / total).collect()
+}
+
+impl Models for FakeModels {
+    async fn segment(&self, canvas: Plane) -> Result<Plane, ModelError> {
+        assert_eq!((canvas.rows, canvas.columns), (SIDE as usize, SIDE as usize));
+        assert!(canvas.values.iter().all(|value| (0.0..=1.0).contains(value)));
+        let side = SIDE as usize;
+        let mut probabilities = Plane::filled(side, side, 0.0);
+        if self.finds_lungs {
+            for row in side / 4..side * 3 / 4 {
+                probabilities.values[row * side + side / 8..row * side + side * 3 / 8].fill(0.9);
+                probabilities.values[row * side + side * 5 / 8..row * side + side * 7 / 8].fill(0.9);
+            }
+        }
+        Ok(probabilities)
+    }
+
+    async fn classify(
+        &self,
+        member_idx: usize,
+        input: Plane3,
+        target_class_idx: usize,
+    ) -> Result<MemberOutput, ModelError> {
+        self.n_classified.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(input.values.len(), 3 * 48 * 48);
+        assert_eq!(target_class_idx, 1);
+        // The third channel is the mask: two values only, unlike the grey ones.
+        let mask = &input.values[2 * 48 * 48..];
+        assert!(mask.iter().all(|value| value.abs() > 1.999 && value.abs() < 2.001), "0 and 1 with mean 0.5, std 0.25");
+        let mut output = MemberOutput {
+            logits: vec![0.0, 1.0],
+            probabilities: Vec::new(),
+            embedding: vec![1.0],
+            activation_map: ActivationMap { rows: 4, columns: 4, values: vec![-1.0; 16], method: "cam".to_owned() },
+        };
+        match self.members[member_idx] {
+            Member::Fails => return Err(ModelError("out of memory".to_owned())),
+            Member::Panics => panic!("as a test asks"),
+            Member::SaysNan => output.logits[1] = f32::NAN,
+            Member::HasOtherClasses => output.logits.push(0.0),
+            Member::Says(logit, row, column) => {
+                output.logits[1] = logit;
+                output.activation_map.values[row * 4 + column] = 3.0;
+            }
+        }
+        output.probabilities = softmax(&output.logits);
+        Ok(output)
+    }
+
+    fn fuse(&self, member_logits: &[&[f32]]) -> Option<Vec<f64>> {
+        let n_classes = member_logits.first()?.len();
+        let probabilities: Vec<Vec<f32>> = member_logits.iter().map(|logits| softmax(logits)).collect();
+        let mean = |class_idx: usize| {
+            probabilities.iter().map(|member| f64::from(member[class_idx])).sum::<f64>() / probabilities.len() as f64
+        };
+        Some((0..n_classes).map(mean).collect())
+    }
+}
+
+fn bundle(status: BundleStatus) -> BundleIdentity {
+    let digest = Sha256Digest::of(b"weights");
+    let code = |value: &str| Code { value: value.to_owned(), scheme: "SCT".to_owned(), meaning: value.to_owned() };
+    let member = |name: &str| MemberIdentity {
+        name: name.to_owned(),
+        architecture: name.to_owned(),
+        version: "1".to_owned(),
+        weights_sha256: digest,
+    };
+    BundleIdentity {
+        name: "test".to_owned(),
+        version: "1".to_owned(),
+        status,
+        digest,
+        classes: vec![
+            ClassDefinition { label: "other".to_owned(), code: code("1") },
+            ClassDefinition { label: "COVID-19".to_owned(), code: code("840539006") },
+        ],
+        target_class_idx: 1,
+        threshold: 0.5,
+        fusion: "mean_prob".to_owned(),
+        calibration: None,
+        reference_performance: String::new(),
+        segmenter: member("unet"),
+        members: MEMBERS.map(member).to_vec(),
+    }
+}
+
+fn settings() -> PipelineSettings {
+    PipelineSettings {
+        image_side_pixels: 48,
+        segmenter_side_pixels: SIDE,
+        percentile_low: 0.5,
+        percentile_high: 99.5,
+        use_voi_window: true,
+        mask_mode: MaskMode::Channel3,
+        mean: [0.5; 3],
+        std: [0.25; 3],
+        gates: GateSettings {
+            minimum_age_years: 18,
+            accepted_views: vec!["PA".to_owned(), "AP".to_owned(), String::new()],
+            lung_area_fraction: 0.1..=0.6,
+            lung_area_ratio: 0.4..=2.5,
+            minimum_rows: 40,
+            minimum_columns: 40,
+        },
+        decode_limits: DecodeLimits::default(),
+    }
+}
+
+fn pipeline(status: BundleStatus, models: FakeModels) -> CxrPipeline<FakeModels> {
+    CxrPipeline::new(models, bundle(status), settings()).unwrap()
+}
+
+/// A gradient of 60 x 50 pixels.
+fn chest() -> InMemDicomObject {
+    let words: Vec<u16> = (0..60 * 50).map(|index| (index % 50 * 40 + index / 50) as u16).collect();
+    radiograph(60, 50, &words)
+}
+
+fn with(mut object: InMemDicomObject, tag: Tag, vr: VR, value: &str) -> InMemDicomObject {
+    object.put(text(tag, vr, value));
+    object
+}
+
+fn loaded(object: InMemDicomObject) -> LoadedImage {
+    LoadedImage { source: source(), bytes: part10(object) }
+}
+
+fn source() -> SourceImage {
+    SourceImage {
+        sop_class_uid: Uid::new("1.2.840.10008.5.1.4.1.1.1.1").unwrap(),
+        sop_instance_uid: Uid::new("2.25.1").unwrap(),
+        series_instance_uid: Uid::new("2.25.2").unwrap(),
+        modality: "DX".to_owned(),
+        archive_key: "key".to_owned(),
+        sha256: Sha256Digest::of(b"image"),
+    }
+}
+
+async fn analysed(pipeline: &CxrPipeline<FakeModels>, images: Vec<LoadedImage>) -> CxrAnalysis {
+    match pipeline.analyse(images).await.unwrap().outcome {
+        RunOutcome::Analysed(analysis) => analysis,
+        RunOutcome::NotAnalysed(not) => panic!("not analysed: {not:?}"),
+    }
+}
+
+async fn refused(pipeline: &CxrPipeline<FakeModels>, images: Vec<LoadedImage>) -> NotAnalysed {
+    match pipeline.analyse(images).await.unwrap().outcome {
+        RunOutcome::NotAnalysed(not) => not,
+        RunOutcome::Analysed(analysis) => panic!("analysed: {analysis:?}"),
+    }
+}
+
+fn failed_gates(analysis: &CxrAnalysis) -> Vec<&str> {
+    let gates = analysis.images.iter().flat_map(|image| &image.gates);
+    gates.filter(|gate| !gate.passed).map(|gate| gate.id.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_sound_image_gets_scores_maps_and_a_mask() {
+    let models = FakeModels::new([Member::Says(2.0, 2, 3), Member::Says(1.0, 2, 3), Member::Says(3.0, 2, 0)]);
+    let pipeline = pipeline(BundleStatus::Validated, models);
+    let analysis = pipeline.analyse(vec![loaded(chest())]).await.unwrap();
+    let stages: Vec<&str> = analysis.stage_milliseconds.iter().map(|(stage, _)| stage.as_str()).collect();
+    assert_eq!(stages, ["decode", "segment", "classify", "explain"]);
+    let RunOutcome::Analysed(CxrAnalysis { images, excluded }) = analysis.outcome else { panic!() };
+    assert!(excluded.is_empty());
+    let [image] = images.as_slice() else { panic!() };
+
+    let sigmoid = |logit: f64| 1.0 / (1.0 + (-logit).exp());
+    let expected = (sigmoid(2.0) + sigmoid(1.0) + sigmoid(3.0)) / 3.0;
+    assert!((image.fused[1] - expected).abs() < 1e-6 && (image.fused[0] + image.fused[1] - 1.0).abs() < 1e-6);
+    assert!((image.member_spread - (sigmoid(3.0) - sigmoid(1.0))).abs() < 1e-6);
+    assert_eq!(image.members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), MEMBERS);
+    assert_eq!((image.decision, image.localised), (Decision::Present, true));
+    assert!(image.gates.iter().all(|gate| gate.passed && gate.enforced), "{:?}", image.gates);
+
+    // Two members point at column 3, the left lung, one at column 0.
+    assert_eq!(image.member_heat_maps.len(), 3);
+    assert!((image.heat_map.values[2 * 4 + 3] - 1.0).abs() < f32::EPSILON);
+    let third = (sigmoid(3.0) / (sigmoid(1.0) + sigmoid(2.0))) as f32;
+    assert!((image.heat_map.values[2 * 4] - third).abs() < 1e-5);
+    assert!(image.left_lung_heat_fraction.unwrap() > 0.0);
+    assert_eq!((image.placement.side, image.placement.pad_left), (60, 5));
+    assert_eq!(image.lung_mask.side_pixels, SIDE);
+    let png = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &image.lung_mask.png_base64).unwrap();
+    let mask = image::load_from_memory(&png).unwrap().into_luma8();
+    assert_eq!((mask.get_pixel(8, 16).0[0], mask.get_pixel(24, 16).0[0], mask.get_pixel(16, 16).0[0]), (1, 2, 0));
+}
+
+#[rstest]
+#[case(BundleStatus::Validated, 2.0, Decision::Present, true)]
+#[case(BundleStatus::Validated, 0.0, Decision::Present, true)]
+#[case(BundleStatus::Validated, -0.1, Decision::Absent, false)]
+#[case(BundleStatus::Unvalidated, 2.0, Decision::Undetermined, true)]
+#[case(BundleStatus::Unvalidated, -2.0, Decision::Undetermined, false)]
+#[case(BundleStatus::Untrained, 2.0, Decision::Undetermined, true)]
+#[tokio::test]
+async fn only_validated_bundles_decide(
+    #[case] status: BundleStatus,
+    #[case] logit: f32,
+    #[case] decision: Decision,
+    #[case] localised: bool,
+) {
+    let pipeline = pipeline(status, FakeModels::new([Member::Says(logit, 0, 0); 3]));
+    let analysis = analysed(&pipeline, vec![loaded(chest())]).await;
+    assert_eq!((analysis.images[0].decision, analysis.images[0].localised), (decision, localised));
+}
+
+fn flat() -> InMemDicomObject {
+    radiograph(60, 50, &[700; 60 * 50])
+}
+
+fn small() -> InMemDicomObject {
+    let words: Vec<u16> = (0..30 * 50).collect();
+    radiograph(30, 50, &words)
+}
+
+/// Every gate: a failing input is analysed and reported by an untrained bundle, and stopped by the others.
+#[rstest]
+#[case::lateral("header.view", ReasonCode::ViewNotFrontal, with(chest(), tags::VIEW_POSITION, VR::CS, "LL"))]
+#[case::mirrored(
+    "header.orientation",
+    ReasonCode::ViewNotFrontal,
+    with(chest(), tags::PATIENT_ORIENTATION, VR::CS, "R\\F")
+)]
+#[case::child("header.age", ReasonCode::AgeOutOfScope, with(chest(), tags::PATIENT_AGE, VR::AS, "007Y"))]
+#[case::knee("header.body_part", ReasonCode::NoSuitableImage, with(chest(), tags::BODY_PART_EXAMINED, VR::CS, "KNEE"))]
+#[case::flat("quality.dynamic_range", ReasonCode::ImageQuality, flat())]
+#[case::small("quality.size", ReasonCode::ImageQuality, small())]
+#[tokio::test]
+async fn header_and_quality_gates_are_enforced_unless_untrained(
+    #[case] gate_id: &str,
+    #[case] reason: ReasonCode,
+    #[case] object: InMemDicomObject,
+) {
+    for status in [BundleStatus::Validated, BundleStatus::Unvalidated] {
+        let pipeline = pipeline(status, FakeModels::new([Member::Says(2.0, 0, 0); 3]));
+        let not = refused(&pipeline, vec![loaded(object.clone())]).await;
+        assert_eq!(not.reason, reason, "{status:?}: {}", not.words);
+        assert_eq!(not.sources, [source()]);
+        assert!(!not.words.contains('7') || gate_id != "header.age", "an exact age: {}", not.words);
+    }
+    let pipeline = pipeline(BundleStatus::Untrained, FakeModels::new([Member::Says(2.0, 0, 0); 3]));
+    let analysis = analysed(&pipeline, vec![loaded(object)]).await;
+    assert_eq!(failed_gates(&analysis), [gate_id]);
+    assert!(analysis.images[0].gates.iter().all(|gate| !gate.enforced));
+}
+
+#[tokio::test]
+async fn the_lung_gate_is_enforced_unless_untrained() {
+    for status in [BundleStatus::Validated, BundleStatus::Unvalidated] {
+        let pipeline = pipeline(status, FakeModels::blind());
+        let not = refused(&pipeline, vec![loaded(chest())]).await;
+        assert_eq!(not.reason, ReasonCode::LungMask, "{}", not.words);
+        assert_eq!(pipeline.models().n_classified.load(Ordering::Relaxed), 0, "no score may exist for it");
+    }
+    let pipeline = pipeline(BundleStatus::Untrained, FakeModels::blind());
+    let analysis = analysed(&pipeline, vec![loaded(chest())]).await;
+    assert_eq!(
+        failed_gates(&analysis),
+        ["lung_mask.components", "lung_mask.area", "lung_mask.ratio", "lung_mask.position"]
+    );
+    assert_eq!(analysis.images[0].right_lung_heat_fraction, None);
+}
+
+#[tokio::test]
+async fn what_the_header_does_not_state_passes_with_words() {
+    let mut object = chest();
+    for tag in [tags::VIEW_POSITION, tags::PATIENT_AGE, tags::BODY_PART_EXAMINED] {
+        object.remove_element(tag);
+    }
+    let pipeline = pipeline(BundleStatus::Validated, FakeModels::new([Member::Says(2.0, 0, 0); 3]));
+    let analysis = analysed(&pipeline, vec![loaded(object.clone())]).await;
+    let words: Vec<&str> = analysis.images[0].gates.iter().map(|gate| gate.words.as_str()).collect();
+    assert!(words.contains(&"view not stated") && words.contains(&"age not stated"), "{words:?}");
+
+    // Unless the bundle insists on a stated view.
+    let mut strict = settings();
+    strict.gates.accepted_views = vec!["PA".to_owned()];
+    let models = FakeModels::new([Member::Says(2.0, 0, 0); 3]);
+    let strict = CxrPipeline::new(models, bundle(BundleStatus::Validated), strict).unwrap();
+    assert_eq!(refused(&strict, vec![loaded(object)]).await.reason, ReasonCode::ViewNotFrontal);
+}
+
+/// What no bundle can analyse is left out whatever its status.
+#[rstest]
+#[case::colour(ReasonCode::UnsupportedImage, with(chest(), tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "RGB"))]
+#[case::processing(
+    ReasonCode::UnsupportedImage,
+    with(chest(), tags::PRESENTATION_INTENT_TYPE, VR::CS, "FOR PROCESSING")
+)]
+#[case::ct(ReasonCode::UnsupportedImage, with(chest(), tags::SOP_CLASS_UID, VR::UI, "1.2.840.10008.5.1.4.1.1.2"))]
+#[case::short(ReasonCode::Undecodable, radiograph(60, 50, &[1; 60]))]
+#[tokio::test]
+async fn technical_impossibilities_exclude_always(#[case] reason: ReasonCode, #[case] object: InMemDicomObject) {
+    for status in [BundleStatus::Untrained, BundleStatus::Unvalidated, BundleStatus::Validated] {
+        let pipeline = pipeline(status, FakeModels::new([Member::Says(2.0, 0, 0); 3]));
+        let not = refused(&pipeline, vec![loaded(object.clone())]).await;
+        assert_eq!(not.reason, reason, "{status:?}: {}", not.words);
+    }
+}
+
+#[tokio::test]
+async fn garbage_and_nothing_are_outcomes_and_not_errors() {
+    let pipeline = pipeline(BundleStatus::Untrained, FakeModels::new([Member::Says(2.0, 0, 0); 3]));
+    let garbage = LoadedImage { source: source(), bytes: b"no DICOM".to_vec() };
+    assert_eq!(refused(&pipeline, vec![garbage]).await.reason, ReasonCode::Undecodable);
+    assert_eq!(refused(&pipeline, Vec::new()).await.reason, ReasonCode::NoSuitableImage);
+}
+
+#[tokio::test]
+async fn a_study_is_analysed_when_one_of_its_images_can_be() {
+    let pipeline = pipeline(BundleStatus::Validated, FakeModels::new([Member::Says(2.0, 0, 0); 3]));
+    let lateral = with(chest(), tags::VIEW_POSITION, VR::CS, "LL");
+    let child = with(chest(), tags::PATIENT_AGE, VR::AS, "007Y");
+    let analysis = analysed(&pipeline, vec![loaded(lateral.clone()), loaded(chest())]).await;
+    assert_eq!((analysis.images.len(), analysis.excluded.len()), (1, 1));
+    assert_eq!(analysis.excluded[0].reason, ReasonCode::ViewNotFrontal);
+
+    let not = refused(&pipeline, vec![loaded(lateral.clone()), loaded(lateral.clone())]).await;
+    assert_eq!(not.reason, ReasonCode::ViewNotFrontal);
+    let not = refused(&pipeline, vec![loaded(lateral), loaded(child)]).await;
+    assert_eq!(not.reason, ReasonCode::NoSuitableImage);
+    assert_eq!(not.words, "the view is LL, expected a frontal one; the patient is younger than 18 years");
+}
+
+#[rstest]
+#[case(Member::Fails, "out of memory")]
+#[case(Member::Panics, "it stopped without an answer")]
+#[case(Member::SaysNan, "it gave numbers that are not finite")]
+#[case(Member::HasOtherClasses, "it gave 3 outputs for 2 classes")]
+#[tokio::test]
+async fn a_failing_member_is_recorded_and_the_rest_are_fused(#[case] member: Member, #[case] words: &str) {
+    let models = FakeModels::new([Member::Says(0.0, 0, 0), member, Member::Says(0.0, 0, 0)]);
+    let analysis = analysed(&pipeline(BundleStatus::Validated, models), vec![loaded(chest())]).await;
+    let image = &analysis.images[0];
+    assert!((image.fused[1] - 0.5).abs() < 1e-6);
+    assert_eq!(image.members[1].failure.as_deref(), Some(words));
+    assert!(image.members[1].probabilities.is_empty() && image.members[0].failure.is_none());
+    assert_eq!(image.member_heat_maps.len(), 2);
+    assert!(image.member_spread.abs() < 1e-9);
+}
+
+#[tokio::test]
+async fn without_any_member_the_run_fails_and_may_be_tried_again() {
+    let pipeline = pipeline(BundleStatus::Validated, FakeModels::new([Member::Fails; 3]));
+    let error = pipeline.analyse(vec![loaded(chest())]).await.unwrap_err();
+    assert!(matches!(&error, InferError::AllMembersFailed { failures, .. } if failures.len() == 3), "{error}");
+    assert!(error.is_retryable());
+}
+
+/// Overlay bits above 12 stored bits and MONOCHROME1 must make no difference to what the networks see.
+#[tokio::test]
+async fn the_same_picture_gives_the_same_scores_in_every_encoding() {
+    let models = || FakeModels::new([Member::Says(1.5, 1, 1), Member::Says(0.5, 2, 2), Member::Says(0.1, 3, 3)]);
+    let plain: Vec<u16> = (0..60 * 50).map(|index| (index % 50 * 40 + index / 50) as u16).collect();
+    let inverted: Vec<u16> = plain.iter().map(|word| (4095 - word) | 0xA000).collect();
+    let mut monochrome1 = radiograph(60, 50, &inverted);
+    set_bits_stored(&mut monochrome1, 12, false);
+    monochrome1.put(text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME1"));
+    let first = super::cxr::prepared_canvas(&part10(radiograph(60, 50, &plain)), &settings()).unwrap();
+    let second = super::cxr::prepared_canvas(&part10(monochrome1.clone()), &settings()).unwrap();
+    assert!(first.values.iter().zip(&second.values).all(|(a, b)| (a - b).abs() < 1e-5));
+    let outcome = analysed(&pipeline(BundleStatus::Validated, models()), vec![loaded(monochrome1)]).await;
+    assert_eq!(outcome, analysed(&pipeline(BundleStatus::Validated, models()), vec![loaded(chest())]).await);
+}
+
+#[test]
+fn bundles_that_cannot_work_are_refused_at_once() {
+    let refuse = |bundle: BundleIdentity, settings: PipelineSettings| {
+        let models = FakeModels::new([Member::Fails; 3]);
+        CxrPipeline::new(models, bundle, settings).err().map(|problem| problem.setting)
+    };
+    let good = || bundle(BundleStatus::Validated);
+    assert_eq!(refuse(good(), settings()), None);
+    assert_eq!(refuse(BundleIdentity { target_class_idx: 2, ..good() }, settings()), Some("target_class_idx"));
+    assert_eq!(refuse(BundleIdentity { members: Vec::new(), ..good() }, settings()), Some("members"));
+    assert_eq!(refuse(BundleIdentity { threshold: f64::NAN, ..good() }, settings()), Some("threshold"));
+    assert_eq!(refuse(good(), PipelineSettings { image_side_pixels: 0, ..settings() }), Some("image_side_pixels"));
+    let std = PipelineSettings { std: [1.0, 0.0, 1.0], ..settings() };
+    assert_eq!(refuse(good(), std), Some("mean, std"));
+    let percentiles = PipelineSettings { percentile_low: 99.9, ..settings() };
+    assert_eq!(refuse(good(), percentiles), Some("percentile_low to percentile_high"));
+}

@@ -1,0 +1,420 @@
+//! The jobs `run_bundle` and `render_run`, which run in the inference process: the only piece of this room that
+//! touches rows and files. A run's attempt is counted and committed before any pixel is decoded, so that a crash
+//! is charged to the study that caused it.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    time::Instant,
+};
+
+use anyhow::{Context as _, anyhow};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::{CxrPipeline, LoadedImage, NnModels};
+use crate::{
+    archive::Archive,
+    db::{
+        self, Db, delivery,
+        instance::{self, Instance},
+        result, run,
+        run::{AfterFailure, Claim, ClaimedRun, FinishedRun},
+        site, workup,
+    },
+    imaging::{self, DecodeLimits, GuardLimits, OverlayOptions},
+    jobs::{self, Job, JobHandler},
+    nn::{Bundle, Ensemble, EnsembleOptions, MANIFEST_FILE_NAME},
+    report::{self, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
+    types::{
+        Installation, NotAnalysed, ReasonCode, RunOutcome, RunRecord, Sha256Digest, SourceImage, Uid,
+    },
+};
+
+/// SOP classes that the chest radiograph pipeline reads: Computed Radiography, Digital X-Ray for presentation.
+const RADIOGRAPH_SOP_CLASSES: [&str; 2] = ["1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"];
+
+/// Results are sent image first, report last, so that what the report refers to is there.
+const SEND_ORDER_SC: i32 = 1;
+const SEND_ORDER_SR: i32 = 2;
+
+/// What the inference process needs.
+#[derive(Clone)]
+pub struct WorkerSettings {
+    /// Folder of the bundles.
+    pub models_dir: PathBuf,
+    /// Who we are.
+    pub installation: Installation,
+    /// Digest of the configuration that influences results.
+    pub configuration_sha256: Sha256Digest,
+    /// How results are encoded.
+    pub render: RenderOptions,
+    /// How networks are run.
+    pub ensemble: EnsembleOptions,
+    /// What decoding may take.
+    pub decode_limits: DecodeLimits,
+}
+
+struct Inner {
+    db: Db,
+    archive: Archive,
+    settings: WorkerSettings,
+    /// Loaded bundles by name, with the digest of the manifest they were loaded from.
+    pipelines: Mutex<HashMap<String, (Sha256Digest, Arc<CxrPipeline<NnModels>>)>>,
+}
+
+/// Executes runs.
+#[derive(Clone)]
+pub struct RunBundle(Arc<Inner>);
+
+/// Renders results.
+#[derive(Clone)]
+pub struct RenderRun(Arc<Inner>);
+
+/// The two handlers of the inference process.
+#[must_use]
+pub fn handlers(db: Db, archive: Archive, settings: WorkerSettings) -> (RunBundle, RenderRun) {
+    let inner = Arc::new(Inner { db, archive, settings, pipelines: Mutex::new(HashMap::new()) });
+    (RunBundle(Arc::clone(&inner)), RenderRun(inner))
+}
+
+impl JobHandler for RunBundle {
+    fn run(&self, id: String) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + '_>> {
+        Box::pin(async move { self.0.run_bundle(id.parse().context("read the run id")?).await })
+    }
+}
+
+impl JobHandler for RenderRun {
+    fn run(&self, id: String) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + '_>> {
+        Box::pin(async move { self.0.render_run(id.parse().context("read the run id")?).await })
+    }
+}
+
+/// Why an attempt failed, as recorded with the run.
+struct Failure {
+    reason: &'static str,
+    words: String,
+}
+
+impl Inner {
+    async fn run_bundle(&self, run_id: Uuid) -> anyhow::Result<()> {
+        let claimed = {
+            let mut tx = self.db.begin().await?;
+            let claim = run::claim(&mut tx, run_id).await?;
+            tx.commit().await.context("commit the attempt")?;
+            match claim {
+                Claim::Claimed(claimed) => claimed,
+                Claim::Nothing => return Ok(()),
+                Claim::Parked => {
+                    tracing::error!(%run_id, "the run is parked: its attempts ended with the process");
+                    return Ok(());
+                }
+            }
+        };
+        let span = tracing::info_span!(
+            "run",
+            run_id = %claimed.id,
+            study_instance_uid = claimed.study_instance_uid,
+            bundle = claimed.bundle,
+            attempt = claimed.attempt
+        );
+        tracing::Instrument::instrument(self.execute(&claimed), span).await
+    }
+
+    async fn execute(&self, claimed: &ClaimedRun) -> anyhow::Result<()> {
+        let started = Instant::now();
+        match self.analyse(claimed).await {
+            Ok(finished) => {
+                let mut tx = self.db.begin().await?;
+                let counted = run::finish(
+                    &mut tx,
+                    claimed.id,
+                    claimed.attempt,
+                    &run::Finished {
+                        outcome: &finished.outcome,
+                        bundle: finished.pipeline.bundle(),
+                        configuration_sha256: self.settings.configuration_sha256,
+                        result_key: finished.result_key,
+                        stage_milliseconds: &finished.stage_milliseconds,
+                    },
+                )
+                .await?;
+                if counted {
+                    jobs::queue(&mut tx, &self.db, &Job::RenderRun(claimed.id), None).await?;
+                }
+                tx.commit().await.context("commit the outcome")?;
+                tracing::info!(
+                    milliseconds = started.elapsed().as_millis() as u64,
+                    outcome = match &finished.outcome {
+                        RunOutcome::Analysed(_) => "analysed",
+                        RunOutcome::NotAnalysed(not_analysed) => not_analysed.reason.id(),
+                    },
+                    superseded = !counted,
+                    "run finished"
+                );
+            }
+            Err(Failure { reason, words }) => {
+                let mut tx = self.db.begin().await?;
+                let after = run::fail(&mut tx, claimed, reason, &words).await?;
+                if let AfterFailure::RetryAt(retry_at) = after {
+                    jobs::queue(&mut tx, &self.db, &Job::RunBundle(claimed.id), Some(retry_at)).await?;
+                }
+                tx.commit().await.context("commit the failure")?;
+                match after {
+                    AfterFailure::RetryAt(_) => tracing::warn!(reason, words, "the attempt failed and is repeated"),
+                    AfterFailure::Parked => {
+                        tracing::error!(reason, words, "the last attempt failed: the run is parked");
+                    }
+                    AfterFailure::Fenced => tracing::info!(reason, words, "a failed attempt no longer counts"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn analyse(&self, claimed: &ClaimedRun) -> Result<Finished, Failure> {
+        let technical = |error: anyhow::Error| Failure { reason: "processing.failure", words: format!("{error:#}") };
+        let pipeline = self
+            .pipeline(&claimed.bundle)
+            .await
+            .map_err(|error| Failure { reason: "bundle.unusable", words: format!("{error:#}") })?;
+        let instances = self.instances(claimed).await.map_err(technical)?;
+        let sources: Vec<SourceImage> = instances.iter().map(source_image).collect::<Result<_, _>>().map_err(technical)?;
+        let radiographs: Vec<SourceImage> = sources
+            .iter()
+            .filter(|source| RADIOGRAPH_SOP_CLASSES.contains(&source.sop_class_uid.as_str()))
+            .cloned()
+            .collect();
+        let (outcome, stage_milliseconds) = if radiographs.is_empty() {
+            let words = format!(
+                "none of the study's {} object(s) is a Computed Radiography or Digital X-Ray image for presentation",
+                sources.len()
+            );
+            let not_analysed = NotAnalysed { reason: ReasonCode::NoSuitableImage, words, sources: sources.clone() };
+            (RunOutcome::NotAnalysed(not_analysed), Vec::new())
+        } else {
+            let reading = Instant::now();
+            let images = self.load(radiographs).await.map_err(technical)?;
+            let reading_milliseconds = reading.elapsed().as_secs_f64() * 1000.0;
+            let analysis = pipeline.analyse(images).await.map_err(|error| technical(anyhow!(error)))?;
+            let mut stages = vec![("read".to_owned(), reading_milliseconds)];
+            stages.extend(analysis.stage_milliseconds);
+            (analysis.outcome, stages)
+        };
+        let result_key = report::result_key(
+            self.settings.installation.id,
+            claimed.workup_id,
+            &sources,
+            &pipeline.bundle().digest,
+            &self.settings.configuration_sha256,
+            claimed.revision,
+        );
+        Ok(Finished { outcome, stage_milliseconds, result_key, pipeline })
+    }
+
+    async fn instances(&self, claimed: &ClaimedRun) -> anyhow::Result<Vec<Instance>> {
+        let mut connection = self.db.acquire().await?;
+        Ok(instance::of_study(&mut connection, &claimed.study_instance_uid, &claimed.local_ae_title).await?)
+    }
+
+    async fn load(&self, sources: Vec<SourceImage>) -> anyhow::Result<Vec<LoadedImage>> {
+        let archive = self.archive.clone();
+        tokio::task::spawn_blocking(move || {
+            sources
+                .into_iter()
+                .map(|source| {
+                    let bytes = archive
+                        .read(&source.archive_key)
+                        .with_context(|| format!("read {} from the archive", source.archive_key))?;
+                    Ok(LoadedImage { source, bytes })
+                })
+                .collect()
+        })
+        .await?
+    }
+
+    /// The pipeline of a bundle, loaded when it is first used or its manifest has changed.
+    async fn pipeline(&self, bundle_name: &str) -> anyhow::Result<Arc<CxrPipeline<NnModels>>> {
+        anyhow::ensure!(
+            Path::new(bundle_name).file_name().is_some_and(|name| name == bundle_name),
+            "`{bundle_name}` is not the name of a bundle folder"
+        );
+        let folder = self.settings.models_dir.join(bundle_name);
+        let manifest = folder.join(MANIFEST_FILE_NAME);
+        let manifest_digest = Sha256Digest::of(&fs_err::read(&manifest).with_context(|| {
+            format!("bundle `{bundle_name}` is not in {}; run `hilum model init` or copy it there", self.settings.models_dir.display())
+        })?);
+        let mut pipelines = self.pipelines.lock().await;
+        if let Some((digest, pipeline)) = pipelines.get(bundle_name)
+            && *digest == manifest_digest
+        {
+            return Ok(Arc::clone(pipeline));
+        }
+        let (options, decode_limits) = (self.settings.ensemble, self.settings.decode_limits);
+        let pipeline = tokio::task::spawn_blocking(move || {
+            let bundle = Bundle::open(&folder)?;
+            let ensemble = Ensemble::load(&bundle, options)?;
+            let settings = super::adapter::pipeline_settings(bundle.manifest(), decode_limits);
+            let models = NnModels::new(ensemble, bundle.manifest());
+            anyhow::Ok(CxrPipeline::new(models, bundle.identity(), settings)?)
+        })
+        .await?
+        .with_context(|| format!("load bundle `{bundle_name}`"))?;
+        let pipeline = Arc::new(pipeline);
+        tracing::info!(
+            bundle = bundle_name,
+            digest = %pipeline.bundle().digest,
+            status = ?pipeline.bundle().status,
+            "bundle loaded"
+        );
+        pipelines.insert(bundle_name.to_owned(), (manifest_digest, Arc::clone(&pipeline)));
+        Ok(pipeline)
+    }
+
+    async fn render_run(&self, run_id: Uuid) -> anyhow::Result<()> {
+        let to_render = {
+            let mut connection = self.db.acquire().await?;
+            run::to_render(&mut connection, run_id, &self.settings.installation).await?
+        };
+        let Some(FinishedRun { workup_id, destinations, record }) = to_render else { return Ok(()) };
+        let (study_instance_uid, revision) = (record.study_instance_uid.clone(), record.revision);
+        let not_analysed = matches!(record.outcome, RunOutcome::NotAnalysed(_));
+        let (archive, settings) = (self.archive.clone(), self.settings.clone());
+        let started = Instant::now();
+        let stored = tokio::task::spawn_blocking(move || render_and_store(&record, &archive, &settings))
+            .await?
+            .with_context(|| format!("render run {run_id}"))?;
+        let mut tx = self.db.begin().await?;
+        if !run::rendered(&mut tx, run_id).await? {
+            run::supersede_earlier(&mut tx, workup_id, revision + 1).await?;
+            tx.commit().await.context("commit")?;
+            tracing::info!(%run_id, "the workup has a newer revision: results dropped");
+            return Ok(());
+        }
+        let destinations = if not_analysed { wanting_not_analysed(&mut tx, destinations).await? } else { destinations };
+        for (new, send_order) in &stored {
+            let result_id = result::insert_or_existing(&mut tx, new).await?;
+            for destination in &destinations {
+                delivery::insert(&mut tx, result_id, destination, *send_order).await?;
+            }
+        }
+        for destination in &destinations {
+            jobs::queue(&mut tx, &self.db, &Job::Deliver(destination.clone()), None).await?;
+        }
+        workup::answer_if_done(&mut tx, workup_id).await?;
+        tx.commit().await.context("commit the results")?;
+        tracing::info!(
+            %run_id,
+            %study_instance_uid,
+            results = stored.len(),
+            destinations = destinations.len(),
+            milliseconds = started.elapsed().as_millis() as u64,
+            "results rendered"
+        );
+        Ok(())
+    }
+}
+
+/// A "not analysed" report goes only to destinations that want it.
+async fn wanting_not_analysed(tx: &mut db::Tx, destinations: Vec<String>) -> anyhow::Result<Vec<String>> {
+    let site = site::load(tx).await?;
+    let wants = |name: &String| {
+        site.destinations.iter().any(|destination| &destination.name == name && destination.send_not_analysed)
+    };
+    Ok(destinations.into_iter().filter(wants).collect())
+}
+
+struct Finished {
+    outcome: RunOutcome,
+    stage_milliseconds: Vec<(String, f64)>,
+    result_key: Sha256Digest,
+    pipeline: Arc<CxrPipeline<NnModels>>,
+}
+
+fn source_image(instance: &Instance) -> anyhow::Result<SourceImage> {
+    Ok(SourceImage {
+        sop_class_uid: Uid::new(&instance.sop_class_uid)?,
+        sop_instance_uid: Uid::new(&instance.sop_instance_uid)?,
+        series_instance_uid: Uid::new(&instance.series_instance_uid)?,
+        modality: instance.modality.clone().unwrap_or_else(|| "OT".to_owned()),
+        archive_key: instance.archive_key.clone(),
+        sha256: instance.sha256,
+    })
+}
+
+/// The images that a record's results refer to.
+fn sources_of(outcome: &RunOutcome) -> Vec<SourceImage> {
+    match outcome {
+        RunOutcome::Analysed(analysis) => {
+            let analysed = analysis.images.iter().map(|image| image.source.clone());
+            analysed.chain(analysis.excluded.iter().map(|image| image.source.clone())).collect()
+        }
+        RunOutcome::NotAnalysed(not_analysed) => not_analysed.sources.clone(),
+    }
+}
+
+/// Renders every result of a record and makes it durable; the rows come later, in one transaction. Blocks.
+fn render_and_store(
+    record: &RunRecord,
+    archive: &Archive,
+    settings: &WorkerSettings,
+) -> anyhow::Result<Vec<(result::NewResult, i32)>> {
+    let mut sources = Vec::new();
+    let mut images = HashMap::new();
+    for source in sources_of(&record.outcome) {
+        let bytes = archive.read(&source.archive_key)?;
+        // The pipeline met the object already, or refused to: an unreadable header is left out here.
+        let guarded = imaging::check_part10(&bytes, &GuardLimits::default()).map_err(anyhow::Error::from);
+        match guarded.and_then(|()| Ok(SourceHeader::from_part10(&bytes)?)) {
+            Ok(header) => sources.push((source.clone(), header)),
+            Err(error) => tracing::warn!(sop_instance_uid = %source.sop_instance_uid, error = format!("{error:#}"), "the header of a source image cannot be read"),
+        }
+        images.insert(source.sop_instance_uid, bytes);
+    }
+    let mut rendered = Vec::new();
+    if let RunOutcome::Analysed(analysis) = &record.outcome {
+        for (image_idx, image) in analysis.images.iter().enumerate() {
+            let bytes = images.get(&image.source.sop_instance_uid).ok_or_else(|| anyhow!("the source image is gone"))?;
+            let base = imaging::display_image(bytes, settings.decode_limits)?;
+            let overlay = imaging::render_overlay(&base, image, &record.bundle, OverlayOptions::default())?;
+            let preview = imaging::encode_png(&overlay)?;
+            let pixels =
+                RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() };
+            let heat_map = report::render_heat_map(record, image_idx, &sources, &pixels, &settings.render)?;
+            rendered.push((heat_map, image_idx, Some(preview), SEND_ORDER_SC));
+        }
+    }
+    rendered.push((report::render_sr(record, &sources, &settings.render)?, 0, None, SEND_ORDER_SR));
+    rendered
+        .into_iter()
+        .map(|(object, ordinal, preview, send_order)| {
+            Ok((store(record, archive, &object, ordinal, preview.as_deref())?, send_order))
+        })
+        .collect()
+}
+
+fn store(
+    record: &RunRecord,
+    archive: &Archive,
+    object: &RenderedObject,
+    ordinal: usize,
+    preview_png: Option<&[u8]>,
+) -> anyhow::Result<result::NewResult> {
+    Ok(result::NewResult {
+        run_id: record.run_id,
+        kind: object.kind.as_str(),
+        ordinal: i32::try_from(ordinal)?,
+        sop_class_uid: object.sop_class_uid.clone(),
+        sop_instance_uid: object.sop_instance_uid.clone(),
+        series_instance_uid: object.series_instance_uid.clone(),
+        transfer_syntax_uid: object.transfer_syntax_uid.clone(),
+        archive_key: archive.store_result(&object.part10, "dcm")?,
+        preview_key: preview_png.map(|png| archive.store_result(png, "png")).transpose()?,
+        sha256: object.sha256,
+        size_bytes: object.part10.len() as u64,
+        device_uid: record.installation.device_uid.clone(),
+    })
+}
