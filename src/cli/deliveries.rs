@@ -152,12 +152,33 @@ mod tests {
             next_attempt_at: None,
             ..row()
         };
-        insta::assert_snapshot!(table(&[row(), delivered, kept]), @"");
+        insta::assert_snapshot!(table(&[row(), delivered, kept]), @"
+        STUDY INSTANCE UID  KIND  DESTINATION  STATE      ATTEMPTS  NEXT ATTEMPT          LAST ANSWER
+        1.2.3               sr    pacs         waiting    2         2026-09-21 14:13:20Z  0xA700 (refused: out of resources): disk full
+        1.2.3               sr    pacs         delivered  2         -                     0x0000 (success)
+        1.2.3               sr    kept here    -          -         -                     -
+        ");
         assert_eq!(table(&[]), "no results\n");
     }
 
     #[test]
     fn the_json_of_a_delivery() {
-        insta::assert_json_snapshot!(to_json(&row()), @"");
+        insta::assert_json_snapshot!(to_json(&row()), @r#"
+        {
+          "result_id": "00000000-0000-0000-0000-000000000000",
+          "run_id": "00000000-0000-0000-0000-000000000000",
+          "study_instance_uid": "1.2.3",
+          "kind": "sr",
+          "sop_instance_uid": "2.25.7",
+          "archive_key": "results/a.dcm",
+          "preview_key": null,
+          "destination": "pacs",
+          "state": "waiting",
+          "attempts": 2,
+          "last_status": 42752,
+          "last_words": "disk full",
+          "next_attempt_at": "2026-09-21T14:13:20Z"
+        }
+        "#);
     }
 }

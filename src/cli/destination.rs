@@ -102,6 +102,9 @@ mod tests {
 
     #[test]
     fn the_table_of_destinations() {
-        insta::assert_snapshot!(table(&site().destinations), @"");
+        insta::assert_snapshot!(table(&site().destinations), @"
+        NAME  KIND   PEER  CALLING  SENDS NOT ANALYSED
+        pacs  dicom  pacs  HILUM    no
+        ");
     }
 }

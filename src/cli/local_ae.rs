@@ -138,7 +138,11 @@ mod tests {
 
     #[test]
     fn the_table_of_local_aes() {
-        insta::assert_snapshot!(table(&site().local_aes), @"");
+        insta::assert_snapshot!(table(&site().local_aes), @"
+        AE TITLE  ENABLED  DESCRIPTION
+        HILUM     yes      Chest imaging AI
+        OLD       no       -
+        ");
     }
 
     #[test]

@@ -132,7 +132,11 @@ mod tests {
 
     #[test]
     fn the_table_of_peers() {
-        insta::assert_snapshot!(table(&site().peers), @"");
+        insta::assert_snapshot!(table(&site().peers), @"
+        NAME       AE TITLE   HOST              PORT  MAY STORE  CONTACT
+        dx-room-1  DX_ROOM_1  192.0.2.21        -     yes        ext. 4711
+        pacs       PACS       pacs.example.org  104   no         -
+        ");
     }
 
     #[tokio::test]

@@ -73,7 +73,10 @@ mod tests {
             received: "a call from `EVIL`".into(),
             remedy: "run `hilum peer add NAME`".into(),
         };
-        insta::assert_snapshot!(table(&[row]), @"");
+        insta::assert_snapshot!(table(&[row]), @"
+        AT                    ADDRESS    CALLING   CALLED  EXPECTED                 RECEIVED            REMEDY
+        2026-09-21 14:13:20Z  192.0.2.7  EVIL [2J  HILUM   a call from `DX_ROOM_1`  a call from `EVIL`  run `hilum peer add NAME`
+        ");
         assert_eq!(table(&[]), "no refused associations\n");
     }
 }

@@ -229,20 +229,23 @@ mod tests {
 
     #[test]
     fn the_table_of_routes() {
-        insta::assert_snapshot!(table(&site().routes), @"");
+        insta::assert_snapshot!(table(&site().routes), @"
+        ORDER  NAME   ENABLED  CALLED  FROM       MODALITIES  PIPELINE          BUNDLE         QUIET  MAX WAIT  DESTINATIONS
+        10     chest  yes      HILUM   DX_ROOM_1  CR,DX       chest_radiograph  cxr-untrained  20 s   600 s     pacs
+        ");
     }
 
     #[test]
     fn a_route_says_whether_it_takes_a_study_and_why_not() {
         let mut site = site();
-        insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap(), @"");
-        insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "CT")).unwrap_err(), @"");
-        insta::assert_snapshot!(test(&site, &asked("STRANGER", "DX")).unwrap_err(), @"");
+        insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap(), @"route `chest` takes a study with DX from `DX_ROOM_1` to `HILUM`: it is complete after 20 s of quiet (600 s at the latest), bundle `cxr-untrained` analyses it, the results go to pacs");
+        insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "CT")).unwrap_err(), @"route `chest` does not take a study with CT from `DX_ROOM_1` to `HILUM`: no enabled route of local AE `HILUM` takes a study with CT; its pipeline does not exist or no route names it");
+        insta::assert_snapshot!(test(&site, &asked("STRANGER", "DX")).unwrap_err(), @"route `chest` does not take a study with DX from `STRANGER` to `HILUM`: no enabled route of local AE `HILUM` takes studies from `STRANGER`");
         let earlier = Route { name: "first".to_owned(), order: 1, ..site.routes[0].clone() };
         site.routes.push(earlier);
-        insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap_err(), @"");
+        insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap_err(), @"route `chest` does not take a study with DX from `DX_ROOM_1` to `HILUM`: route `first` takes it (order 1, this one has 10)");
         site.routes[0].enabled = false;
-        insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap_err(), @"");
+        insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap_err(), @"route `chest` does not take a study with DX from `DX_ROOM_1` to `HILUM`: it is disabled");
     }
 
     #[test]

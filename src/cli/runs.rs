@@ -169,7 +169,7 @@ mod tests {
             bundle: "cxr-untrained".into(),
             state: "not_analysed".into(),
             reason: Some("input.view.not_frontal".into()),
-            words: "the view is lateral\u{7}".into(),
+            words: "the view is\u{7}lateral".into(),
             attempt: 1,
             maximum_attempts: 3,
             queued_at: OffsetDateTime::from_unix_timestamp(1_790_000_000).unwrap(),
@@ -180,18 +180,43 @@ mod tests {
 
     #[test]
     fn the_table_of_runs() {
-        insta::assert_snapshot!(table(&[row()]), @"");
+        insta::assert_snapshot!(table(&[row()]), @"
+        QUEUED                RUN                                   STUDY INSTANCE UID  REVISION  BUNDLE         STATE         ATTEMPT  REASON                  WORDS
+        2026-09-21 14:13:20Z  00000000-0000-0000-0000-000000000000  1.2.3               1         cxr-untrained  not_analysed  1 of 3   input.view.not_frontal  the view is lateral
+        ");
         assert_eq!(table(&[]), "no runs\n");
     }
 
     #[test]
     fn the_json_of_a_run() {
-        insta::assert_json_snapshot!(to_json(&row()), @"");
+        insta::assert_json_snapshot!(to_json(&row()), @r#"
+        {
+          "run_id": "00000000-0000-0000-0000-000000000000",
+          "workup_id": "00000000-0000-0000-0000-000000000000",
+          "study_instance_uid": "1.2.3",
+          "revision": 1,
+          "bundle": "cxr-untrained",
+          "state": "not_analysed",
+          "reason": "input.view.not_frontal",
+          "words": "the view is\u0007lateral",
+          "attempt": 1,
+          "maximum_attempts": 3,
+          "queued_at": "2026-09-21T14:13:20Z",
+          "finished_at": "2026-09-21T14:13:23Z",
+          "stage_milliseconds": {
+            "decode": 12.5
+          }
+        }
+        "#);
     }
 
     #[test]
     fn where_a_run_stands() {
-        insta::assert_snapshot!(state_text(&row()), @"");
+        insta::assert_snapshot!(state_text(&row()), @"
+        Run 00000000-0000-0000-0000-000000000000: the view is lateral
+        State not_analysed, reason input.view.not_frontal, attempt 1 of 3
+        Queued 2026-09-21 14:13:20Z, finished 2026-09-21 14:13:23Z
+        ");
     }
 
     #[test]

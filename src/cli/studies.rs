@@ -106,12 +106,32 @@ mod tests {
 
     #[test]
     fn the_table_of_studies() {
-        insta::assert_snapshot!(table(&[row(), WorkupRow { route_name: None, ..row() }]), @"");
+        insta::assert_snapshot!(table(&[row(), WorkupRow { route_name: None, ..row() }]), @"
+        LAST OBJECT           STUDY INSTANCE UID  FROM       TO     MODALITY  OBJECTS  REVISION  STATE     ROUTE  WORDS
+        2026-09-21 14:13:20Z  1.2.3               DX_ROOM_1  HILUM  DX        2        1         answered  chest  all results are delivered
+        2026-09-21 14:13:20Z  1.2.3               DX_ROOM_1  HILUM  DX        2        1         answered  -      all results are delivered
+        ");
         assert_eq!(table(&[]), "no studies\n");
     }
 
     #[test]
     fn the_json_of_a_study() {
-        insta::assert_json_snapshot!(to_json(&row()), @"");
+        insta::assert_json_snapshot!(to_json(&row()), @r#"
+        {
+          "workup_id": "00000000-0000-0000-0000-000000000000",
+          "study_instance_uid": "1.2.3",
+          "calling_ae_title": "DX_ROOM_1",
+          "local_ae_title": "HILUM",
+          "modalities": [
+            "DX"
+          ],
+          "object_count": 2,
+          "last_object_at": "2026-09-21T14:13:20Z",
+          "revision": 1,
+          "state": "answered",
+          "state_words": "all results are delivered",
+          "route": "chest"
+        }
+        "#);
     }
 }

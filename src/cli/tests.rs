@@ -134,9 +134,13 @@ fn what_is_in_use_is_not_removed() {
     let mut changed = site();
     let error =
         super::site::remove(&mut changed, "peer", "pacs", |site| &mut site.peers, |peer| &peer.name).unwrap_err();
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"
+    peer `pacs` is in use and stays; without it
+      destination `pacs` names peer `pacs`, which does not exist
+    remove or change what uses it first
+    ");
     let error = super::site::remove(&mut site(), "peer", "x", |site| &mut site.peers, |peer| &peer.name).unwrap_err();
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"there is no peer `x`; known: `dx-room-1`, `pacs`");
     let mut changed = site();
     super::site::remove(&mut changed, "route", "chest", |site| &mut site.routes, |route| &route.name).unwrap();
     assert!(changed.routes.is_empty());
@@ -159,7 +163,15 @@ fn an_added_entry_replaces_the_one_of_its_name() {
 fn changes_are_told() {
     use crate::db::site::SiteDiff;
     let diff = SiteDiff { lines: vec!["+ peer `pacs`".to_owned(), "~ route `chest`".to_owned()] };
-    insta::assert_snapshot!(super::site::describe(&diff, false), @"");
-    insta::assert_snapshot!(super::site::describe(&diff, true), @"");
-    insta::assert_snapshot!(super::site::describe(&SiteDiff::default(), true), @"");
+    insta::assert_snapshot!(super::site::describe(&diff, false), @"
+    + peer `pacs`
+    ~ route `chest`
+    done; running nodes take it over without a restart
+    ");
+    insta::assert_snapshot!(super::site::describe(&diff, true), @"
+    + peer `pacs`
+    ~ route `chest`
+    dry run: nothing has been changed
+    ");
+    insta::assert_snapshot!(super::site::describe(&SiteDiff::default(), true), @"everything is like that already; nothing changes");
 }

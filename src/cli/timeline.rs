@@ -124,6 +124,11 @@ mod tests {
         };
         let events =
             vec![event("workup", "complete", "1 object, nothing new for 20 s"), event("run", "queued", "queued")];
-        insta::assert_snapshot!(text(&[(workup, events)]), @"");
+        insta::assert_snapshot!(text(&[(workup, events)]), @"
+        Study 1.2.3 from `DX_ROOM_1` to `HILUM`: analysing
+        AT                    ABOUT   WHAT      WORDS
+        2026-09-21 14:13:20Z  workup  complete  1 object, nothing new for 20 s
+        2026-09-21 14:13:20Z  run     queued    queued
+        ");
     }
 }
