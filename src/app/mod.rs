@@ -62,10 +62,14 @@ pub fn open_archive(config: &Config) -> anyhow::Result<Archive> {
 
 /// A pool for the database of `config`.
 pub fn open_database(config: &Config) -> anyhow::Result<Db> {
+    open_pool(config, config.database.max_connections)
+}
+
+fn open_pool(config: &Config, maximum_connections: u32) -> anyhow::Result<Db> {
     let DatabaseSource::External { url, .. } = &config.database.source else {
         anyhow::bail!("the managed Postgres is not started yet: this command needs database.url");
     };
-    Ok(Db::connect_lazy(url.expose(), config.database.max_connections)?)
+    Ok(Db::connect_lazy(url.expose(), maximum_connections)?)
 }
 
 /// The indexer of a node that does not run, for `hilum reindex`.
@@ -82,6 +86,9 @@ pub async fn open_for_reindex(config: &Config, db: Db) -> anyhow::Result<Indexer
     let (indexer, _) = Indexer::new(indexer_settings(config, &installed), db, archive, site, Arc::new(Metrics::new()));
     Ok(indexer)
 }
+
+/// Connections for the status page.
+const PAGE_CONNECTIONS: u32 = 4;
 
 const SITE_SNAPSHOT: &str = "site-snapshot.json";
 
@@ -204,7 +211,8 @@ impl App {
         workers.spawn(run_jobs(config.clone(), db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
         workers.spawn(watch_backlog(db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
         let state = AdminState {
-            db: db.clone(),
+            // A pool of its own: pages must not take the connections of the index.
+            db: open_pool(&config, PAGE_CONNECTIONS)?,
             archive: archive.clone(),
             metrics: Arc::clone(&metrics),
             readiness: readiness(&config, site, child_state, shutdown.clone()),
@@ -218,7 +226,9 @@ impl App {
         tracing::info!(grace_seconds = grace.as_secs(), "stopping: no new associations; current messages finish");
         receivers.close();
         if tokio::time::timeout(grace + Duration::from_secs(2), receivers.wait()).await.is_err() {
-            tracing::warn!("associations did not end in time; what was not acknowledged will be sent again by the peer");
+            tracing::warn!(
+                "associations did not end in time; what was not acknowledged will be sent again by the peer"
+            );
         }
         working.cancel();
         workers.close();

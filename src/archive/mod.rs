@@ -217,7 +217,10 @@ impl Archive {
     pub fn keys_of_hour(&self, hour: &str) -> Result<Vec<String>, ArchiveError> {
         let mut keys = Vec::new();
         for entry in fs::read_dir(self.path(&format!("objects/{hour}"))?)? {
-            if let Some(name) = entry?.file_name().to_str().filter(|name| name.ends_with(".dcm")) {
+            let name = entry?.file_name();
+            if Path::new(&name).extension().is_some_and(|extension| extension == "dcm")
+                && let Some(name) = name.to_str()
+            {
                 keys.push(format!("objects/{hour}/{name}"));
             }
         }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Address,
+    output::print,
     send::{self, SendOptions},
     serve::{child_command, signalled, with_database},
 };
@@ -36,7 +37,7 @@ const DEMO_SENDER: &str = "DEMO_SCANNER";
 const DEMO_PACS: &str = "DEMOPACS";
 
 /// How long the demo waits for its results.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// What `hilum dev` is told.
 #[derive(Debug, Clone, Args)]
@@ -100,18 +101,18 @@ async fn run_node(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let bundle = config.inference.models_dir.join(nn::UNTRAINED_BUNDLE_NAME);
-    let identity = tokio::task::spawn_blocking(move || {
-        nn::init_untrained_bundle(&bundle, nn::UntrainedOptions::default())
-    })
-    .await?
-    .context("make the bundle of untrained test weights")?;
+    let identity =
+        tokio::task::spawn_blocking(move || nn::init_untrained_bundle(&bundle, nn::UntrainedOptions::default()))
+            .await?
+            .context("make the bundle of untrained test weights")?;
     if identity.status == BundleStatus::Untrained {
         say("model bundle", &format!("{} {}: {UNTRAINED_NOTICE}", identity.name, identity.version));
     }
 
-    let pacs_listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], options.pacs_port)))
-        .await
-        .with_context(|| format!("listen on port {} for {DEMO_PACS}: is another `hilum dev` running?", options.pacs_port))?;
+    let pacs_listener =
+        TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], options.pacs_port))).await.with_context(|| {
+            format!("listen on port {} for {DEMO_PACS}: is another `hilum dev` running?", options.pacs_port)
+        })?;
     let pacs_address = pacs_listener.local_addr()?;
     let pacs_folder = config.node.data_dir.join("demopacs");
     let pacs_archive = Archive::open(
@@ -131,7 +132,10 @@ async fn run_node(
     let app = App::build(config.clone(), child_command(None, environment)?).await?;
     let (dicom_address, http_address) = (app.dicom_address(), app.http_address());
     say("DICOM", &format!("AE title {LOCAL_AE_TITLE} on {dicom_address}"));
-    say("destination", &format!("AE title {DEMO_PACS} on {pacs_address}, keeps what it gets in {}", pacs_folder.display()));
+    say(
+        "destination",
+        &format!("AE title {DEMO_PACS} on {pacs_address}, keeps what it gets in {}", pacs_folder.display()),
+    );
     say("status page", &format!("http://{http_address}/"));
 
     let stop_pacs = CancellationToken::new();
@@ -153,7 +157,7 @@ async fn run_node(
     };
     let failed = outcome.is_err();
     if !options.once && !failed && !shutdown.is_cancelled() {
-        println!("\nHilum is running. Send it images with storescu, a scanner, or `hilum send`; stop it with Ctrl-C.");
+        tell("\nHilum is running. Send it images with storescu, a scanner, or `hilum send`; stop it with Ctrl-C.");
         shutdown.cancelled().await;
     }
     if options.once && shutdown.is_cancelled() && outcome.is_ok() {
@@ -162,7 +166,7 @@ async fn run_node(
         app_task.await??;
         bail!("interrupted before the results had arrived");
     }
-    println!("\nstopping");
+    tell("\nstopping");
     shutdown.cancel();
     app_task.await??;
     stop_pacs.cancel();
@@ -171,8 +175,15 @@ async fn run_node(
     outcome
 }
 
+/// Tells a step; that nobody reads it any more is no reason to stop.
 fn say(what: &str, words: &str) {
-    println!("{what:>17}  {words}");
+    tell(&format!("{what:>17}  {words}"));
+}
+
+fn tell(words: &str) {
+    if let Err(error) = print(words) {
+        tracing::debug!(%error, "cannot write to standard output");
+    }
 }
 
 fn database_url(config: &Config) -> anyhow::Result<String> {
@@ -249,7 +260,7 @@ impl Demo<'_> {
         if !image.exists() {
             bail!("{} does not exist; `make setup` fetches the demo radiograph", image.display());
         }
-        println!();
+        tell("");
         say("sending", &format!("{} as {DEMO_SENDER}, with fresh UIDs", image.display()));
         let started = Instant::now();
         let to = Address { host: self.dicom_address.ip().to_string(), port: self.dicom_address.port() };
@@ -264,7 +275,10 @@ impl Demo<'_> {
         let sent = summary.sent.first().context("nothing was sent")?;
         let study_instance_uid = sent.study_instance_uid.as_ref().context("the image has no Study Instance UID")?;
         let study_instance_uid = study_instance_uid.as_str();
-        say("acknowledged", &format!("after {:.1} s: the image is durable in the archive", started.elapsed().as_secs_f64()));
+        say(
+            "acknowledged",
+            &format!("after {:.1} s: the image is durable in the archive", started.elapsed().as_secs_f64()),
+        );
         let workup = self.follow(study_instance_uid, started).await?;
         self.show(&workup, started).await
     }
@@ -333,7 +347,7 @@ impl Demo<'_> {
         let installed = installation(self.config, self.db).await?;
         let finished = db::run::finished(&mut connection, run.id, &installed.installation).await?;
         let record = finished.context("the run has no findings")?.record;
-        println!("\n{}\n", report::describe(&record));
+        tell(&format!("\n{}\n", report::describe(&record)));
         let archive = self.config.node.data_dir.join("archive");
         for heat_map in &heat_maps {
             if let Some(preview) = &heat_map.preview_key {
@@ -344,12 +358,22 @@ impl Demo<'_> {
         for report in &reports {
             say("report (DICOM SR)", &archive.join(&report.archive_key).display().to_string());
         }
-        say("in the PACS", &format!("{} ({} results delivered)", self.pacs_folder.display(), reports.len() + heat_maps.len()));
+        say(
+            "in the PACS",
+            &format!("{} ({} results delivered)", self.pacs_folder.display(), reports.len() + heat_maps.len()),
+        );
         say("status page", &format!("http://{}/studies/{}", self.http_address, workup.study_instance_uid));
         if reports.is_empty() || heat_maps.is_empty() {
             let words = deliveries
                 .iter()
-                .map(|row| format!("{} {}: {}", row.kind, row.state.as_deref().unwrap_or("not sent"), row.last_words.as_deref().unwrap_or_default()))
+                .map(|row| {
+                    format!(
+                        "{} {}: {}",
+                        row.kind,
+                        row.state.as_deref().unwrap_or("not sent"),
+                        row.last_words.as_deref().unwrap_or_default()
+                    )
+                })
                 .collect::<Vec<_>>()
                 .join("; ");
             bail!("report and heat map have not both arrived in the PACS ({words})");

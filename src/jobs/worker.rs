@@ -71,7 +71,7 @@ pub async fn supervise(db: Db, settings: WorkerSettings, handler: Arc<dyn JobHan
                 tracing::warn!(kind = settings.kind.task_name(), %error, "the job worker ended; starting it again");
             }
         }
-        if started.elapsed() > Duration::from_secs(60) {
+        if started.elapsed() > Duration::from_mins(1) {
             pause = Duration::from_millis(250);
         }
         tokio::select! {

@@ -30,7 +30,7 @@ use crate::{
 const QUEUE_LENGTH: usize = 10_000;
 
 /// How long a study waits when no route says so.
-const DEFAULT_PATIENCE: Patience = Patience { quiet: Duration::from_secs(10), maximum_wait: Duration::from_secs(600) };
+const DEFAULT_PATIENCE: Patience = Patience { quiet: Duration::from_secs(10), maximum_wait: Duration::from_mins(10) };
 
 enum Step {
     Accepted(association::AssociationStart),
