@@ -150,8 +150,9 @@ install_packages() {
         tail -n 20 "$log" >&2
         fail "apt-get could not install these packages; the end of what it said is above, all of it in $log"
     }
-    if [[ " ${packages[*]} " == *' orthanc '* ]] && command -v systemctl >/dev/null; then
-        as_root systemctl disable --quiet orthanc 2>/dev/null || true
+    if [[ " ${packages[*]} " == *' orthanc '* ]]; then
+        # The tests start their own; Debian's would start at the next boot. (update-rc.d tells systemd too.)
+        as_root update-rc.d orthanc disable >>"$log" 2>&1 || true
     fi
     remove_guards
     trap - EXIT

@@ -19,7 +19,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const ROOMS: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("dimse", &["types"]),
-    ("receive", &["types", "dimse", "archive", "telemetry"]),
+    ("receive", &["types", "dimse", "archive", "db", "jobs", "telemetry"]),
     ("archive", &["types"]),
     ("assemble", &["types", "db", "jobs", "telemetry"]),
     ("imaging", &["types"]),
@@ -111,6 +111,7 @@ const ANYWHERE: &[&str] = &[
     "serde",
     "serde_json",
     "sha2",
+    "strsim",
     "thiserror",
     "time",
     "tracing",
@@ -247,8 +248,11 @@ impl Source {
     }
 }
 
-/// `self` and `super` resolved to `crate::…`; anything else as it is.
-fn absolute(path: Vec<String>, module: &[String]) -> Vec<String> {
+/// `self` and `super` resolved to `crate::…`, the `self` of `room::{self}` dropped; anything else as it is.
+fn absolute(mut path: Vec<String>, module: &[String]) -> Vec<String> {
+    if path.len() > 1 {
+        path.pop_if(|last| last == "self");
+    }
     let mut base = module.to_vec();
     let mut rest = path.as_slice();
     match rest.first().map(String::as_str) {

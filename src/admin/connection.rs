@@ -91,11 +91,7 @@ impl LimitedStream {
     }
 
     /// Bytes went out: the peer has the whole time again.
-    fn written(
-        &mut self,
-        outcome: Poll<io::Result<usize>>,
-        context: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
+    fn written(&mut self, outcome: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match outcome {
             Poll::Ready(outcome) => {
                 self.deadline.set(sleep_until(Instant::now() + self.header_timeout));
@@ -107,7 +103,11 @@ impl LimitedStream {
 }
 
 impl AsyncRead for LimitedStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.poll_deadline(context) {
             Poll::Ready(error) => Poll::Ready(Err(error)),
             Poll::Pending => Pin::new(&mut self.stream).poll_read(context, buffer),

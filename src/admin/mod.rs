@@ -71,10 +71,9 @@ impl AdminState {
     async fn connection(&self) -> Result<impl DerefMut<Target = db::Connection> + use<>, Problem> {
         match timeout(DATABASE_PATIENCE, self.db.acquire()).await {
             Ok(acquired) => acquired.map_err(Problem::from),
-            Err(_) => Err(Problem::database(&format!(
-                "no connection to Postgres within {} s",
-                DATABASE_PATIENCE.as_secs()
-            ))),
+            Err(_) => {
+                Err(Problem::database(&format!("no connection to Postgres within {} s", DATABASE_PATIENCE.as_secs())))
+            }
         }
     }
 

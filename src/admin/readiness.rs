@@ -97,7 +97,8 @@ async fn database(state: &AdminState) -> (CheckOutcome, CheckOutcome) {
         Err(_) => Some(format!("no answer within {} s", DATABASE_PATIENCE.as_secs())),
     };
     if let Some(reason) = reason {
-        let words = format!("Postgres cannot be used ({reason}); receiving goes on, start Postgres to process what came");
+        let words =
+            format!("Postgres cannot be used ({reason}); receiving goes on, start Postgres to process what came");
         return (CheckOutcome::failed(words), CheckOutcome::failed("unknown while Postgres cannot be used"));
     }
     let schema = match timeout(DATABASE_PATIENCE, state.db.check_schema()).await {

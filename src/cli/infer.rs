@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{app::infer_process, config::Config};
 
 /// Works on runs until the parent closes our standard input or a signal comes.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub(super) async fn run(config: Config) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let stop = shutdown.clone();
     let grace = config.node.shutdown_grace;

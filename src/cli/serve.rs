@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Runs a node until SIGINT or SIGTERM. `config_file` is handed on to the inference process.
-pub async fn run(config: Config, config_file: Option<PathBuf>) -> anyhow::Result<()> {
+pub(super) async fn run(config: Config, config_file: Option<PathBuf>) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let (config, postgres, environment) = with_database(config).await?;
     let app = App::build(config, child_command(config_file, environment)?).await?;
