@@ -69,7 +69,7 @@ fn table(rows: &[RunRow]) -> String {
             row.id.to_string(),
             row.study_instance_uid.clone(),
             row.revision.to_string(),
-            row.bundle.clone(),
+            bundle_text(row),
             row.state.clone(),
             format!("{} of {}", row.attempt, row.maximum_attempts),
             row.reason.clone().unwrap_or_default(),
@@ -79,6 +79,14 @@ fn table(rows: &[RunRow]) -> String {
     table.render("no runs")
 }
 
+/// The bundle, and how far to believe it.
+fn bundle_text(row: &RunRow) -> String {
+    match &row.bundle_status {
+        Some(status) => format!("{} ({status})", row.bundle),
+        None => row.bundle.clone(),
+    }
+}
+
 fn to_json(row: &RunRow) -> serde_json::Value {
     json!({
         "run_id": row.id,
@@ -86,6 +94,7 @@ fn to_json(row: &RunRow) -> serde_json::Value {
         "study_instance_uid": row.study_instance_uid,
         "revision": row.revision,
         "bundle": row.bundle,
+        "bundle_status": row.bundle_status,
         "state": row.state,
         "reason": row.reason,
         "words": row.words,
@@ -106,7 +115,7 @@ pub(super) async fn show(global: &Global, run_id: Uuid) -> anyhow::Result<()> {
     print(&text?)
 }
 
-async fn text_of(connection: &mut Connection, config: &Config, run_id: Uuid) -> anyhow::Result<String> {
+pub(super) async fn text_of(connection: &mut Connection, config: &Config, run_id: Uuid) -> anyhow::Result<String> {
     let Some(row) = status::run(connection, run_id).await? else {
         anyhow::bail!("there is no run {run_id}; `hilum runs` lists them");
     };
@@ -167,6 +176,7 @@ mod tests {
             study_instance_uid: "1.2.3".into(),
             revision: 1,
             bundle: "cxr-untrained".into(),
+            bundle_status: Some("untrained".into()),
             state: "not_analysed".into(),
             reason: Some("input.view.not_frontal".into()),
             words: "the view is\u{7}lateral".into(),
@@ -181,8 +191,8 @@ mod tests {
     #[test]
     fn the_table_of_runs() {
         insta::assert_snapshot!(table(&[row()]), @"
-        QUEUED                RUN                                   STUDY INSTANCE UID  REVISION  BUNDLE         STATE         ATTEMPT  REASON                  WORDS
-        2026-09-21 14:13:20Z  00000000-0000-0000-0000-000000000000  1.2.3               1         cxr-untrained  not_analysed  1 of 3   input.view.not_frontal  the view is lateral
+        QUEUED                RUN                                   STUDY INSTANCE UID  REVISION  BUNDLE                     STATE         ATTEMPT  REASON                  WORDS
+        2026-09-21 14:13:20Z  00000000-0000-0000-0000-000000000000  1.2.3               1         cxr-untrained (untrained)  not_analysed  1 of 3   input.view.not_frontal  the view is lateral
         ");
         assert_eq!(table(&[]), "no runs\n");
     }
@@ -196,6 +206,7 @@ mod tests {
           "study_instance_uid": "1.2.3",
           "revision": 1,
           "bundle": "cxr-untrained",
+          "bundle_status": "untrained",
           "state": "not_analysed",
           "reason": "input.view.not_frontal",
           "words": "the view is\u0007lateral",

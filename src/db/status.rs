@@ -109,7 +109,8 @@ pub async fn runs(connection: &mut Connection, workup_id: Option<Uuid>, limit: i
 /// One run; `None` when there is no such run.
 pub async fn run(connection: &mut Connection, run_id: Uuid) -> Result<Option<RunRow>> {
     Ok(sqlx::query_as(
-        "select r.id, r.workup_id, w.study_instance_uid, r.revision, r.bundle, r.state, r.reason, r.words, r.attempt,
+        "select r.id, r.workup_id, w.study_instance_uid, r.revision, r.bundle,
+                r.bundle_identity ->> 'status' as bundle_status, r.state, r.reason, r.words, r.attempt,
                 r.maximum_attempts, r.queued_at, r.finished_at, r.stage_milliseconds
          from run r join workup w on w.id = r.workup_id where r.id = $1",
     )
