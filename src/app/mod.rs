@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use child::ChildCommand;
 use child::ChildState;
 pub use demo_pacs::DemoPacs;
-pub use installation::{Installed, installation};
+pub use installation::{Installed, installation, installation_named};
 
 use crate::{
     admin::{self, AdminState, CheckOutcome, Readiness},
@@ -376,9 +376,12 @@ fn readiness(
                 "no site configuration was ever read; every association is rejected transiently until Postgres can be reached",
             ),
         })
-        .with("dicom_listener", move || match shutdown.is_cancelled() {
-            false => CheckOutcome::passed("associations are accepted"),
-            true => CheckOutcome::failed("the node is stopping"),
+        .with("dicom_listener", move || {
+            if shutdown.is_cancelled() {
+                CheckOutcome::failed("the node is stopping")
+            } else {
+                CheckOutcome::passed("associations are accepted")
+            }
         })
         .with("inference_process", move || match &*child.borrow() {
             ChildState::Running => CheckOutcome::passed("running"),
