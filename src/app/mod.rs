@@ -6,6 +6,7 @@
 
 mod child;
 mod demo_pacs;
+mod follow_runs;
 pub mod infer_process;
 mod installation;
 
@@ -209,6 +210,7 @@ impl App {
             working.clone(),
         );
         workers.spawn(run_jobs(config.clone(), db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
+        workers.spawn(follow_runs::follow(db.clone(), Arc::clone(&metrics), working.clone()));
         workers.spawn(watch_backlog(db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
         let state = AdminState {
             // A pool of its own: pages must not take the connections of the index.

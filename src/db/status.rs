@@ -282,3 +282,49 @@ pub async fn backlog(connection: &mut Connection) -> Result<Backlog> {
     .fetch_one(connection)
     .await?)
 }
+
+/// One step of a run, with what an operator wants to know of it.
+#[derive(Debug, Clone, FromRow)]
+pub struct RunStep {
+    /// Number of the event, rising.
+    pub event_id: i64,
+    /// `running`, `succeeded`, `not_analysed`, `superseded`, `failed` or `parked`.
+    pub kind: String,
+    /// The step in words.
+    pub words: String,
+    /// The run.
+    pub run_id: Uuid,
+    /// (0020,000D)
+    pub study_instance_uid: String,
+    /// Name of the bundle folder.
+    pub bundle: String,
+    /// The run's attempts so far.
+    pub attempt: i32,
+    /// Attempts before it is parked.
+    pub maximum_attempts: i32,
+    /// Reason code of the run, if it has one.
+    pub reason: Option<String>,
+    /// Length of the attempt in seconds, when it has ended.
+    pub seconds: Option<f64>,
+    /// Time of each stage in milliseconds.
+    pub stage_milliseconds: Option<serde_json::Value>,
+}
+
+/// The newest event's number, 0 when there is none.
+pub async fn newest_event_id(connection: &mut Connection) -> Result<i64> {
+    Ok(sqlx::query_scalar("select coalesce(max(id), 0) from event").fetch_one(connection).await?)
+}
+
+/// The steps of runs after event number `after`, in order, at most 500.
+pub async fn run_steps_after(connection: &mut Connection, after: i64) -> Result<Vec<RunStep>> {
+    Ok(sqlx::query_as(
+        "select e.id as event_id, e.kind, e.words, r.id as run_id, w.study_instance_uid, r.bundle, r.attempt,
+                r.maximum_attempts, r.reason, extract(epoch from r.finished_at - r.started_at)::float8 as seconds,
+                r.stage_milliseconds
+         from event e join run r on r.id = e.subject_id::uuid join workup w on w.id = r.workup_id
+         where e.subject_kind = 'run' and e.id > $1 order by e.id limit 500",
+    )
+    .bind(after)
+    .fetch_all(connection)
+    .await?)
+}
