@@ -4,14 +4,17 @@
     docs/pictures/make_pictures.py FILM.jpg HILUM
 
 FILM is a grey chest film (PNG or JPEG) whose licence allows this use, HILUM the program. The film becomes a DX image
-of nobody, a throw-away `hilum dev` analyses it, and headless Chromium takes the pages. Needs pydicom, NumPy, Pillow
-(deploy/peers-requirements.txt has the first two) and Chromium. Whoever replaces the film replaces the attribution in
-the README as well.
+of nobody, a throw-away `hilum dev` analyses it, and headless Chromium takes the pages. The operating threshold is set
+to 40 %, because random weights stay below the usual 50 % and the map would then show no colours. Needs pydicom, NumPy,
+Pillow (deploy/peers-requirements.txt has them) and Chromium. Whoever replaces the film replaces the attribution in the
+README as well.
 """
 
 import contextlib
 import json
 import pathlib
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -84,6 +87,20 @@ def node(hilum: str, folder: pathlib.Path):
         process.wait(60)
 
 
+def lower_threshold(hilum: str, data: pathlib.Path) -> None:
+    """A copy of the untrained bundle with a lower operating threshold, and a route to it."""
+    shutil.copytree(data / "models" / "cxr-untrained", data / "models" / "cxr-pictures")
+    manifest = data / "models" / "cxr-pictures" / "manifest.toml"
+    text = re.sub(r"(?m)^threshold = .*$", "threshold = 0.4", manifest.read_text())
+    manifest.write_text(re.sub(r'(?m)^name = "cxr-untrained"$', 'name = "cxr-pictures"', text))
+    subprocess.run(
+        [hilum, "--dev", data, "route", "add", "chest", "--called-ae-title", "HILUM", "--modalities", "CR,DX",
+         "--pipeline", "chest_radiograph", "--bundle", "cxr-pictures", "--quiet-seconds", "2",
+         "--max-wait-seconds", "60", "--destinations", "demopacs"],
+        check=True,
+    )
+
+
 def wait_for_answer(http: int) -> dict:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
@@ -108,8 +125,11 @@ def take_page(url: str, name: str, width: int, height: int, scratch: pathlib.Pat
 
 
 def save_small(picture: Image.Image, name: str) -> None:
-    """256 colours are enough for a page and a tenth of the bytes."""
-    picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(FOLDER / name, optimize=True)
+    """Pages of text as PNG in 256 colours, whatever shows the film as JPEG: a palette would spoil its shades."""
+    if name.endswith(".png"):
+        picture.quantize(256).save(FOLDER / name, optimize=True)
+    else:
+        picture.save(FOLDER / name, quality=88, optimize=True)
     print(f"{FOLDER / name}: {picture.size[0]} x {picture.size[1]}, {(FOLDER / name).stat().st_size // 1024} KiB")
 
 
@@ -122,16 +142,17 @@ def main() -> None:
         dicom_file = scratch / "film.dcm"
         pydicom.dcmwrite(dicom_file, dx_image(film), enforce_file_format=True)
         with node(hilum, scratch) as (dicom, http):
+            lower_threshold(hilum, scratch / "data")
             send = [hilum, "send", "--to", f"127.0.0.1:{dicom}", "--called", "HILUM", "--calling", "DEMO_SCANNER", dicom_file]
             subprocess.run(send, check=True)
             study = wait_for_answer(http)
             uid = study["study_instance_uid"]
-            take_page(f"http://127.0.0.1:{http}/", "status-page.png", 1280, 1120, scratch)
-            take_page(f"http://127.0.0.1:{http}/studies/{uid}", "study-page.png", 1280, 1500, scratch)
+            take_page(f"http://127.0.0.1:{http}/", "status-page.png", 1280, 1400, scratch)
+            take_page(f"http://127.0.0.1:{http}/studies/{uid}", "study-page.jpg", 1280, 1440, scratch)
         previews = sorted((scratch / "data" / "archive" / "results").rglob("*.png"))
         overlay = Image.open(previews[0]).convert("RGB")
-        overlay.thumbnail((720, 720), Image.Resampling.LANCZOS)
-        save_small(overlay, "heat-map.png")
+        overlay.thumbnail((800, 800), Image.Resampling.LANCZOS)
+        save_small(overlay, "heat-map.jpg")
 
 
 if __name__ == "__main__":
