@@ -407,9 +407,20 @@ fn uid(text: &str) -> Result<Uid> {
     Uid::new(text).map_err(|error| DbError::unreadable("UID", error))
 }
 
+/// What noting a rendering came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rendered {
+    /// The results count: insert them in this transaction.
+    Counts,
+    /// Another rendering of the run was first; its results are there.
+    Already,
+    /// The workup has a newer revision.
+    Superseded,
+}
+
 /// Notes that a run's results are inserted, if it still belongs to its workup's revision; locks the workup, so
-/// that a late object and a rendering exclude each other. Returns whether the results count.
-pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<bool> {
+/// that a late object and a rendering exclude each other.
+pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<Rendered> {
     let current: Option<bool> = sqlx::query_scalar(
         "select w.revision = r.revision from workup w join run r on r.workup_id = w.id where r.id = $1 for update of w",
     )
@@ -417,7 +428,7 @@ pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<bool>
     .fetch_optional(&mut *connection)
     .await?;
     if current != Some(true) {
-        return Ok(false);
+        return Ok(Rendered::Superseded);
     }
     let done = sqlx::query(
         "update run set rendered_at = now()
@@ -426,7 +437,7 @@ pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<bool>
     .bind(run_id)
     .execute(connection)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(if done.rows_affected() == 1 { Rendered::Counts } else { Rendered::Already })
 }
 
 /// Runs that are due and have not ended, for `reconcile`.

@@ -22,7 +22,7 @@ use crate::{
         self, Db, delivery,
         instance::{self, Instance},
         result, run,
-        run::{AfterFailure, Claim, ClaimedRun, FinishedRun},
+        run::{AfterFailure, Claim, ClaimedRun, FinishedRun, Rendered},
         site, workup,
     },
     imaging::{self, DecodeLimits, GuardLimits, OverlayOptions},
@@ -296,11 +296,18 @@ impl Inner {
             .await?
             .with_context(|| format!("render run {run_id}"))?;
         let mut tx = self.db.begin().await?;
-        if !run::rendered(&mut tx, run_id).await? {
-            run::supersede_earlier(&mut tx, workup_id, revision + 1).await?;
-            tx.commit().await.context("commit")?;
-            tracing::info!(%run_id, "the workup has a newer revision: results dropped");
-            return Ok(());
+        match run::rendered(&mut tx, run_id).await? {
+            Rendered::Counts => {}
+            Rendered::Already => {
+                tracing::info!(%run_id, "another rendering of the run was first: results dropped");
+                return Ok(());
+            }
+            Rendered::Superseded => {
+                run::supersede_earlier(&mut tx, workup_id, revision + 1).await?;
+                tx.commit().await.context("commit")?;
+                tracing::info!(%run_id, "the workup has a newer revision: results dropped");
+                return Ok(());
+            }
         }
         let destinations = if not_analysed { wanting_not_analysed(&mut tx, destinations).await? } else { destinations };
         for (new, send_order) in &stored {
