@@ -8,6 +8,7 @@ mod child;
 mod demo_pacs;
 pub mod infer_process;
 mod installation;
+mod sole_use;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,6 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use child::ChildCommand;
 use child::ChildState;
+use sole_use::SoleUse;
 pub use demo_pacs::DemoPacs;
 pub use installation::{Installed, installation};
 
@@ -48,6 +50,7 @@ pub struct App {
     site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
     indexer: Indexer,
     child: ChildCommand,
+    sole_use: SoleUse,
 }
 
 /// The archive of a node.
@@ -105,6 +108,7 @@ impl App {
     /// not this program's is an error.
     pub async fn build(config: Config, child: ChildCommand) -> anyhow::Result<Self> {
         let archive = open_archive(&config)?;
+        let sole_use = SoleUse::of_node(&config.node.data_dir)?;
         let db = open_database(&config)?;
         prepare_schema_if_reachable(&config, &db).await?;
         let unfinished = archive.remove_unfinished().context("remove half received objects")?;
@@ -164,6 +168,7 @@ impl App {
             site,
             indexer,
             child,
+            sole_use,
         })
     }
 
@@ -184,7 +189,7 @@ impl App {
 
     /// Works until `shutdown`, then stops in order within the configured grace.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, db, archive, metrics, acceptor, http, site_watch, site, indexer, child, .. } = self;
+        let Self { config, db, archive, metrics, acceptor, http, site_watch, site, indexer, child, sole_use, .. } = self;
         tracing::info!(
             dicom = %self.dicom_address,
             http = %self.http_address,
@@ -239,6 +244,7 @@ impl App {
         let _ = tokio::time::timeout(Duration::from_secs(10), index_task).await;
         let _ = tokio::time::timeout(Duration::from_secs(5), http_task).await;
         let _ = tokio::time::timeout(Duration::from_secs(5), db.close()).await;
+        drop(sole_use);
         tracing::info!("stopped");
         Ok(())
     }
