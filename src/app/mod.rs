@@ -202,8 +202,8 @@ impl App {
             (shutdown.child_token(), CancellationToken::new(), CancellationToken::new());
         let (receivers, workers) = (TaskTracker::new(), TaskTracker::new());
 
-        receivers.spawn(acceptor.run(receiving.clone()));
-        let index_task = tokio::spawn(indexer.run(indexing.clone()));
+        let mut accept_task = receivers.spawn(acceptor.run(receiving.clone()));
+        let mut index_task = tokio::spawn(indexer.run(indexing.clone()));
         workers.spawn(site_watch.run(working.clone()));
         let child_state = child::supervise(
             child,
@@ -226,7 +226,16 @@ impl App {
         };
         let http_task = tokio::spawn(admin::serve(http, state, working.clone()));
 
-        shutdown.cancelled().await;
+        // A node that cannot receive or index any more must end, so that its supervisor starts it again.
+        let broken = tokio::select! {
+            () = shutdown.cancelled() => None,
+            _ = &mut accept_task => Some("accepting associations"),
+            _ = &mut index_task => Some("indexing received objects"),
+        };
+        if let Some(what) = broken {
+            tracing::error!("{what} has ended unexpectedly: stopping");
+            shutdown.cancel();
+        }
         let grace = config.node.shutdown_grace;
         tracing::info!(grace_seconds = grace.as_secs(), "stopping: no new associations; current messages finish");
         receivers.close();
@@ -241,11 +250,18 @@ impl App {
             tracing::warn!("jobs did not end in time; they are taken up again at the next start");
         }
         indexing.cancel();
-        let _ = tokio::time::timeout(Duration::from_secs(10), index_task).await;
+        if !index_task.is_finished() {
+            let _ = tokio::time::timeout(Duration::from_secs(10), index_task).await;
+        }
         let _ = tokio::time::timeout(Duration::from_secs(5), http_task).await;
         let _ = tokio::time::timeout(Duration::from_secs(5), db.close()).await;
         drop(sole_use);
         tracing::info!("stopped");
+        anyhow::ensure!(
+            broken.is_none(),
+            "{} ended unexpectedly, see the log; what was acknowledged is in the archive and is indexed at the next start",
+            broken.unwrap_or_default()
+        );
         Ok(())
     }
 }
