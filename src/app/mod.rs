@@ -18,9 +18,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use child::ChildCommand;
 use child::ChildState;
-use sole_use::SoleUse;
 pub use demo_pacs::DemoPacs;
 pub use installation::{Installed, installation};
+use sole_use::SoleUse;
 
 use crate::{
     admin::{self, AdminState, CheckOutcome, Readiness},
@@ -189,7 +189,8 @@ impl App {
 
     /// Works until `shutdown`, then stops in order within the configured grace.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, db, archive, metrics, acceptor, http, site_watch, site, indexer, child, sole_use, .. } = self;
+        let Self { config, db, archive, metrics, acceptor, http, site_watch, site, indexer, child, sole_use, .. } =
+            self;
         tracing::info!(
             dicom = %self.dicom_address,
             http = %self.http_address,

@@ -17,12 +17,12 @@ use uuid::Uuid;
 
 use super::{CxrPipeline, LoadedImage, NnModels};
 use crate::{
-    archive::Archive,
+    archive::{Archive, ArchiveError},
     db::{
         self, Db, delivery,
         instance::{self, Instance},
         result, run,
-        run::{AfterFailure, Claim, ClaimedRun, FinishedRun, Rendered},
+        run::{AfterFailure, Claim, ClaimedRendering, ClaimedRun, FinishedRun, Rendered},
         site, workup,
     },
     imaging::{self, DecodeLimits, GuardLimits, OverlayOptions},
@@ -283,6 +283,13 @@ impl Inner {
     }
 
     async fn render_run(&self, run_id: Uuid) -> anyhow::Result<()> {
+        let claimed = {
+            let mut tx = self.db.begin().await?;
+            let claimed = run::claim_rendering(&mut tx, run_id).await?;
+            tx.commit().await.context("commit the attempt to render")?;
+            claimed
+        };
+        let Some(claimed) = claimed else { return Ok(()) };
         let to_render = {
             let mut connection = self.db.acquire().await?;
             run::to_render(&mut connection, run_id, &self.settings.installation).await?
@@ -292,9 +299,10 @@ impl Inner {
         let not_analysed = matches!(record.outcome, RunOutcome::NotAnalysed(_));
         let (archive, settings) = (self.archive.clone(), self.settings.clone());
         let started = Instant::now();
-        let stored = tokio::task::spawn_blocking(move || render_and_store(&record, &archive, &settings))
-            .await?
-            .with_context(|| format!("render run {run_id}"))?;
+        let stored = match tokio::task::spawn_blocking(move || render_and_store(&record, &archive, &settings)).await? {
+            Ok(stored) => stored,
+            Err(error) => return self.rendering_failed(&claimed, error).await,
+        };
         let mut tx = self.db.begin().await?;
         match run::rendered(&mut tx, run_id).await? {
             Rendered::Counts => {}
@@ -330,6 +338,25 @@ impl Inner {
             "results rendered"
         );
         Ok(())
+    }
+}
+
+impl Inner {
+    /// A full disk is waited for; anything else ends in the parking place, so that nothing is rendered for ever.
+    async fn rendering_failed(&self, claimed: &ClaimedRendering, error: anyhow::Error) -> anyhow::Result<()> {
+        let waits = error.downcast_ref::<ArchiveError>().is_some_and(ArchiveError::is_out_of_resources);
+        let mut tx = self.db.begin().await?;
+        if waits {
+            run::return_rendering(&mut tx, claimed).await?;
+        } else if claimed.render_attempts >= claimed.maximum_attempts {
+            let words = format!("{error:#}");
+            run::park_rendering(&mut tx, claimed, "processing.failure", &words).await?;
+            tx.commit().await.context("commit the failure")?;
+            tracing::error!(run_id = %claimed.id, words, "the results cannot be rendered: the run is parked");
+            return Ok(());
+        }
+        tx.commit().await.context("commit the failure")?;
+        Err(error.context(format!("render run {}", claimed.id)))
     }
 }
 
