@@ -86,6 +86,17 @@ pub enum Claim {
     Parked,
 }
 
+/// Whether an attempt of the run, or a rendering of it, was begun and has not ended in order.
+pub async fn was_interrupted(connection: &mut Connection, run_id: Uuid) -> Result<bool> {
+    let interrupted: Option<bool> = sqlx::query_scalar(
+        "select state = 'running' or (rendered_at is null and render_attempts > 0) from run where id = $1",
+    )
+    .bind(run_id)
+    .fetch_optional(connection)
+    .await?;
+    Ok(interrupted.unwrap_or(false))
+}
+
 /// Claims a run and counts the attempt. The caller commits before it touches pixels or libtorch, so that a
 /// crash is charged to this run.
 pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {

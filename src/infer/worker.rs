@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
 use super::{CxrPipeline, LoadedImage, NnModels};
@@ -62,6 +62,14 @@ struct Inner {
     settings: WorkerSettings,
     /// Loaded bundles by name.
     pipelines: Mutex<HashMap<String, LoadedBundle>>,
+    /// Held for writing by work that may have killed the process before, for reading by all other.
+    company: RwLock<()>,
+}
+
+/// Who else may work while this lives.
+enum Company<'a> {
+    Others { _guard: RwLockReadGuard<'a, ()> },
+    Nobody { _guard: RwLockWriteGuard<'a, ()> },
 }
 
 /// A loaded bundle and the digest of the manifest it was loaded from.
@@ -81,7 +89,8 @@ pub struct RenderRun(Arc<Inner>);
 /// The two handlers of the inference process.
 #[must_use]
 pub fn handlers(db: Db, archive: Archive, settings: WorkerSettings) -> (RunBundle, RenderRun) {
-    let inner = Arc::new(Inner { db, archive, settings, pipelines: Mutex::new(HashMap::new()) });
+    let inner =
+        Arc::new(Inner { db, archive, settings, pipelines: Mutex::new(HashMap::new()), company: RwLock::new(()) });
     (RunBundle(Arc::clone(&inner)), RenderRun(inner))
 }
 
@@ -104,7 +113,19 @@ struct Failure {
 }
 
 impl Inner {
+    /// Work whose last attempt ended without a word is repeated alone: if it kills the process again, no innocent
+    /// study beside it is charged with the crash.
+    async fn company(&self, suspect: bool) -> Company<'_> {
+        if suspect {
+            Company::Nobody { _guard: self.company.write().await }
+        } else {
+            Company::Others { _guard: self.company.read().await }
+        }
+    }
+
     async fn run_bundle(&self, run_id: Uuid) -> anyhow::Result<()> {
+        let suspect = run::was_interrupted(&mut *self.db.acquire().await?, run_id).await?;
+        let _company = self.company(suspect).await;
         let claimed = {
             let mut tx = self.db.begin().await?;
             let claim = run::claim(&mut tx, run_id).await?;
@@ -283,6 +304,8 @@ impl Inner {
     }
 
     async fn render_run(&self, run_id: Uuid) -> anyhow::Result<()> {
+        let suspect = run::was_interrupted(&mut *self.db.acquire().await?, run_id).await?;
+        let _company = self.company(suspect).await;
         let claimed = {
             let mut tx = self.db.begin().await?;
             let claimed = run::claim_rendering(&mut tx, run_id).await?;
