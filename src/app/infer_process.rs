@@ -35,10 +35,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         installation: installed.installation,
         configuration_sha256: config.results_digest(),
         render: render_options(&config)?,
-        ensemble: EnsembleOptions {
-            max_batch: config.inference.max_batch,
-            ..EnsembleOptions::default()
-        },
+        ensemble: EnsembleOptions { max_batch: config.inference.max_batch, ..EnsembleOptions::default() },
         decode_limits: DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() },
     };
     let node = config.node.name.to_string();

@@ -218,7 +218,9 @@ impl App {
         tracing::info!(grace_seconds = grace.as_secs(), "stopping: no new associations; current messages finish");
         receivers.close();
         if tokio::time::timeout(grace + Duration::from_secs(2), receivers.wait()).await.is_err() {
-            tracing::warn!("associations did not end in time; what was not acknowledged will be sent again by the peer");
+            tracing::warn!(
+                "associations did not end in time; what was not acknowledged will be sent again by the peer"
+            );
         }
         working.cancel();
         workers.close();

@@ -100,18 +100,18 @@ async fn run_node(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
     let bundle = config.inference.models_dir.join(nn::UNTRAINED_BUNDLE_NAME);
-    let identity = tokio::task::spawn_blocking(move || {
-        nn::init_untrained_bundle(&bundle, nn::UntrainedOptions::default())
-    })
-    .await?
-    .context("make the bundle of untrained test weights")?;
+    let identity =
+        tokio::task::spawn_blocking(move || nn::init_untrained_bundle(&bundle, nn::UntrainedOptions::default()))
+            .await?
+            .context("make the bundle of untrained test weights")?;
     if identity.status == BundleStatus::Untrained {
         say("model bundle", &format!("{} {}: {UNTRAINED_NOTICE}", identity.name, identity.version));
     }
 
-    let pacs_listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], options.pacs_port)))
-        .await
-        .with_context(|| format!("listen on port {} for {DEMO_PACS}: is another `hilum dev` running?", options.pacs_port))?;
+    let pacs_listener =
+        TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], options.pacs_port))).await.with_context(|| {
+            format!("listen on port {} for {DEMO_PACS}: is another `hilum dev` running?", options.pacs_port)
+        })?;
     let pacs_address = pacs_listener.local_addr()?;
     let pacs_folder = config.node.data_dir.join("demopacs");
     let pacs_archive = Archive::open(
@@ -131,7 +131,10 @@ async fn run_node(
     let app = App::build(config.clone(), child_command(None, environment)?).await?;
     let (dicom_address, http_address) = (app.dicom_address(), app.http_address());
     say("DICOM", &format!("AE title {LOCAL_AE_TITLE} on {dicom_address}"));
-    say("destination", &format!("AE title {DEMO_PACS} on {pacs_address}, keeps what it gets in {}", pacs_folder.display()));
+    say(
+        "destination",
+        &format!("AE title {DEMO_PACS} on {pacs_address}, keeps what it gets in {}", pacs_folder.display()),
+    );
     say("status page", &format!("http://{http_address}/"));
 
     let stop_pacs = CancellationToken::new();
@@ -264,7 +267,10 @@ impl Demo<'_> {
         let sent = summary.sent.first().context("nothing was sent")?;
         let study_instance_uid = sent.study_instance_uid.as_ref().context("the image has no Study Instance UID")?;
         let study_instance_uid = study_instance_uid.as_str();
-        say("acknowledged", &format!("after {:.1} s: the image is durable in the archive", started.elapsed().as_secs_f64()));
+        say(
+            "acknowledged",
+            &format!("after {:.1} s: the image is durable in the archive", started.elapsed().as_secs_f64()),
+        );
         let workup = self.follow(study_instance_uid, started).await?;
         self.show(&workup, started).await
     }
@@ -344,12 +350,22 @@ impl Demo<'_> {
         for report in &reports {
             say("report (DICOM SR)", &archive.join(&report.archive_key).display().to_string());
         }
-        say("in the PACS", &format!("{} ({} results delivered)", self.pacs_folder.display(), reports.len() + heat_maps.len()));
+        say(
+            "in the PACS",
+            &format!("{} ({} results delivered)", self.pacs_folder.display(), reports.len() + heat_maps.len()),
+        );
         say("status page", &format!("http://{}/studies/{}", self.http_address, workup.study_instance_uid));
         if reports.is_empty() || heat_maps.is_empty() {
             let words = deliveries
                 .iter()
-                .map(|row| format!("{} {}: {}", row.kind, row.state.as_deref().unwrap_or("not sent"), row.last_words.as_deref().unwrap_or_default()))
+                .map(|row| {
+                    format!(
+                        "{} {}: {}",
+                        row.kind,
+                        row.state.as_deref().unwrap_or("not sent"),
+                        row.last_words.as_deref().unwrap_or_default()
+                    )
+                })
                 .collect::<Vec<_>>()
                 .join("; ");
             bail!("report and heat map have not both arrived in the PACS ({words})");

@@ -44,15 +44,16 @@ pub(super) async fn with_database(
     tracing::info!(data_dir = %data_dir.display(), "starting the private Postgres");
     let postgres = ManagedPostgres::start(&ManagedPostgresOptions::durable(&data_dir)).await?;
     if postgres.adopted() {
-        tracing::info!(process_id = postgres.process_id(), "took over the Postgres that an earlier process left running");
+        tracing::info!(
+            process_id = postgres.process_id(),
+            "took over the Postgres that an earlier process left running"
+        );
     }
     let url = postgres.connection_url();
     config.node.data_dir = data_dir;
     config.database.source = DatabaseSource::External { url: Redacted::new(url.clone()), url_file: None };
-    let environment = vec![
-        ("HILUM__DATABASE__URL".into(), url.into()),
-        ("HILUM__DATABASE__MANAGED".into(), "false".into()),
-    ];
+    let environment =
+        vec![("HILUM__DATABASE__URL".into(), url.into()), ("HILUM__DATABASE__MANAGED".into(), "false".into())];
     Ok((config, Some(postgres), environment))
 }
 

@@ -80,7 +80,9 @@ impl DbError {
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::Query(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_)) => true,
+            Self::Query(
+                sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_),
+            ) => true,
             // 57P03: the server is starting or stopping; 53300: too many connections; 3D000 is a real mistake.
             Self::Query(sqlx::Error::Database(error)) => {
                 matches!(error.code().as_deref(), Some("57P01" | "57P02" | "57P03" | "53300"))

@@ -77,10 +77,7 @@ impl Deliver {
         loop {
             let (due, site) = {
                 let mut connection = self.db.acquire().await?;
-                (
-                    delivery::due(&mut connection, destination_name, BATCH).await?,
-                    db::site::load(&mut connection).await?,
-                )
+                (delivery::due(&mut connection, destination_name, BATCH).await?, db::site::load(&mut connection).await?)
             };
             if due.is_empty() {
                 break;
@@ -177,9 +174,7 @@ impl Deliver {
                 Answer { verdict: verdict(response.status), status: Some(response.status), words, broken: false }
             }
             // The peer may be configured to accept it one day; until then the others of this association go on.
-            Err(error @ RequestError::NoContext { .. }) => {
-                Answer { broken: false, ..Answer::retry(error.to_string()) }
-            }
+            Err(error @ RequestError::NoContext { .. }) => Answer { broken: false, ..Answer::retry(error.to_string()) },
             Err(error) => Answer::retry(error.to_string()),
         }
     }
@@ -218,8 +213,7 @@ impl Deliver {
             }
             Verdict::Retry if age < self.settings.maximum_age => {
                 let spread = f64::from(delivery.id.as_bytes()[15]) / 255.0;
-                let pause =
-                    backoff(attempt, self.settings.initial_backoff, self.settings.maximum_backoff, spread);
+                let pause = backoff(attempt, self.settings.initial_backoff, self.settings.maximum_backoff, spread);
                 retry_in = Some(pause);
                 delivery::retry(&mut tx, delivery, attempt, answer.status, &answer.words, now + pause).await?;
                 DeliveryEnd::Retry
@@ -262,11 +256,10 @@ fn target<'a>(site: &'a SiteConfig, name: &str) -> Result<(&'a Destination, &'a 
         format!("destination `{name}` is no longer configured; add it again, or let its deliveries grow old")
     })?;
     let DestinationKind::Dicom = destination.kind;
-    let peer = site
-        .peers
-        .iter()
-        .find(|peer| peer.name == destination.peer)
-        .ok_or_else(|| format!("destination `{name}` names peer `{}`, which is not configured", destination.peer))?;
+    let peer =
+        site.peers.iter().find(|peer| peer.name == destination.peer).ok_or_else(|| {
+            format!("destination `{name}` names peer `{}`, which is not configured", destination.peer)
+        })?;
     Ok((destination, peer))
 }
 

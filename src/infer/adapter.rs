@@ -40,11 +40,8 @@ impl Models for NnModels {
         target_class_idx: usize,
     ) -> Result<MemberOutput, ModelError> {
         let input = nn::Plane3 { rows: input.rows, columns: input.columns, values: input.values };
-        let output = self
-            .ensemble
-            .classify(member_idx, input, target_class_idx)
-            .await
-            .map_err(|error| model_error(&error))?;
+        let output =
+            self.ensemble.classify(member_idx, input, target_class_idx).await.map_err(|error| model_error(&error))?;
         let map = output.activation_map;
         Ok(MemberOutput {
             logits: output.logits,

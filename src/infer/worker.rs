@@ -29,9 +29,7 @@ use crate::{
     jobs::{self, Job, JobHandler},
     nn::{Bundle, Ensemble, EnsembleOptions, MANIFEST_FILE_NAME},
     report::{self, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
-    types::{
-        Installation, NotAnalysed, ReasonCode, RunOutcome, RunRecord, Sha256Digest, SourceImage, Uid,
-    },
+    types::{Installation, NotAnalysed, ReasonCode, RunOutcome, RunRecord, Sha256Digest, SourceImage, Uid},
 };
 
 /// SOP classes that the chest radiograph pipeline reads: Computed Radiography, Digital X-Ray for presentation.
@@ -182,7 +180,8 @@ impl Inner {
             .await
             .map_err(|error| Failure { reason: "bundle.unusable", words: format!("{error:#}") })?;
         let instances = self.instances(claimed).await.map_err(technical)?;
-        let sources: Vec<SourceImage> = instances.iter().map(source_image).collect::<Result<_, _>>().map_err(technical)?;
+        let sources: Vec<SourceImage> =
+            instances.iter().map(source_image).collect::<Result<_, _>>().map_err(technical)?;
         let radiographs: Vec<SourceImage> = sources
             .iter()
             .filter(|source| RADIOGRAPH_SOP_CLASSES.contains(&source.sop_class_uid.as_str()))
@@ -245,7 +244,10 @@ impl Inner {
         let folder = self.settings.models_dir.join(bundle_name);
         let manifest = folder.join(MANIFEST_FILE_NAME);
         let manifest_digest = Sha256Digest::of(&fs_err::read(&manifest).with_context(|| {
-            format!("bundle `{bundle_name}` is not in {}; run `hilum model init` or copy it there", self.settings.models_dir.display())
+            format!(
+                "bundle `{bundle_name}` is not in {}; run `hilum model init` or copy it there",
+                self.settings.models_dir.display()
+            )
         })?);
         let mut pipelines = self.pipelines.lock().await;
         if let Some((digest, pipeline)) = pipelines.get(bundle_name)
@@ -370,19 +372,21 @@ fn render_and_store(
         let guarded = imaging::check_part10(&bytes, &GuardLimits::default()).map_err(anyhow::Error::from);
         match guarded.and_then(|()| Ok(SourceHeader::from_part10(&bytes)?)) {
             Ok(header) => sources.push((source.clone(), header)),
-            Err(error) => tracing::warn!(sop_instance_uid = %source.sop_instance_uid, error = format!("{error:#}"), "the header of a source image cannot be read"),
+            Err(error) => {
+                tracing::warn!(sop_instance_uid = %source.sop_instance_uid, error = format!("{error:#}"), "the header of a source image cannot be read")
+            }
         }
         images.insert(source.sop_instance_uid, bytes);
     }
     let mut rendered = Vec::new();
     if let RunOutcome::Analysed(analysis) = &record.outcome {
         for (image_idx, image) in analysis.images.iter().enumerate() {
-            let bytes = images.get(&image.source.sop_instance_uid).ok_or_else(|| anyhow!("the source image is gone"))?;
+            let bytes =
+                images.get(&image.source.sop_instance_uid).ok_or_else(|| anyhow!("the source image is gone"))?;
             let base = imaging::display_image(bytes, settings.decode_limits)?;
             let overlay = imaging::render_overlay(&base, image, &record.bundle, OverlayOptions::default())?;
             let preview = imaging::encode_png(&overlay)?;
-            let pixels =
-                RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() };
+            let pixels = RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() };
             let heat_map = report::render_heat_map(record, image_idx, &sources, &pixels, &settings.render)?;
             rendered.push((heat_map, image_idx, Some(preview), SEND_ORDER_SC));
         }

@@ -10,7 +10,8 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    Database, PATIENCE, Site, free_port, http, run, said, shared_folder, signal, spawn, tail, temporary_folder, wait_for,
+    Database, PATIENCE, Site, free_port, http, run, said, shared_folder, signal, spawn, tail, temporary_folder,
+    wait_for,
 };
 
 /// What differs from a usual node.
