@@ -88,7 +88,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         environment.push((key.into(), value.to_owned()));
     }
     let outcome = run_node(&options, &config, environment, &shutdown).await;
-    if let Some(postgres) = postgres {
+    if let Some(postgres) = postgres
+        // A server that ran before us may belong to the node that turned us away.
+        && (outcome.is_ok() || !postgres.adopted())
+    {
         postgres.stop().await.context("stop the private Postgres")?;
     }
     outcome
@@ -111,7 +114,10 @@ async fn run_node(
 
     let pacs_listener =
         TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], options.pacs_port))).await.with_context(|| {
-            format!("listen on port {} for {DEMO_PACS}: is another `hilum dev` running?", options.pacs_port)
+            format!(
+                "listen on port {} for {DEMO_PACS}: is another `hilum dev` running? Stop it, or give another --pacs-port",
+                options.pacs_port
+            )
         })?;
     let pacs_address = pacs_listener.local_addr()?;
     let pacs_folder = config.node.data_dir.join("demopacs");
