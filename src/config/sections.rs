@@ -213,7 +213,8 @@ pub struct InferenceConfig {
     /// Folder of the bundles. A relative path is taken from the process's working folder.
     #[serde(deserialize_with = "path")]
     pub models_dir: PathBuf,
-    /// Threads that one network computes with; 0 takes one for each core.
+    /// Threads that one network computes with; 0 takes one for each core. The networks of a bundle compute at the
+    /// same time, so 1 keeps a small machine responsive.
     #[serde(deserialize_with = "within::<0, 1024, _, _>")]
     pub threads: usize,
     /// Images that one network computes at a time at most, 1 to 256.
@@ -247,7 +248,7 @@ impl Default for InferenceConfig {
     fn default() -> Self {
         Self {
             models_dir: "models".into(),
-            threads: 0,
+            threads: 1,
             max_batch: 8,
             maximum_attempts: 3,
             restart_backoff_minimum: Duration::from_secs(1),
