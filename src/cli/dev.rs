@@ -72,6 +72,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tokio::spawn(async move {
         signalled().await;
         stop.cancel();
+        // Whoever asks again does not want to wait; `make` and a terminal may both pass on the first time. What is
+        // left running is taken over by the next start.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        signalled().await;
+        std::process::exit(130);
     });
 
     let mut config = Config::defaults_for_dev(&options.data_dir);
@@ -84,6 +89,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         ("HILUM__NODE__DATA_DIR", config.node.data_dir.as_os_str()),
         ("HILUM__INFERENCE__MODELS_DIR", config.inference.models_dir.as_os_str()),
         ("HILUM__LOG__LEVEL", options.log_level.as_ref()),
+        // An empty file: neither HILUM_CONFIG nor a config/hilum.toml of the working folder is about this node.
+        ("HILUM_CONFIG", "/dev/null".as_ref()),
     ] {
         environment.push((key.into(), value.to_owned()));
     }
