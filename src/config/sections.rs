@@ -32,8 +32,8 @@ pub struct NodeConfig {
     /// Manufacturer (0008,0070) in results, for sites that redistribute Hilum; `None` means Hilum's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manufacturer_name: Option<DicomText<64>>,
-    /// Time zone of dates and times in results and their Timezone Offset From UTC (0008,0201); `None` means the
-    /// machine's.
+    /// Time zone of dates and times in results and their Timezone Offset From UTC (0008,0201) where the images state
+    /// none; `None` means UTC, without (0008,0201).
     #[serde(
         deserialize_with = "utc_offset",
         serialize_with = "as_utc_offset",
