@@ -9,6 +9,7 @@ mod demo_pacs;
 mod follow_runs;
 pub mod infer_process;
 mod installation;
+mod sole_use;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ pub use child::ChildCommand;
 use child::ChildState;
 pub use demo_pacs::DemoPacs;
 pub use installation::{Installed, installation, installation_named};
+use sole_use::SoleUse;
 
 use crate::{
     admin::{self, AdminState, CheckOutcome, Readiness},
@@ -49,6 +51,7 @@ pub struct App {
     site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
     indexer: Indexer,
     child: ChildCommand,
+    sole_use: SoleUse,
 }
 
 /// The archive of a node.
@@ -106,6 +109,7 @@ impl App {
     /// not this program's is an error.
     pub async fn build(config: Config, child: ChildCommand) -> anyhow::Result<Self> {
         let archive = open_archive(&config)?;
+        let sole_use = SoleUse::of_node(&config.node.data_dir)?;
         let db = open_database(&config)?;
         prepare_schema_if_reachable(&config, &db).await?;
         let unfinished = archive.remove_unfinished().context("remove half received objects")?;
@@ -165,6 +169,7 @@ impl App {
             site,
             indexer,
             child,
+            sole_use,
         })
     }
 
@@ -185,7 +190,8 @@ impl App {
 
     /// Works until `shutdown`, then stops in order within the configured grace.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, db, archive, metrics, acceptor, http, site_watch, site, indexer, child, .. } = self;
+        let Self { config, db, archive, metrics, acceptor, http, site_watch, site, indexer, child, sole_use, .. } =
+            self;
         tracing::info!(
             dicom = %self.dicom_address,
             http = %self.http_address,
@@ -198,8 +204,8 @@ impl App {
             (shutdown.child_token(), CancellationToken::new(), CancellationToken::new());
         let (receivers, workers) = (TaskTracker::new(), TaskTracker::new());
 
-        receivers.spawn(acceptor.run(receiving.clone()));
-        let index_task = tokio::spawn(indexer.run(indexing.clone()));
+        let mut accept_task = receivers.spawn(acceptor.run(receiving.clone()));
+        let mut index_task = tokio::spawn(indexer.run(indexing.clone()));
         workers.spawn(site_watch.run(working.clone()));
         let child_state = child::supervise(
             child,
@@ -223,7 +229,16 @@ impl App {
         };
         let http_task = tokio::spawn(admin::serve(http, state, working.clone()));
 
-        shutdown.cancelled().await;
+        // A node that cannot receive or index any more must end, so that its supervisor starts it again.
+        let broken = tokio::select! {
+            () = shutdown.cancelled() => None,
+            _ = &mut accept_task => Some("accepting associations"),
+            _ = &mut index_task => Some("indexing received objects"),
+        };
+        if let Some(what) = broken {
+            tracing::error!("{what} has ended unexpectedly: stopping");
+            shutdown.cancel();
+        }
         let grace = config.node.shutdown_grace;
         tracing::info!(grace_seconds = grace.as_secs(), "stopping: no new associations; current messages finish");
         receivers.close();
@@ -238,10 +253,18 @@ impl App {
             tracing::warn!("jobs did not end in time; they are taken up again at the next start");
         }
         indexing.cancel();
-        let _ = tokio::time::timeout(Duration::from_secs(10), index_task).await;
+        if !index_task.is_finished() {
+            let _ = tokio::time::timeout(Duration::from_secs(10), index_task).await;
+        }
         let _ = tokio::time::timeout(Duration::from_secs(5), http_task).await;
         let _ = tokio::time::timeout(Duration::from_secs(5), db.close()).await;
+        drop(sole_use);
         tracing::info!("stopped");
+        anyhow::ensure!(
+            broken.is_none(),
+            "{} ended unexpectedly, see the log; what was acknowledged is in the archive and is indexed at the next start",
+            broken.unwrap_or_default()
+        );
         Ok(())
     }
 }

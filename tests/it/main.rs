@@ -5,4 +5,7 @@
 mod support;
 mod validators;
 
+mod crash;
+mod hostile;
+mod outage;
 mod path;

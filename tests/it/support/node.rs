@@ -10,7 +10,8 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    Database, PATIENCE, Site, free_port, http, run, said, shared_folder, signal, spawn, tail, temporary_folder, wait_for,
+    Database, PATIENCE, Site, free_port, http, run, said, shared_folder, signal, spawn, tail, temporary_folder,
+    wait_for,
 };
 
 /// What differs from a usual node.
@@ -206,6 +207,14 @@ impl Node {
         if let Some(inference) = inference {
             wait_for("the orphaned inference process ends", PATIENCE, || (!is_running(inference)).then_some(()));
         }
+    }
+
+    /// The same, but the inference process is left to find out by itself while the test goes on.
+    #[track_caller]
+    pub(crate) fn kill_9_at_once(&mut self) {
+        let mut process = self.process.take().expect("the node runs");
+        process.kill().expect("our own child");
+        process.wait().expect("our own child");
     }
 
     /// SIGTERM; the node must stop in order, in time and with exit code 0.

@@ -174,7 +174,8 @@ impl Radiograph {
             state ^= state << 13;
             state ^= state >> 17;
             state ^= state << 5;
-            let (x, y) = (f64::from(index % columns) / f64::from(columns), f64::from(index / columns) / f64::from(rows));
+            let (x, y) =
+                (f64::from(index % columns) / f64::from(columns), f64::from(index / columns) / f64::from(rows));
             let lung = |centre: f64| ((x - centre) / 0.16).powi(2) + ((y - 0.5) / 0.32).powi(2) < 1.0;
             let base = if lung(0.3) || lung(0.7) { 0.25 } else { 0.7 };
             let noise = f64::from(state % 1000) / 1000.0 - 0.5;

@@ -24,12 +24,8 @@ impl Orthanc {
     /// Answers to any AE title and takes from anybody; loopback only for HTTP.
     #[track_caller]
     pub(crate) fn start() -> Self {
-        let mut orthanc = Self {
-            dicom_port: free_port(),
-            http_port: free_port(),
-            folder: temporary_folder(),
-            process: None,
-        };
+        let mut orthanc =
+            Self { dicom_port: free_port(), http_port: free_port(), folder: temporary_folder(), process: None };
         orthanc.start_again();
         orthanc
     }
@@ -242,8 +238,8 @@ pub(crate) fn echoscu(port: u16, calling: &str, called: &str) -> Output {
 
 /// The command of a pynetdicom sender, which appends each acknowledged SOP Instance UID to `log`.
 pub(crate) fn pynetdicom_sender(port: u16, calling: &str, called: &str, log: &Path, files: &[&Path]) -> Command {
-    let python = std::env::var_os("HILUM_PEERS_PYTHON")
-        .map_or_else(|| cache().join("peers-venv/bin/python"), PathBuf::from);
+    let python =
+        std::env::var_os("HILUM_PEERS_PYTHON").map_or_else(|| cache().join("peers-venv/bin/python"), PathBuf::from);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/send.py");
     let mut command = Command::new(python);
     command.arg(script).args([&port.to_string(), called, calling]).arg(log).args(files).stdin(Stdio::null());

@@ -25,7 +25,8 @@ impl Database {
     fn fresh_on(server: &ManagedPostgres) -> Self {
         let name = format!("test_{}", uuid::Uuid::now_v7().simple());
         runtime().block_on(async {
-            let admin = PgPoolOptions::new().max_connections(1).connect(&server.connection_url()).await.expect("Postgres");
+            let admin =
+                PgPoolOptions::new().max_connections(1).connect(&server.connection_url()).await.expect("Postgres");
             admin.execute(sqlx::AssertSqlSafe(format!("create database {name}"))).await.expect("a database");
             admin.close().await;
         });
@@ -33,9 +34,8 @@ impl Database {
     }
 
     fn at(url: String) -> Self {
-        let pool = runtime().block_on(async {
-            PgPoolOptions::new().max_connections(2).connect_lazy(&url).expect("a well-formed URL")
-        });
+        let pool = runtime()
+            .block_on(async { PgPoolOptions::new().max_connections(2).connect_lazy(&url).expect("a well-formed URL") });
         Self { url, pool }
     }
 
