@@ -5,4 +5,8 @@
 mod support;
 mod validators;
 
+mod duplicates;
 mod path;
+mod site;
+mod status;
+mod studies;
