@@ -113,10 +113,10 @@ fn apply_changes_what_it_says_and_nothing_on_a_dry_run() {
     let path = file.to_str().expect("a plain path");
 
     let dry = node.hilum_ok(&["apply", path, "--dry-run"]);
-    assert!(dry.contains("SECOND") && dry.contains("nothing has been changed"), "{dry}");
+    assert!(dry.contains("+ peer `second`") && dry.contains("nothing has been changed"), "{dry}");
     assert_eq!(node.database.count("select name from peer"), 0);
     let done = node.hilum_ok(&["apply", path]);
-    assert!(done.contains("SECOND") && done.contains("without a restart"), "{done}");
+    assert!(done.contains("+ peer `second`") && done.contains("without a restart"), "{done}");
     assert_eq!(node.database.count("select name from peer"), 2);
     assert_eq!(node.database.count("select id from event where kind = 'changed'"), 1);
     let again = node.hilum_ok(&["apply", path]);

@@ -26,8 +26,8 @@ fn heavy_pages_metrics_and_logs_tell_the_story_without_the_patient() {
     let front = node.get("/");
     assert_eq!(front.status, 200);
     let text = front.text();
-    for part in [study.as_str(), "answered", "succeeded", "delivered", "SCANNER", "cxr-untrained"] {
-        assert!(text.to_lowercase().contains(&part.to_lowercase()), "{part} is not on the front page:\n{text}");
+    for part in [study.as_str(), ">answered<", ">analysed<", "SCANNER", "cxr-untrained"] {
+        assert!(text.contains(part), "{part} is not on the front page:\n{text}");
     }
     let shown = node.get(&page).text();
     for part in [study.as_str(), "UNTRAINED TEST WEIGHTS", "route-10", "pacs", "first object from SCANNER"] {

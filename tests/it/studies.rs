@@ -15,7 +15,8 @@ fn report_text(orthanc: &Orthanc, report: &ReceivedInstance) -> String {
     let folder = temporary_folder();
     let file = folder.path().join("report.dcm");
     fs_err::write(&file, orthanc.file(report)).expect("a file");
-    let output = run(std::process::Command::new("dsrdump").arg(&file));
+    let output =
+        run(std::process::Command::new("dsrdump").args(["--print-long-values", "--print-instance-uid"]).arg(&file));
     assert!(output.status.success(), "{}", said(&output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
