@@ -52,7 +52,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// What the listener shows. Everything is passed in; nothing is global.
 #[derive(Debug)]
 pub struct AdminState {
-    /// Read only.
+    /// Read only. Best a small pool of its own, so that pages never take connections from receiving.
     pub db: Db,
     /// Read only.
     pub archive: Archive,

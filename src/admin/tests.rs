@@ -480,13 +480,8 @@ fn every_state_of_the_schema_has_words_of_its_own() {
     let mut seen = 0;
     for check in schema.split("check (state in").skip(1) {
         for state in check.split(')').next().unwrap().split('\'').skip(1).step_by(2) {
-            let mut row = run_row(state, None);
-            row.state = state.to_owned();
-            let run = view::RunView::from(row);
-            assert!(!run.state_words().is_empty());
-            if !["answered", "queued", "running", "waiting", "delivered", "cancelled"].contains(&state) {
-                assert_ne!(run.state_words(), state.replace('_', " ").as_str(), "{state} has no words");
-            }
+            let run = view::RunView::from(run_row(state, None));
+            assert!(matches!(run.state_words(), std::borrow::Cow::Borrowed(_)), "{state} has no words");
             seen += 1;
         }
     }
@@ -778,13 +773,6 @@ async fn a_study_is_shown_from_the_database_without_its_patient() {
     let absent = running.get("/studies/1.2.3.999").await;
     assert!(absent.status == 404 && absent.text().contains("no study with the UID 1.2.3.999"), "{}", absent.text());
 
-    // To look at the pages with a browser: HILUM_TEST_SHOW=/tmp/address keeps them up until the file is removed.
-    if let Ok(file) = std::env::var("HILUM_TEST_SHOW") {
-        fs_err::write(&file, running.address.to_string()).unwrap();
-        while std::path::Path::new(&file).exists() {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    }
     running.stop().await;
     db.close().await;
     postgres.stop().await.unwrap();

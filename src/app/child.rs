@@ -47,7 +47,7 @@ pub(super) enum ChildState {
 }
 
 /// A run that lasted this long counts as healthy: the next pause is short again.
-const HEALTHY: Duration = Duration::from_secs(60);
+const HEALTHY: Duration = Duration::from_mins(1);
 
 /// Keeps the process running until `shutdown`; its state can be watched.
 pub(super) fn supervise(

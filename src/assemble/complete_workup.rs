@@ -22,7 +22,7 @@ pub struct CompleteWorkup {
 
 /// How long to wait when no route fits.
 const NO_ROUTE_QUIET: Duration = Duration::from_secs(10);
-const NO_ROUTE_MAXIMUM_WAIT: Duration = Duration::from_secs(600);
+const NO_ROUTE_MAXIMUM_WAIT: Duration = Duration::from_mins(10);
 
 impl CompleteWorkup {
     async fn decide(&self, workup_id: Uuid) -> anyhow::Result<()> {

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Address,
+    output::print,
     send::{self, SendOptions},
     serve::{child_command, signalled, with_database},
 };
@@ -36,7 +37,7 @@ const DEMO_SENDER: &str = "DEMO_SCANNER";
 const DEMO_PACS: &str = "DEMOPACS";
 
 /// How long the demo waits for its results.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// What `hilum dev` is told.
 #[derive(Debug, Clone, Args)]
@@ -156,7 +157,7 @@ async fn run_node(
     };
     let failed = outcome.is_err();
     if !options.once && !failed && !shutdown.is_cancelled() {
-        println!("\nHilum is running. Send it images with storescu, a scanner, or `hilum send`; stop it with Ctrl-C.");
+        tell("\nHilum is running. Send it images with storescu, a scanner, or `hilum send`; stop it with Ctrl-C.");
         shutdown.cancelled().await;
     }
     if options.once && shutdown.is_cancelled() && outcome.is_ok() {
@@ -165,7 +166,7 @@ async fn run_node(
         app_task.await??;
         bail!("interrupted before the results had arrived");
     }
-    println!("\nstopping");
+    tell("\nstopping");
     shutdown.cancel();
     app_task.await??;
     stop_pacs.cancel();
@@ -174,8 +175,15 @@ async fn run_node(
     outcome
 }
 
+/// Tells a step; that nobody reads it any more is no reason to stop.
 fn say(what: &str, words: &str) {
-    println!("{what:>17}  {words}");
+    tell(&format!("{what:>17}  {words}"));
+}
+
+fn tell(words: &str) {
+    if let Err(error) = print(words) {
+        tracing::debug!(%error, "cannot write to standard output");
+    }
 }
 
 fn database_url(config: &Config) -> anyhow::Result<String> {
@@ -252,7 +260,7 @@ impl Demo<'_> {
         if !image.exists() {
             bail!("{} does not exist; `make setup` fetches the demo radiograph", image.display());
         }
-        println!();
+        tell("");
         say("sending", &format!("{} as {DEMO_SENDER}, with fresh UIDs", image.display()));
         let started = Instant::now();
         let to = Address { host: self.dicom_address.ip().to_string(), port: self.dicom_address.port() };
@@ -339,7 +347,7 @@ impl Demo<'_> {
         let installed = installation(self.config, self.db).await?;
         let finished = db::run::finished(&mut connection, run.id, &installed.installation).await?;
         let record = finished.context("the run has no findings")?.record;
-        println!("\n{}\n", report::describe(&record));
+        tell(&format!("\n{}\n", report::describe(&record)));
         let archive = self.config.node.data_dir.join("archive");
         for heat_map in &heat_maps {
             if let Some(preview) = &heat_map.preview_key {

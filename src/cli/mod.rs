@@ -6,6 +6,8 @@
 //! Architecture invariant: with `app` the only room that may use every other, and the only one that talks to a
 //! terminal. Client commands never print patient data: studies are named by UID, files by the path that was given.
 
+#![allow(clippy::print_stdout, reason = "the command line talks to people on standard output")]
+
 mod address;
 mod apply;
 mod check_config;
@@ -20,6 +22,8 @@ mod migrate;
 mod model;
 mod output;
 mod peer;
+#[cfg(test)]
+mod postgres_tests;
 mod refusals;
 mod reindex;
 mod route;
@@ -34,6 +38,7 @@ mod tests;
 mod timeline;
 
 use std::{
+    error::Error,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -169,17 +174,17 @@ pub fn parse() -> CommandLine {
 /// Does what the command line says.
 pub fn run(command_line: CommandLine) -> anyhow::Result<()> {
     let CommandLine { global, command } = command_line;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(dispatch(&global, command))
-}
-
-async fn dispatch(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve | Command::InferChild => {}
         Command::Dev(ref options) => telemetry::init_logging(LogFormat::Human, &options.log_level)?,
         // Client commands do one thing, say what came of it, and end.
         _ => telemetry::init_logging(LogFormat::Human, "warn")?,
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(run_command(&global, command))
+}
+
+async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve => serve::run(load_for_service(global)?, global.config_file()).await,
         Command::InferChild => infer::run(load_for_service(global)?).await,
@@ -219,9 +224,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.chain().any(|cause| cause.is::<ConfigErrors>()) {
+    if error.chain().any(<dyn Error>::is::<ConfigErrors>) {
         EXIT_CONFIGURATION
-    } else if error.chain().any(|cause| cause.is::<Usage>()) {
+    } else if error.chain().any(<dyn Error>::is::<Usage>) {
         EXIT_USAGE
     } else {
         1

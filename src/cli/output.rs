@@ -22,7 +22,7 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Writes `values` as JSON to standard output.
+/// Writes `value` as JSON to standard output.
 pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     print(&serde_json::to_string_pretty(value)?)
 }
@@ -36,7 +36,8 @@ pub(super) fn print_error(message: &str, hint: Option<&str>) {
     };
     let mut text = format!("{} {}\n", paint("error:", AnsiColor::Red), visible_lines(message));
     if let Some(hint) = hint {
-        text.push_str(&format!("{} {}\n", paint("hint:", AnsiColor::Cyan), visible_lines(hint)));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} {}", paint("hint:", AnsiColor::Cyan), visible_lines(hint));
     }
     // There is nobody else to tell when this fails.
     let _ = io::stderr().write_all(text.as_bytes());

@@ -63,8 +63,8 @@ pub(super) fn describe(diff: &SiteDiff, dry_run: bool) -> String {
         (false, true) => "dry run: nothing has been changed",
         (false, false) => "done; running nodes take it over without a restart",
     };
-    let lines: String = diff.lines.iter().map(|line| format!("{line}\n")).collect();
-    format!("{lines}{end}\n")
+    let lines: Vec<&str> = diff.lines.iter().map(String::as_str).chain([end]).collect();
+    lines.join("\n")
 }
 
 /// Puts `entry` in the place of the one with its name, or at the end.

@@ -1,6 +1,6 @@
 //! Postgres for client commands.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::Context as _;
 
@@ -29,7 +29,7 @@ impl Store {
             DatabaseSource::External { url, .. } => (url.expose().clone(), None),
             DatabaseSource::Managed => {
                 let data_dir = &config.node.data_dir;
-                if !has_cluster(data_dir.clone()) {
+                if !has_cluster(data_dir) {
                     return Err(hinted(
                         anyhow::anyhow!("there is no Postgres below `{}`", data_dir.display()),
                         "start the node once (`hilum dev` or `hilum serve`), or name another one with --config or --dev",
@@ -69,6 +69,6 @@ impl Store {
 }
 
 /// Whether a node has ever had its Postgres there: a client command must not make a new one out of a typing error.
-fn has_cluster(data_dir: PathBuf) -> bool {
+fn has_cluster(data_dir: &Path) -> bool {
     data_dir.join("postgres").exists() || data_dir.join("postgres.lock").exists()
 }

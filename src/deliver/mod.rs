@@ -6,8 +6,8 @@
 //!
 //! Architecture invariant: knows no models.
 
-mod deliver;
+mod drain;
 mod policy;
 
-pub use deliver::{Deliver, DeliverSettings};
+pub use drain::{Deliver, DeliverSettings};
 pub use policy::{Verdict, backoff, verdict};

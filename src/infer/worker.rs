@@ -12,17 +12,17 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
 use super::{CxrPipeline, LoadedImage, NnModels};
 use crate::{
-    archive::Archive,
+    archive::{Archive, ArchiveError},
     db::{
         self, Db, delivery,
         instance::{self, Instance},
         result, run,
-        run::{AfterFailure, Claim, ClaimedRun, FinishedRun},
+        run::{AfterFailure, Claim, ClaimedRendering, ClaimedRun, FinishedRun, Rendered},
         site, workup,
     },
     imaging::{self, DecodeLimits, GuardLimits, OverlayOptions},
@@ -60,8 +60,22 @@ struct Inner {
     db: Db,
     archive: Archive,
     settings: WorkerSettings,
-    /// Loaded bundles by name, with the digest of the manifest they were loaded from.
-    pipelines: Mutex<HashMap<String, (Sha256Digest, Arc<CxrPipeline<NnModels>>)>>,
+    /// Loaded bundles by name.
+    pipelines: Mutex<HashMap<String, LoadedBundle>>,
+    /// Held for writing by work that may have killed the process before, for reading by all other.
+    company: RwLock<()>,
+}
+
+/// Who else may work while this lives.
+enum Company<'a> {
+    Others { _guard: RwLockReadGuard<'a, ()> },
+    Nobody { _guard: RwLockWriteGuard<'a, ()> },
+}
+
+/// A loaded bundle and the digest of the manifest it was loaded from.
+struct LoadedBundle {
+    manifest_sha256: Sha256Digest,
+    pipeline: Arc<CxrPipeline<NnModels>>,
 }
 
 /// Executes runs.
@@ -75,7 +89,8 @@ pub struct RenderRun(Arc<Inner>);
 /// The two handlers of the inference process.
 #[must_use]
 pub fn handlers(db: Db, archive: Archive, settings: WorkerSettings) -> (RunBundle, RenderRun) {
-    let inner = Arc::new(Inner { db, archive, settings, pipelines: Mutex::new(HashMap::new()) });
+    let inner =
+        Arc::new(Inner { db, archive, settings, pipelines: Mutex::new(HashMap::new()), company: RwLock::new(()) });
     (RunBundle(Arc::clone(&inner)), RenderRun(inner))
 }
 
@@ -98,18 +113,26 @@ struct Failure {
 }
 
 impl Inner {
+    /// Work whose last attempt ended without a word is repeated alone: if it kills the process again, no innocent
+    /// study beside it is charged with the crash.
+    async fn company(&self, suspect: bool) -> Company<'_> {
+        if suspect {
+            Company::Nobody { _guard: self.company.write().await }
+        } else {
+            Company::Others { _guard: self.company.read().await }
+        }
+    }
+
     async fn run_bundle(&self, run_id: Uuid) -> anyhow::Result<()> {
+        let suspect = run::was_interrupted(&mut *self.db.acquire().await?, run_id).await?;
+        let _company = self.company(suspect).await;
         let claimed = {
             let mut tx = self.db.begin().await?;
             let claim = run::claim(&mut tx, run_id).await?;
             tx.commit().await.context("commit the attempt")?;
             match claim {
                 Claim::Claimed(claimed) => claimed,
-                Claim::Nothing => return Ok(()),
-                Claim::Parked => {
-                    tracing::error!(%run_id, "the run is parked: its attempts ended with the process");
-                    return Ok(());
-                }
+                Claim::Nothing | Claim::Parked => return Ok(()),
             }
         };
         let span = tracing::info_span!(
@@ -144,7 +167,7 @@ impl Inner {
                     jobs::queue(&mut tx, &self.db, &Job::RenderRun(claimed.id), None).await?;
                 }
                 tx.commit().await.context("commit the outcome")?;
-                tracing::info!(
+                tracing::debug!(
                     milliseconds = started.elapsed().as_millis() as u64,
                     outcome = match &finished.outcome {
                         RunOutcome::Analysed(_) => "analysed",
@@ -162,10 +185,9 @@ impl Inner {
                 }
                 tx.commit().await.context("commit the failure")?;
                 match after {
-                    AfterFailure::RetryAt(_) => tracing::warn!(reason, words, "the attempt failed and is repeated"),
-                    AfterFailure::Parked => {
-                        tracing::error!(reason, words, "the last attempt failed: the run is parked");
-                    }
+                    // The node's process tells operators; see `app::follow_runs`.
+                    AfterFailure::RetryAt(_) => tracing::debug!(reason, words, "the attempt failed and is repeated"),
+                    AfterFailure::Parked => tracing::debug!(reason, words, "the last attempt failed"),
                     AfterFailure::Fenced => tracing::info!(reason, words, "a failed attempt no longer counts"),
                 }
             }
@@ -243,17 +265,17 @@ impl Inner {
         );
         let folder = self.settings.models_dir.join(bundle_name);
         let manifest = folder.join(MANIFEST_FILE_NAME);
-        let manifest_digest = Sha256Digest::of(&fs_err::read(&manifest).with_context(|| {
+        let manifest_sha256 = Sha256Digest::of(&fs_err::read(&manifest).with_context(|| {
             format!(
                 "bundle `{bundle_name}` is not in {}; run `hilum model init` or copy it there",
                 self.settings.models_dir.display()
             )
         })?);
         let mut pipelines = self.pipelines.lock().await;
-        if let Some((digest, pipeline)) = pipelines.get(bundle_name)
-            && *digest == manifest_digest
+        if let Some(loaded) = pipelines.get(bundle_name)
+            && loaded.manifest_sha256 == manifest_sha256
         {
-            return Ok(Arc::clone(pipeline));
+            return Ok(Arc::clone(&loaded.pipeline));
         }
         let (options, decode_limits) = (self.settings.ensemble, self.settings.decode_limits);
         let pipeline = tokio::task::spawn_blocking(move || {
@@ -272,11 +294,20 @@ impl Inner {
             status = ?pipeline.bundle().status,
             "bundle loaded"
         );
-        pipelines.insert(bundle_name.to_owned(), (manifest_digest, Arc::clone(&pipeline)));
+        pipelines.insert(bundle_name.to_owned(), LoadedBundle { manifest_sha256, pipeline: Arc::clone(&pipeline) });
         Ok(pipeline)
     }
 
     async fn render_run(&self, run_id: Uuid) -> anyhow::Result<()> {
+        let suspect = run::was_interrupted(&mut *self.db.acquire().await?, run_id).await?;
+        let _company = self.company(suspect).await;
+        let claimed = {
+            let mut tx = self.db.begin().await?;
+            let claimed = run::claim_rendering(&mut tx, run_id).await?;
+            tx.commit().await.context("commit the attempt to render")?;
+            claimed
+        };
+        let Some(claimed) = claimed else { return Ok(()) };
         let to_render = {
             let mut connection = self.db.acquire().await?;
             run::to_render(&mut connection, run_id, &self.settings.installation).await?
@@ -286,15 +317,23 @@ impl Inner {
         let not_analysed = matches!(record.outcome, RunOutcome::NotAnalysed(_));
         let (archive, settings) = (self.archive.clone(), self.settings.clone());
         let started = Instant::now();
-        let stored = tokio::task::spawn_blocking(move || render_and_store(&record, &archive, &settings))
-            .await?
-            .with_context(|| format!("render run {run_id}"))?;
+        let stored = match tokio::task::spawn_blocking(move || render_and_store(&record, &archive, &settings)).await? {
+            Ok(stored) => stored,
+            Err(error) => return self.rendering_failed(&claimed, error).await,
+        };
         let mut tx = self.db.begin().await?;
-        if !run::rendered(&mut tx, run_id).await? {
-            run::supersede_earlier(&mut tx, workup_id, revision + 1).await?;
-            tx.commit().await.context("commit")?;
-            tracing::info!(%run_id, "the workup has a newer revision: results dropped");
-            return Ok(());
+        match run::rendered(&mut tx, run_id).await? {
+            Rendered::Counts => {}
+            Rendered::Already => {
+                tracing::info!(%run_id, "another rendering of the run was first: results dropped");
+                return Ok(());
+            }
+            Rendered::Superseded => {
+                run::supersede_earlier(&mut tx, workup_id, revision + 1).await?;
+                tx.commit().await.context("commit")?;
+                tracing::info!(%run_id, "the workup has a newer revision: results dropped");
+                return Ok(());
+            }
         }
         let destinations = if not_analysed { wanting_not_analysed(&mut tx, destinations).await? } else { destinations };
         for (new, send_order) in &stored {
@@ -317,6 +356,25 @@ impl Inner {
             "results rendered"
         );
         Ok(())
+    }
+}
+
+impl Inner {
+    /// A full disk is waited for; anything else ends in the parking place, so that nothing is rendered for ever.
+    async fn rendering_failed(&self, claimed: &ClaimedRendering, error: anyhow::Error) -> anyhow::Result<()> {
+        let waits = error.downcast_ref::<ArchiveError>().is_some_and(ArchiveError::is_out_of_resources);
+        let mut tx = self.db.begin().await?;
+        if waits {
+            run::return_rendering(&mut tx, claimed).await?;
+        } else if claimed.render_attempts >= claimed.maximum_attempts {
+            let words = format!("{error:#}");
+            run::park_rendering(&mut tx, claimed, "processing.failure", &words).await?;
+            tx.commit().await.context("commit the failure")?;
+            tracing::error!(run_id = %claimed.id, words, "the results cannot be rendered: the run is parked");
+            return Ok(());
+        }
+        tx.commit().await.context("commit the failure")?;
+        Err(error.context(format!("render run {}", claimed.id)))
     }
 }
 
@@ -373,7 +431,7 @@ fn render_and_store(
         match guarded.and_then(|()| Ok(SourceHeader::from_part10(&bytes)?)) {
             Ok(header) => sources.push((source.clone(), header)),
             Err(error) => {
-                tracing::warn!(sop_instance_uid = %source.sop_instance_uid, error = format!("{error:#}"), "the header of a source image cannot be read")
+                tracing::warn!(sop_instance_uid = %source.sop_instance_uid, error = format!("{error:#}"), "the header of a source image cannot be read");
             }
         }
         images.insert(source.sop_instance_uid, bytes);

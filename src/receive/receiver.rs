@@ -158,7 +158,7 @@ fn failure(error: &ArchiveError) -> StoreFailure {
     use crate::archive::HeaderError;
     let comment = error.to_string();
     match error {
-        error if error.is_out_of_resources() => StoreFailure::out_of_resources(comment),
+        ArchiveError::Io(_) if error.is_out_of_resources() => StoreFailure::out_of_resources(comment),
         ArchiveError::Io(_) | ArchiveError::BadKey(_) => StoreFailure::processing_failure(comment),
         ArchiveError::Header(HeaderError::Announced { .. } | HeaderError::Missing(_) | HeaderError::BadUid { .. }) => {
             StoreFailure::data_set_does_not_match(comment)

@@ -5,7 +5,10 @@
 mod support;
 mod validators;
 
+mod crash;
 mod duplicates;
+mod hostile;
+mod outage;
 mod path;
 mod site;
 mod status;

@@ -209,6 +209,14 @@ impl Node {
         }
     }
 
+    /// The same, but the inference process is left to find out by itself while the test goes on.
+    #[track_caller]
+    pub(crate) fn kill_9_at_once(&mut self) {
+        let mut process = self.process.take().expect("the node runs");
+        process.kill().expect("our own child");
+        process.wait().expect("our own child");
+    }
+
     /// SIGTERM; the node must stop in order, in time and with exit code 0.
     #[track_caller]
     pub(crate) fn terminate(&mut self) {

@@ -1,0 +1,155 @@
+//! The commands against a real Postgres.
+
+use std::path::PathBuf;
+
+use uuid::Uuid;
+
+use super::{store::Store, *};
+use crate::{
+    db::managed::{ManagedPostgres, ManagedPostgresOptions},
+    report::samples::{SampleSource, analysed},
+    types::{BundleStatus, RunRecord},
+};
+
+/// A folder that the server's user can enter.
+fn open_folder() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::Builder::new().prefix("hilum-test-cli").tempdir_in("/tmp").unwrap();
+    fs_err::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+async fn run_line(url: &str, line: &str) -> anyhow::Result<()> {
+    let words = ["hilum", "--database-url", url].into_iter().chain(line.split_whitespace());
+    let CommandLine { global, command } = CommandLine::try_parse_from(words)?;
+    run_command(&global, command).await
+}
+
+async fn insert_run(store: &Store, record: &RunRecord) {
+    let study = record.study_instance_uid.as_str();
+    let workup_id = Uuid::now_v7();
+    let pool = store.db.pool();
+    sqlx::query(
+        "insert into study (study_instance_uid, first_received_at, last_received_at) values ($1, now(), now())",
+    )
+    .bind(study)
+    .execute(pool)
+    .await
+    .unwrap();
+    sqlx::query(
+        "insert into workup (id, study_instance_uid, local_ae_title, state, state_words, revision, calling_ae_title,
+                             first_object_at, last_object_at, due_at)
+         values ($1, $2, 'HILUM', 'analysing', 'analysing', 1, 'DX_ROOM_1', now(), now(), now())",
+    )
+    .bind(workup_id)
+    .bind(study)
+    .execute(pool)
+    .await
+    .unwrap();
+    sqlx::query(
+        "insert into run (id, workup_id, revision, role, bundle, bundle_identity, configuration_sha256, result_key,
+                          destinations, state, words, attempt, maximum_attempts, next_attempt_at, started_at, outcome)
+         values ($1, $2, $3, 'live', 'cxr', $4, $5, $6, '{pacs}', 'succeeded', 'analysed', 1, 3, now(), $7, $8)",
+    )
+    .bind(record.run_id)
+    .bind(workup_id)
+    .bind(record.revision)
+    .bind(sqlx::types::Json(&record.bundle))
+    .bind(&record.configuration_sha256.0[..])
+    .bind(&record.result_key.0[..])
+    .bind(record.started_at)
+    .bind(sqlx::types::Json(&record.outcome))
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn administrators_configure_a_node_and_look_at_it() {
+    // `make test` gives all tests one server, which it stops itself.
+    let shared = std::env::var_os("HILUM_TEST_POSTGRES_FOLDER").map(PathBuf::from);
+    let own = open_folder();
+    let mut options = ManagedPostgresOptions::throw_away(shared.as_deref().unwrap_or(own.path()));
+    options.database_name = format!("hilum_cli_{}", std::process::id());
+    let server = ManagedPostgres::start(&options).await.unwrap();
+    let url = server.connection_url();
+    let run = async |line: &str| run_line(&url, line).await;
+    let refused = async |line: &str| format!("{:#}", run_line(&url, line).await.unwrap_err());
+
+    assert!(refused("peer list").await.contains("run `hilum migrate`"));
+    run("migrate").await.unwrap();
+    run("migrate").await.unwrap();
+
+    // Each names the one before.
+    run("local-ae add HILUM --description AI").await.unwrap();
+    run("peer add pacs --ae-title PACS --host 127.0.0.1").await.unwrap();
+    assert!(refused("destination add pacs --peer pacs --calling-ae-title HILUM").await.contains("no host and port"));
+    run("peer add pacs --ae-title PACS --host 127.0.0.1 --port 1").await.unwrap();
+    run("destination add pacs --peer pacs --calling-ae-title HILUM").await.unwrap();
+    run("route add chest --called-ae-title HILUM --modalities CR,DX --pipeline chest_radiograph --bundle cxr \
+         --destinations pacs")
+    .await
+    .unwrap();
+    for list in ["local-ae list", "peer list --json", "destination list", "route list --json"] {
+        run(list).await.unwrap();
+    }
+    run("route test chest --calling ANY --modality DX").await.unwrap();
+    assert!(refused("route test chest --calling ANY --modality CT").await.contains("does not take"));
+    assert!(refused("destination test pacs").await.contains("connection refused"));
+    assert!(refused("peer remove pacs").await.contains("destination `pacs` names peer `pacs`"));
+    assert!(refused("destination remove pacs").await.contains("route `chest` sends to destination `pacs`"));
+    assert!(refused("local-ae remove HILUM").await.contains("route `chest` listens to local AE `HILUM`"));
+
+    let example = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("config/site.example.toml");
+    let apply = format!("apply {}", example.display());
+    run(&format!("{apply} --dry-run")).await.unwrap();
+    let global = Global { database_url: Some(url.clone()), ..Global::default() };
+    let site = super::site::load(&global).await.unwrap();
+    assert_eq!(site.routes[0].name, "chest", "a dry run changes nothing");
+    run(&apply).await.unwrap();
+    assert_eq!(super::site::load(&global).await.unwrap(), normalised(crate::config::load_site(&example).unwrap()));
+
+    // The read models.
+    let store = Store::open(&global.load().unwrap()).await.unwrap();
+    let record = analysed(BundleStatus::Untrained, &SampleSource::new("1.2.3"));
+    insert_run(&store, &record).await;
+    let config = global.load().unwrap();
+    let shown = runs::text_of(&mut *store.db.acquire().await.unwrap(), &config, record.run_id).await.unwrap();
+    assert!(shown.ends_with(&crate::report::describe(&record)), "{shown}");
+    store.close().await.unwrap();
+    run("studies --json").await.unwrap();
+    run("runs").await.unwrap();
+    run("deliveries").await.unwrap();
+    run("refusals").await.unwrap();
+    run(&format!("timeline {}", record.study_instance_uid)).await.unwrap();
+    assert!(refused("timeline 1.2.3.4.5").await.contains("there is no study"));
+    assert!(refused(&format!("run show {}", Uuid::nil())).await.contains("there is no run"));
+    run("deliveries --restart-dead pacs").await.unwrap();
+    assert!(refused("deliveries --restart-dead nowhere").await.contains("there is no destination `nowhere`"));
+
+    if shared.is_none() {
+        server.stop().await.unwrap();
+    }
+}
+
+/// In the order of the database.
+fn normalised(mut site: crate::types::SiteConfig) -> crate::types::SiteConfig {
+    site.local_aes.sort_by(|a, b| a.ae_title.cmp(&b.ae_title));
+    site.peers.sort_by(|a, b| a.name.cmp(&b.name));
+    site.destinations.sort_by(|a, b| a.name.cmp(&b.name));
+    site
+}
+
+#[tokio::test]
+async fn a_client_makes_no_database_out_of_a_typing_error() {
+    let folder = open_folder();
+    let global = Global { dev: Some(folder.path().join("nothing")), ..Global::default() };
+    let error = super::site::load(&global).await.unwrap_err();
+    assert!(error.to_string().contains("there is no Postgres below"), "{error}");
+    assert!(error.downcast_ref::<Hinted>().unwrap().hint.contains("start the node once"));
+    assert!(!folder.path().join("nothing").exists());
+
+    let global = Global { database_url: Some("postgres:///x?host=/tmp/hilum-nowhere".to_owned()), ..Global::default() };
+    let error = super::site::load(&global).await.unwrap_err();
+    assert!(error.downcast_ref::<Hinted>().unwrap().hint.contains("check that Postgres runs"), "{error:#}");
+}
