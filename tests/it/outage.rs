@@ -11,7 +11,7 @@ use super::{
         acknowledged, assert_archive_is_clean, assert_kept, files_below, radiographs, start_sending, wait_for_end,
         wait_until_all_answered,
     },
-    hostile::{CR_STORAGE, EXPLICIT_LITTLE_ENDIAN, RawPeer, plain_header},
+    hostile::{CR_STORAGE, RawPeer, plain_header},
     support::{
         Node, NodeOptions, Orthanc, PATIENCE, PrivatePostgres, Radiograph, Site, StoreScp, fresh_uid, http, run, said,
         wait_for,
