@@ -33,8 +33,8 @@ impl Sender {
     fn wire_bytes(self, sample: &Sample) -> Vec<u8> {
         let mut bytes = sample.data_set_bytes();
         if matches!(self, Self::Dcmtk) {
-            let padding = bytes.windows(6).rposition(|six| six == b"\xfc\xff\xfc\xffOB").expect("RG1 is padded");
-            bytes.truncate(padding);
+            let padding = bytes.windows(6).rposition(|six| six == b"\xfc\xff\xfc\xffOB");
+            bytes.truncate(padding.unwrap_or(bytes.len()));
         }
         bytes
     }
