@@ -6,6 +6,7 @@
 
 mod child;
 mod demo_pacs;
+mod follow_runs;
 pub mod infer_process;
 mod installation;
 mod sole_use;
@@ -19,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use child::ChildCommand;
 use child::ChildState;
 pub use demo_pacs::DemoPacs;
-pub use installation::{Installed, installation};
+pub use installation::{Installed, installation, installation_named};
 use sole_use::SoleUse;
 
 use crate::{
@@ -215,6 +216,7 @@ impl App {
             working.clone(),
         );
         workers.spawn(run_jobs(config.clone(), db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
+        workers.spawn(follow_runs::follow(db.clone(), Arc::clone(&metrics), working.clone()));
         workers.spawn(watch_backlog(db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
         let state = AdminState {
             // A pool of its own: pages must not take the connections of the index.
@@ -399,9 +401,12 @@ fn readiness(
                 "no site configuration was ever read; every association is rejected transiently until Postgres can be reached",
             ),
         })
-        .with("dicom_listener", move || match shutdown.is_cancelled() {
-            false => CheckOutcome::passed("associations are accepted"),
-            true => CheckOutcome::failed("the node is stopping"),
+        .with("dicom_listener", move || {
+            if shutdown.is_cancelled() {
+                CheckOutcome::failed("the node is stopping")
+            } else {
+                CheckOutcome::passed("associations are accepted")
+            }
         })
         .with("inference_process", move || match &*child.borrow() {
             ChildState::Running => CheckOutcome::passed("running"),

@@ -417,7 +417,7 @@ mod tests {
         assert_eq!(archive.read_stored(&stored.archive_key).unwrap(), stored);
         let hours = archive.hours(None).unwrap();
         assert_eq!(hours.len(), 1);
-        assert_eq!(archive.keys_of_hour(&hours[0]).unwrap(), [stored.archive_key.clone()]);
+        assert_eq!(archive.keys_of_hour(&hours[0]).unwrap(), std::slice::from_ref(&stored.archive_key));
         assert!(archive.hours(Some("9999/01/01/00")).unwrap().is_empty());
         assert_eq!(fs::read_dir(folder.path().join("incoming")).unwrap().count(), 0);
         // dicom-object, an independent reader, agrees on the file.

@@ -261,6 +261,13 @@ pub async fn park(connection: &mut Connection, workup_id: Uuid, revision: i32, w
     change_state(connection, workup_id, revision, &["analysing"], "parked", words).await
 }
 
+/// `parked` → `analysing`: a person restarts its run.
+pub async fn unpark(connection: &mut Connection, workup_id: Uuid, words: &str) -> Result<bool> {
+    let revision: i32 =
+        sqlx::query_scalar("select revision from workup where id = $1").bind(workup_id).fetch_one(&mut *connection).await?;
+    change_state(connection, workup_id, revision, &["parked"], "analysing", words).await
+}
+
 /// `analysing` → `answered` when every live run of the revision is terminal and rendered, and every delivery closed.
 pub async fn answer_if_done(connection: &mut Connection, workup_id: Uuid) -> Result<bool> {
     // Locked by a statement of its own: the next one then sees what others committed while this one waited. In one

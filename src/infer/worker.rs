@@ -132,11 +132,7 @@ impl Inner {
             tx.commit().await.context("commit the attempt")?;
             match claim {
                 Claim::Claimed(claimed) => claimed,
-                Claim::Nothing => return Ok(()),
-                Claim::Parked => {
-                    tracing::error!(%run_id, "the run is parked: its attempts ended with the process");
-                    return Ok(());
-                }
+                Claim::Nothing | Claim::Parked => return Ok(()),
             }
         };
         let span = tracing::info_span!(
@@ -171,7 +167,7 @@ impl Inner {
                     jobs::queue(&mut tx, &self.db, &Job::RenderRun(claimed.id), None).await?;
                 }
                 tx.commit().await.context("commit the outcome")?;
-                tracing::info!(
+                tracing::debug!(
                     milliseconds = started.elapsed().as_millis() as u64,
                     outcome = match &finished.outcome {
                         RunOutcome::Analysed(_) => "analysed",
@@ -189,10 +185,9 @@ impl Inner {
                 }
                 tx.commit().await.context("commit the failure")?;
                 match after {
-                    AfterFailure::RetryAt(_) => tracing::warn!(reason, words, "the attempt failed and is repeated"),
-                    AfterFailure::Parked => {
-                        tracing::error!(reason, words, "the last attempt failed: the run is parked");
-                    }
+                    // The node's process tells operators; see `app::follow_runs`.
+                    AfterFailure::RetryAt(_) => tracing::debug!(reason, words, "the attempt failed and is repeated"),
+                    AfterFailure::Parked => tracing::debug!(reason, words, "the last attempt failed"),
                     AfterFailure::Fenced => tracing::info!(reason, words, "a failed attempt no longer counts"),
                 }
             }

@@ -169,8 +169,6 @@ impl Indexer {
                 () = tokio::time::sleep(Duration::from_secs(1)), if self.missed.load(Ordering::SeqCst) => 0,
             };
             if count > 0 {
-                let oldest = batch.first().map_or(Duration::ZERO, |(queued, _)| queued.elapsed());
-                self.metrics.set_index_backlog(self.waiting.load(Ordering::Relaxed), oldest);
                 self.until_done(Duty::Write(&batch), &shutdown).await;
                 let waiting = self.waiting.fetch_sub(count, Ordering::Relaxed).saturating_sub(count);
                 if waiting == 0 {
@@ -252,7 +250,12 @@ impl Indexer {
                     tracing::info!(files, indexed, duplicates, unreadable, "the index has caught up with the archive");
                 }
             }
-            Duty::Write(batch) => self.write(batch).await?,
+            Duty::Write(batch) => {
+                // Told at every attempt, so that the lag grows while Postgres is away.
+                let oldest = batch.first().map_or(Duration::ZERO, |(queued, _)| queued.elapsed());
+                self.metrics.set_index_backlog(self.waiting.load(Ordering::Relaxed), oldest);
+                self.write(batch).await?;
+            }
         }
         Ok(())
     }
