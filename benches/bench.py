@@ -17,7 +17,7 @@ import time
 
 import images
 import processes
-from servers import CALLED, CALLING, Hilum, Orthanc, Server, Storescp, wait_until
+from servers import CALLED, CALLING, Hilum, Orthanc, Server, Storescp, environment, wait_until
 
 DOCUMENT = pathlib.Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -67,12 +67,9 @@ def say(words: str) -> None:
 
 
 def sender(port: int, folder: pathlib.Path, tcp_nodelay: bool) -> subprocess.Popen:
-    """dcmtk's storescu. It leaves Nagle's algorithm on unless TCP_NODELAY is set to 1 in its environment."""
-    environment = {key: value for key, value in os.environ.items() if key != "TCP_NODELAY"}
-    if tcp_nodelay:
-        environment["TCP_NODELAY"] = "1"
+    """dcmtk's storescu."""
     command = ["storescu", "-aet", CALLING, "-aec", CALLED, "-R", "+sd", "127.0.0.1", str(port), str(folder)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, env=environment(tcp_nodelay), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def send(server: Server, folders: list[pathlib.Path], tcp_nodelay: bool) -> float:
@@ -134,7 +131,9 @@ def receive(options: Options, title: str, modality: str, count: int, association
         for (mode, name), results in runs.items():
             load = Load.before_run(options)
             folder = options.folder / "server"
-            with kinds[name](folder) as server:
+            server = kinds[name](folder)
+            server.tcp_nodelay = mode
+            with server:
                 results.append(one_run(server, folders, total, mode, load))
             shutil.rmtree(folder)
             last = results[-1]
@@ -144,7 +143,8 @@ def receive(options: Options, title: str, modality: str, count: int, association
     text = f"### {title}\n\n{total} objects of {bytes_each / 1e6:.3f} MB"
     text += f", {associations} associations at once.\n" if parallel else ", one association.\n"
     for mode in modes:
-        text += "\nSender: storescu " + ("with `TCP_NODELAY=1`\n\n" if mode else "as Debian ships it (Nagle on)\n\n")
+        text += "\n" + ("`TCP_NODELAY=1` for the sender and the servers:" if mode
+                        else "Sender and servers as Debian ships them (Nagle's algorithm on):") + "\n\n"
         rows = []
         reference = statistics.median(run.seconds for run in runs[mode, "hilum"])
         for name in kinds:

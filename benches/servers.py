@@ -30,6 +30,12 @@ def wait_until(condition, what: str, seconds: float = 60.0, pause: float = 0.02)
     raise TimeoutError(f"{what} did not happen within {seconds:.0f} s")
 
 
+def environment(tcp_nodelay: bool) -> dict[str, str]:
+    """dcmtk, and so Orthanc too, leaves Nagle's algorithm on unless TCP_NODELAY is 1 in its environment."""
+    inherited = {key: value for key, value in os.environ.items() if key != "TCP_NODELAY"}
+    return {**inherited, "TCP_NODELAY": "1"} if tcp_nodelay else inherited
+
+
 class Server:
     """A storage SCP. `name` and `durability` are what the tables say of it."""
 
@@ -41,10 +47,13 @@ class Server:
         self.folder.mkdir(parents=True)
         self.port = free_port()
         self.process: subprocess.Popen | None = None
+        self.tcp_nodelay = True
 
     def _start(self, *command: str) -> None:
         with open(self.folder / "log", "wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self.folder, env=environment(self.tcp_nodelay)
+            )
 
     def _answers(self) -> bool:
         if self.process.poll() is not None:
