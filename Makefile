@@ -37,7 +37,7 @@ test: setup-test ## Runs the whole test suite against real peers (ARGS='FILTER' 
 	@cargo test --doc
 	@cargo build --bin hilum
 	@# The first test starts a throw-away Postgres in this folder, all share it, and it goes when they are done.
-	@export HILUM_TEST_POSTGRES_FOLDER="$$(mktemp -d /tmp/hilum-test.XXXXXX)"; \
+	@export HILUM_TEST_POSTGRES_FOLDER="$$(mktemp -d /tmp/hilum-test.XXXXXX)"; chmod 755 "$$HILUM_TEST_POSTGRES_FOLDER"; \
 	    trap 'deploy/stop-test-postgres.sh "$$HILUM_TEST_POSTGRES_FOLDER"' EXIT; \
 	    cargo nextest run --profile $(NEXTEST_PROFILE) $(ARGS)
 

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{installation, open_archive, open_database, wait_for_schema};
+use super::{installation, open_archive, open_database, sole_use::SoleUse, wait_for_schema};
 use crate::{
     config::Config,
     dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
@@ -24,6 +24,7 @@ const CONCURRENT_RUNS: usize = 2;
 
 /// Works on runs until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let Some(_sole_use) = SoleUse::of_inference(&config.node.data_dir, &shutdown).await? else { return Ok(()) };
     let db = open_database(&config)?;
     let archive = open_archive(&config)?;
     if !wait_for_schema(&Config { database: without_migrations(&config), ..config.clone() }, &db, &shutdown).await {

@@ -39,12 +39,16 @@ pub async fn installation(config: &Config, db: &Db) -> anyhow::Result<Installed>
         fs_err::File::open(&temporary)?.sync_all()?;
         fs_err::rename(&temporary, &file)?;
     }
-    Ok(Installed {
-        installation: Installation {
-            id,
-            device_uid: report::uid("device", &[&id.to_string()]),
-            station_name: config.node.name.to_string(),
-            institution_name: config.node.institution_name.to_string(),
-        },
-    })
+    Ok(Installed { installation: installation_named(config, id) })
+}
+
+/// The installation with this id, as results name it.
+#[must_use]
+pub fn installation_named(config: &Config, id: Uuid) -> Installation {
+    Installation {
+        id,
+        device_uid: report::uid("device", &[&id.to_string()]),
+        station_name: config.node.name.to_string(),
+        institution_name: config.node.institution_name.to_string(),
+    }
 }

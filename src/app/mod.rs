@@ -6,8 +6,10 @@
 
 mod child;
 mod demo_pacs;
+mod follow_runs;
 pub mod infer_process;
 mod installation;
+mod sole_use;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,7 +20,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use child::ChildCommand;
 use child::ChildState;
 pub use demo_pacs::DemoPacs;
-pub use installation::{Installed, installation};
+pub use installation::{Installed, installation, installation_named};
+use sole_use::SoleUse;
 
 use crate::{
     admin::{self, AdminState, CheckOutcome, Readiness},
@@ -48,6 +51,7 @@ pub struct App {
     site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
     indexer: Indexer,
     child: ChildCommand,
+    sole_use: SoleUse,
 }
 
 /// The archive of a node.
@@ -105,6 +109,7 @@ impl App {
     /// not this program's is an error.
     pub async fn build(config: Config, child: ChildCommand) -> anyhow::Result<Self> {
         let archive = open_archive(&config)?;
+        let sole_use = SoleUse::of_node(&config.node.data_dir)?;
         let db = open_database(&config)?;
         prepare_schema_if_reachable(&config, &db).await?;
         let unfinished = archive.remove_unfinished().context("remove half received objects")?;
@@ -164,6 +169,7 @@ impl App {
             site,
             indexer,
             child,
+            sole_use,
         })
     }
 
@@ -184,7 +190,8 @@ impl App {
 
     /// Works until `shutdown`, then stops in order within the configured grace.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, db, archive, metrics, acceptor, http, site_watch, site, indexer, child, .. } = self;
+        let Self { config, db, archive, metrics, acceptor, http, site_watch, site, indexer, child, sole_use, .. } =
+            self;
         tracing::info!(
             dicom = %self.dicom_address,
             http = %self.http_address,
@@ -197,8 +204,8 @@ impl App {
             (shutdown.child_token(), CancellationToken::new(), CancellationToken::new());
         let (receivers, workers) = (TaskTracker::new(), TaskTracker::new());
 
-        receivers.spawn(acceptor.run(receiving.clone()));
-        let index_task = tokio::spawn(indexer.run(indexing.clone()));
+        let mut accept_task = receivers.spawn(acceptor.run(receiving.clone()));
+        let mut index_task = tokio::spawn(indexer.run(indexing.clone()));
         workers.spawn(site_watch.run(working.clone()));
         let child_state = child::supervise(
             child,
@@ -209,6 +216,7 @@ impl App {
             working.clone(),
         );
         workers.spawn(run_jobs(config.clone(), db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
+        workers.spawn(follow_runs::follow(db.clone(), Arc::clone(&metrics), working.clone()));
         workers.spawn(watch_backlog(db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
         let state = AdminState {
             // A pool of its own: pages must not take the connections of the index.
@@ -221,7 +229,16 @@ impl App {
         };
         let http_task = tokio::spawn(admin::serve(http, state, working.clone()));
 
-        shutdown.cancelled().await;
+        // A node that cannot receive or index any more must end, so that its supervisor starts it again.
+        let broken = tokio::select! {
+            () = shutdown.cancelled() => None,
+            _ = &mut accept_task => Some("accepting associations"),
+            _ = &mut index_task => Some("indexing received objects"),
+        };
+        if let Some(what) = broken {
+            tracing::error!("{what} has ended unexpectedly: stopping");
+            shutdown.cancel();
+        }
         let grace = config.node.shutdown_grace;
         tracing::info!(grace_seconds = grace.as_secs(), "stopping: no new associations; current messages finish");
         receivers.close();
@@ -236,10 +253,18 @@ impl App {
             tracing::warn!("jobs did not end in time; they are taken up again at the next start");
         }
         indexing.cancel();
-        let _ = tokio::time::timeout(Duration::from_secs(10), index_task).await;
+        if !index_task.is_finished() {
+            let _ = tokio::time::timeout(Duration::from_secs(10), index_task).await;
+        }
         let _ = tokio::time::timeout(Duration::from_secs(5), http_task).await;
         let _ = tokio::time::timeout(Duration::from_secs(5), db.close()).await;
+        drop(sole_use);
         tracing::info!("stopped");
+        anyhow::ensure!(
+            broken.is_none(),
+            "{} ended unexpectedly, see the log; what was acknowledged is in the archive and is indexed at the next start",
+            broken.unwrap_or_default()
+        );
         Ok(())
     }
 }
@@ -376,9 +401,12 @@ fn readiness(
                 "no site configuration was ever read; every association is rejected transiently until Postgres can be reached",
             ),
         })
-        .with("dicom_listener", move || match shutdown.is_cancelled() {
-            false => CheckOutcome::passed("associations are accepted"),
-            true => CheckOutcome::failed("the node is stopping"),
+        .with("dicom_listener", move || {
+            if shutdown.is_cancelled() {
+                CheckOutcome::failed("the node is stopping")
+            } else {
+                CheckOutcome::passed("associations are accepted")
+            }
         })
         .with("inference_process", move || match &*child.borrow() {
             ChildState::Running => CheckOutcome::passed("running"),

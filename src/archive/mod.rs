@@ -83,6 +83,9 @@ impl Archive {
             fs::create_dir_all(root.join(folder))?;
         }
         sync_folder(root)?;
+        if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_folder(parent)?;
+        }
         Ok(Self { inner: Arc::new(Inner { root: root.to_owned(), ids, last_folder: Mutex::new(None) }) })
     }
 
@@ -143,29 +146,16 @@ impl Archive {
         Ok(())
     }
 
-    /// Makes a folder with its parents, each durable in its parent.
+    /// Makes a folder below the root with its parents, each durable in its parent. A folder that exists may have
+    /// been made by a process that was killed before it was durable, so each is made so once by every process.
     fn make_folder(&self, folder: &Path) -> Result<(), ArchiveError> {
         let mut last = self.inner.last_folder.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if last.as_deref() == Some(folder) {
             return Ok(());
         }
-        let mut missing = Vec::new();
-        let mut current = folder;
-        while !current.exists() {
-            missing.push(current);
-            match current.parent() {
-                Some(parent) => current = parent,
-                None => break,
-            }
-        }
-        for folder in missing.into_iter().rev() {
-            match fs::create_dir(folder) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-                _ => {}
-            }
-            if let Some(parent) = folder.parent() {
-                sync_folder(parent)?;
-            }
+        fs::create_dir_all(folder)?;
+        for parent in folder.ancestors().skip(1).take_while(|parent| parent.starts_with(&self.inner.root)) {
+            sync_folder(parent)?;
         }
         *last = Some(folder.to_owned());
         Ok(())
@@ -427,7 +417,7 @@ mod tests {
         assert_eq!(archive.read_stored(&stored.archive_key).unwrap(), stored);
         let hours = archive.hours(None).unwrap();
         assert_eq!(hours.len(), 1);
-        assert_eq!(archive.keys_of_hour(&hours[0]).unwrap(), [stored.archive_key.clone()]);
+        assert_eq!(archive.keys_of_hour(&hours[0]).unwrap(), std::slice::from_ref(&stored.archive_key));
         assert!(archive.hours(Some("9999/01/01/00")).unwrap().is_empty());
         assert_eq!(fs::read_dir(folder.path().join("incoming")).unwrap().count(), 0);
         // dicom-object, an independent reader, agrees on the file.

@@ -119,7 +119,7 @@ mod tests {
     #[case::open_for_too_long(facts(0, 59, 60, 1), None)]
     #[case::never_later_than_the_maximum(facts(0, 55, 56, 0), Some(60))]
     fn a_study_is_complete_by_silence_or_age(#[case] facts: Facts, #[case] wait_until: Option<i64>) {
-        let decision = completeness(&facts, Duration::from_secs(10), Duration::from_secs(60));
+        let decision = completeness(&facts, Duration::from_secs(10), Duration::from_mins(1));
         match wait_until {
             Some(seconds) => assert_eq!(decision, Completeness::WaitUntil(at(seconds))),
             None => assert!(matches!(decision, Completeness::Complete { .. }), "{decision:?}"),

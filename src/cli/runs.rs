@@ -12,13 +12,13 @@ use super::{
     store::Store,
 };
 use crate::{
+    app::installation_named,
     config::Config,
     db::{
-        Connection, installation,
-        status::{self, RunFindings, RunRow},
+        Connection, installation, run,
+        status::{self, RunRow},
     },
     report,
-    types::{Installation, RunRecord, Uid},
 };
 
 #[derive(Debug, Args)]
@@ -120,11 +120,11 @@ pub(super) async fn text_of(connection: &mut Connection, config: &Config, run_id
         anyhow::bail!("there is no run {run_id}; `hilum runs` lists them");
     };
     let mut text = state_text(&row);
-    if let Some(findings) = status::findings(connection, run_id).await? {
-        // The row of the installation is there: without it there would be no run.
-        let id = installation::id_or_insert(connection, Uuid::now_v7()).await?;
+    // The row of the installation is there: without it there would be no run.
+    let installation = installation_named(config, installation::id_or_insert(connection, Uuid::now_v7()).await?);
+    if let Some(finished) = run::finished(connection, run_id, &installation).await? {
         text.push('\n');
-        text.push_str(&report::describe(&record(run_id, findings, id, config)));
+        text.push_str(&report::describe(&finished.record));
     }
     Ok(text)
 }
@@ -141,33 +141,11 @@ fn state_text(row: &RunRow) -> String {
     text
 }
 
-fn record(run_id: Uuid, findings: RunFindings, installation_id: Uuid, config: &Config) -> RunRecord {
-    RunRecord {
-        run_id,
-        study_instance_uid: findings.study_instance_uid,
-        revision: findings.revision,
-        result_key: findings.result_key,
-        configuration_sha256: findings.configuration_sha256,
-        installation: Installation {
-            id: installation_id,
-            device_uid: Uid::from_uuid(installation_id),
-            station_name: config.node.name.to_string(),
-            institution_name: config.node.institution_name.to_string(),
-        },
-        started_at: findings.started_at,
-        bundle: findings.bundle,
-        // Named in the DICOM report only.
-        predecessor: None,
-        outcome: findings.outcome,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::types::BundleStatus;
 
     fn row() -> RunRow {
         RunRow {
@@ -228,23 +206,5 @@ mod tests {
         State not_analysed, reason input.view.not_frontal, attempt 1 of 3
         Queued 2026-09-21 14:13:20Z, finished 2026-09-21 14:13:23Z
         ");
-    }
-
-    #[test]
-    fn a_run_is_shown_in_the_words_of_its_report() {
-        let source = report::samples::SampleSource::new("1.2.3");
-        let sample = report::samples::analysed(BundleStatus::Untrained, &source);
-        let findings = RunFindings {
-            study_instance_uid: sample.study_instance_uid.clone(),
-            revision: sample.revision,
-            started_at: sample.started_at,
-            configuration_sha256: sample.configuration_sha256,
-            result_key: sample.result_key,
-            bundle: sample.bundle.clone(),
-            outcome: sample.outcome.clone(),
-        };
-        let config = Config::defaults_for_dev(std::path::Path::new("data"));
-        let shown = report::describe(&record(sample.run_id, findings, Uuid::nil(), &config));
-        assert_eq!(shown, report::describe(&sample));
     }
 }

@@ -86,6 +86,17 @@ pub enum Claim {
     Parked,
 }
 
+/// Whether an attempt of the run, or a rendering of it, was begun and has not ended in order.
+pub async fn was_interrupted(connection: &mut Connection, run_id: Uuid) -> Result<bool> {
+    let interrupted: Option<bool> = sqlx::query_scalar(
+        "select state = 'running' or (rendered_at is null and render_attempts > 0) from run where id = $1",
+    )
+    .bind(run_id)
+    .fetch_optional(connection)
+    .await?;
+    Ok(interrupted.unwrap_or(false))
+}
+
 /// Claims a run and counts the attempt. The caller commits before it touches pixels or libtorch, so that a
 /// crash is charged to this run.
 pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
@@ -246,7 +257,8 @@ async fn park(
 ) -> Result<bool> {
     let done = sqlx::query(
         "update run set state = 'parked', reason = $3, words = $4, finished_at = now()
-         where id = $1 and attempt = $2 and state in ('queued', 'running', 'failed')",
+         where id = $1 and attempt = $2 and (state in ('queued', 'running', 'failed')
+               or state in ('succeeded', 'not_analysed') and rendered_at is null)",
     )
     .bind(run_id)
     .bind(attempt)
@@ -321,6 +333,69 @@ struct FinishedRow {
     configuration_sha256: Vec<u8>,
     result_key: Vec<u8>,
     destinations: Vec<String>,
+}
+
+/// A counted attempt to render a run.
+#[derive(Debug, Clone, FromRow)]
+pub struct ClaimedRendering {
+    /// The run.
+    pub id: Uuid,
+    /// Its workup.
+    pub workup_id: Uuid,
+    /// The workup's revision.
+    pub revision: i32,
+    /// The attempt of the run whose results are rendered.
+    pub attempt: i32,
+    /// Number of this rendering, from 1; more than the maximum when all are used up.
+    pub render_attempts: i32,
+    /// Renderings before the run is parked.
+    pub maximum_attempts: i32,
+}
+
+/// Counts an attempt to render a finished run of the workup's revision; `None` when there is nothing to render. The
+/// caller commits before it touches pixels, as for [`claim`]. A run whose renderings are used up is parked here: the
+/// last one ended without a word.
+pub async fn claim_rendering(connection: &mut Connection, run_id: Uuid) -> Result<Option<ClaimedRendering>> {
+    let claimed: Option<ClaimedRendering> = sqlx::query_as(
+        "update run r set render_attempts = r.render_attempts + 1
+         from workup w
+         where r.id = $1 and w.id = r.workup_id and r.revision = w.revision and r.rendered_at is null
+               and r.state in ('succeeded', 'not_analysed')
+         returning r.id, r.workup_id, r.revision, r.attempt, r.render_attempts, r.maximum_attempts",
+    )
+    .bind(run_id)
+    .fetch_optional(&mut *connection)
+    .await?;
+    match claimed {
+        Some(claimed) if claimed.render_attempts > claimed.maximum_attempts => {
+            park_rendering(connection, &claimed, "crash", "the inference process died while rendering").await?;
+            Ok(None)
+        }
+        claimed => Ok(claimed),
+    }
+}
+
+/// Takes a rendering back that failed for want of resources: it says nothing about the run.
+pub async fn return_rendering(connection: &mut Connection, claimed: &ClaimedRendering) -> Result<()> {
+    sqlx::query("update run set render_attempts = greatest(render_attempts - 1, 0) where id = $1")
+        .bind(claimed.id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// `succeeded` or `not_analysed` → `parked`: it cannot be rendered. Returns whether it happened.
+pub async fn park_rendering(
+    connection: &mut Connection,
+    claimed: &ClaimedRendering,
+    reason: &str,
+    words: &str,
+) -> Result<bool> {
+    let words = format!(
+        "the results cannot be rendered, after {} attempts: {words}; parked for a person to look at",
+        claimed.maximum_attempts
+    );
+    park(connection, claimed.id, claimed.attempt, claimed.workup_id, claimed.revision, reason, &words).await
 }
 
 /// A finished run that is not rendered yet and belongs to its workup's revision; `None` when there is nothing to do.
@@ -407,9 +482,20 @@ fn uid(text: &str) -> Result<Uid> {
     Uid::new(text).map_err(|error| DbError::unreadable("UID", error))
 }
 
+/// What noting a rendering came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rendered {
+    /// The results count: insert them in this transaction.
+    Counts,
+    /// Another rendering of the run was first; its results are there.
+    Already,
+    /// The workup has a newer revision.
+    Superseded,
+}
+
 /// Notes that a run's results are inserted, if it still belongs to its workup's revision; locks the workup, so
-/// that a late object and a rendering exclude each other. Returns whether the results count.
-pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<bool> {
+/// that a late object and a rendering exclude each other.
+pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<Rendered> {
     let current: Option<bool> = sqlx::query_scalar(
         "select w.revision = r.revision from workup w join run r on r.workup_id = w.id where r.id = $1 for update of w",
     )
@@ -417,7 +503,7 @@ pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<bool>
     .fetch_optional(&mut *connection)
     .await?;
     if current != Some(true) {
-        return Ok(false);
+        return Ok(Rendered::Superseded);
     }
     let done = sqlx::query(
         "update run set rendered_at = now()
@@ -426,7 +512,7 @@ pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<bool>
     .bind(run_id)
     .execute(connection)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(if done.rows_affected() == 1 { Rendered::Counts } else { Rendered::Already })
 }
 
 /// Runs that are due and have not ended, for `reconcile`.

@@ -4,8 +4,8 @@ use sqlx::{FromRow, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Connection, DbError, Result};
-use crate::types::{BundleIdentity, RunOutcome, Sha256Digest, Uid};
+use super::{Connection, Result};
+use crate::types::{BundleIdentity, RunOutcome};
 
 /// One workup in a list.
 #[derive(Debug, Clone, FromRow)]
@@ -122,55 +122,21 @@ pub async fn run(connection: &mut Connection, run_id: Uuid) -> Result<Option<Run
 /// What a run found, for showing.
 #[derive(Debug, Clone)]
 pub struct RunFindings {
-    /// (0020,000D)
-    pub study_instance_uid: Uid,
-    /// Revision of the workup.
-    pub revision: i32,
-    /// Start of the attempt that finished.
-    pub started_at: OffsetDateTime,
-    /// Digest of the configuration it used.
-    pub configuration_sha256: Sha256Digest,
-    /// Identity of its results.
-    pub result_key: Sha256Digest,
     /// With which algorithm.
     pub bundle: BundleIdentity,
     /// What it found.
     pub outcome: RunOutcome,
 }
 
-#[derive(FromRow)]
-struct RunFindingsRow {
-    study_instance_uid: String,
-    revision: i32,
-    started_at: OffsetDateTime,
-    configuration_sha256: Vec<u8>,
-    result_key: Vec<u8>,
-    bundle_identity: Json<BundleIdentity>,
-    outcome: Json<RunOutcome>,
-}
-
 /// What a run found; `None` while it has not ended with an outcome.
 pub async fn findings(connection: &mut Connection, run_id: Uuid) -> Result<Option<RunFindings>> {
-    let row: Option<RunFindingsRow> = sqlx::query_as(
-        "select w.study_instance_uid, r.revision, r.started_at, r.configuration_sha256, r.result_key,
-                r.bundle_identity, r.outcome
-         from run r join workup w on w.id = r.workup_id
-         where r.id = $1 and r.outcome is not null and r.bundle_identity is not null
-           and r.started_at is not null and r.configuration_sha256 is not null and r.result_key is not null",
+    let row: Option<(Json<BundleIdentity>, Json<RunOutcome>)> = sqlx::query_as(
+        "select bundle_identity, outcome from run where id = $1 and outcome is not null and bundle_identity is not null",
     )
     .bind(run_id)
     .fetch_optional(connection)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    Ok(Some(RunFindings {
-        study_instance_uid: Uid::new(&row.study_instance_uid).map_err(|error| DbError::unreadable("UID", error))?,
-        revision: row.revision,
-        started_at: row.started_at,
-        configuration_sha256: super::digest_from_bytes(&row.configuration_sha256, "configuration digest")?,
-        result_key: super::digest_from_bytes(&row.result_key, "result key")?,
-        bundle: row.bundle_identity.0,
-        outcome: row.outcome.0,
-    }))
+    Ok(row.map(|(bundle, outcome)| RunFindings { bundle: bundle.0, outcome: outcome.0 }))
 }
 
 /// One result with its delivery to one destination; results without a delivery have no destination.
@@ -314,5 +280,51 @@ pub async fn backlog(connection: &mut Connection) -> Result<Backlog> {
                 (select count(*) from delivery where state = 'dead') as deliveries_dead",
     )
     .fetch_one(connection)
+    .await?)
+}
+
+/// One step of a run, with what an operator wants to know of it.
+#[derive(Debug, Clone, FromRow)]
+pub struct RunStep {
+    /// Number of the event, rising.
+    pub event_id: i64,
+    /// `running`, `succeeded`, `not_analysed`, `superseded`, `failed` or `parked`.
+    pub kind: String,
+    /// The step in words.
+    pub words: String,
+    /// The run.
+    pub run_id: Uuid,
+    /// (0020,000D)
+    pub study_instance_uid: String,
+    /// Name of the bundle folder.
+    pub bundle: String,
+    /// The run's attempts so far.
+    pub attempt: i32,
+    /// Attempts before it is parked.
+    pub maximum_attempts: i32,
+    /// Reason code of the run, if it has one.
+    pub reason: Option<String>,
+    /// Length of the attempt in seconds, when it has ended.
+    pub seconds: Option<f64>,
+    /// Time of each stage in milliseconds.
+    pub stage_milliseconds: Option<serde_json::Value>,
+}
+
+/// The newest event's number, 0 when there is none.
+pub async fn newest_event_id(connection: &mut Connection) -> Result<i64> {
+    Ok(sqlx::query_scalar("select coalesce(max(id), 0) from event").fetch_one(connection).await?)
+}
+
+/// The steps of runs after event number `after`, in order, at most 500.
+pub async fn run_steps_after(connection: &mut Connection, after: i64) -> Result<Vec<RunStep>> {
+    Ok(sqlx::query_as(
+        "select e.id as event_id, e.kind, e.words, r.id as run_id, w.study_instance_uid, r.bundle, r.attempt,
+                r.maximum_attempts, r.reason, extract(epoch from r.finished_at - r.started_at)::float8 as seconds,
+                r.stage_milliseconds
+         from event e join run r on r.id = e.subject_id::uuid join workup w on w.id = r.workup_id
+         where e.subject_kind = 'run' and e.id > $1 order by e.id limit 500",
+    )
+    .bind(after)
+    .fetch_all(connection)
     .await?)
 }

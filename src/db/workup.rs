@@ -263,6 +263,9 @@ pub async fn park(connection: &mut Connection, workup_id: Uuid, revision: i32, w
 
 /// `analysing` → `answered` when every live run of the revision is terminal and rendered, and every delivery closed.
 pub async fn answer_if_done(connection: &mut Connection, workup_id: Uuid) -> Result<bool> {
+    // Locked by a statement of its own: the next one then sees what others committed while this one waited. In one
+    // statement, the last two deliveries of a study that close at once would each see the other one open.
+    sqlx::query("select from workup where id = $1 for update").bind(workup_id).execute(&mut *connection).await?;
     let open: Option<(i32, bool)> = sqlx::query_as(
         "select w.revision,
                 exists (select from run r where r.workup_id = w.id and r.revision = w.revision
@@ -270,7 +273,7 @@ pub async fn answer_if_done(connection: &mut Connection, workup_id: Uuid) -> Res
              or exists (select from delivery d join result x on x.id = d.result_id join run r on r.id = x.run_id
                         where r.workup_id = w.id and r.revision = w.revision
                         and d.state in ('waiting', 'sending'))
-         from workup w where w.id = $1 and w.state = 'analysing' for update of w",
+         from workup w where w.id = $1 and w.state = 'analysing'",
     )
     .bind(workup_id)
     .fetch_optional(&mut *connection)

@@ -164,7 +164,17 @@ impl Deliver {
     async fn send(&self, association: &mut Association, delivery: &DueDelivery) -> Answer {
         let source = match self.open(delivery).await {
             Ok(source) => source,
-            Err(error) => return Answer::dead(format!("the result's file cannot be read: {error:#}")),
+            // Too many open files or a disk that is away is not the end of a result; a missing or foreign file is.
+            Err(error) => {
+                let words = format!("the result's file cannot be read: {error:#}");
+                let gone = error.downcast_ref::<io::Error>().is_none_or(|error| {
+                    matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                    )
+                });
+                return if gone { Answer::dead(words) } else { Answer { broken: false, ..Answer::retry(words) } };
+            }
         };
         match association.store(source).await {
             Ok(response) => {

@@ -12,17 +12,17 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
 use super::{CxrPipeline, LoadedImage, NnModels};
 use crate::{
-    archive::Archive,
+    archive::{Archive, ArchiveError},
     db::{
         self, Db, delivery,
         instance::{self, Instance},
         result, run,
-        run::{AfterFailure, Claim, ClaimedRun, FinishedRun},
+        run::{AfterFailure, Claim, ClaimedRendering, ClaimedRun, FinishedRun, Rendered},
         site, workup,
     },
     imaging::{self, DecodeLimits, GuardLimits, OverlayOptions},
@@ -62,6 +62,14 @@ struct Inner {
     settings: WorkerSettings,
     /// Loaded bundles by name.
     pipelines: Mutex<HashMap<String, LoadedBundle>>,
+    /// Held for writing by work that may have killed the process before, for reading by all other.
+    company: RwLock<()>,
+}
+
+/// Who else may work while this lives.
+enum Company<'a> {
+    Others { _guard: RwLockReadGuard<'a, ()> },
+    Nobody { _guard: RwLockWriteGuard<'a, ()> },
 }
 
 /// A loaded bundle and the digest of the manifest it was loaded from.
@@ -81,7 +89,8 @@ pub struct RenderRun(Arc<Inner>);
 /// The two handlers of the inference process.
 #[must_use]
 pub fn handlers(db: Db, archive: Archive, settings: WorkerSettings) -> (RunBundle, RenderRun) {
-    let inner = Arc::new(Inner { db, archive, settings, pipelines: Mutex::new(HashMap::new()) });
+    let inner =
+        Arc::new(Inner { db, archive, settings, pipelines: Mutex::new(HashMap::new()), company: RwLock::new(()) });
     (RunBundle(Arc::clone(&inner)), RenderRun(inner))
 }
 
@@ -104,18 +113,26 @@ struct Failure {
 }
 
 impl Inner {
+    /// Work whose last attempt ended without a word is repeated alone: if it kills the process again, no innocent
+    /// study beside it is charged with the crash.
+    async fn company(&self, suspect: bool) -> Company<'_> {
+        if suspect {
+            Company::Nobody { _guard: self.company.write().await }
+        } else {
+            Company::Others { _guard: self.company.read().await }
+        }
+    }
+
     async fn run_bundle(&self, run_id: Uuid) -> anyhow::Result<()> {
+        let suspect = run::was_interrupted(&mut *self.db.acquire().await?, run_id).await?;
+        let _company = self.company(suspect).await;
         let claimed = {
             let mut tx = self.db.begin().await?;
             let claim = run::claim(&mut tx, run_id).await?;
             tx.commit().await.context("commit the attempt")?;
             match claim {
                 Claim::Claimed(claimed) => claimed,
-                Claim::Nothing => return Ok(()),
-                Claim::Parked => {
-                    tracing::error!(%run_id, "the run is parked: its attempts ended with the process");
-                    return Ok(());
-                }
+                Claim::Nothing | Claim::Parked => return Ok(()),
             }
         };
         let span = tracing::info_span!(
@@ -150,7 +167,7 @@ impl Inner {
                     jobs::queue(&mut tx, &self.db, &Job::RenderRun(claimed.id), None).await?;
                 }
                 tx.commit().await.context("commit the outcome")?;
-                tracing::info!(
+                tracing::debug!(
                     milliseconds = started.elapsed().as_millis() as u64,
                     outcome = match &finished.outcome {
                         RunOutcome::Analysed(_) => "analysed",
@@ -168,10 +185,9 @@ impl Inner {
                 }
                 tx.commit().await.context("commit the failure")?;
                 match after {
-                    AfterFailure::RetryAt(_) => tracing::warn!(reason, words, "the attempt failed and is repeated"),
-                    AfterFailure::Parked => {
-                        tracing::error!(reason, words, "the last attempt failed: the run is parked");
-                    }
+                    // The node's process tells operators; see `app::follow_runs`.
+                    AfterFailure::RetryAt(_) => tracing::debug!(reason, words, "the attempt failed and is repeated"),
+                    AfterFailure::Parked => tracing::debug!(reason, words, "the last attempt failed"),
                     AfterFailure::Fenced => tracing::info!(reason, words, "a failed attempt no longer counts"),
                 }
             }
@@ -283,6 +299,15 @@ impl Inner {
     }
 
     async fn render_run(&self, run_id: Uuid) -> anyhow::Result<()> {
+        let suspect = run::was_interrupted(&mut *self.db.acquire().await?, run_id).await?;
+        let _company = self.company(suspect).await;
+        let claimed = {
+            let mut tx = self.db.begin().await?;
+            let claimed = run::claim_rendering(&mut tx, run_id).await?;
+            tx.commit().await.context("commit the attempt to render")?;
+            claimed
+        };
+        let Some(claimed) = claimed else { return Ok(()) };
         let to_render = {
             let mut connection = self.db.acquire().await?;
             run::to_render(&mut connection, run_id, &self.settings.installation).await?
@@ -292,15 +317,23 @@ impl Inner {
         let not_analysed = matches!(record.outcome, RunOutcome::NotAnalysed(_));
         let (archive, settings) = (self.archive.clone(), self.settings.clone());
         let started = Instant::now();
-        let stored = tokio::task::spawn_blocking(move || render_and_store(&record, &archive, &settings))
-            .await?
-            .with_context(|| format!("render run {run_id}"))?;
+        let stored = match tokio::task::spawn_blocking(move || render_and_store(&record, &archive, &settings)).await? {
+            Ok(stored) => stored,
+            Err(error) => return self.rendering_failed(&claimed, error).await,
+        };
         let mut tx = self.db.begin().await?;
-        if !run::rendered(&mut tx, run_id).await? {
-            run::supersede_earlier(&mut tx, workup_id, revision + 1).await?;
-            tx.commit().await.context("commit")?;
-            tracing::info!(%run_id, "the workup has a newer revision: results dropped");
-            return Ok(());
+        match run::rendered(&mut tx, run_id).await? {
+            Rendered::Counts => {}
+            Rendered::Already => {
+                tracing::info!(%run_id, "another rendering of the run was first: results dropped");
+                return Ok(());
+            }
+            Rendered::Superseded => {
+                run::supersede_earlier(&mut tx, workup_id, revision + 1).await?;
+                tx.commit().await.context("commit")?;
+                tracing::info!(%run_id, "the workup has a newer revision: results dropped");
+                return Ok(());
+            }
         }
         let destinations = if not_analysed { wanting_not_analysed(&mut tx, destinations).await? } else { destinations };
         for (new, send_order) in &stored {
@@ -323,6 +356,25 @@ impl Inner {
             "results rendered"
         );
         Ok(())
+    }
+}
+
+impl Inner {
+    /// A full disk is waited for; anything else ends in the parking place, so that nothing is rendered for ever.
+    async fn rendering_failed(&self, claimed: &ClaimedRendering, error: anyhow::Error) -> anyhow::Result<()> {
+        let waits = error.downcast_ref::<ArchiveError>().is_some_and(ArchiveError::is_out_of_resources);
+        let mut tx = self.db.begin().await?;
+        if waits {
+            run::return_rendering(&mut tx, claimed).await?;
+        } else if claimed.render_attempts >= claimed.maximum_attempts {
+            let words = format!("{error:#}");
+            run::park_rendering(&mut tx, claimed, "processing.failure", &words).await?;
+            tx.commit().await.context("commit the failure")?;
+            tracing::error!(run_id = %claimed.id, words, "the results cannot be rendered: the run is parked");
+            return Ok(());
+        }
+        tx.commit().await.context("commit the failure")?;
+        Err(error.context(format!("render run {}", claimed.id)))
     }
 }
 

@@ -41,8 +41,8 @@ pub struct WorkerSettings {
     pub shutdown_grace: Duration,
 }
 
-/// Gives back the jobs that the earlier workers of this node and these kinds still hold. Called once when a role
-/// starts, before [`supervise`]: whatever they were, those workers are dead.
+/// Gives back the jobs that the earlier workers of this node and these kinds still hold. Called when a role starts,
+/// before [`supervise`], and by it after a worker has ended: whatever they were, those workers are dead.
 pub async fn release_dead_workers(db: &Db, node: &str, kinds: &[JobKind]) -> Result<(), JobError> {
     let mut tx = db.begin().await?;
     let mut dead = Vec::new();
@@ -52,7 +52,7 @@ pub async fn release_dead_workers(db: &Db, node: &str, kinds: &[JobKind]) -> Res
     if !dead.is_empty() {
         let names: Vec<&str> = dead.iter().map(String::as_str).collect();
         WorkerUtils::new(db.pool().clone(), SCHEMA).with_executor(&mut *tx).force_unlock_workers(&names).await?;
-        tracing::info!(workers = dead.len(), "gave back the jobs of workers that died with an earlier process");
+        tracing::info!(workers = dead.len(), "gave back the jobs of workers that have ended");
     }
     tx.commit().await.map_err(crate::db::DbError::from)?;
     Ok(())
@@ -79,6 +79,10 @@ pub async fn supervise(db: Db, settings: WorkerSettings, handler: Arc<dyn JobHan
             () = tokio::time::sleep(pause) => {}
         }
         pause = (pause * 2).min(Duration::from_secs(10));
+        // The worker has let its handlers finish before it ended; what it could not give back is free again.
+        if let Err(error) = release_dead_workers(&db, &settings.node, &[settings.kind]).await {
+            tracing::debug!(%error, "cannot give back the jobs of the worker that ended; they come back by heartbeat");
+        }
     }
 }
 

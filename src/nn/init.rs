@@ -260,8 +260,8 @@ fn manifest(options: UntrainedOptions, digests: &[Sha256Digest]) -> Manifest {
         ),
         licence: "Apache-2.0".to_owned(),
         training_data: "None: these weights have seen no image.".to_owned(),
-        reference_performance: "Reference publication (Keidar et al., Eur Radiol 2021;31:9654-9663, another set of \
-             weights of these architectures): sensitivity 90.5 % (95 % CI 85-94), specificity 90.0 % (84.3-94), \
+        reference_performance: "Keidar et al., Eur Radiol 2021;31:9654-9663, another set of weights of these \
+             architectures: sensitivity 90.5 % (95 % CI 85-94), specificity 90.0 % (84.3-94), \
              n = 350 radiographs of four hospitals. These weights: untrained, no performance."
             .to_owned(),
         target_class_idx: 0,

@@ -202,11 +202,13 @@ impl Indexer {
 
     /// What a killed process left: its associations have ended, and the archive is ahead of the index.
     async fn start_over(&self, shutdown: &CancellationToken) {
-        self.until_done(Duty::CloseAssociations, shutdown).await;
+        // In this order: a study whose last objects are not indexed yet must not look complete.
         self.until_done(Duty::Scan, shutdown).await;
+        self.until_done(Duty::CloseAssociations, shutdown).await;
     }
 
-    /// Repeats a duty until it succeeds; gives up only at shutdown. Everything repeated here is idempotent.
+    /// Repeats a duty until it succeeds; gives up only at shutdown, and then leaves the watermark where it is, so
+    /// that the next start scans for what was not written. Everything repeated here is idempotent.
     async fn until_done(&self, duty: Duty<'_>, shutdown: &CancellationToken) {
         let mut pause = Duration::from_millis(100);
         let mut told = false;
@@ -225,7 +227,10 @@ impl Indexer {
                 Err(error) => tracing::debug!(error = format!("{error:#}"), "still cannot {duty}"),
             }
             tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => {
+                    self.missed.store(true, Ordering::SeqCst);
+                    return;
+                }
                 () = tokio::time::sleep(pause) => {}
             }
             pause = (pause * 2).min(Duration::from_secs(2));

@@ -125,6 +125,23 @@ pub enum ReasonCode {
 }
 
 impl ReasonCode {
+    const ALL: [Self; 8] = [
+        Self::NoSuitableImage,
+        Self::UnsupportedImage,
+        Self::Undecodable,
+        Self::ViewNotFrontal,
+        Self::AgeOutOfScope,
+        Self::LungMask,
+        Self::ImageQuality,
+        Self::ProcessingFailure,
+    ];
+
+    /// The reason with this [`id`](Self::id).
+    #[must_use]
+    pub fn from_id(id: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.id() == id)
+    }
+
     /// The machine-readable id that reports and the status page show.
     #[must_use]
     pub const fn id(self) -> &'static str {

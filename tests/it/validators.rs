@@ -46,7 +46,7 @@ for path in sorted(pathlib.Path(sys.argv[1]).rglob("*.dcm")):
 /// sub-folders. There must be at least one report.
 ///
 /// `allowed` names further messages that stem from the sources: (part of the file name, part of the message).
-pub fn assert_valid(folder: &Path, allowed: &[(&str, &str)]) {
+pub(crate) fn assert_valid(folder: &Path, allowed: &[(&str, &str)]) {
     let files = dicom_files(folder);
     assert!(!files.is_empty(), "no .dcm file in {}", folder.display());
     let mut problems = Vec::new();

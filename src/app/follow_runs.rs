@@ -1,0 +1,104 @@
+//! Tells and counts what the inference process does: it writes its steps into the timeline, and this process,
+//! whose log and metrics operators watch, reads them there.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    db::{
+        self, Db,
+        status::{self, RunStep},
+    },
+    telemetry::{Label as _, Metrics, RunEnd, RunStage, events},
+    types::{ReasonCode, Uid},
+};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many numbers behind the newest a late commit may be.
+const LOOK_BACK: usize = 200;
+
+/// Follows the timeline from now on until `shutdown`.
+pub(super) async fn follow(db: Db, metrics: std::sync::Arc<Metrics>, shutdown: CancellationToken) {
+    let mut start = None;
+    let mut told = BTreeSet::new();
+    loop {
+        match steps(&db, &mut start, &told).await {
+            Ok(steps) => {
+                for step in steps {
+                    tell(&step, &metrics);
+                    told.insert(step.event_id);
+                }
+                while told.len() > 2 * LOOK_BACK {
+                    told.pop_first();
+                }
+            }
+            // While Postgres is away nothing happens to runs; the next look goes on where this one stopped.
+            Err(error) => tracing::debug!(%error, "cannot follow the runs"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+/// The steps since `start` (the end of the timeline at the first look) that are not `told`.
+async fn steps(db: &Db, start: &mut Option<i64>, told: &BTreeSet<i64>) -> db::Result<Vec<RunStep>> {
+    let mut connection = db.acquire().await?;
+    let Some(start) = *start else {
+        *start = Some(status::newest_event_id(&mut connection).await?);
+        return Ok(Vec::new());
+    };
+    // Numbers are given before the commit: one lower than the last may appear later.
+    let newest = told.last().copied().unwrap_or(start);
+    let after = start.max(newest - LOOK_BACK as i64);
+    let steps = status::run_steps_after(&mut connection, after).await?;
+    Ok(steps.into_iter().filter(|step| !told.contains(&step.event_id)).collect())
+}
+
+fn tell(step: &RunStep, metrics: &Metrics) {
+    let Ok(study_instance_uid) = Uid::new(&step.study_instance_uid) else { return };
+    let end = match step.kind.as_str() {
+        "running" => {
+            return events::RunStarted {
+                run_id: step.run_id,
+                study_instance_uid: &study_instance_uid,
+                bundle: &step.bundle,
+                attempt: step.attempt.unsigned_abs(),
+                maximum_attempts: step.maximum_attempts.unsigned_abs(),
+            }
+            .emit(metrics);
+        }
+        "succeeded" => RunEnd::Succeeded,
+        "not_analysed" => RunEnd::NotAnalysed,
+        "superseded" => RunEnd::Superseded,
+        "failed" => RunEnd::Failed,
+        "parked" => RunEnd::Parked,
+        _ => return,
+    };
+    events::RunEnded {
+        run_id: step.run_id,
+        study_instance_uid: &study_instance_uid,
+        end,
+        reason: step.reason.as_deref().and_then(ReasonCode::from_id),
+        words: &step.words,
+        duration: Duration::try_from_secs_f64(step.seconds.unwrap_or_default()).unwrap_or_default(),
+        stages: &stages(step),
+    }
+    .emit(metrics);
+}
+
+fn stages(step: &RunStep) -> Vec<(RunStage, Duration)> {
+    let Some(stages) = step.stage_milliseconds.as_ref().and_then(serde_json::Value::as_object) else {
+        return Vec::new();
+    };
+    RunStage::ALL
+        .iter()
+        .filter_map(|stage| {
+            let milliseconds = stages.get(stage.as_str())?.as_f64()?;
+            Some((*stage, Duration::try_from_secs_f64(milliseconds / 1000.0).ok()?))
+        })
+        .collect()
+}
