@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead, Read, Seek, SeekFrom},
+    io::{self, BufRead, Read, Seek},
 };
 
 use dicom_encoding::text::{SpecificCharacterSet, TextCodec};
@@ -107,7 +107,8 @@ impl<R: Read> Read for Seeking<'_, R> {
 impl<R: BufRead + Seek> Source for Seeking<'_, R> {
     fn skip(&mut self, count: u64) -> io::Result<()> {
         let count = i64::try_from(count).map_err(io::Error::other)?;
-        self.0.seek(SeekFrom::Current(count)).map(|_| ())
+        // Unlike `seek`, this keeps what is in the buffer.
+        self.0.seek_relative(count)
     }
 }
 
