@@ -117,7 +117,7 @@ async fn administrators_configure_a_node_and_look_at_it() {
     let record = analysed(BundleStatus::Untrained, &SampleSource::new("1.2.3"));
     insert_run(&store, &record).await;
     let config = global.load().unwrap();
-    let shown = runs::text_of(&mut *store.db.acquire().await.unwrap(), &config, record.run_id).await.unwrap();
+    let shown = runs::text_of(&mut store.db.acquire().await.unwrap(), &config, record.run_id).await.unwrap();
     assert!(shown.ends_with(&crate::report::describe(&record)), "{shown}");
     store.close().await.unwrap();
     run("studies --json").await.unwrap();

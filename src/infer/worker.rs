@@ -423,18 +423,28 @@ fn render_and_store(
     settings: &WorkerSettings,
 ) -> anyhow::Result<Vec<(result::NewResult, i32)>> {
     let mut sources = Vec::new();
+    let mut unreadable = Vec::new();
     let mut images = HashMap::new();
     for source in sources_of(&record.outcome) {
         let bytes = archive.read(&source.archive_key)?;
-        // The pipeline met the object already, or refused to: an unreadable header is left out here.
+        // The pipeline met the object already, or refused to: an unreadable header is left out here, unless the
+        // report would have none at all.
         let guarded = imaging::check_part10(&bytes, &GuardLimits::default()).map_err(anyhow::Error::from);
         match guarded.and_then(|()| Ok(SourceHeader::from_part10(&bytes)?)) {
             Ok(header) => sources.push((source.clone(), header)),
             Err(error) => {
                 tracing::warn!(sop_instance_uid = %source.sop_instance_uid, error = format!("{error:#}"), "the header of a source image cannot be read");
+                unreadable.push(source.clone());
             }
         }
         images.insert(source.sop_instance_uid, bytes);
+    }
+    if sources.is_empty() {
+        for source in unreadable {
+            let stored = archive.read_stored(&source.archive_key)?;
+            let header = SourceHeader::from_archive(&stored.header, &stored.transfer_syntax_uid);
+            sources.push((source, header));
+        }
     }
     let mut rendered = Vec::new();
     if let RunOutcome::Analysed(analysis) = &record.outcome {
