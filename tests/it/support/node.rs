@@ -378,8 +378,7 @@ fn untrained_bundle() -> PathBuf {
         .expect("the shared folder of the tests");
     lock.file().lock().expect("a lock");
     let bundle = models.join("cxr-untrained");
-    let init =
-        || run(Command::new(env!("CARGO_BIN_EXE_hilum")).args(["model", "init", "--models-dir"]).arg(&models));
+    let init = || run(Command::new(env!("CARGO_BIN_EXE_hilum")).args(["model", "init", "--models-dir"]).arg(&models));
     let mut made = init();
     if !made.status.success() && bundle.exists() {
         // Left by tests of another version, whose untrained bundle was another.
