@@ -234,6 +234,8 @@ impl App {
 
         // A node that cannot receive or index any more must end, so that its supervisor starts it again.
         let broken = tokio::select! {
+            // A stop ends accepting too: asked in order, it is never taken for a fault.
+            biased;
             () = shutdown.cancelled() => None,
             _ = &mut accept_task => Some("accepting associations"),
             _ = &mut index_task => Some("indexing received objects"),

@@ -29,14 +29,18 @@ impl Sender {
         }
     }
 
-    /// The data set as this sender puts it on the wire: dcmtk leaves out Data Set Trailing Padding (FFFC,FFFC).
+    /// The data set as this sender puts it on the wire: dcmtk writes it anew, with explicit lengths of sequences and
+    /// without Data Set Trailing Padding (FFFC,FFFC).
     fn wire_bytes(self, sample: &Sample) -> Vec<u8> {
-        let mut bytes = sample.data_set_bytes();
-        if matches!(self, Self::Dcmtk) {
-            let padding = bytes.windows(6).rposition(|six| six == b"\xfc\xff\xfc\xffOB");
-            bytes.truncate(padding.unwrap_or(bytes.len()));
+        if !matches!(self, Self::Dcmtk) {
+            return sample.data_set_bytes();
         }
-        bytes
+        let folder = temporary_folder();
+        let rewritten = folder.path().join("rewritten.dcm");
+        let options = ["--write-xfer-same", "--length-explicit", "--padding-off"];
+        let output = run(std::process::Command::new("dcmconv").args(options).arg(&sample.path).arg(&rewritten));
+        assert!(output.status.success(), "dcmconv: {}", said(&output));
+        data_set_bytes(&rewritten)
     }
 
     const fn implementation(self) -> &'static str {
