@@ -385,7 +385,9 @@ fn judge(files: &BTreeMap<PathBuf, String>) -> Vec<Violation> {
         let module = module_of(file);
         match Source::read(text, &module) {
             Ok(source) => {
-                for_tests.extend(source.test_modules.iter().map(|name| [module.as_slice(), std::slice::from_ref(name)].concat()));
+                for_tests.extend(
+                    source.test_modules.iter().map(|name| [module.as_slice(), std::slice::from_ref(name)].concat()),
+                );
                 read.push((file, module, source));
             }
             Err(error) => violations.push(Violation {

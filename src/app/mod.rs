@@ -231,6 +231,8 @@ impl App {
 
         // A node that cannot receive or index any more must end, so that its supervisor starts it again.
         let broken = tokio::select! {
+            // First: the acceptor ends at once, in order, when the shutdown begins.
+            biased;
             () = shutdown.cancelled() => None,
             _ = &mut accept_task => Some("accepting associations"),
             _ = &mut index_task => Some("indexing received objects"),

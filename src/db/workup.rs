@@ -263,8 +263,10 @@ pub async fn park(connection: &mut Connection, workup_id: Uuid, revision: i32, w
 
 /// `parked` → `analysing`: a person restarts its run.
 pub async fn unpark(connection: &mut Connection, workup_id: Uuid, words: &str) -> Result<bool> {
-    let revision: i32 =
-        sqlx::query_scalar("select revision from workup where id = $1").bind(workup_id).fetch_one(&mut *connection).await?;
+    let revision: i32 = sqlx::query_scalar("select revision from workup where id = $1")
+        .bind(workup_id)
+        .fetch_one(&mut *connection)
+        .await?;
     change_state(connection, workup_id, revision, &["parked"], "analysing", words).await
 }
 
