@@ -50,9 +50,9 @@ check: setup-check ## Checks format, lints, architecture, dependencies and their
 	@for script in deploy/*.sh .ci/run; do bash -n "$$script"; done
 
 .PHONY: bench
-bench: setup-bench ## Runs the benchmarks beside other servers (release build)
-	@cargo build --release --bin hilum
-	@HILUM=$(CARGO_TARGET_DIR)/release/hilum bash benches/run.sh $(ARGS)
+bench: setup-bench ## Measures beside Orthanc and storescp (PROFILE=release: with the optimised binary)
+	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
+	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh $(ARGS)
 
 .PHONY: golden
 golden: setup-golden ## Writes the reference outputs of the networks anew with PyTorch (a 5 GB environment)

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{installation, open_archive, open_database, sole_use::SoleUse, wait_for_schema};
+use super::{child::network_threads, installation, open_archive, open_database, sole_use::SoleUse, wait_for_schema};
 use crate::{
     config::Config,
     dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
@@ -36,7 +36,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         installation: installed.installation,
         configuration_sha256: config.results_digest(),
         render: render_options(&config)?,
-        ensemble: EnsembleOptions { max_batch: config.inference.max_batch, ..EnsembleOptions::default() },
+        ensemble: EnsembleOptions {
+            max_batch: config.inference.max_batch,
+            intra_op_threads: network_threads(&config.inference),
+            ..EnsembleOptions::default()
+        },
         decode_limits: DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() },
     };
     let node = config.node.name.to_string();

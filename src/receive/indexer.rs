@@ -32,6 +32,9 @@ const QUEUE_LENGTH: usize = 10_000;
 /// How long a study waits when no route says so.
 const DEFAULT_PATIENCE: Patience = Patience { quiet: Duration::from_secs(10), maximum_wait: Duration::from_mins(10) };
 
+/// How long a batch waits for more objects. Long enough for ten CT slices, too short for anybody to notice.
+const GATHERING: Duration = Duration::from_millis(50);
+
 enum Step {
     Accepted(association::AssociationStart),
     Refused(association::AssociationStart, association::Refusal),
@@ -168,6 +171,7 @@ impl Indexer {
                 count = self.receiver.recv_many(&mut batch, self.settings.batch_size) => count,
                 () = tokio::time::sleep(Duration::from_secs(1)), if self.missed.load(Ordering::SeqCst) => 0,
             };
+            let count = if count == 0 { 0 } else { count + self.gather(&mut batch).await };
             if count > 0 {
                 self.until_done(Duty::Write(&batch), &shutdown).await;
                 let waiting = self.waiting.fetch_sub(count, Ordering::Relaxed).saturating_sub(count);
@@ -196,6 +200,22 @@ impl Indexer {
         if tokio::time::timeout(DRAIN_GRACE, drain).await.is_err() {
             tracing::warn!("the index is left behind at shutdown; the next start catches up");
         }
+    }
+
+    /// Waits a moment for more, unless an association has ended: a transaction for ten objects costs little more
+    /// than one for a single object, and its commit competes with receiving for the disk. Returns how many steps
+    /// were added.
+    async fn gather(&mut self, batch: &mut Vec<(Instant, Step)>) -> usize {
+        let ended = |(_, step): &(Instant, Step)| matches!(step, Step::Ended(_));
+        let first = batch.len();
+        let deadline = tokio::time::Instant::now() + GATHERING;
+        while batch.len() < self.settings.batch_size && !batch.last().is_some_and(ended) {
+            match tokio::time::timeout_at(deadline, self.receiver.recv()).await {
+                Ok(Some(step)) => batch.push(step),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        batch.len() - first
     }
 
     /// What a killed process left: its associations have ended, and the archive is ahead of the index.
@@ -415,4 +435,69 @@ fn patience_for(site: &SiteConfig, object: &StoredObject) -> Patience {
         quiet: Duration::from_secs(route.quiet_seconds.into()),
         maximum_wait: Duration::from_secs(route.max_wait_seconds.into()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::ImplementationIds;
+
+    fn indexer(folder: &std::path::Path, batch_size: usize) -> (Indexer, IndexQueue) {
+        let uid = |text: &str| Uid::new(text).unwrap();
+        let ids = ImplementationIds { class_uid: uid("2.25.1"), version_name: "HILUM_TEST".into() };
+        Indexer::new(
+            IndexerSettings { node: "test".into(), own_device_uid: uid("2.25.2"), batch_size },
+            Db::connect_lazy("postgres://nobody@127.0.0.1:1/none", 1).unwrap(),
+            Archive::open(folder, ids).unwrap(),
+            watch::channel(None).1,
+            Arc::new(Metrics::new()),
+        )
+    }
+
+    fn accepted() -> association::AssociationStart {
+        association::AssociationStart {
+            id: uuid::Uuid::from_u128(1),
+            node: "test".into(),
+            peer_address: "127.0.0.1".parse().unwrap(),
+            calling_ae_title: "CT01".into(),
+            called_ae_title: "HILUM".into(),
+            peer_implementation_class_uid: None,
+            peer_implementation_version_name: None,
+            started_at: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn ended() -> association::AssociationEnd {
+        association::AssociationEnd {
+            id: uuid::Uuid::from_u128(1),
+            kind: "released",
+            words: String::new(),
+            objects_stored: 0,
+            objects_refused: 0,
+            bytes_received: 0,
+            ended_at: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_gathers_until_an_association_ends_or_it_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut indexer, queue) = indexer(folder.path(), 4);
+        for _ in 0..2 {
+            queue.association_accepted(accepted());
+        }
+        queue.association_ended(ended());
+        for _ in 0..6 {
+            queue.association_accepted(accepted());
+        }
+        let mut batch = Vec::new();
+        assert_eq!(indexer.gather(&mut batch).await, 3, "the end of an association is not kept waiting");
+        assert_eq!(indexer.gather(&mut batch).await, 0, "nothing is added behind it");
+        batch.clear();
+        assert_eq!(indexer.gather(&mut batch).await, 4, "a full batch is written");
+        batch.clear();
+        let started = Instant::now();
+        assert_eq!(indexer.gather(&mut batch).await, 2);
+        assert!(started.elapsed() >= GATHERING, "the rest waits for more");
+    }
 }

@@ -22,7 +22,7 @@ use crate::{
     types::{AeTitle, ObjectOrigin, StoredObject},
 };
 
-/// Bytes that are collected before they go to the file: one hop to a blocking thread for each.
+/// Bytes that are collected before they go to the file: one hop to a blocking thread for each. A CT slice fits in.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// Limits of receiving.
@@ -97,19 +97,8 @@ impl Receiver {
             transfer_syntax_uid: request.transfer_syntax_uid.clone(),
             origin,
         };
-        let archive = self.archive.clone();
         let minimum_free_bytes = self.settings.minimum_free_bytes;
-        let mut incoming = blocking(move || {
-            let free_bytes = archive.free_bytes().map_err(|error| failure(&error))?;
-            if free_bytes < minimum_free_bytes {
-                return Err(StoreFailure::out_of_resources(format!(
-                    "{} MiB free on the archive's disk",
-                    free_bytes >> 20
-                )));
-            }
-            archive.begin(meta).map_err(|error| failure(&error))
-        })
-        .await?;
+        let mut object = Object::Announced { archive: self.archive.clone(), minimum_free_bytes, meta };
         let mut chunk = BytesMut::new();
         while let Some(fragment) = data.next().await? {
             *received_bytes += fragment.len() as u64;
@@ -121,11 +110,12 @@ impl Receiver {
             }
             chunk.extend_from_slice(&fragment);
             if chunk.len() >= CHUNK_BYTES {
-                incoming = append(incoming, chunk.split().freeze()).await?;
+                object = append(object, chunk.split().freeze()).await?;
             }
         }
         let rest = chunk.freeze();
         blocking(move || {
+            let mut incoming = object.begin()?;
             incoming.write(&rest).map_err(|error| failure(&error))?;
             incoming.finish().map_err(|error| failure(&error))
         })
@@ -133,10 +123,32 @@ impl Receiver {
     }
 }
 
-async fn append(mut incoming: IncomingObject, bytes: Bytes) -> Result<IncomingObject, StoreFailure> {
+/// An object on its way. Its file is made with its first bytes, so that a short object costs one hop only.
+enum Object {
+    Announced { archive: Archive, minimum_free_bytes: u64, meta: ObjectMeta },
+    Begun(IncomingObject),
+}
+
+impl Object {
+    /// Makes the file, if there is room and it is not there yet. Blocks.
+    fn begin(self) -> Result<IncomingObject, StoreFailure> {
+        let (archive, minimum_free_bytes, meta) = match self {
+            Self::Begun(incoming) => return Ok(incoming),
+            Self::Announced { archive, minimum_free_bytes, meta } => (archive, minimum_free_bytes, meta),
+        };
+        let free_bytes = archive.free_bytes().map_err(|error| failure(&error))?;
+        if free_bytes < minimum_free_bytes {
+            return Err(StoreFailure::out_of_resources(format!("{} MiB free on the archive's disk", free_bytes >> 20)));
+        }
+        archive.begin(meta).map_err(|error| failure(&error))
+    }
+}
+
+async fn append(object: Object, bytes: Bytes) -> Result<Object, StoreFailure> {
     blocking(move || {
+        let mut incoming = object.begin()?;
         incoming.write(&bytes).map_err(|error| failure(&error))?;
-        Ok(incoming)
+        Ok(Object::Begun(incoming))
     })
     .await
 }
