@@ -377,7 +377,13 @@ fn untrained_bundle() -> PathBuf {
         .open(shared_folder().join("models.lock"))
         .expect("the shared folder of the tests");
     lock.file().lock().expect("a lock");
-    let made = run(Command::new(env!("CARGO_BIN_EXE_hilum")).args(["model", "init", "--models-dir"]).arg(&models));
+    let init = || run(Command::new(env!("CARGO_BIN_EXE_hilum")).args(["model", "init", "--models-dir"]).arg(&models));
+    let mut made = init();
+    if !made.status.success() && models.exists() {
+        // Left by an earlier program that made another bundle.
+        fs_err::remove_dir_all(&models).expect("a folder of the tests");
+        made = init();
+    }
     assert!(made.status.success(), "hilum model init: {}", said(&made));
     models.join("cxr-untrained")
 }
