@@ -47,7 +47,8 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (&["tch", "torch_sys"], &["nn", "train"], "tensors stay where the networks are"),
     (&["safetensors"], &["nn", "train"], "weights are read where the networks are"),
     (&["sqlx"], &["db", "jobs"], "SQL lives in db/, and jobs/ hands its pool to the queue"),
-    (&["graphile_worker", "chrono"], &["jobs"], "only jobs/ knows the queue"),
+    (&["graphile_worker"], &["jobs"], "only jobs/ knows the queue"),
+    (&["chrono"], &["jobs", "app"], "the queue speaks chrono, and app/ asks it for the machine's time zone"),
     (&["dicom_ul"], &["dimse"], "PDUs and associations stay in dimse/"),
     (
         &[

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use time::{OffsetDateTime, UtcOffset};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         installation: installed.installation,
         configuration_sha256: config.results_digest(),
         render: render_options(&config)?,
+        machine_utc_offset,
         ensemble: EnsembleOptions {
             max_batch: config.inference.max_batch,
             intra_op_threads: network_threads(&config.inference),
@@ -82,6 +84,16 @@ fn render_options(config: &Config) -> anyhow::Result<RenderOptions> {
         options.manufacturer = manufacturer.to_string();
     }
     Ok(options)
+}
+
+/// The machine's offset from UTC at an instant, by its time zone's rules for that day.
+fn machine_utc_offset(at: OffsetDateTime) -> UtcOffset {
+    use chrono::{Offset as _, TimeZone as _};
+    let offset_seconds = match chrono::Local.timestamp_opt(at.unix_timestamp(), 0) {
+        chrono::LocalResult::Single(local) => local.offset().fix().local_minus_utc(),
+        _ => 0,
+    };
+    UtcOffset::from_whole_seconds(offset_seconds).unwrap_or(UtcOffset::UTC)
 }
 
 /// Completes when the parent closes our standard input, by will or by dying.

@@ -91,6 +91,9 @@ pub async fn open_for_reindex(config: &Config, db: Db) -> anyhow::Result<Indexer
     Ok(indexer)
 }
 
+/// Destinations that are served at the same time: slow ones must not hold up the others.
+const CONCURRENT_DESTINATIONS: usize = 16;
+
 /// Connections for the status page.
 const PAGE_CONNECTIONS: u32 = 4;
 
@@ -351,7 +354,7 @@ async fn run_jobs(config: Config, db: Db, archive: Archive, metrics: Arc<Metrics
     };
     tokio::join!(
         jobs::supervise(db.clone(), settings(JobKind::CompleteWorkup, 2), complete, shutdown.clone()),
-        jobs::supervise(db.clone(), settings(JobKind::Deliver, 4), deliver, shutdown.clone()),
+        jobs::supervise(db.clone(), settings(JobKind::Deliver, CONCURRENT_DESTINATIONS), deliver, shutdown.clone()),
         jobs::reconcile_regularly(db.clone(), config.assemble.reconcile_interval, shutdown.clone()),
     );
 }

@@ -296,9 +296,9 @@ fn fill(file: &std::path::Path) {
     let block = vec![0xAA; 64 * 1024];
     let mut length = block.len();
     while length > 0 {
-        match file.write(&block[..length]) {
-            Ok(_) => {}
-            Err(_) => length /= 2,
+        // A part may be written before it fails; then the rest is tried in smaller pieces.
+        if file.write_all(&block[..length]).is_err() {
+            length /= 2;
         }
     }
 }
