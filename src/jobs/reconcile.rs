@@ -21,6 +21,16 @@ pub struct Reconciled {
 pub async fn reconcile(db: &Db) -> Result<Reconciled, JobError> {
     let mut tx = db.begin().await?;
     workup::answer_all_done(&mut tx).await?;
+    // A queue that is locked by no job would hold its destination's deliveries back for ever. The queue's own
+    // statements lock and release both at once, so this is left only when somebody removed a job that was running.
+    sqlx::query(
+        "update graphile_worker._private_job_queues q set locked_at = null, locked_by = null
+         where q.locked_at < now() - interval '5 seconds' and not exists
+             (select from graphile_worker._private_jobs j where j.job_queue_id = q.id and j.locked_at is not null)",
+    )
+    .execute(&mut *tx)
+    .await
+    .map_err(DbError::from)?;
     let mut jobs = Vec::new();
     jobs.extend(workup::due(&mut tx).await?.into_iter().map(Job::CompleteWorkup));
     jobs.extend(run::due(&mut tx).await?.into_iter().map(Job::RunBundle));

@@ -409,8 +409,8 @@ fn deeply_nested_objects_crash_nobody() {
     let pacs = StoreScp::start();
     let mut node = Node::start(&Site::usual(pacs.port));
     let inference = node.inference_process_id().expect("the inference process runs");
-    let mut peer = RawPeer::associate(node.dicom_port, "SCANNER", "HILUM");
     for depth in [2_000, 100_000] {
+        let mut peer = RawPeer::associate(node.dicom_port, "SCANNER", "HILUM");
         // In front of what filing needs: refused, and the association goes on.
         let uid = fresh_uid();
         let early = header_around(CR_STORAGE, &uid, &fresh_uid(), &nested(0x0008, 0x1140, depth), &[]);
@@ -421,6 +421,8 @@ fn deeply_nested_objects_crash_nobody() {
         let (uid, study) = (fresh_uid(), fresh_uid());
         let late = header_around(CR_STORAGE, &uid, &study, &[], &nested(0x0040, 0x0275, depth));
         assert_eq!(peer.store(CR_STORAGE, &uid, &late), 0x0000, "depth {depth}");
+        // A study waits for the end of the associations that have stored to it.
+        peer.release();
         node.wait_for_workup(&study, "answered");
         let run = node.database.row(&format!(
             "select r.state, r.reason, r.words from run r join workup w on w.id = r.workup_id \
@@ -435,7 +437,6 @@ fn deeply_nested_objects_crash_nobody() {
         let file = node.archived(key["archive_key"].as_str().expect("a key"));
         assert!(super::support::data_set_bytes(&file) == late, "not kept bit for bit");
     }
-    peer.release();
     assert_eq!(node.inference_process_id(), Some(inference), "the inference process died");
     node.wait_until_ready();
 }
