@@ -94,7 +94,8 @@ Hilum is installed. What is left to do, once:
        sudo -u postgres createuser hilum
        sudo -u postgres createdb --owner hilum hilum
      Elsewhere: set database.url or database.url_file in $config_folder/hilum.toml.
-  2. A model bundle below $data_folder/models.
+  2. A model bundle below $data_folder/models. Without one, for trying out, random weights:
+       sudo -u hilum hilum model init --config $config_folder/hilum.toml
   3. sudo -u hilum hilum check-config --config $config_folder/hilum.toml
      sudo -u hilum hilum migrate --config $config_folder/hilum.toml
   4. AE titles, peers, routes and destinations: copy $config_folder/site.example.toml, edit it, and

@@ -47,7 +47,8 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (&["tch", "torch_sys"], &["nn", "train"], "tensors stay where the networks are"),
     (&["safetensors"], &["nn", "train"], "weights are read where the networks are"),
     (&["sqlx"], &["db", "jobs"], "SQL lives in db/, and jobs/ hands its pool to the queue"),
-    (&["graphile_worker", "chrono"], &["jobs"], "only jobs/ knows the queue"),
+    (&["graphile_worker"], &["jobs"], "only jobs/ knows the queue"),
+    (&["chrono"], &["jobs", "app"], "the queue speaks chrono, and app/ asks it for the machine's time zone"),
     (&["dicom_ul"], &["dimse"], "PDUs and associations stay in dimse/"),
     (
         &[
@@ -385,7 +386,9 @@ fn judge(files: &BTreeMap<PathBuf, String>) -> Vec<Violation> {
         let module = module_of(file);
         match Source::read(text, &module) {
             Ok(source) => {
-                for_tests.extend(source.test_modules.iter().map(|name| [module.as_slice(), std::slice::from_ref(name)].concat()));
+                for_tests.extend(
+                    source.test_modules.iter().map(|name| [module.as_slice(), std::slice::from_ref(name)].concat()),
+                );
                 read.push((file, module, source));
             }
             Err(error) => violations.push(Violation {

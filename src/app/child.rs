@@ -96,22 +96,26 @@ pub(super) fn supervise(
 }
 
 fn start(command: &ChildCommand, settings: &InferenceConfig) -> std::io::Result<Child> {
-    let threads = match settings.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    };
     let mut process = Command::new(&command.program);
     process
         .args(&command.arguments)
         .envs(command.environment.iter().map(|(key, value)| (key, value)))
         // libgomp reads these when it is loaded. Its spinning barriers collapse on cores that others use too.
         .env("OMP_WAIT_POLICY", "passive")
-        .env("OMP_NUM_THREADS", threads.to_string())
+        .env("OMP_NUM_THREADS", network_threads(settings).to_string())
         .stdin(Stdio::piped())
         .kill_on_drop(true);
     // A Ctrl-C on the terminal is for us; the child is stopped in its turn.
     process.process_group(0);
     process.spawn()
+}
+
+/// Threads that one network computes with.
+pub(super) fn network_threads(settings: &InferenceConfig) -> usize {
+    match settings.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
 }
 
 /// Asks by closing the pipe, then insists.

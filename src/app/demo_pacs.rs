@@ -17,6 +17,9 @@ use crate::{
     types::{AeTitle, ObjectOrigin},
 };
 
+/// Longest object, held in memory: results have a few megabytes.
+const MAXIMUM_OBJECT_BYTES: usize = 64 * 1024 * 1024;
+
 /// A storage SCP that accepts everybody and what Hilum sends.
 pub struct DemoPacs {
     acceptor: Acceptor<Handler>,
@@ -86,6 +89,9 @@ impl AssociationHandler for Handler {
         };
         let mut bytes = Vec::new();
         while let Some(fragment) = data.next().await? {
+            if bytes.len() + fragment.len() > MAXIMUM_OBJECT_BYTES {
+                return Err(StoreFailure::out_of_resources(format!("more than {MAXIMUM_OBJECT_BYTES} bytes")));
+            }
             bytes.extend_from_slice(&fragment);
         }
         let archive = self.archive.clone();

@@ -21,10 +21,10 @@ const LOOK_BACK: usize = 200;
 
 /// Follows the timeline from now on until `shutdown`.
 pub(super) async fn follow(db: Db, metrics: std::sync::Arc<Metrics>, shutdown: CancellationToken) {
-    let mut start = None;
+    let mut after = None;
     let mut told = BTreeSet::new();
     loop {
-        match steps(&db, &mut start, &told).await {
+        match steps(&db, &mut after, &told).await {
             Ok(steps) => {
                 for step in steps {
                     tell(&step, &metrics);
@@ -44,17 +44,22 @@ pub(super) async fn follow(db: Db, metrics: std::sync::Arc<Metrics>, shutdown: C
     }
 }
 
-/// The steps since `start` (the end of the timeline at the first look) that are not `told`.
-async fn steps(db: &Db, start: &mut Option<i64>, told: &BTreeSet<i64>) -> db::Result<Vec<RunStep>> {
+/// The steps after event number `after` (the end of the timeline at the first look) that are not `told`; moves `after`
+/// on, so that each look reads only what is new.
+async fn steps(db: &Db, after: &mut Option<i64>, told: &BTreeSet<i64>) -> db::Result<Vec<RunStep>> {
     let mut connection = db.acquire().await?;
-    let Some(start) = *start else {
-        *start = Some(status::newest_event_id(&mut connection).await?);
+    let newest = status::newest_event_id(&mut connection).await?;
+    let Some(since) = *after else {
+        *after = Some(newest);
         return Ok(Vec::new());
     };
+    let steps = status::run_steps_after(&mut connection, since).await?;
+    let reached = match steps.last() {
+        Some(last) if steps.len() as i64 >= status::RUN_STEPS_LIMIT => last.event_id,
+        _ => newest,
+    };
     // Numbers are given before the commit: one lower than the last may appear later.
-    let newest = told.last().copied().unwrap_or(start);
-    let after = start.max(newest - LOOK_BACK as i64);
-    let steps = status::run_steps_after(&mut connection, after).await?;
+    *after = Some(since.max(reached - LOOK_BACK as i64));
     Ok(steps.into_iter().filter(|step| !told.contains(&step.event_id)).collect())
 }
 

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use time::{OffsetDateTime, UtcOffset};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{installation, open_archive, open_database, sole_use::SoleUse, wait_for_schema};
+use super::{child::network_threads, installation, open_archive, open_database, sole_use::SoleUse, wait_for_schema};
 use crate::{
     config::Config,
     dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
@@ -36,7 +37,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         installation: installed.installation,
         configuration_sha256: config.results_digest(),
         render: render_options(&config)?,
-        ensemble: EnsembleOptions { max_batch: config.inference.max_batch, ..EnsembleOptions::default() },
+        machine_utc_offset,
+        ensemble: EnsembleOptions {
+            max_batch: config.inference.max_batch,
+            intra_op_threads: network_threads(&config.inference),
+            ..EnsembleOptions::default()
+        },
         decode_limits: DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() },
     };
     let node = config.node.name.to_string();
@@ -78,6 +84,16 @@ fn render_options(config: &Config) -> anyhow::Result<RenderOptions> {
         options.manufacturer = manufacturer.to_string();
     }
     Ok(options)
+}
+
+/// The machine's offset from UTC at an instant, by its time zone's rules for that day.
+fn machine_utc_offset(at: OffsetDateTime) -> UtcOffset {
+    use chrono::{Offset as _, TimeZone as _};
+    let offset_seconds = match chrono::Local.timestamp_opt(at.unix_timestamp(), 0) {
+        chrono::LocalResult::Single(local) => local.offset().fix().local_minus_utc(),
+        _ => 0,
+    };
+    UtcOffset::from_whole_seconds(offset_seconds).unwrap_or(UtcOffset::UTC)
 }
 
 /// Completes when the parent closes our standard input, by will or by dying.

@@ -11,7 +11,7 @@ pub mod infer_process;
 mod installation;
 mod sole_use;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{net::TcpListener, sync::watch};
@@ -90,6 +90,9 @@ pub async fn open_for_reindex(config: &Config, db: Db) -> anyhow::Result<Indexer
     let (indexer, _) = Indexer::new(indexer_settings(config, &installed), db, archive, site, Arc::new(Metrics::new()));
     Ok(indexer)
 }
+
+/// Destinations that are served at the same time: slow ones must not hold up the others.
+const CONCURRENT_DESTINATIONS: usize = 16;
 
 /// Connections for the status page.
 const PAGE_CONNECTIONS: u32 = 4;
@@ -270,8 +273,19 @@ impl App {
 }
 
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("listen on {address} ({key}): is another program, perhaps another Hilum, using that port?")
+    TcpListener::bind(address).await.map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::AddrInUse => {
+                "another program, perhaps another Hilum, uses that port: stop it, or choose another one \
+                 (`hilum dev` has --dicom-port and --http-port)"
+            }
+            ErrorKind::PermissionDenied => {
+                "ports below 1024 need the capability CAP_NET_BIND_SERVICE, see deploy/hilum.service"
+            }
+            ErrorKind::AddrNotAvailable => "this machine has no such address: give one that it has, or 0.0.0.0 for all",
+            _ => "check the address",
+        };
+        anyhow::Error::new(error).context(format!("listen on {address} ({key}): {remedy}"))
     })
 }
 
@@ -291,7 +305,9 @@ async fn prepare_schema_if_reachable(config: &Config, db: &Db) -> anyhow::Result
 }
 
 async fn prepare_schema(config: &Config, db: &Db) -> anyhow::Result<()> {
-    db.ping().await?;
+    db.ping()
+        .await
+        .context("reach the Postgres of [database] (check that it runs, and user, host and database of `url`)")?;
     if config.database.migrate_on_start {
         db.migrate().await?;
         jobs::migrate(db).await?;
@@ -336,7 +352,7 @@ async fn run_jobs(config: Config, db: Db, archive: Archive, metrics: Arc<Metrics
     };
     tokio::join!(
         jobs::supervise(db.clone(), settings(JobKind::CompleteWorkup, 2), complete, shutdown.clone()),
-        jobs::supervise(db.clone(), settings(JobKind::Deliver, 4), deliver, shutdown.clone()),
+        jobs::supervise(db.clone(), settings(JobKind::Deliver, CONCURRENT_DESTINATIONS), deliver, shutdown.clone()),
         jobs::reconcile_regularly(db.clone(), config.assemble.reconcile_interval, shutdown.clone()),
     );
 }

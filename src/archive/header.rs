@@ -11,7 +11,7 @@ use std::{
 
 use dicom_encoding::text::{SpecificCharacterSet, TextCodec};
 
-use crate::types::{ObjectHeader, Uid};
+use crate::types::{ObjectHeader, Uid, UidError};
 
 /// Why a data set's header is not acceptable.
 #[derive(Debug, thiserror::Error)]
@@ -243,6 +243,17 @@ fn element_header(source: &mut impl Source, encoding: Encoding) -> Result<Option
     Ok(Some((tag, vr, encoding.u32(length))))
 }
 
+/// What is wrong with a UID, without its text: the reason is logged and answered, and anything may stand there.
+fn problem_of(error: &UidError) -> String {
+    match error {
+        UidError::Empty => "it is empty".to_owned(),
+        UidError::TooLong(_, length) => {
+            format!("it has {length} characters, at most 64 are allowed (PS3.5 section 9.1)")
+        }
+        UidError::Malformed(_) => "only digits in dot-separated components are allowed (PS3.5 section 9.1)".to_owned(),
+    }
+}
+
 fn header_from(values: &BTreeMap<u32, Vec<u8>>) -> Result<ObjectHeader, HeaderError> {
     let character_set = values
         .get(&0x0008_0005)
@@ -262,7 +273,7 @@ fn header_from(values: &BTreeMap<u32, Vec<u8>>) -> Result<ObjectHeader, HeaderEr
     };
     let uid = |tag: u32, what: &'static str| {
         let value = text(tag).ok_or(HeaderError::Missing(what))?;
-        Uid::new(&value).map_err(|error| HeaderError::BadUid { what, problem: error.to_string() })
+        Uid::new(&value).map_err(|error| HeaderError::BadUid { what, problem: problem_of(&error) })
     };
     Ok(ObjectHeader {
         sop_class_uid: uid(0x0008_0016, "SOP Class UID (0008,0016)")?,

@@ -72,6 +72,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tokio::spawn(async move {
         signalled().await;
         stop.cancel();
+        // Whoever asks again does not want to wait; `make` and a terminal may both pass on the first time. What is
+        // left running is taken over by the next start.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        signalled().await;
+        std::process::exit(130);
     });
 
     let mut config = Config::defaults_for_dev(&options.data_dir);
@@ -84,11 +89,16 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         ("HILUM__NODE__DATA_DIR", config.node.data_dir.as_os_str()),
         ("HILUM__INFERENCE__MODELS_DIR", config.inference.models_dir.as_os_str()),
         ("HILUM__LOG__LEVEL", options.log_level.as_ref()),
+        // An empty file: neither HILUM_CONFIG nor a config/hilum.toml of the working folder is about this node.
+        ("HILUM_CONFIG", "/dev/null".as_ref()),
     ] {
         environment.push((key.into(), value.to_owned()));
     }
     let outcome = run_node(&options, &config, environment, &shutdown).await;
-    if let Some(postgres) = postgres {
+    if let Some(postgres) = postgres
+        // A server that ran before us may belong to the node that turned us away.
+        && (outcome.is_ok() || !postgres.adopted())
+    {
         postgres.stop().await.context("stop the private Postgres")?;
     }
     outcome
@@ -111,7 +121,10 @@ async fn run_node(
 
     let pacs_listener =
         TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], options.pacs_port))).await.with_context(|| {
-            format!("listen on port {} for {DEMO_PACS}: is another `hilum dev` running?", options.pacs_port)
+            format!(
+                "listen on port {} for {DEMO_PACS}: is another `hilum dev` running? Stop it, or give another --pacs-port",
+                options.pacs_port
+            )
         })?;
     let pacs_address = pacs_listener.local_addr()?;
     let pacs_folder = config.node.data_dir.join("demopacs");

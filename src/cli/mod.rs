@@ -199,6 +199,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Studies(options) => studies::run(global, &options).await,
         Command::Runs(options) => runs::run(global, &options).await,
         Command::Run(runs::RunAction::Show { run_id }) => runs::show(global, run_id).await,
+        Command::Run(runs::RunAction::Restart { run_id }) => runs::restart(global, run_id).await,
         Command::Deliveries(options) => deliveries::run(global, &options).await,
         Command::Refusals(options) => refusals::run(global, &options).await,
         Command::Timeline(options) => timeline::run(global, &options).await,

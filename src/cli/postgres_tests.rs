@@ -6,7 +6,10 @@ use uuid::Uuid;
 
 use super::{store::Store, *};
 use crate::{
-    db::managed::{ManagedPostgres, ManagedPostgresOptions},
+    db::{
+        self,
+        managed::{ManagedPostgres, ManagedPostgresOptions},
+    },
     report::samples::{SampleSource, analysed},
     types::{BundleStatus, RunRecord},
 };
@@ -22,7 +25,7 @@ fn open_folder() -> tempfile::TempDir {
 async fn run_line(url: &str, line: &str) -> anyhow::Result<()> {
     let words = ["hilum", "--database-url", url].into_iter().chain(line.split_whitespace());
     let CommandLine { global, command } = CommandLine::try_parse_from(words)?;
-    run_command(&global, command).await
+    Box::pin(run_command(&global, command)).await
 }
 
 async fn insert_run(store: &Store, record: &RunRecord) {
@@ -114,7 +117,7 @@ async fn administrators_configure_a_node_and_look_at_it() {
     let record = analysed(BundleStatus::Untrained, &SampleSource::new("1.2.3"));
     insert_run(&store, &record).await;
     let config = global.load().unwrap();
-    let shown = runs::text_of(&mut *store.db.acquire().await.unwrap(), &config, record.run_id).await.unwrap();
+    let shown = runs::text_of(&mut store.db.acquire().await.unwrap(), &config, record.run_id).await.unwrap();
     assert!(shown.ends_with(&crate::report::describe(&record)), "{shown}");
     store.close().await.unwrap();
     run("studies --json").await.unwrap();
@@ -122,6 +125,22 @@ async fn administrators_configure_a_node_and_look_at_it() {
     run("deliveries").await.unwrap();
     run("refusals").await.unwrap();
     run(&format!("timeline {}", record.study_instance_uid)).await.unwrap();
+    let restart = format!("run restart {}", record.run_id);
+    assert!(refused(&restart).await.contains("only a parked run"));
+    let store = Store::open(&global.load().unwrap()).await.unwrap();
+    sqlx::query(
+        "with r as (update run set state = 'parked' where id = $1 returning workup_id)
+                 update workup set state = 'parked' where id = (select workup_id from r)",
+    )
+    .bind(record.run_id)
+    .execute(store.db.pool())
+    .await
+    .unwrap();
+    run(&restart).await.unwrap();
+    let restarted = db::status::run(&mut store.db.acquire().await.unwrap(), record.run_id).await.unwrap().unwrap();
+    assert_eq!(restarted.state, "queued");
+    assert!(restarted.maximum_attempts > restarted.attempt, "{restarted:?}");
+    store.close().await.unwrap();
     assert!(refused("timeline 1.2.3.4.5").await.contains("there is no study"));
     assert!(refused(&format!("run show {}", Uuid::nil())).await.contains("there is no run"));
     run("deliveries --restart-dead pacs").await.unwrap();

@@ -15,9 +15,10 @@ use crate::{
     app::installation_named,
     config::Config,
     db::{
-        Connection, installation, run,
+        Connection, DbError, installation, run,
         status::{self, RunRow},
     },
+    jobs::{self, Job},
     report,
 };
 
@@ -38,6 +39,11 @@ pub(super) struct Options {
 pub(super) enum RunAction {
     /// Prints what a run found: the text of its report
     Show {
+        /// Id of the run, from `hilum runs`
+        run_id: Uuid,
+    },
+    /// Starts a parked run anew, when what parked it is mended
+    Restart {
         /// Id of the run, from `hilum runs`
         run_id: Uuid,
     },
@@ -113,6 +119,27 @@ pub(super) async fn show(global: &Global, run_id: Uuid) -> anyhow::Result<()> {
     let text = async { text_of(&mut *store.db.acquire().await?, &config, run_id).await }.await;
     store.close().await?;
     print(&text?)
+}
+
+/// Starts a parked run anew.
+pub(super) async fn restart(global: &Global, run_id: Uuid) -> anyhow::Result<()> {
+    let store = Store::open(&global.load()?).await?;
+    let restarted = restart_in(&store, run_id).await;
+    store.close().await?;
+    print(&restarted?)
+}
+
+pub(super) async fn restart_in(store: &Store, run_id: Uuid) -> anyhow::Result<String> {
+    let mut tx = store.db.begin().await?;
+    if !run::restart(&mut tx, run_id).await? {
+        let Some(row) = status::run(&mut tx, run_id).await? else {
+            anyhow::bail!("there is no run {run_id}; `hilum runs` lists them");
+        };
+        anyhow::bail!("run {run_id} is {}: only a parked run of its study's newest revision is restarted", row.state);
+    }
+    jobs::queue(&mut tx, &store.db, &Job::RunBundle(run_id), None).await?;
+    tx.commit().await.map_err(DbError::from)?;
+    Ok(format!("run {run_id} starts anew; `hilum run show {run_id}` tells how it goes"))
 }
 
 pub(super) async fn text_of(connection: &mut Connection, config: &Config, run_id: Uuid) -> anyhow::Result<String> {

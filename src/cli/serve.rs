@@ -15,7 +15,18 @@ use crate::{
 pub(super) async fn run(config: Config, config_file: Option<PathBuf>) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
     let (config, postgres, environment) = with_database(config).await?;
-    let app = App::build(config, child_command(config_file, environment)?).await?;
+    let outcome = run_node(config, child_command(config_file, environment)?, shutdown).await;
+    if let Some(postgres) = postgres
+        // A server that ran before us may belong to the node that turned us away.
+        && (outcome.is_ok() || !postgres.adopted())
+    {
+        postgres.stop().await.context("stop the private Postgres")?;
+    }
+    outcome
+}
+
+async fn run_node(config: Config, child: ChildCommand, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let app = App::build(config, child).await?;
     let stop = shutdown.clone();
     tokio::spawn(async move {
         signalled().await;
@@ -23,11 +34,7 @@ pub(super) async fn run(config: Config, config_file: Option<PathBuf>) -> anyhow:
         stop.cancel();
     });
     notify(&[sd_notify::NotifyState::Ready]);
-    app.run(shutdown).await?;
-    if let Some(postgres) = postgres {
-        postgres.stop().await?;
-    }
-    Ok(())
+    app.run(shutdown).await
 }
 
 /// Starts the managed Postgres if the configuration asks for it. Returns the configuration with its URL, and

@@ -32,8 +32,8 @@ pub struct NodeConfig {
     /// Manufacturer (0008,0070) in results, for sites that redistribute Hilum; `None` means Hilum's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub manufacturer_name: Option<DicomText<64>>,
-    /// Time zone of dates and times in results and their Timezone Offset From UTC (0008,0201); `None` means the
-    /// machine's.
+    /// Time zone of dates and times in results and their Timezone Offset From UTC (0008,0201) where the images state
+    /// none; `None` means UTC, without (0008,0201).
     #[serde(
         deserialize_with = "utc_offset",
         serialize_with = "as_utc_offset",
@@ -213,7 +213,8 @@ pub struct InferenceConfig {
     /// Folder of the bundles. A relative path is taken from the process's working folder.
     #[serde(deserialize_with = "path")]
     pub models_dir: PathBuf,
-    /// Threads that one network computes with; 0 takes one for each core.
+    /// Threads that one network computes with; 0 takes one for each core. The networks of a bundle compute at the
+    /// same time, so 1 keeps a small machine responsive.
     #[serde(deserialize_with = "within::<0, 1024, _, _>")]
     pub threads: usize,
     /// Images that one network computes at a time at most, 1 to 256.
@@ -247,7 +248,7 @@ impl Default for InferenceConfig {
     fn default() -> Self {
         Self {
             models_dir: "models".into(),
-            threads: 0,
+            threads: 1,
             max_batch: 8,
             maximum_attempts: 3,
             restart_backoff_minimum: Duration::from_secs(1),

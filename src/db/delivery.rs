@@ -46,7 +46,7 @@ pub struct DueDelivery {
     pub archive_key: String,
     /// Attempts so far.
     pub attempts: i32,
-    /// When it was first owed.
+    /// When it was first owed, or restarted by a person.
     pub created_at: OffsetDateTime,
 }
 
@@ -175,10 +175,12 @@ pub async fn dead(
     Ok(done)
 }
 
-/// Restarts the dead deliveries of a destination, by a person's wish. Returns how many there were.
+/// Restarts the dead deliveries of a destination, by a person's wish: they are owed anew, with the whole patience.
+/// Returns how many there were.
 pub async fn restart_dead(connection: &mut Connection, destination: &str) -> Result<u64> {
     let restarted: Vec<Uuid> = sqlx::query_scalar(
-        "update delivery set state = 'waiting', next_attempt_at = now(), last_words = 'restarted by a person'
+        "update delivery set state = 'waiting', next_attempt_at = now(), created_at = now(),
+                last_words = 'restarted by a person'
          where destination = $1 and state = 'dead' returning id",
     )
     .bind(destination)

@@ -534,3 +534,24 @@ pub async fn unrendered(connection: &mut Connection) -> Result<Vec<Uuid>> {
     .fetch_all(connection)
     .await?)
 }
+
+/// `parked` → `queued` by a person's wish, with as many attempts again; its workup goes back to `analysing`. The
+/// attempts so far stay counted: they fence. Returns whether there was such a run of the workup's revision.
+pub async fn restart(connection: &mut Connection, run_id: Uuid) -> Result<bool> {
+    const WORDS: &str = "restarted by a person";
+    let workup_id: Option<Uuid> = sqlx::query_scalar(
+        "update run r set state = 'queued', maximum_attempts = r.attempt + r.maximum_attempts, render_attempts = 0,
+                reason = null, words = $2, next_attempt_at = now(), finished_at = null
+         from workup w
+         where r.id = $1 and r.state = 'parked' and w.id = r.workup_id and w.revision = r.revision
+         returning r.workup_id",
+    )
+    .bind(run_id)
+    .bind(WORDS)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(workup_id) = workup_id else { return Ok(false) };
+    event::append(connection, event::Subject::Run, run_id, "restarted", WORDS, json!({})).await?;
+    workup::unpark(connection, workup_id, WORDS).await?;
+    Ok(true)
+}

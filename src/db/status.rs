@@ -242,13 +242,17 @@ pub struct EventRow {
 /// The timeline of a workup with its runs and deliveries, oldest first.
 pub async fn timeline(connection: &mut Connection, workup_id: Uuid) -> Result<Vec<EventRow>> {
     Ok(sqlx::query_as(
-        "select at, subject_kind, kind, words from event
-         where (subject_kind = 'workup' and subject_id = $1::text)
-            or (subject_kind = 'run' and subject_id in (select id::text from run where workup_id = $1))
-            or (subject_kind = 'delivery' and subject_id in
-                (select d.id::text from delivery d join result x on x.id = d.result_id
-                 join run r on r.id = x.run_id where r.workup_id = $1))
-         order by id",
+        // Joined to the few subjects: with `or` and sub-queries Postgres would read the whole timeline of the node.
+        "select e.at, e.subject_kind, e.kind, e.words
+         from (select 'workup' as subject_kind, $1::text as subject_id
+               union all
+               select 'run', r.id::text from run r where r.workup_id = $1
+               union all
+               select 'delivery', d.id::text
+               from delivery d join result x on x.id = d.result_id join run r on r.id = x.run_id
+               where r.workup_id = $1) s
+         join event e on e.subject_kind = s.subject_kind and e.subject_id = s.subject_id
+         order by e.id",
     )
     .bind(workup_id)
     .fetch_all(connection)
@@ -315,16 +319,20 @@ pub async fn newest_event_id(connection: &mut Connection) -> Result<i64> {
     Ok(sqlx::query_scalar("select coalesce(max(id), 0) from event").fetch_one(connection).await?)
 }
 
-/// The steps of runs after event number `after`, in order, at most 500.
+/// Steps that [`run_steps_after`] gives at most.
+pub const RUN_STEPS_LIMIT: i64 = 500;
+
+/// The steps of runs after event number `after`, in order, at most [`RUN_STEPS_LIMIT`].
 pub async fn run_steps_after(connection: &mut Connection, after: i64) -> Result<Vec<RunStep>> {
     Ok(sqlx::query_as(
         "select e.id as event_id, e.kind, e.words, r.id as run_id, w.study_instance_uid, r.bundle, r.attempt,
                 r.maximum_attempts, r.reason, extract(epoch from r.finished_at - r.started_at)::float8 as seconds,
                 r.stage_milliseconds
          from event e join run r on r.id = e.subject_id::uuid join workup w on w.id = r.workup_id
-         where e.subject_kind = 'run' and e.id > $1 order by e.id limit 500",
+         where e.subject_kind = 'run' and e.id > $1 order by e.id limit $2",
     )
     .bind(after)
+    .bind(RUN_STEPS_LIMIT)
     .fetch_all(connection)
     .await?)
 }

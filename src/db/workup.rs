@@ -261,6 +261,15 @@ pub async fn park(connection: &mut Connection, workup_id: Uuid, revision: i32, w
     change_state(connection, workup_id, revision, &["analysing"], "parked", words).await
 }
 
+/// `parked` → `analysing`: a person restarts its run.
+pub async fn unpark(connection: &mut Connection, workup_id: Uuid, words: &str) -> Result<bool> {
+    let revision: i32 = sqlx::query_scalar("select revision from workup where id = $1")
+        .bind(workup_id)
+        .fetch_one(&mut *connection)
+        .await?;
+    change_state(connection, workup_id, revision, &["parked"], "analysing", words).await
+}
+
 /// `analysing` → `answered` when every live run of the revision is terminal and rendered, and every delivery closed.
 pub async fn answer_if_done(connection: &mut Connection, workup_id: Uuid) -> Result<bool> {
     // Locked by a statement of its own: the next one then sees what others committed while this one waited. In one
@@ -305,8 +314,17 @@ pub async fn due(connection: &mut Connection) -> Result<Vec<Uuid>> {
 
 /// Closes workups whose last delivery was closed by a process that died before saying so.
 pub async fn answer_all_done(connection: &mut Connection) -> Result<u64> {
+    // Only those that look done: locking every study that waits for a PACS would hold up the index. In the order of
+    // the index's own locks, so that the two never wait for each other.
     let candidates: Vec<Uuid> = sqlx::query_scalar(
-        "select w.id from workup w where w.state = 'analysing' and w.updated_at < now() - interval '1 minute' limit 1000",
+        "select w.id from workup w
+         where w.state = 'analysing' and w.updated_at < now() - interval '1 minute'
+           and not exists (select from run r where r.workup_id = w.id and r.revision = w.revision
+                           and (r.state not in ('succeeded', 'not_analysed') or r.rendered_at is null))
+           and not exists (select from delivery d join result x on x.id = d.result_id join run r on r.id = x.run_id
+                           where r.workup_id = w.id and r.revision = w.revision
+                           and d.state in ('waiting', 'sending'))
+         order by w.study_instance_uid, w.local_ae_title limit 1000",
     )
     .fetch_all(&mut *connection)
     .await?;

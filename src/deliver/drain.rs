@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt as _;
 use super::{Verdict, backoff, verdict};
 use crate::{
     archive::Archive,
-    db::{self, Db, delivery, delivery::DueDelivery},
+    db::{self, Db, delivery, delivery::DueDelivery, event},
     dimse::{Association, AssociationRequestor, RequestError, RequestorTimeouts, StoreSource, status},
     jobs::{self, Job, JobHandler},
     telemetry::{DeliveryEnd, Metrics, events},
@@ -52,17 +52,19 @@ struct Answer {
     verdict: Verdict,
     status: Option<u16>,
     words: String,
+    /// The peer's own text, which may name the patient: kept with the event in Postgres, never logged or shown.
+    peer_comment: Option<String>,
     /// The association is of no more use.
     broken: bool,
 }
 
 impl Answer {
     fn retry(words: String) -> Self {
-        Self { verdict: Verdict::Retry, status: None, words, broken: true }
+        Self { verdict: Verdict::Retry, status: None, words, peer_comment: None, broken: true }
     }
 
     fn dead(words: String) -> Self {
-        Self { verdict: Verdict::Dead, status: None, words, broken: false }
+        Self { verdict: Verdict::Dead, status: None, words, peer_comment: None, broken: false }
     }
 }
 
@@ -177,13 +179,13 @@ impl Deliver {
             }
         };
         match association.store(source).await {
-            Ok(response) => {
-                let mut words = status::InWords(response.status).to_string();
-                if let Some(comment) = response.error_comment.as_deref().filter(|comment| !comment.is_empty()) {
-                    words = format!("{words}: {comment}");
-                }
-                Answer { verdict: verdict(response.status), status: Some(response.status), words, broken: false }
-            }
+            Ok(response) => Answer {
+                verdict: verdict(response.status),
+                status: Some(response.status),
+                words: status::InWords(response.status).to_string(),
+                peer_comment: response.error_comment.filter(|comment| !comment.is_empty()),
+                broken: false,
+            },
             // The peer may be configured to accept it one day; until then the others of this association go on.
             Err(error @ RequestError::NoContext { .. }) => Answer { broken: false, ..Answer::retry(error.to_string()) },
             Err(error) => Answer::retry(error.to_string()),
@@ -243,6 +245,18 @@ impl Deliver {
                 DeliveryEnd::Dead
             }
         };
+        if let Some(comment) = &answer.peer_comment {
+            let data = serde_json::json!({ "attempt": attempt, "error_comment": comment });
+            event::append(
+                &mut tx,
+                event::Subject::Delivery,
+                delivery.id,
+                "peer_comment",
+                "the destination commented on its answer; the text is in this event's data",
+                data,
+            )
+            .await?;
+        }
         tx.commit().await.context("commit")?;
         if let Ok(sop_instance_uid) = Uid::new(&delivery.sop_instance_uid) {
             events::DeliveryEnded {

@@ -60,10 +60,10 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_the_maximum_and_spread() {
-        let pause = |attempt, spread| backoff(attempt, Duration::from_secs(10), Duration::from_secs(3600), spread);
+        let pause = |attempt, spread| backoff(attempt, Duration::from_secs(10), Duration::from_hours(1), spread);
         assert_eq!(pause(1, 0.0), Duration::from_secs(10));
         assert_eq!(pause(3, 0.0), Duration::from_secs(40));
-        assert_eq!(pause(1000, 0.0), Duration::from_secs(3600));
+        assert_eq!(pause(1000, 0.0), Duration::from_hours(1));
         assert_eq!(pause(1, 1.0), Duration::from_millis(7500));
     }
 }

@@ -301,10 +301,14 @@ impl<M: Models> CxrPipeline<M> {
         let heat_map = heat::fuse(&weighted);
         let (right_lung_heat_fraction, left_lung_heat_fraction) = heat::hot_fractions(&heat_map, lungs);
         let is_at_threshold = output >= self.bundle.threshold;
+        // What was validated is the whole ensemble: what is left of it after a failure decides nothing.
+        let is_whole = members.iter().all(|member| member.failure.is_none());
         let decision = match (self.bundle.status, is_at_threshold) {
-            (BundleStatus::Validated, true) => Decision::Present,
-            (BundleStatus::Validated, false) => Decision::Absent,
-            (BundleStatus::Untrained | BundleStatus::Unvalidated, _) => Decision::Undetermined,
+            (BundleStatus::Validated, true) if is_whole => Decision::Present,
+            (BundleStatus::Validated, false) if is_whole => Decision::Absent,
+            (BundleStatus::Validated | BundleStatus::Untrained | BundleStatus::Unvalidated, _) => {
+                Decision::Undetermined
+            }
         };
         let largest = target_outputs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let smallest = target_outputs.iter().copied().fold(f64::INFINITY, f64::min);

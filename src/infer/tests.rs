@@ -394,6 +394,7 @@ async fn a_failing_member_is_recorded_and_the_rest_are_fused(#[case] member: Mem
     assert_eq!(image.members[1].failure.as_deref(), Some(words));
     assert!(image.members[1].probabilities.is_empty() && image.members[0].failure.is_none());
     assert_eq!(image.member_heat_maps.len(), 2);
+    assert_eq!(image.decision, Decision::Undetermined, "the ensemble that was validated is not whole");
     assert!(image.member_spread.abs() < 1e-9);
 }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use time::{OffsetDateTime, UtcOffset};
 use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
@@ -50,6 +51,8 @@ pub struct WorkerSettings {
     pub configuration_sha256: Sha256Digest,
     /// How results are encoded.
     pub render: RenderOptions,
+    /// The machine's offset from UTC at an instant: generated times are local, as the study's own are.
+    pub machine_utc_offset: fn(OffsetDateTime) -> UtcOffset,
     /// How networks are run.
     pub ensemble: EnsembleOptions,
     /// What decoding may take.
@@ -312,7 +315,8 @@ impl Inner {
             let mut connection = self.db.acquire().await?;
             run::to_render(&mut connection, run_id, &self.settings.installation).await?
         };
-        let Some(FinishedRun { workup_id, destinations, record }) = to_render else { return Ok(()) };
+        let Some(FinishedRun { workup_id, destinations, mut record }) = to_render else { return Ok(()) };
+        record.started_at = record.started_at.to_offset((self.settings.machine_utc_offset)(record.started_at));
         let (study_instance_uid, revision) = (record.study_instance_uid.clone(), record.revision);
         let not_analysed = matches!(record.outcome, RunOutcome::NotAnalysed(_));
         let (archive, settings) = (self.archive.clone(), self.settings.clone());
@@ -423,25 +427,33 @@ fn render_and_store(
     settings: &WorkerSettings,
 ) -> anyhow::Result<Vec<(result::NewResult, i32)>> {
     let mut sources = Vec::new();
-    let mut images = HashMap::new();
+    let mut unreadable = Vec::new();
     for source in sources_of(&record.outcome) {
         let bytes = archive.read(&source.archive_key)?;
-        // The pipeline met the object already, or refused to: an unreadable header is left out here.
+        // The pipeline met the object already, or refused to: an unreadable header is left out here, unless the
+        // report would have none at all.
         let guarded = imaging::check_part10(&bytes, &GuardLimits::default()).map_err(anyhow::Error::from);
         match guarded.and_then(|()| Ok(SourceHeader::from_part10(&bytes)?)) {
             Ok(header) => sources.push((source.clone(), header)),
             Err(error) => {
                 tracing::warn!(sop_instance_uid = %source.sop_instance_uid, error = format!("{error:#}"), "the header of a source image cannot be read");
+                unreadable.push(source.clone());
             }
         }
-        images.insert(source.sop_instance_uid, bytes);
+    }
+    if sources.is_empty() {
+        for source in unreadable {
+            let stored = archive.read_stored(&source.archive_key)?;
+            let header = SourceHeader::from_archive(&stored.header, &stored.transfer_syntax_uid);
+            sources.push((source, header));
+        }
     }
     let mut rendered = Vec::new();
     if let RunOutcome::Analysed(analysis) = &record.outcome {
         for (image_idx, image) in analysis.images.iter().enumerate() {
-            let bytes =
-                images.get(&image.source.sop_instance_uid).ok_or_else(|| anyhow!("the source image is gone"))?;
-            let base = imaging::display_image(bytes, settings.decode_limits)?;
+            // Read again: one image at a time is in memory.
+            let bytes = archive.read(&image.source.archive_key)?;
+            let base = imaging::display_image(&bytes, settings.decode_limits)?;
             let overlay = imaging::render_overlay(&base, image, &record.bundle, OverlayOptions::default())?;
             let preview = imaging::encode_png(&overlay)?;
             let pixels = RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() };

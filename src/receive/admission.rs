@@ -31,9 +31,10 @@ pub fn admit(
                 format!("a call to `{called}`"),
                 match nearest(&called.text, known) {
                     Some(near) => format!(
-                        "correct the called AE title at the sender (the nearest known is `{near}`), or run `hilum local-ae add {called}`"
+                        "correct the called AE title at the sender (the nearest known is `{near}`), or run `hilum local-ae add {}`",
+                        shell_word(&called.text)
                     ),
-                    None => format!("run `hilum local-ae add {called}`"),
+                    None => format!("run `hilum local-ae add {}`", shell_word(&called.text)),
                 },
             ));
         }
@@ -41,7 +42,7 @@ pub fn admit(
             return Err(Rejection::called_ae_title_not_recognized(
                 "a call to an enabled local AE",
                 format!("a call to `{called}`, which is disabled"),
-                format!("run `hilum local-ae add {called}` to enable it again"),
+                format!("run `hilum local-ae add {}` to enable it again", shell_word(&called.text)),
             ));
         }
         Some(_) => {}
@@ -50,7 +51,7 @@ pub fn admit(
     let address = request.peer_address.ip().to_canonical();
     let namesakes: Vec<&Peer> =
         site.peers.iter().filter(|peer| Some(&peer.ae_title) == calling.title.as_ref()).collect();
-    let add = format!("hilum peer add NAME --ae-title {calling} --host {address} --may-store");
+    let add = format!("hilum peer add NAME --ae-title {} --host {address} --may-store", shell_word(&calling.text));
     if namesakes.is_empty() {
         let known = site.peers.iter().filter(|peer| peer.may_store).map(|peer| peer.ae_title.as_str());
         let remedy = match nearest(&calling.text, known.clone()) {
@@ -69,6 +70,13 @@ pub fn admit(
     let Some(_) = namesakes.iter().filter(from_here).find(|peer| peer.may_store) else {
         let allowed_elsewhere = namesakes.iter().any(|peer| peer.may_store);
         let hosts = list(namesakes.iter().map(|peer| peer.host.as_str()));
+        if let Some(unresolved) = namesakes.iter().find(|peer| peer.may_store && peer_addresses(peer).is_empty()) {
+            return Err(Rejection::temporary_congestion(
+                format!("`{calling}` to call from {hosts}"),
+                format!("a call from {address} while the name `{}` cannot be resolved", unresolved.host),
+                "mend the name service, or give that peer's host as an address",
+            ));
+        }
         return Err(if allowed_elsewhere {
             Rejection::calling_ae_title_not_recognized(
                 format!("`{calling}` to call from {hosts}"),
@@ -84,6 +92,17 @@ pub fn admit(
         });
     };
     Ok(storage_policy())
+}
+
+/// A stranger's text as one harmless word of a shell command that people may copy.
+fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let printable: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+    if !printable.is_empty() && !printable.starts_with('-') && printable.chars().all(plain) {
+        printable
+    } else {
+        format!("'{}'", printable.replace('\'', "'\\''"))
+    }
 }
 
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
@@ -200,6 +219,25 @@ mod tests {
         let refused = decide(None, &request("CT01", "HILUM", "10.1.2.3")).unwrap_err();
         assert_eq!(refused.result, RejectResult::Transient);
         assert_eq!(refused.reason, RejectReason::TemporaryCongestion);
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_resolved_is_a_transient_refusal() {
+        let mut site = site();
+        site.peers.push(peer("by-name", "DX01", "dx01.invalid", true));
+        let refused = admit(Some(&site), &request("DX01", "HILUM", "10.1.2.3"), |_| Vec::new()).unwrap_err();
+        assert_eq!(refused.result, RejectResult::Transient);
+        assert!(refused.received.contains("dx01.invalid"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_remedy_cannot_run_what_a_stranger_wrote() {
+        assert_eq!(shell_word("CT01"), "CT01");
+        assert_eq!(shell_word("$(reboot)"), "'$(reboot)'");
+        assert_eq!(shell_word("it's"), "'it'\\''s'");
+        assert_eq!(shell_word("-x"), "'-x'");
+        let refused = decide(Some(&site()), &request("$(reboot)", "HILUM", "10.1.2.3")).unwrap_err();
+        assert!(refused.remedy.contains("--ae-title '$(reboot)' "), "{refused:?}");
     }
 
     #[test]

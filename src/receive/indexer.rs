@@ -2,7 +2,7 @@
 //! missed by scanning the archive.
 
 use std::{
-    fmt,
+    fmt, io,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{SiteSnapshot, receiver::DRAIN_GRACE};
 use crate::{
-    archive::{Archive, hour_folder},
+    archive::{Archive, ArchiveError, hour_folder},
     db::{
-        self, Db, archive_watermark, association,
+        self, Db, DbError, archive_watermark, association,
         instance::{self, Indexed, Patience},
     },
     jobs::{self, Job},
@@ -173,8 +173,6 @@ impl Indexer {
             };
             let count = if count == 0 { 0 } else { count + self.gather(&mut batch).await };
             if count > 0 {
-                let oldest = batch.first().map_or(Duration::ZERO, |(queued, _)| queued.elapsed());
-                self.metrics.set_index_backlog(self.waiting.load(Ordering::Relaxed), oldest);
                 self.until_done(Duty::Write(&batch), &shutdown).await;
                 let waiting = self.waiting.fetch_sub(count, Ordering::Relaxed).saturating_sub(count);
                 if waiting == 0 {
@@ -272,7 +270,33 @@ impl Indexer {
                     tracing::info!(files, indexed, duplicates, unreadable, "the index has caught up with the archive");
                 }
             }
-            Duty::Write(batch) => self.write(batch).await?,
+            Duty::Write(batch) => {
+                // Told at every attempt, so that the lag grows while Postgres is away.
+                let oldest = batch.first().map_or(Duration::ZERO, |(queued, _)| queued.elapsed());
+                self.metrics.set_index_backlog(self.waiting.load(Ordering::Relaxed), oldest);
+                match self.write(batch).await {
+                    Err(error) if is_about_the_data(&error) => self.write_one_by_one(batch).await?,
+                    outcome => outcome?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One step that Postgres will never take must not hold up the others: it is left out, loudly. Its file stays.
+    async fn write_one_by_one(&self, batch: &[(Instant, Step)]) -> anyhow::Result<()> {
+        for step in batch {
+            match self.write(std::slice::from_ref(step)).await {
+                Err(error) if is_about_the_data(&error) => tracing::error!(
+                    error = format!("{error:#}"),
+                    archive_key = match &step.1 {
+                        Step::Stored(object) => Some(object.archive_key.as_str()),
+                        _ => None,
+                    },
+                    "Postgres refuses the values of one step; it is left out of the index, the file stays in the archive"
+                ),
+                outcome => outcome?,
+            }
         }
         Ok(())
     }
@@ -320,6 +344,13 @@ impl Indexer {
         for workup in due {
             jobs::queue(tx, &self.db, &Job::CompleteWorkup(workup.workup_id), Some(workup.due_at)).await?;
         }
+        Ok(outcomes)
+    }
+
+    async fn index_now(&self, objects: &[StoredObject]) -> anyhow::Result<Vec<Indexed>> {
+        let mut tx = self.db.begin().await?;
+        let outcomes = self.index(&mut tx, objects).await?;
+        tx.commit().await.map_err(DbError::from)?;
         Ok(outcomes)
     }
 
@@ -399,20 +430,45 @@ impl Indexer {
         for (object, key) in read {
             match object {
                 Ok(object) => objects.push(object),
+                // The disk or the process may do better later; the watermark must not pass this file before.
+                Err(ArchiveError::Io(error))
+                    if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) =>
+                {
+                    return Err(anyhow::Error::new(error).context(format!("read {key} from the archive")));
+                }
                 Err(error) => {
                     summary.unreadable += 1;
                     tracing::error!(archive_key = key, %error, "a file in the archive cannot be read; it stays where it is");
                 }
             }
         }
-        let mut tx = self.db.begin().await?;
-        let outcomes = self.index(&mut tx, &objects).await?;
-        tx.commit().await.map_err(db::DbError::from)?;
+        let outcomes = match self.index_now(&objects).await {
+            Err(error) if is_about_the_data(&error) && objects.len() > 1 => {
+                for key in keys {
+                    Box::pin(self.scan_batch(std::slice::from_ref(key), summary)).await?;
+                }
+                summary.files -= keys.len();
+                return Ok(());
+            }
+            Err(error) if is_about_the_data(&error) => {
+                summary.unreadable += 1;
+                tracing::error!(archive_key = ?keys, error = format!("{error:#}"), "Postgres refuses the values of a file; it stays where it is");
+                return Ok(());
+            }
+            outcomes => outcomes?,
+        };
         summary.indexed += outcomes.iter().filter(|outcome| matches!(outcome, Indexed::New { .. })).count();
         summary.duplicates += outcomes.iter().filter(|outcome| matches!(outcome, Indexed::Duplicate { .. })).count();
         self.after_commit(&objects, &outcomes).await;
         Ok(())
     }
+}
+
+fn is_about_the_data(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| match (cause.downcast_ref::<DbError>(), cause.downcast_ref::<jobs::JobError>()) {
+        (Some(error), _) | (None, Some(jobs::JobError::Db(error))) => error.is_about_the_data(),
+        _ => false,
+    })
 }
 
 /// The patience of the route that will probably take the object: the first that fits its titles, and its modality

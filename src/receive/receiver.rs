@@ -104,7 +104,8 @@ impl Receiver {
             *received_bytes += fragment.len() as u64;
             if *received_bytes > self.settings.maximum_object_bytes {
                 let limit = self.settings.maximum_object_bytes;
-                return Err(StoreFailure::out_of_resources(format!(
+                // Not transient: the same object would come again and again.
+                return Err(StoreFailure::cannot_understand(format!(
                     "object is longer than dicom.max_object_bytes = {limit}"
                 )));
             }
@@ -170,8 +171,15 @@ fn failure(error: &ArchiveError) -> StoreFailure {
     use crate::archive::HeaderError;
     let comment = error.to_string();
     match error {
-        ArchiveError::Io(_) if error.is_out_of_resources() => StoreFailure::out_of_resources(comment),
-        ArchiveError::Io(_) | ArchiveError::BadKey(_) => StoreFailure::processing_failure(comment),
+        // Our paths are for our own log.
+        ArchiveError::Io(_) if error.is_out_of_resources() => {
+            tracing::error!(error = comment, "the archive has no room");
+            StoreFailure::out_of_resources("the archive has no room")
+        }
+        ArchiveError::Io(_) | ArchiveError::BadKey(_) => {
+            tracing::error!(error = comment, "the archive cannot store an object");
+            StoreFailure::processing_failure("the archive cannot store the object")
+        }
         ArchiveError::Header(HeaderError::Announced { .. } | HeaderError::Missing(_) | HeaderError::BadUid { .. }) => {
             StoreFailure::data_set_does_not_match(comment)
         }

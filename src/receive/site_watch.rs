@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -21,11 +22,11 @@ use crate::{
 const REFRESH: Duration = Duration::from_secs(30);
 
 /// The site configuration with the addresses of its peers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteSnapshot {
     /// What administrators own.
     pub site: SiteConfig,
-    /// The addresses that each peer's host stood for when it was last resolved.
+    /// Kept on disk too, so that a start needs no name service. The addresses that each peer's host stood for when it was last resolved.
     addresses: BTreeMap<String, Vec<IpAddr>>,
 }
 
@@ -68,9 +69,9 @@ impl SiteWatch {
     pub fn new(db: Db, file: &Path) -> (Self, watch::Receiver<Option<Arc<SiteSnapshot>>>) {
         let from_disk = match fs_err::read(file)
             .map_err(anyhow::Error::from)
-            .and_then(|bytes| serde_json::from_slice::<SiteConfig>(&bytes).map_err(anyhow::Error::from))
+            .and_then(|bytes| serde_json::from_slice::<SiteSnapshot>(&bytes).map_err(anyhow::Error::from))
         {
-            Ok(site) => Some(Arc::new(SiteSnapshot::resolve(site, None))),
+            Ok(snapshot) => Some(Arc::new(snapshot)),
             Err(error) if file.exists() => {
                 tracing::error!(
                     error = format!("{error:#}"),
@@ -94,8 +95,8 @@ impl SiteWatch {
         let (snapshot, changed) = tokio::task::spawn_blocking(move || {
             let snapshot = SiteSnapshot::resolve(site, before.as_deref());
             let changed = before.as_deref() != Some(&snapshot);
-            if before.as_deref().map(|before| &before.site) != Some(&snapshot.site) || !file.exists() {
-                keep(&file, &snapshot.site)?;
+            if changed || !file.exists() {
+                keep(&file, &snapshot)?;
             }
             anyhow::Ok((snapshot, changed))
         })
@@ -164,9 +165,9 @@ impl SiteWatch {
 }
 
 /// Replaces the snapshot on disk in one step.
-fn keep(file: &Path, site: &SiteConfig) -> anyhow::Result<()> {
+fn keep(file: &Path, snapshot: &SiteSnapshot) -> anyhow::Result<()> {
     let temporary = file.with_extension("part");
-    fs_err::write(&temporary, serde_json::to_vec_pretty(site)?)?;
+    fs_err::write(&temporary, serde_json::to_vec_pretty(snapshot)?)?;
     fs_err::File::open(&temporary)?.sync_all()?;
     fs_err::rename(&temporary, file)?;
     if let Some(folder) = file.parent() {

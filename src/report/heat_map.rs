@@ -96,7 +96,8 @@ fn put_image(data_set: &mut InMemDicomObject, record: &RunRecord, image: &ImageA
 
 /// Once lossy, always lossy (PS3.3 section C.7.6.1.1.5).
 fn put_lossy(data_set: &mut InMemDicomObject, header: &SourceHeader) {
-    let lossy_syntax = [uids::JPEG_BASELINE8_BIT, uids::JPEG_EXTENDED12_BIT].contains(&header.transfer_syntax_uid());
+    let lossy_syntax = [uids::JPEG_BASELINE8_BIT, uids::JPEG_EXTENDED12_BIT, uids::JPEGLS_NEAR_LOSSLESS]
+        .contains(&header.transfer_syntax_uid());
     let lossy = lossy_syntax || header.ascii(tags::LOSSY_IMAGE_COMPRESSION).as_deref() == Some("01");
     data_set.put_text(tags::LOSSY_IMAGE_COMPRESSION, VR::CS, if lossy { "01" } else { "00" });
     if lossy {

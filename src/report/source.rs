@@ -19,7 +19,7 @@ use dicom_parser::{
 };
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
-use crate::types::{Uid, UidError};
+use crate::types::{ObjectHeader, Uid, UidError};
 
 /// An element of the data sets that this room builds.
 pub(super) type Element = DataElement<InMemDicomObject>;
@@ -110,6 +110,39 @@ impl SourceHeader {
             transfer_syntax_uid: transfer_syntax.uid().to_owned(),
             elements,
         })
+    }
+
+    /// What the archive could read of an object whose data set is damaged or nested too deep to be read here: enough
+    /// for a report that says so. Texts go out as UTF-8.
+    #[must_use]
+    pub fn from_archive(header: &ObjectHeader, transfer_syntax_uid: &Uid) -> Self {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let elements = [
+            (tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192".to_owned()),
+            (tags::SOP_CLASS_UID, VR::UI, header.sop_class_uid.to_string()),
+            (tags::SOP_INSTANCE_UID, VR::UI, header.sop_instance_uid.to_string()),
+            (tags::STUDY_DATE, VR::DA, text(&header.study_date)),
+            (tags::STUDY_TIME, VR::TM, text(&header.study_time)),
+            (tags::ACCESSION_NUMBER, VR::SH, text(&header.accession_number)),
+            (tags::MODALITY, VR::CS, text(&header.modality)),
+            (tags::STUDY_DESCRIPTION, VR::LO, text(&header.study_description)),
+            (tags::PATIENT_NAME, VR::PN, text(&header.patient_name)),
+            (tags::PATIENT_ID, VR::LO, text(&header.patient_id)),
+            (tags::PATIENT_BIRTH_DATE, VR::DA, text(&header.patient_birth_date)),
+            (tags::PATIENT_SEX, VR::CS, text(&header.patient_sex)),
+            (tags::STUDY_INSTANCE_UID, VR::UI, header.study_instance_uid.to_string()),
+            (tags::SERIES_INSTANCE_UID, VR::UI, header.series_instance_uid.to_string()),
+        ];
+        let element = |(tag, vr, text): (Tag, VR, String)| {
+            let value = little_endian(PrimitiveValue::U8(text.into_bytes().into()), vr, false);
+            (tag, DataElement::new(tag, vr, value))
+        };
+        Self {
+            sop_instance_uid: header.sop_instance_uid.clone(),
+            study_instance_uid: header.study_instance_uid.clone(),
+            transfer_syntax_uid: transfer_syntax_uid.to_string(),
+            elements: elements.into_iter().map(element).collect(),
+        }
     }
 
     /// (0008,0018)

@@ -19,8 +19,8 @@ use super::{
     wording,
 };
 use crate::types::{
-    BundleIdentity, CxrAnalysis, Decision, ImageAnalysis, MemberScore, NotAnalysed, PredecessorDocument, ReasonCode,
-    RunOutcome, RunRecord, SourceImage, Uid,
+    BundleIdentity, BundleStatus, CxrAnalysis, Decision, ImageAnalysis, MemberScore, NotAnalysed, PredecessorDocument,
+    ReasonCode, RunOutcome, RunRecord, SourceImage, Uid,
 };
 
 /// Renders the report of a run: scores, or why there are none.
@@ -497,9 +497,12 @@ impl Groups<'_> {
 fn evaluations(frame: &Frame<'_>, analysis: &CxrAnalysis) -> Item {
     let bundle = &frame.record.bundle;
     let mut items = vec![summary(bundle, analysis)];
-    let all_passed = analysis.images.iter().flat_map(|image| &image.gates).all(|gate| gate.passed);
-    let quality = if all_passed { codes::DIAGNOSTIC_QUALITY } else { codes::LIMITED_QUALITY };
-    items.push(code(Contains, codes::QUALITY, quality));
+    // Untrained networks say nothing about the quality of an image.
+    if bundle.status != BundleStatus::Untrained {
+        let all_passed = analysis.images.iter().flat_map(|image| &image.gates).all(|gate| gate.passed);
+        let quality = if all_passed { codes::DIAGNOSTIC_QUALITY } else { codes::LIMITED_QUALITY };
+        items.push(code(Contains, codes::QUALITY, quality));
+    }
     for (analysed, name) in analysis.images.iter().zip(wording::image_names(analysis)) {
         let prefix = name.map(|name| format!("{name} - ")).unwrap_or_default();
         items.extend(analysed.gates.iter().map(|gate| {

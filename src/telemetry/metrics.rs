@@ -163,18 +163,16 @@ label! {
 label! {
     /// A step of a run.
     RunStage as "stage" {
-        /// Reading and decoding the images.
+        /// Reading the files from the archive.
+        Read = "read",
+        /// Decoding, the checks of header and picture, padding, resizing.
         Decode = "decode",
-        /// Grey values, padding, resizing, normalisation.
-        Preprocess = "preprocess",
         /// Lungs.
         Segment = "segment",
-        /// The ensemble.
+        /// The ensemble, with its class-activation maps.
         Classify = "classify",
-        /// Class-activation maps.
+        /// Fusion and decision.
         Explain = "explain",
-        /// Making and storing the DICOM results.
-        Render = "render",
     }
 }
 

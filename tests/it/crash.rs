@@ -364,6 +364,9 @@ fn heavy_a_study_that_always_kills_the_inference_process_is_parked_alone() {
 fn heavy_a_run_that_cannot_be_rendered_is_parked_with_its_reason() {
     let pacs = StoreScp::start();
     let mut node = Node::start(&Site::usual(pacs.port));
+    wait_for("the inference process has opened the archive", PATIENCE, || {
+        node.log().contains("the inference process is ready").then_some(())
+    });
     let results = node.data_folder.join("archive/results");
     fs_err::remove_dir(&results).expect("an empty folder");
     fs_err::write(&results, b"in the way").expect("a file");

@@ -19,7 +19,7 @@ use super::{
 
 pub(crate) const CR_STORAGE: &str = uids::COMPUTED_RADIOGRAPHY_IMAGE_STORAGE;
 const VERIFICATION: &str = uids::VERIFICATION;
-pub(crate) const EXPLICIT_LITTLE_ENDIAN: &str = uids::EXPLICIT_VR_LITTLE_ENDIAN;
+const EXPLICIT_LITTLE_ENDIAN: &str = uids::EXPLICIT_VR_LITTLE_ENDIAN;
 const IMPLICIT_LITTLE_ENDIAN: &str = uids::IMPLICIT_VR_LITTLE_ENDIAN;
 
 /// Presentation contexts of a [`RawPeer`].

@@ -11,7 +11,7 @@ use super::{
         acknowledged, assert_archive_is_clean, assert_kept, files_below, radiographs, start_sending, wait_for_end,
         wait_until_all_answered,
     },
-    hostile::{CR_STORAGE, EXPLICIT_LITTLE_ENDIAN, RawPeer, plain_header},
+    hostile::{CR_STORAGE, RawPeer, plain_header},
     support::{
         Node, NodeOptions, Orthanc, PATIENCE, PrivatePostgres, Radiograph, Site, StoreScp, fresh_uid, http, run, said,
         wait_for,
@@ -292,9 +292,9 @@ fn fill(file: &std::path::Path) {
     let block = vec![0xAA; 64 * 1024];
     let mut length = block.len();
     while length > 0 {
-        match file.write(&block[..length]) {
-            Ok(_) => {}
-            Err(_) => length /= 2,
+        // A part may be written before it fails; then the rest is tried in smaller pieces.
+        if file.write_all(&block[..length]).is_err() {
+            length /= 2;
         }
     }
 }

@@ -343,7 +343,7 @@ async fn what_cannot_be_sent_is_said() {
 
     let text = folder.path().join("a.txt");
     fs_err::write(&text, "x".repeat(500)).unwrap();
-    let summary = send_files(&[text.clone()], options(to.clone()), ignore).await.unwrap();
+    let summary = send_files(std::slice::from_ref(&text), options(to.clone()), ignore).await.unwrap();
     assert_eq!(summary.failed.len(), 1);
     assert!(summary.failed[0].reason.contains("no `DICM`"), "{summary:?}");
 

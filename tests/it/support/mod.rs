@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(crate) use node::{Node, NodeOptions};
+pub(crate) use node::{Node, NodeOptions, is_running};
 pub(crate) use objects::*;
 pub(crate) use peers::*;
 pub(crate) use ports::free_port;

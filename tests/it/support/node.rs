@@ -303,6 +303,35 @@ impl Node {
         )
     }
 
+    /// Makes a bundle `name` from the untrained one with these changes to its manifest.
+    #[track_caller]
+    pub(crate) fn bundle(&self, name: &str, changes: &[(&str, &str)]) {
+        let folder = self.models_folder.join(name);
+        copy_folder(&self.models_folder.join("cxr-untrained"), &folder);
+        let file = folder.join("manifest.toml");
+        let mut manifest = fs_err::read_to_string(&file).expect("a manifest");
+        let own_name = format!("name = \"{name}\"");
+        for (from, to) in changes.iter().chain(&[("name = \"cxr-untrained\"", own_name.as_str())]) {
+            assert!(manifest.contains(from), "{from:?} is not in the manifest:\n{manifest}");
+            manifest = manifest.replace(from, to);
+        }
+        fs_err::write(&file, manifest).expect("a manifest");
+    }
+
+    /// The files of all received objects, sorted.
+    pub(crate) fn archived_objects(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut folders = vec![self.data_folder.join("archive/objects")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs_err::read_dir(folder).expect("a folder") {
+                let path = entry.expect("a folder").path();
+                if path.is_dir() { folders.push(path) } else { files.push(path) }
+            }
+        }
+        files.sort();
+        files
+    }
+
     /// The file of an archive key.
     pub(crate) fn archived(&self, key: &str) -> PathBuf {
         self.data_folder.join("archive").join(key)
