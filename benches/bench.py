@@ -141,7 +141,7 @@ def receive(options: Options, title: str, modality: str, count: int, association
                 f"{total / last.seconds:.0f} files/s, {last.cpu_seconds:.2f} s CPU, load {load.average:.1f}")
     shutil.rmtree(options.folder / "images")
     text = f"### {title}\n\n{total} objects of {bytes_each / 1e6:.3f} MB"
-    text += f", {associations} associations at once.\n" if parallel else ", one association.\n"
+    text += f", {associations} associations at once; the memory of storescp is its parent's.\n" if parallel else ", one association.\n"
     for mode in modes:
         text += "\n" + ("`TCP_NODELAY=1` for the sender and the servers:" if mode
                         else "Sender and servers as Debian ships them (Nagle's algorithm on):") + "\n\n"

@@ -111,7 +111,7 @@ def machine_facts(hilum: str, folder: pathlib.Path) -> list[str]:
         f"system: {system}, kernel {platform.release()}",
         f"hilum: {_first_line(hilum, '--version')}, {profile(hilum)} profile",
         f"Orthanc: {_first_line('Orthanc', '--version')}",
-        f"dcmtk: {_first_line('storescp', '--version').strip('$ ')}",
+        _first_line("storescp", "--version").strip("$ "),
         f"Postgres: {_first_line('psql', '--version')}",
     ]
 
