@@ -112,9 +112,13 @@ async fn run_node(
 ) -> anyhow::Result<()> {
     let bundle = config.inference.models_dir.join(nn::UNTRAINED_BUNDLE_NAME);
     let identity =
-        tokio::task::spawn_blocking(move || nn::init_untrained_bundle(&bundle, nn::UntrainedOptions::default()))
-            .await?
-            .context("make the bundle of untrained test weights")?;
+        // A bundle that is whole stays, also one that an earlier version made.
+        tokio::task::spawn_blocking(move || match nn::Bundle::open(&bundle) {
+            Ok(bundle) => Ok(bundle.identity()),
+            Err(_) => nn::init_untrained_bundle(&bundle, nn::UntrainedOptions::default()),
+        })
+        .await?
+        .context("make the bundle of untrained test weights")?;
     if identity.status == BundleStatus::Untrained {
         say("model bundle", &format!("{} {}: {UNTRAINED_NOTICE}", identity.name, identity.version));
     }
