@@ -43,6 +43,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
             intra_op_threads: network_threads(&config.inference),
             ..EnsembleOptions::default()
         },
+        run_timeout: config.inference.run_timeout,
         decode_limits: DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() },
     };
     let node = config.node.name.to_string();

@@ -223,6 +223,13 @@ pub struct InferenceConfig {
     /// Attempts of one run before it is parked, 1 to 20.
     #[serde(deserialize_with = "within::<1, 20, _, _>")]
     pub maximum_attempts: u32,
+    /// Longest time of one attempt; a network or codec that hangs is ended with its process.
+    #[serde(
+        rename = "run_timeout_seconds",
+        deserialize_with = "seconds::<10, { 24 * HOUR }, _>",
+        serialize_with = "as_seconds"
+    )]
+    pub run_timeout: Duration,
     /// Pause before the first restart of a child process that died; doubles with every further one.
     #[serde(
         rename = "restart_backoff_minimum_seconds",
@@ -251,6 +258,7 @@ impl Default for InferenceConfig {
             threads: 1,
             max_batch: 8,
             maximum_attempts: 3,
+            run_timeout: Duration::from_mins(10),
             restart_backoff_minimum: Duration::from_secs(1),
             restart_backoff_maximum: Duration::from_mins(1),
             max_decoded_bytes: ByteSize::from_mebibytes(512),

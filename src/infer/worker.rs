@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow};
@@ -57,6 +57,8 @@ pub struct WorkerSettings {
     pub ensemble: EnsembleOptions,
     /// What decoding may take.
     pub decode_limits: DecodeLimits,
+    /// Longest time of one attempt.
+    pub run_timeout: Duration,
 }
 
 struct Inner {
@@ -150,7 +152,17 @@ impl Inner {
 
     async fn execute(&self, claimed: &ClaimedRun) -> anyhow::Result<()> {
         let started = Instant::now();
-        match self.analyse(claimed).await {
+        // A codec or network that hangs cannot be stopped, only left behind: the process ends after telling.
+        let limit = self.settings.run_timeout;
+        let analysis = tokio::time::timeout(limit, self.analyse(claimed)).await;
+        let hangs = analysis.is_err();
+        let analysis = analysis.unwrap_or_else(|_| {
+            Err(Failure {
+                reason: "processing.timeout",
+                words: format!("no answer within inference.run_timeout_seconds = {}", limit.as_secs()),
+            })
+        });
+        match analysis {
             Ok(finished) => {
                 let mut tx = self.db.begin().await?;
                 let counted = run::finish(
@@ -192,6 +204,10 @@ impl Inner {
                     AfterFailure::RetryAt(_) => tracing::debug!(reason, words, "the attempt failed and is repeated"),
                     AfterFailure::Parked => tracing::debug!(reason, words, "the last attempt failed"),
                     AfterFailure::Fenced => tracing::info!(reason, words, "a failed attempt no longer counts"),
+                }
+                if hangs {
+                    tracing::error!(words, "the inference process ends, to be rid of what hangs; it is started again");
+                    std::process::exit(1);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Adding jobs, inside the transaction that makes them necessary.
 
-use graphile_worker::{IntoTaskHandlerResult, JobSpec, TaskHandler, WorkerContext, WorkerUtils};
+use graphile_worker::{IntoTaskHandlerResult, JobKeyMode, JobSpec, TaskHandler, WorkerContext, WorkerUtils};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -113,6 +113,10 @@ pub async fn queue(
     }
     if let Job::Deliver(_) = job {
         spec = spec.queue_name(job.key());
+        if run_at.is_some() {
+            // A look planned for later must not put off one that somebody has just asked for.
+            spec = spec.job_key_mode(JobKeyMode::PreserveRunAt);
+        }
     }
     let spec = spec.build();
     let mut utils = WorkerUtils::new(db.pool().clone(), SCHEMA).with_executor(connection);

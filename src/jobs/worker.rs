@@ -98,7 +98,8 @@ async fn run_once(
         .pg_pool(db.pool().clone())
         .schema(SCHEMA)
         .concurrency(settings.concurrency.max(1))
-        .poll_interval(Duration::from_secs(2))
+        // What is due at a time is found by looking; what is queued for now announces itself.
+        .poll_interval(Duration::from_millis(500))
         .heartbeat_interval(Duration::from_secs(5))
         .sweep_interval(Duration::from_secs(15))
         .sweep_threshold(Duration::from_secs(45))
