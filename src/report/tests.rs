@@ -771,8 +771,7 @@ const ALLOWED_ABOUT_SAMPLES: [(&str, &str); 5] = [
 /// Reading back with dicom-rs alone would prove little: other people's validators read all samples.
 /// `HILUM_REPORT_SAMPLES` names a folder that keeps the files.
 #[test]
-#[ignore = "needs dicom3tools, dcmtk and a Python with highdicom"]
-fn validators_accept_all_results() {
+fn heavy_validators_accept_all_results() {
     let temporary = tempfile::tempdir().unwrap();
     let folder = std::env::var_os("HILUM_REPORT_SAMPLES").map_or(temporary.path().to_path_buf(), Into::into);
     for (name, object) in all_results() {
