@@ -72,9 +72,8 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     ),
     (&["prometheus_client"], &["telemetry"], "metrics are registered in telemetry/"),
     (&["sd_notify"], &["app", "cli"], "only the composition root talks to systemd"),
-    (&["socket2"], &["dimse"], "socket options are set in dimse/"),
     (
-        &["image", "imageproc", "ab_glyph", "fast_image_resize", "colorous"],
+        &["image", "ab_glyph", "fast_image_resize", "colorous"],
         &["imaging", "report", "admin", "train", "cli"],
         "pictures are made in imaging/",
     ),
@@ -109,7 +108,6 @@ const ANYWHERE: &[&str] = &[
     "flate2",
     "fs_err",
     "libc",
-    "ndarray",
     "rustix",
     "serde",
     "serde_json",
