@@ -282,6 +282,10 @@ fn a_peer_that_vanishes_in_the_middle_of_an_object_leaves_nothing() {
     let half =
         [plain_header(CR_STORAGE, &uid), long_element(0x7FE0, 0x0010, *b"OW", 8_000_000), vec![0; 60_000]].concat();
     peer.send(&p_data(STORE_CONTEXT, 0x00, &half));
+    // The file is made with the first MiB.
+    for _ in 0..40 {
+        peer.send(&p_data(STORE_CONTEXT, 0x00, &vec![0; 60_000]));
+    }
     wait_for("the object is being received", PATIENCE, || {
         (!files_below(&node.data_folder.join("archive/incoming"), "part").is_empty()).then_some(())
     });
