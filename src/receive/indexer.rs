@@ -113,6 +113,14 @@ pub struct ScanSummary {
     pub unreadable: usize,
 }
 
+/// Whether writing a batch may move the watermark: not while other steps of the batch are unwritten, which may be hours
+/// old and would not be scanned again after a kill.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watermark {
+    MayAdvance,
+    Stays,
+}
+
 /// What the indexer must get done, whatever Postgres does meanwhile.
 enum Duty<'a> {
     CloseAssociations,
@@ -191,7 +199,7 @@ impl Indexer {
                 if self.receiver.recv_many(&mut batch, self.settings.batch_size).await == 0 {
                     break;
                 }
-                if let Err(error) = self.write(&batch).await {
+                if let Err(error) = self.write(&batch, Watermark::MayAdvance).await {
                     tracing::warn!(%error, "the index is left behind at shutdown; the next start catches up");
                     break;
                 }
@@ -274,7 +282,7 @@ impl Indexer {
                 // Told at every attempt, so that the lag grows while Postgres is away.
                 let oldest = batch.first().map_or(Duration::ZERO, |(queued, _)| queued.elapsed());
                 self.metrics.set_index_backlog(self.waiting.load(Ordering::Relaxed), oldest);
-                match self.write(batch).await {
+                match self.write(batch, Watermark::MayAdvance).await {
                     Err(error) if is_about_the_data(&error) => self.write_one_by_one(batch).await?,
                     outcome => outcome?,
                 }
@@ -286,7 +294,7 @@ impl Indexer {
     /// One step that Postgres will never take must not hold up the others: it is left out, loudly. Its file stays.
     async fn write_one_by_one(&self, batch: &[(Instant, Step)]) -> anyhow::Result<()> {
         for step in batch {
-            match self.write(std::slice::from_ref(step)).await {
+            match self.write(std::slice::from_ref(step), Watermark::Stays).await {
                 Err(error) if is_about_the_data(&error) => tracing::error!(
                     error = format!("{error:#}"),
                     archive_key = match &step.1 {
@@ -301,7 +309,7 @@ impl Indexer {
         Ok(())
     }
 
-    async fn write(&self, batch: &[(Instant, Step)]) -> anyhow::Result<()> {
+    async fn write(&self, batch: &[(Instant, Step)], watermark: Watermark) -> anyhow::Result<()> {
         let mut tx = self.db.begin().await?;
         let mut objects = Vec::new();
         for (_, step) in batch {
@@ -323,7 +331,7 @@ impl Indexer {
             }
         }
         let hour = hour_folder(OffsetDateTime::now_utc() - time::Duration::hours(1));
-        if !self.missed.load(Ordering::SeqCst) && self.receiver.is_empty() {
+        if watermark == Watermark::MayAdvance && !self.missed.load(Ordering::SeqCst) && self.receiver.is_empty() {
             archive_watermark::advance(&mut tx, &self.settings.node, &hour).await?;
         }
         tx.commit().await.map_err(db::DbError::from)?;
