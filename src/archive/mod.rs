@@ -185,6 +185,17 @@ impl Archive {
         }
     }
 
+    /// Removes a result that no row names. One that is gone already is no error.
+    pub fn remove_result(&self, key: &str) -> Result<(), ArchiveError> {
+        if !key.starts_with("results/") {
+            return Err(ArchiveError::BadKey(key.to_owned()));
+        }
+        match fs::remove_file(self.path(key)?) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
     /// The hour folders that hold received objects, oldest first, from `from` on (such as `2026/11/22/09`).
     pub fn hours(&self, from: Option<&str>) -> Result<Vec<String>, ArchiveError> {
         let mut hours = Vec::new();
@@ -453,6 +464,7 @@ mod tests {
     fn keys_cannot_leave_the_archive() {
         let folder = tempfile::tempdir().unwrap();
         let archive = Archive::open(folder.path(), ids()).unwrap();
+        assert!(archive.remove_result("objects/2026/11/22/09/x.dcm").is_err());
         for key in ["../x", "objects/../../x", "/etc/passwd", "incoming/x.part"] {
             assert!(archive.path(key).is_err(), "{key}");
         }

@@ -345,12 +345,14 @@ impl Inner {
         match run::rendered(&mut tx, run_id).await? {
             Rendered::Counts => {}
             Rendered::Already => {
+                self.drop_results(stored).await?;
                 tracing::info!(%run_id, "another rendering of the run was first: results dropped");
                 return Ok(());
             }
             Rendered::Superseded => {
                 run::supersede_earlier(&mut tx, workup_id, revision + 1).await?;
                 tx.commit().await.context("commit")?;
+                self.drop_results(stored).await?;
                 tracing::info!(%run_id, "the workup has a newer revision: results dropped");
                 return Ok(());
             }
@@ -380,6 +382,16 @@ impl Inner {
 }
 
 impl Inner {
+    /// Removes the files of a rendering that does not count.
+    async fn drop_results(&self, stored: Vec<(result::NewResult, i32)>) -> anyhow::Result<()> {
+        let archive = self.archive.clone();
+        let remove = move || {
+            let keys = stored.into_iter().flat_map(|(new, _)| [Some(new.archive_key), new.preview_key]);
+            remove_results(&archive, &keys.flatten().collect::<Vec<_>>());
+        };
+        Ok(tokio::task::spawn_blocking(remove).await?)
+    }
+
     /// A full disk is waited for; anything else ends in the parking place, so that nothing is rendered for ever.
     async fn rendering_failed(&self, claimed: &ClaimedRendering, error: anyhow::Error) -> anyhow::Result<()> {
         let waits = error.downcast_ref::<ArchiveError>().is_some_and(ArchiveError::is_out_of_resources);
@@ -478,33 +490,67 @@ fn render_and_store(
         }
     }
     rendered.push((report::render_sr(record, &sources, &settings.render)?, 0, None, SEND_ORDER_SR));
-    rendered
-        .into_iter()
-        .map(|(object, ordinal, preview, send_order)| {
-            Ok((store(record, archive, &object, ordinal, preview.as_deref())?, send_order))
-        })
-        .collect()
+    // All or nothing: what is retried for want of space must not fill the disk with the first half of its files.
+    let mut files = StoredFiles { archive, keys: Vec::new(), keep: false };
+    let mut stored = Vec::new();
+    for (object, ordinal, preview, send_order) in rendered {
+        stored.push((files.store(record, &object, ordinal, preview.as_deref())?, send_order));
+    }
+    files.keep = true;
+    Ok(stored)
 }
 
-fn store(
-    record: &RunRecord,
-    archive: &Archive,
-    object: &RenderedObject,
-    ordinal: usize,
-    preview_png: Option<&[u8]>,
-) -> anyhow::Result<result::NewResult> {
-    Ok(result::NewResult {
-        run_id: record.run_id,
-        kind: object.kind.as_str(),
-        ordinal: i32::try_from(ordinal)?,
-        sop_class_uid: object.sop_class_uid.clone(),
-        sop_instance_uid: object.sop_instance_uid.clone(),
-        series_instance_uid: object.series_instance_uid.clone(),
-        transfer_syntax_uid: object.transfer_syntax_uid.clone(),
-        archive_key: archive.store_result(&object.part10, "dcm")?,
-        preview_key: preview_png.map(|png| archive.store_result(png, "png")).transpose()?,
-        sha256: object.sha256,
-        size_bytes: object.part10.len() as u64,
-        device_uid: record.installation.device_uid.clone(),
-    })
+/// The files of one rendering, removed with the value unless they are all there.
+struct StoredFiles<'a> {
+    archive: &'a Archive,
+    keys: Vec<String>,
+    keep: bool,
+}
+
+impl Drop for StoredFiles<'_> {
+    fn drop(&mut self) {
+        if !self.keep {
+            remove_results(self.archive, &self.keys);
+        }
+    }
+}
+
+/// Removes result files that no row names.
+fn remove_results(archive: &Archive, keys: &[String]) {
+    for key in keys {
+        if let Err(error) = archive.remove_result(key) {
+            tracing::warn!(key, %error, "a result file that nothing refers to cannot be removed");
+        }
+    }
+}
+
+impl StoredFiles<'_> {
+    fn store_file(&mut self, bytes: &[u8], extension: &str) -> anyhow::Result<String> {
+        let key = self.archive.store_result(bytes, extension)?;
+        self.keys.push(key.clone());
+        Ok(key)
+    }
+
+    fn store(
+        &mut self,
+        record: &RunRecord,
+        object: &RenderedObject,
+        ordinal: usize,
+        preview_png: Option<&[u8]>,
+    ) -> anyhow::Result<result::NewResult> {
+        Ok(result::NewResult {
+            run_id: record.run_id,
+            kind: object.kind.as_str(),
+            ordinal: i32::try_from(ordinal)?,
+            sop_class_uid: object.sop_class_uid.clone(),
+            sop_instance_uid: object.sop_instance_uid.clone(),
+            series_instance_uid: object.series_instance_uid.clone(),
+            transfer_syntax_uid: object.transfer_syntax_uid.clone(),
+            archive_key: self.store_file(&object.part10, "dcm")?,
+            preview_key: preview_png.map(|png| self.store_file(png, "png")).transpose()?,
+            sha256: object.sha256,
+            size_bytes: object.part10.len() as u64,
+            device_uid: record.installation.device_uid.clone(),
+        })
+    }
 }

@@ -221,7 +221,9 @@ impl Drop for SmallDisk {
 #[test]
 fn heavy_a_full_disk_refuses_new_objects_and_keeps_the_old_ones() {
     let pacs = StoreScp::start();
-    let mut node = Node::prepare(NodeOptions::default());
+    // Below the stop line there is room for the results of all that came before it: each takes twice its image.
+    let options = NodeOptions::default().setting("HILUM__ARCHIVE__MINIMUM_FREE_BYTES", "72 MiB");
+    let mut node = Node::prepare(options);
     let archive = node.data_folder.join("archive");
     fs_err::create_dir_all(&archive).expect("a folder");
     let disk = SmallDisk::mount(&archive, 96);
@@ -259,17 +261,19 @@ fn heavy_a_full_disk_refuses_new_objects_and_keeps_the_old_ones() {
     assert_eq!((run["state"].as_str(), run["rendered_at"].is_null()), (Some("succeeded"), true), "{run}");
     let refused = fresh_uid();
     assert_eq!(peer.store(CR_STORAGE, &refused, &plain_header(CR_STORAGE, &refused)), 0xA700);
+    let previews = files_below(&archive.join("results"), "png").len();
+    assert_eq!(previews, 1, "renderings that failed left files of {previews} heat maps");
     fs_err::remove_file(&filler).expect("our file");
     node.wait_for_workup(&late.study_instance_uid, "answered");
     peer.release();
 
-    // Many radiographs until less than minimum_free_bytes = 64 MiB are left.
+    // Many radiographs until less than minimum_free_bytes are left.
     let (folder, log) = (node.scratch("many"), node.scratch("logs").join("acknowledged"));
     let many: Vec<_> = (0..10)
         .map(|seed| Radiograph { rows: 1600, columns: 1600, seed, ..Radiograph::default() }.write(&folder))
         .collect();
     let status = start_sending(&node, &folder, &log).wait().expect("our own child");
-    assert!(!status.success(), "50 MB found room in 32 MiB");
+    assert!(!status.success(), "50 MB found room in 24 MiB");
     let stored = acknowledged(&log);
     assert!(!stored.is_empty() && stored.len() < many.len(), "{} of 10 were acknowledged", stored.len());
     let refusals = sender_log(&log);
