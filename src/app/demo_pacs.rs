@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     archive::{Archive, ArchiveError, ObjectMeta},
     dimse::{
-        Acceptor, AcceptorOptions, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream,
+        Acceptor, AcceptorOptions, Admission, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream,
         NegotiatedContext, NegotiationPolicy, NotEstablished, Rejection, StoreFailure, StoreRequest,
     },
     types::{AeTitle, ObjectOrigin},
@@ -50,11 +50,12 @@ struct Peer {
 impl AssociationHandler for Handler {
     type Association = Peer;
 
-    fn admit(&self, _: &AssociationRequest) -> Result<NegotiationPolicy, Rejection> {
+    async fn admit(&self, _: &AssociationRequest) -> Result<Admission, Rejection> {
         let syntaxes = [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN];
         Ok([uids::VERIFICATION, uids::COMPREHENSIVE_SR_STORAGE, uids::SECONDARY_CAPTURE_IMAGE_STORAGE]
             .iter()
-            .fold(NegotiationPolicy::new(), |policy, sop_class| policy.with(sop_class, &syntaxes)))
+            .fold(NegotiationPolicy::new(), |policy, sop_class| policy.with(sop_class, &syntaxes))
+            .into())
     }
 
     fn rejected(&self, _: &AssociationRequest, _: &Rejection) {}

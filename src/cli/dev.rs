@@ -27,7 +27,7 @@ use crate::{
     dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
     jobs, nn, report,
     types::{
-        AeTitle, BundleStatus, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig,
+        AeTitle, AssociationPolicy, BundleStatus, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig,
         UNTRAINED_NOTICE, Uid,
     },
 };
@@ -217,7 +217,12 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr) -> anyhow::Resul
     db::site::change(db, false, move |site: &mut SiteConfig| {
         if !site.local_aes.iter().any(|ae| ae.ae_title == local) {
             let description = "made by `hilum dev`".to_owned();
-            site.local_aes.push(LocalAe { ae_title: local.clone(), enabled: true, description });
+            site.local_aes.push(LocalAe {
+                ae_title: local.clone(),
+                enabled: true,
+                description,
+                policy: AssociationPolicy::default(),
+            });
         }
         let peer = |name: &str, ae_title: &AeTitle, port, may_store| Peer {
             name: name.to_owned(),
@@ -226,6 +231,11 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr) -> anyhow::Resul
             port,
             may_store,
             contact: "made by `hilum dev`".to_owned(),
+            policy: AssociationPolicy::default(),
+            tls: false,
+            require_tls: false,
+            tls_certificate_sha256: Vec::new(),
+            tls_subject_name: None,
         };
         // The destination's port may be another at every start.
         site.peers.retain(|peer| peer.name != "demopacs");

@@ -13,12 +13,12 @@ use super::{
     problem::ConfigErrors,
     sections::{
         ArchiveConfig, AssembleConfig, DEFAULT_DATABASE_URL, DatabaseConfig, DatabaseSource, DeliverConfig,
-        DicomConfig, HttpConfig, InferenceConfig, LogConfig, NodeConfig, RawDatabase,
+        DicomConfig, HttpConfig, InferenceConfig, LogConfig, NodeConfig, RawDatabase, TlsConfig,
     },
     values::{POSTGRES_URL, Redacted, is_postgres_url, utc_offset_text},
     vars::Vars,
 };
-use crate::types::Sha256Digest;
+use crate::types::{AssociationPolicy, Sha256Digest};
 
 const ENVIRONMENT_PREFIX: &str = "HILUM__";
 
@@ -31,6 +31,10 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// `[dicom]`
     pub dicom: DicomConfig,
+    /// `[tls]`
+    pub tls: TlsConfig,
+    /// `[policy]`: what each peer's associations may do unless the site configuration says otherwise.
+    pub policy: AssociationPolicy,
     /// `[archive]`
     pub archive: ArchiveConfig,
     /// `[assemble]`
@@ -53,6 +57,8 @@ struct RawConfig {
     node: NodeConfig,
     database: RawDatabase,
     dicom: DicomConfig,
+    tls: TlsConfig,
+    policy: AssociationPolicy,
     archive: ArchiveConfig,
     assemble: AssembleConfig,
     inference: InferenceConfig,
@@ -85,6 +91,8 @@ impl Config {
                 migrate_on_start: true,
             },
             dicom: DicomConfig { listen: SocketAddr::from(([127, 0, 0, 1], raw.dicom.listen.port())), ..raw.dicom },
+            tls: raw.tls,
+            policy: raw.policy,
             archive: raw.archive,
             assemble: raw.assemble,
             inference: InferenceConfig { models_dir: data_dir.join("models"), ..raw.inference },
@@ -117,7 +125,7 @@ impl Config {
 /// The configuration as a file would say it, defaults included, secrets redacted.
 #[must_use]
 pub fn effective_toml(config: &Config) -> String {
-    let Config { node, database, dicom, archive, assemble, inference, deliver, http, log } = config.clone();
+    let Config { node, database, dicom, tls, policy, archive, assemble, inference, deliver, http, log } = config.clone();
     let DatabaseConfig { source, max_connections, migrate_on_start } = database;
     let (managed, url, url_file) = match source {
         DatabaseSource::Managed => (true, None, None),
@@ -125,17 +133,20 @@ pub fn effective_toml(config: &Config) -> String {
         DatabaseSource::External { url, url_file: None } => (false, Some(url), None),
     };
     let database = RawDatabase { url, url_file, managed, max_connections, migrate_on_start };
-    let raw = RawConfig { node, database, dicom, archive, assemble, inference, deliver, http, log };
+    let policy = policy.redacted();
+    let raw = RawConfig { node, database, dicom, tls, policy, archive, assemble, inference, deliver, http, log };
     // Serialising plain tables of texts and numbers only fails for a path that is not UTF-8.
     toml::to_string(&raw).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
 }
 
 /// Every section with its keys.
-fn sections() -> [(&'static str, &'static [&'static str]); 9] {
+fn sections() -> [(&'static str, &'static [&'static str]); 11] {
     [
         ("node", field_names::<NodeConfig>()),
         ("database", field_names::<RawDatabase>()),
         ("dicom", field_names::<DicomConfig>()),
+        ("tls", field_names::<TlsConfig>()),
+        ("policy", field_names::<AssociationPolicy>()),
         ("archive", field_names::<ArchiveConfig>()),
         ("assemble", field_names::<AssembleConfig>()),
         ("inference", field_names::<InferenceConfig>()),
@@ -177,6 +188,8 @@ fn read_sections(document: &mut Document) -> RawConfig {
         node: read_section(document, &mut file, "node"),
         database: read_section(document, &mut file, "database"),
         dicom: read_section(document, &mut file, "dicom"),
+        tls: read_section(document, &mut file, "tls"),
+        policy: read_section(document, &mut file, "policy"),
         archive: read_section(document, &mut file, "archive"),
         assemble: read_section(document, &mut file, "assemble"),
         inference: read_section(document, &mut file, "inference"),
@@ -207,7 +220,7 @@ fn homes_of(key: &str) -> Vec<String> {
 
 /// The rules between keys, and the secrets that live in files. `None` when there is no usable database source.
 fn resolve(raw: RawConfig, document: &mut Document) -> Option<Config> {
-    let RawConfig { node, database, dicom, archive, assemble, inference, deliver, http, log } = raw;
+    let RawConfig { node, database, dicom, tls, policy, archive, assemble, inference, deliver, http, log } = raw;
     if !http.listen.ip().is_loopback() {
         document.report(
             "http.listen",
@@ -225,6 +238,19 @@ fn resolve(raw: RawConfig, document: &mut Document) -> Option<Config> {
             format!("`dicom.listen` takes port {} already", http.listen.port()),
             "give one of them another port",
         );
+    }
+    check_tls(&tls, document);
+    for (key, other) in [("dicom.listen", dicom.listen), ("http.listen", http.listen)] {
+        if let Some(listen) = tls.listen
+            && listen.port() == other.port()
+            && listen.port() != 0
+        {
+            let reason = format!("`{key}` takes port {} already", listen.port());
+            document.report("tls.listen", reason, "give one of them another port; that of DICOM over TLS is 2762");
+        }
+    }
+    for (problem, remedy) in policy.problems() {
+        document.report("policy", problem, remedy);
     }
     if deliver.initial_backoff > deliver.maximum_backoff {
         document.report(
@@ -251,7 +277,38 @@ fn resolve(raw: RawConfig, document: &mut Document) -> Option<Config> {
     let source = database_source(&database, document)?;
     let RawDatabase { max_connections, migrate_on_start, .. } = database;
     let database = DatabaseConfig { source, max_connections, migrate_on_start };
-    Some(Config { node, database, dicom, archive, assemble, inference, deliver, http, log })
+    Some(Config { node, database, dicom, tls, policy, archive, assemble, inference, deliver, http, log })
+}
+
+/// What the keys of `[tls]` ask of each other; the files themselves are read by whoever uses them.
+fn check_tls(tls: &TlsConfig, document: &mut Document) {
+    let with_key = tls.private_key_file.is_some();
+    match (tls.certificate_file.is_some(), with_key) {
+        (true, false) => {
+            document.report("tls.certificate_file", "comes without its key", "give `private_key_file` too");
+        }
+        (false, true) => {
+            document.report("tls.private_key_file", "comes without its certificate", "give `certificate_file` too");
+        }
+        _ => {}
+    }
+    if tls.listen.is_none() {
+        return;
+    }
+    if !with_key {
+        document.report(
+            "tls.listen",
+            "a listener for TLS needs a certificate and its key",
+            "give `certificate_file` and `private_key_file`; docs/operations.md shows how to make them",
+        );
+    }
+    if tls.require_client_certificate && tls.ca_files.is_empty() {
+        document.report(
+            "tls.listen",
+            "callers must show a certificate, and no CA is trusted to sign one",
+            "give `ca_files`, or, on a network that you trust, require_client_certificate = false",
+        );
+    }
 }
 
 fn database_source(raw: &RawDatabase, document: &mut Document) -> Option<DatabaseSource> {

@@ -8,7 +8,7 @@ use time::UtcOffset;
 
 use super::values::{
     ByteSize, DicomText, Redacted, SECONDS_PER_DAY, as_days, as_seconds, as_utc_offset, database_url, days, listen,
-    log_level, optional_path, path, required_text, seconds, size_within, utc_offset, within,
+    log_level, optional_listen, optional_path, optional_within, path, required_text, seconds, size_within, utc_offset, within,
 };
 
 const MIB: u64 = 1 << 20;
@@ -121,6 +121,13 @@ pub struct DicomConfig {
     /// Associations open at the same time, 1 to 4096; one more is rejected transiently.
     #[serde(deserialize_with = "within::<1, 4096, _, _>")]
     pub max_associations: usize,
+    /// Connections open at the same time from one address, 1 to 8192; one more is closed at once. `None` means half of
+    /// all.
+    #[serde(
+        deserialize_with = "optional_within::<1, 8192, _, _>",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub max_connections_per_address: Option<usize>,
     /// Largest P-DATA-TF PDU that we accept and announce, 4096 to 1,048,576 bytes.
     #[serde(deserialize_with = "within::<4096, MIB, _, _>")]
     pub max_pdu_length_bytes: u32,
@@ -155,11 +162,43 @@ impl Default for DicomConfig {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 11112)),
             max_associations: 64,
+            max_connections_per_address: None,
             max_pdu_length_bytes: 131_072,
             association_request_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_mins(1),
             message_timeout: Duration::from_mins(10),
             max_object_bytes: ByteSize::from_gibibytes(4),
+        }
+    }
+}
+
+/// `[tls]`: certificates for DICOM over TLS, and its listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Address and port for associations over TLS, beside `dicom.listen`; `None` means no such listener.
+    #[serde(deserialize_with = "optional_listen", skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// PEM file with our certificate and those that lead to its CA.
+    #[serde(deserialize_with = "optional_path", skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    /// PEM file with the private key; nobody but its owner and group may read it.
+    #[serde(deserialize_with = "optional_path", skip_serializing_if = "Option::is_none")]
+    pub private_key_file: Option<PathBuf>,
+    /// PEM files with the certificates of the CAs that sign the peers' certificates.
+    pub ca_files: Vec<PathBuf>,
+    /// Whether callers must show a certificate.
+    pub require_client_certificate: bool,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            certificate_file: None,
+            private_key_file: None,
+            ca_files: Vec::new(),
+            require_client_certificate: true,
         }
     }
 }

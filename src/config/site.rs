@@ -9,7 +9,7 @@ use super::{
     document::Document,
     problem::{ConfigErrors, Origin},
 };
-use crate::types::{AeTitle, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig};
+use crate::types::{AeTitle, AssociationPolicy, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig};
 
 /// Reads and validates a site file. The error holds every problem: syntax, unknown and missing keys, values, and
 /// the rules between the entries.
@@ -50,7 +50,7 @@ impl Entry for LocalAe {
     }
 
     fn stand_in(name: &str, _: &Table) -> Option<Self> {
-        Some(Self { ae_title: AeTitle::new(name).ok()?, enabled: true, description: String::new() })
+        Some(Self { ae_title: AeTitle::new(name).ok()?, enabled: true, description: String::new(), policy: AssociationPolicy::default() })
     }
 }
 
@@ -67,6 +67,11 @@ impl Entry for Peer {
             port: Some(104),
             may_store: false,
             contact: String::new(),
+            policy: AssociationPolicy::default(),
+            tls: false,
+            require_tls: false,
+            tls_certificate_sha256: Vec::new(),
+            tls_subject_name: None,
         })
     }
 }

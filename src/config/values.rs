@@ -187,6 +187,13 @@ pub(super) fn within<'de, const MIN: u64, const MAX: u64, T: TryFrom<u64>, D: De
     deserializer.deserialize_any(RangeVisitor::<MIN, MAX, T>(PhantomData))
 }
 
+/// The same, for a key that may be left out.
+pub(super) fn optional_within<'de, const MIN: u64, const MAX: u64, T: TryFrom<u64>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    within::<MIN, MAX, T, D>(deserializer).map(Some)
+}
+
 /// A whole number of seconds from `MIN` to `MAX`.
 pub(super) fn seconds<'de, const MIN: u64, const MAX: u64, D: Deserializer<'de>>(
     deserializer: D,
@@ -235,6 +242,11 @@ fn text_with<'de, T, D: Deserializer<'de>>(
 pub(super) fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let expected = "an IP address and a port, such as \"127.0.0.1:11112\" or \"[::]:11112\"";
     text_with(deserializer, expected, |text| text.trim().parse().ok())
+}
+
+/// The same, for a key that may be left out.
+pub(super) fn optional_listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    listen(deserializer).map(Some)
 }
 
 /// A directive of tracing's `EnvFilter`. A bare word must be a level: `EnvFilter` would take it for a module name.

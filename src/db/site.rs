@@ -1,13 +1,28 @@
 //! The site configuration: local AE titles, peers, destinations and routes.
 
 use serde_json::json;
-use sqlx::FromRow;
+use sqlx::{FromRow, types::Json};
 
 use super::{Connection, Db, DbError, Result, event};
-use crate::types::{AeTitle, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig};
+use crate::types::{AeTitle, AssociationPolicy, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig};
 
 /// The channel on which Postgres announces a change.
 pub const CHANNEL: &str = "hilum_site";
+
+#[derive(FromRow)]
+struct PeerRow {
+    name: String,
+    ae_title: String,
+    host: String,
+    port: Option<i32>,
+    may_store: bool,
+    contact: String,
+    policy: Json<AssociationPolicy>,
+    tls: bool,
+    require_tls: bool,
+    tls_certificate_sha256: Vec<String>,
+    tls_subject_name: Option<String>,
+}
 
 #[derive(FromRow)]
 struct RouteRow {
@@ -30,25 +45,22 @@ fn ae_title(text: &str) -> Result<AeTitle> {
 
 /// The whole configuration, each list in its stable order.
 pub async fn load(connection: &mut Connection) -> Result<SiteConfig> {
-    let local_aes = sqlx::query_as::<_, (String, bool, String)>(
-        "select ae_title, enabled, description from local_ae order by ae_title",
+    let local_aes = sqlx::query_as::<_, (String, bool, String, Json<AssociationPolicy>)>(
+        "select ae_title, enabled, description, policy from local_ae order by ae_title",
     )
     .fetch_all(&mut *connection)
     .await?
     .into_iter()
-    .map(|(title, enabled, description)| Ok(LocalAe { ae_title: ae_title(&title)?, enabled, description }))
-    .collect::<Result<_>>()?;
-    let peers = sqlx::query_as::<_, (String, String, String, Option<i32>, bool, String)>(
-        "select name, ae_title, host, port, may_store, contact from peer order by name",
-    )
-    .fetch_all(&mut *connection)
-    .await?
-    .into_iter()
-    .map(|(name, title, host, port, may_store, contact)| {
-        let port = port.map(u16::try_from).transpose().map_err(|error| DbError::unreadable("port", error))?;
-        Ok(Peer { name, ae_title: ae_title(&title)?, host, port, may_store, contact })
+    .map(|(title, enabled, description, Json(policy))| {
+        Ok(LocalAe { ae_title: ae_title(&title)?, enabled, description, policy })
     })
     .collect::<Result<_>>()?;
+    let peers = sqlx::query_as::<_, PeerRow>("select * from peer order by name")
+        .fetch_all(&mut *connection)
+        .await?
+        .into_iter()
+        .map(peer_from_row)
+        .collect::<Result<_>>()?;
     let destinations = sqlx::query_as::<_, (String, String, String, String, bool)>(
         "select name, kind, peer, calling_ae_title, send_not_analysed from destination order by name",
     )
@@ -70,6 +82,26 @@ pub async fn load(connection: &mut Connection) -> Result<SiteConfig> {
         .map(route_from_row)
         .collect::<Result<_>>()?;
     Ok(SiteConfig { local_aes, peers, destinations, routes })
+}
+
+fn peer_from_row(row: PeerRow) -> Result<Peer> {
+    Ok(Peer {
+        name: row.name,
+        ae_title: ae_title(&row.ae_title)?,
+        host: row.host,
+        port: row.port.map(u16::try_from).transpose().map_err(|error| DbError::unreadable("port", error))?,
+        may_store: row.may_store,
+        contact: row.contact,
+        policy: row.policy.0,
+        tls: row.tls,
+        require_tls: row.require_tls,
+        tls_certificate_sha256: row
+            .tls_certificate_sha256
+            .iter()
+            .map(|digest| digest.parse().map_err(|error| DbError::unreadable("certificate fingerprint", error)))
+            .collect::<Result<_>>()?,
+        tls_subject_name: row.tls_subject_name,
+    })
 }
 
 fn route_from_row(row: RouteRow) -> Result<Route> {
@@ -134,16 +166,20 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         sqlx::query(table).execute(&mut *connection).await?;
     }
     for local_ae in &site.local_aes {
-        sqlx::query("insert into local_ae (ae_title, enabled, description) values ($1, $2, $3)")
+        sqlx::query("insert into local_ae (ae_title, enabled, description, policy) values ($1, $2, $3, $4)")
             .bind(local_ae.ae_title.as_str())
             .bind(local_ae.enabled)
             .bind(&local_ae.description)
+            .bind(Json(&local_ae.policy))
             .execute(&mut *connection)
             .await?;
     }
     for peer in &site.peers {
+        let fingerprints: Vec<String> = peer.tls_certificate_sha256.iter().map(ToString::to_string).collect();
         sqlx::query(
-            "insert into peer (name, ae_title, host, port, may_store, contact) values ($1, $2, $3, $4, $5, $6)",
+            "insert into peer (name, ae_title, host, port, may_store, contact, policy, tls, require_tls,
+                               tls_certificate_sha256, tls_subject_name)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(&peer.name)
         .bind(peer.ae_title.as_str())
@@ -151,6 +187,11 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         .bind(peer.port.map(i32::from))
         .bind(peer.may_store)
         .bind(&peer.contact)
+        .bind(Json(&peer.policy))
+        .bind(peer.tls)
+        .bind(peer.require_tls)
+        .bind(&fingerprints)
+        .bind(&peer.tls_subject_name)
         .execute(&mut *connection)
         .await?;
     }

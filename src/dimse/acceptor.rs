@@ -20,7 +20,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     select,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, Span, debug, error, field, info_span, warn};
@@ -31,11 +31,13 @@ use super::{
     command::{Command, CommandSet, MoveOriginator, Priority, ResponseCommand, StoreRequestCommand},
     message::{EndReason, MessageLayer, TimeLimit},
     negotiation::{
-        NegotiatedContext, NegotiationPolicy, PeerImplementation, ProposedContext, negotiate, user_variables,
+        Admission, NegotiatedContext, PeerImplementation, ProposedContext, UserIdentity, negotiate, user_variables,
     },
     pdu_io::PduLimits,
+    quota::{Quota, Quotas, Share},
     rejection::{AbortReason, AbortSource, Rejection},
     status,
+    tls::{self, AcceptError, Security, TlsRefusal, TlsServer},
     upper_layer::{Indication, UpperLayer},
 };
 use crate::types::{AeTitle, Uid};
@@ -56,11 +58,14 @@ const MAX_ACCEPT_BACKOFF: Duration = Duration::from_secs(1);
 pub struct AcceptorOptions {
     /// Associations open at once; one more is rejected as transient, local limit exceeded.
     pub max_associations: usize,
+    /// Connections open at once from one address; one more is closed at once. `None` means half of all that the
+    /// acceptor holds.
+    pub max_connections_per_address: Option<usize>,
     /// Longest P-DATA-TF that we accept and announce, in bytes; held between 1018 and 16 MiB.
     pub max_pdu_length: u32,
     /// Longest A-ASSOCIATE-RQ that we read, in bytes. 128 contexts of 45 transfer syntaxes have about 160 KB.
     pub max_association_request_bytes: u32,
-    /// Total time from the connection to its whole A-ASSOCIATE-RQ (ARTIM), and for one write to the peer.
+    /// Total time from the connection over the TLS handshake to its whole A-ASSOCIATE-RQ (ARTIM), and for one write to the peer.
     pub association_request_timeout: Duration,
     /// Total time without a message.
     pub idle_timeout: Duration,
@@ -74,6 +79,7 @@ impl Default for AcceptorOptions {
     fn default() -> Self {
         Self {
             max_associations: 64,
+            max_connections_per_address: None,
             max_pdu_length: 128 * 1024,
             max_association_request_bytes: 1024 * 1024,
             association_request_timeout: Duration::from_secs(30),
@@ -122,10 +128,14 @@ pub struct AssociationRequest {
     pub implementation: PeerImplementation,
     /// In the peer's order.
     pub proposed_contexts: Vec<ProposedContext>,
+    /// Who the peer says its user is.
+    pub user_identity: Option<UserIdentity>,
+    /// How it came.
+    pub security: Security,
 }
 
 impl AssociationRequest {
-    fn new(association_id: Uuid, peer_address: SocketAddr, request: &AssociationRQ) -> Self {
+    fn new(association_id: Uuid, peer_address: SocketAddr, security: Security, request: &AssociationRQ) -> Self {
         Self {
             association_id,
             peer_address,
@@ -134,6 +144,8 @@ impl AssociationRequest {
             application_context_name: request.application_context_name.clone(),
             implementation: PeerImplementation::from_user_variables(&request.user_variables),
             proposed_contexts: request.presentation_contexts.iter().cloned().map(ProposedContext::from).collect(),
+            user_identity: UserIdentity::from_user_variables(&request.user_variables),
+            security,
         }
     }
 }
@@ -147,8 +159,55 @@ pub struct NotEstablished {
     pub peer_address: SocketAddr,
     /// The request, where a whole one could be read.
     pub request: Option<AssociationRequest>,
+    /// Where it ended.
+    pub step: FailedStep,
     /// Why it ended.
     pub reason: EndReason,
+    /// What would have been right.
+    pub expected: String,
+    /// What somebody can do about it.
+    pub remedy: String,
+}
+
+/// The step to an association that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailedStep {
+    /// The TLS handshake, or the lack of one.
+    Tls,
+    /// The association request.
+    Request,
+}
+
+impl NotEstablished {
+    fn new(
+        association_id: Uuid,
+        peer_address: SocketAddr,
+        request: Option<AssociationRequest>,
+        reason: EndReason,
+    ) -> Self {
+        Self {
+            association_id,
+            peer_address,
+            request,
+            step: FailedStep::Request,
+            reason,
+            expected: "a complete association request".to_owned(),
+            remedy: "look at the peer's own log: what it sent is no complete association request (PS3.8 section 9.3.2)"
+                .to_owned(),
+        }
+    }
+
+    fn tls(association_id: Uuid, peer_address: SocketAddr, refusal: TlsRefusal) -> Self {
+        Self {
+            association_id,
+            peer_address,
+            request: None,
+            step: FailedStep::Tls,
+            reason: EndReason::protocol_error(refusal.to_string()),
+            expected: refusal.expected,
+            remedy: refusal.remedy,
+        }
+    }
 }
 
 /// The end of an association and what it carried.
@@ -237,9 +296,9 @@ pub trait AssociationHandler: Send + Sync + 'static {
     /// State of one association, made on acceptance.
     type Association: Send;
 
-    /// Whether the peer may associate with us, and with what. Called before the limit on associations is
-    /// applied, on the network task: it must not block.
-    fn admit(&self, request: &AssociationRequest) -> Result<NegotiationPolicy, Rejection>;
+    /// Whether the peer may associate with us, and with what. Called before the limits on associations are applied,
+    /// on the network task: it must not block.
+    fn admit(&self, request: &AssociationRequest) -> impl Future<Output = Result<Admission, Rejection>> + Send;
 
     /// The association was rejected: by [`AssociationHandler::admit`], or for a limit or the protocol. It has been
     /// logged.
@@ -277,6 +336,8 @@ pub struct DataSetStream<'a> {
     context_id: u8,
     state: StreamState,
     n_bytes: u64,
+    /// The sender is faster than it may be: nothing is read until then.
+    paused_until: Option<Instant>,
 }
 
 enum StreamState {
@@ -306,6 +367,13 @@ impl DataSetStream<'_> {
     }
 
     async fn next_fragment(&mut self) -> Result<Bytes, EndReason> {
+        if let Some(until) = self.paused_until {
+            // The wait is ours, not the peer's: only the end of the node cuts it short.
+            select! {
+                () = sleep_until(until) => self.paused_until = None,
+                () = self.limits.kill.cancelled() => return Err(EndReason::ShutDown),
+            }
+        }
         let pdv = self.limits.apply(self.messages.next_fragment_of_message()).await?;
         if pdv.is_command {
             return Err(self.messages.break_off("the peer sent a command inside a data set").await);
@@ -317,6 +385,12 @@ impl DataSetStream<'_> {
             self.state = StreamState::Finished;
         }
         self.n_bytes += pdv.data.len() as u64;
+        let now = Instant::now();
+        let pause = self.messages.pace.pause_after(pdv.data.len(), now);
+        if !pause.is_zero() {
+            self.paused_until = Some(now + pause);
+            self.limits.deadline += pause;
+        }
         Ok(pdv.data)
     }
 
@@ -360,6 +434,7 @@ impl MessageLimits<'_> {
 /// Accepts associations on a listening socket.
 pub struct Acceptor<H> {
     listener: TcpListener,
+    tls: Option<(TcpListener, TlsServer)>,
     options: AcceptorOptions,
     handler: Arc<H>,
 }
@@ -368,7 +443,14 @@ impl<H: AssociationHandler> Acceptor<H> {
     /// An acceptor on a socket that the caller has bound.
     pub fn new(listener: TcpListener, mut options: AcceptorOptions, handler: Arc<H>) -> Self {
         options.max_pdu_length = options.max_pdu_length.clamp(MINIMUM_PDU_SIZE, 16 * 1024 * 1024);
-        Self { listener, options, handler }
+        Self { listener, tls: None, options, handler }
+    }
+
+    /// Listens for TLS on a further socket. Both share the limits.
+    #[must_use]
+    pub fn with_tls(mut self, listener: TcpListener, server: TlsServer) -> Self {
+        self.tls = Some((listener, server));
+        self
     }
 
     /// The address that peers call.
@@ -379,48 +461,30 @@ impl<H: AssociationHandler> Acceptor<H> {
     /// Serves until `shutdown`; then accepts nothing more, lets every association finish its current message, and
     /// aborts what is left after the grace time.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { listener, options, handler } = self;
+        let Self { listener, tls, options, handler } = self;
         let kill = CancellationToken::new();
         // Were this future dropped, its associations must not go on without it.
         let _kill_on_drop = kill.clone().drop_guard();
         let grace = options.shutdown_grace;
+        let max_connections = options.max_associations + EXTRA_CONNECTIONS;
         let server = Arc::new(Server {
             associations: Arc::new(Semaphore::new(options.max_associations)),
-            connections: Arc::new(Semaphore::new(options.max_associations + EXTRA_CONNECTIONS)),
+            connections: Arc::new(Semaphore::new(max_connections)),
+            max_connections_per_address: options.max_connections_per_address.unwrap_or(max_connections / 2),
+            addresses: Arc::default(),
+            quotas: Arc::default(),
             options,
             handler,
             shutdown: shutdown.clone(),
             kill: kill.clone(),
         });
         let tasks = TaskTracker::new();
-        let mut backoff = MIN_ACCEPT_BACKOFF;
-        loop {
-            let accepted = select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, peer_address)) => {
-                    backoff = MIN_ACCEPT_BACKOFF;
-                    if let Ok(permit) = Arc::clone(&server.connections).try_acquire_owned() {
-                        tasks.spawn(Arc::clone(&server).serve_connection(stream, peer_address, permit));
-                    } else {
-                        let n_open = server.options.max_associations + EXTRA_CONNECTIONS;
-                        warn!(peer = %peer_address, "connection closed at once: {n_open} connections are open already");
-                    }
-                }
-                Err(error) => {
-                    warn!("cannot accept a connection: {error}; trying again in {} ms", backoff.as_millis());
-                    select! {
-                        () = sleep(backoff) => {}
-                        () = shutdown.cancelled() => {}
-                    }
-                    backoff = (backoff * 2).min(MAX_ACCEPT_BACKOFF);
-                }
+        let over_tls = async {
+            if let Some((listener, tls)) = tls {
+                server.accept_all(listener, Some(tls), &tasks).await;
             }
-        }
-        drop(listener);
+        };
+        tokio::join!(server.accept_all(listener, None, &tasks), over_tls);
         tasks.close();
         if timeout(grace, tasks.wait()).await.is_err() {
             warn!("{} associations are still busy after {} s: aborting them", tasks.len(), grace.as_secs_f32());
@@ -436,6 +500,11 @@ struct Server<H> {
     options: AcceptorOptions,
     associations: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    max_connections_per_address: usize,
+    /// Connections by address.
+    addresses: Arc<Quotas>,
+    /// Associations by what the handler counts them as.
+    quotas: Arc<Quotas>,
     /// Finish the current message.
     shutdown: CancellationToken,
     /// Stop now.
@@ -447,6 +516,18 @@ struct Established {
     request: AssociationRequest,
     negotiated: Vec<NegotiatedContext>,
     messages: MessageLayer,
+    _places: Places,
+}
+
+/// What an association holds of the limits; given back when it is dropped.
+struct Places {
+    share: Share,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What a connection holds of the limits.
+struct ConnectionPlaces {
+    _share: Share,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -458,11 +539,64 @@ struct Counts {
 }
 
 impl<H: AssociationHandler> Server<H> {
+    /// Accepts connections until the shutdown.
+    async fn accept_all(self: &Arc<Self>, listener: TcpListener, tls: Option<TlsServer>, tasks: &TaskTracker) {
+        let mut backoff = MIN_ACCEPT_BACKOFF;
+        loop {
+            let accepted = select! {
+                biased;
+                () = self.shutdown.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer_address)) => {
+                    backoff = MIN_ACCEPT_BACKOFF;
+                    match self.connection_places(peer_address) {
+                        Ok(places) => {
+                            let server = Arc::clone(self);
+                            tasks.spawn(server.serve_connection(stream, tls.clone(), peer_address, places));
+                        }
+                        Err(limit) => warn!(peer = %peer_address, "connection closed at once: {limit}"),
+                    }
+                }
+                Err(error) => {
+                    warn!("cannot accept a connection: {error}; trying again in {} ms", backoff.as_millis());
+                    select! {
+                        () = sleep(backoff) => {}
+                        () = self.shutdown.cancelled() => {}
+                    }
+                    backoff = (backoff * 2).min(MAX_ACCEPT_BACKOFF);
+                }
+            }
+        }
+    }
+
+    /// Room for one more connection from this address, or the limit in words.
+    fn connection_places(&self, peer_address: SocketAddr) -> Result<ConnectionPlaces, String> {
+        let address = peer_address.ip().to_canonical();
+        let limit = self.max_connections_per_address;
+        let quota = Quota {
+            subject: address.to_string(),
+            max_associations: Some(u32::try_from(limit).unwrap_or(u32::MAX)),
+            max_associations_per_minute: None,
+            max_bytes_per_second: None,
+        };
+        let share = self.addresses.take(&[quota], Instant::now()).map_err(|_| {
+            format!("{limit} connections from {address} are open already (dicom.max_connections_per_address)")
+        })?;
+        let permit = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| {
+            let n_open = self.options.max_associations + EXTRA_CONNECTIONS;
+            format!("{n_open} connections are open already")
+        })?;
+        Ok(ConnectionPlaces { _share: share, _permit: permit })
+    }
+
     async fn serve_connection(
         self: Arc<Self>,
         stream: TcpStream,
+        tls: Option<TlsServer>,
         peer_address: SocketAddr,
-        connection_permit: OwnedSemaphorePermit,
+        places: ConnectionPlaces,
     ) {
         let association_id = Uuid::now_v7();
         let span = info_span!(
@@ -473,40 +607,63 @@ impl<H: AssociationHandler> Server<H> {
             called = field::Empty
         );
         async {
-            let established = self.establish(association_id, stream, peer_address).await;
+            let established = self.establish(association_id, stream, tls, peer_address).await;
             if let Some(established) = established {
                 self.serve_association(established).await;
             }
         }
         .instrument(span)
         .await;
-        drop(connection_permit);
+        drop(places);
     }
 
     async fn establish(
         &self,
         association_id: Uuid,
         stream: TcpStream,
+        tls: Option<TlsServer>,
         peer_address: SocketAddr,
     ) -> Option<Established> {
+        let artim = self.options.association_request_timeout;
+        let deadline = Instant::now() + artim;
+        let secured = select! {
+            biased;
+            secured = timeout_at(deadline, tls::accept(stream, tls.as_ref())) => secured,
+            () = self.shutdown.cancelled() => return None,
+        };
+        let failed = |request, reason| NotEstablished::new(association_id, peer_address, request, reason);
+        let timed_out = || failed(None, EndReason::TimedOut(TimeLimit::AssociationRequest));
+        let (transport, security) = match secured {
+            Ok(Ok(secured)) => secured,
+            Ok(Err(AcceptError::Closed)) => {
+                debug!("the peer connected and closed without a word");
+                return None;
+            }
+            Ok(Err(AcceptError::Refused(refusal))) => {
+                self.report_not_established(&NotEstablished::tls(association_id, peer_address, refusal));
+                return None;
+            }
+            Err(_) => {
+                self.report_not_established(&timed_out());
+                return None;
+            }
+        };
         let limits = PduLimits {
             max_association_bytes: self.options.max_association_request_bytes,
             max_p_data_bytes: self.options.max_pdu_length,
         };
-        let artim = self.options.association_request_timeout;
-        let mut layer = UpperLayer::accepted(Box::new(stream), limits, artim);
+        let mut layer = UpperLayer::accepted(transport, limits, artim);
         let indication = select! {
             biased;
-            indication = timeout(artim, layer.next()) => indication,
+            indication = timeout_at(deadline, layer.next()) => indication,
             () = self.shutdown.cancelled() => {
                 layer.close().await;
                 return None;
             }
         };
-        let failed = |request, reason| NotEstablished { association_id, peer_address, request, reason };
         let failure = match indication {
             Ok(Indication::AssociationRequested(request)) => {
-                return self.answer_request(association_id, peer_address, *request, layer).await;
+                return self.answer_request(association_id, peer_address, security, *request, layer).await;
             }
             Ok(Indication::UnsupportedProtocolVersion(request)) => {
                 let rejection = Rejection::protocol_version_not_supported(
@@ -514,7 +671,7 @@ impl<H: AssociationHandler> Server<H> {
                     format!("protocol version bits {:#06x}", request.protocol_version),
                     "update the peer: every DICOM implementation speaks version 1",
                 );
-                let request = AssociationRequest::new(association_id, peer_address, &request);
+                let request = AssociationRequest::new(association_id, peer_address, security, &request);
                 self.report_rejection(&request, &rejection);
                 layer.close().await;
                 return None;
@@ -531,7 +688,7 @@ impl<H: AssociationHandler> Server<H> {
             Ok(_) => failed(None, EndReason::protocol_error("the peer did not begin with an A-ASSOCIATE-RQ")),
             Err(_) => {
                 layer.artim_expired().await;
-                failed(None, EndReason::TimedOut(TimeLimit::AssociationRequest))
+                timed_out()
             }
         };
         self.report_not_established(&failure);
@@ -544,13 +701,14 @@ impl<H: AssociationHandler> Server<H> {
         &self,
         association_id: Uuid,
         peer_address: SocketAddr,
+        security: Security,
         asked: AssociationRQ,
         mut layer: UpperLayer,
     ) -> Option<Established> {
-        let request = AssociationRequest::new(association_id, peer_address, &asked);
+        let request = AssociationRequest::new(association_id, peer_address, security, &asked);
         Span::current().record("calling", field::display(&request.calling_ae_title));
         Span::current().record("called", field::display(&request.called_ae_title));
-        let (policy, permit) = match self.admit(&request) {
+        let (admission, places) = match self.admit(&request).await {
             Ok(admitted) => admitted,
             Err(rejection) => {
                 self.report_rejection(&request, &rejection);
@@ -561,11 +719,18 @@ impl<H: AssociationHandler> Server<H> {
                 return None;
             }
         };
-        let failure = match negotiate(&policy, &request.proposed_contexts) {
+        let failure = match negotiate(&admission.contexts, &request.proposed_contexts) {
             Ok(negotiated) => {
+                let own_limit = self.options.max_pdu_length;
+                let max_pdu_length = admission.max_pdu_length.map_or(own_limit, |length| length.clamp(MINIMUM_PDU_SIZE, own_limit));
+                layer.limit_p_data(max_pdu_length);
+                let mut user_variables = user_variables(max_pdu_length, &asked.user_variables, &negotiated);
+                if request.user_identity.as_ref().is_some_and(|identity| identity.positive_response_requested) {
+                    user_variables.push(UserIdentity::positive_response());
+                }
                 let accept = AssociationAC {
                     protocol_version: 1,
-                    user_variables: user_variables(self.options.max_pdu_length, &asked.user_variables, &negotiated),
+                    user_variables,
                     calling_ae_title: asked.calling_ae_title,
                     called_ae_title: asked.called_ae_title,
                     application_context_name: APPLICATION_CONTEXT_NAME.to_owned(),
@@ -573,8 +738,9 @@ impl<H: AssociationHandler> Server<H> {
                 };
                 match layer.accept_association(accept).await {
                     Ok(()) => {
-                        let messages = MessageLayer::new(layer, request.implementation.max_pdu_length);
-                        return Some(Established { request, negotiated, messages, _permit: permit });
+                        let mut messages = MessageLayer::new(layer, request.implementation.max_pdu_length);
+                        messages.pace = places.share.pace();
+                        return Some(Established { request, negotiated, messages, _places: places });
                     }
                     Err(error) => EndReason::from_write_error(&error),
                 }
@@ -582,17 +748,12 @@ impl<H: AssociationHandler> Server<H> {
             Err(error) => EndReason::protocol_error(error.to_string()),
         };
         layer.abort(AbortSource::ServiceProvider(AbortReason::InvalidPduParameter)).await;
-        self.report_not_established(&NotEstablished {
-            association_id,
-            peer_address,
-            request: Some(request),
-            reason: failure,
-        });
+        self.report_not_established(&NotEstablished::new(association_id, peer_address, Some(request), failure));
         layer.close().await;
         None
     }
 
-    fn admit(&self, request: &AssociationRequest) -> Result<(NegotiationPolicy, OwnedSemaphorePermit), Rejection> {
+    async fn admit(&self, request: &AssociationRequest) -> Result<(Admission, Places), Rejection> {
         if request.application_context_name != APPLICATION_CONTEXT_NAME {
             return Err(Rejection::application_context_not_supported(
                 format!("application context {APPLICATION_CONTEXT_NAME} (DICOM)"),
@@ -600,7 +761,7 @@ impl<H: AssociationHandler> Server<H> {
                 "check that the peer is a DICOM application",
             ));
         }
-        let policy = self.handler.admit(request)?;
+        let admission = self.handler.admit(request).await?;
         if self.shutdown.is_cancelled() {
             return Err(Rejection::temporary_congestion(
                 "a running node",
@@ -616,7 +777,8 @@ impl<H: AssociationHandler> Server<H> {
                 "try again later, let the peer reuse its associations, or raise the limit of associations",
             )
         })?;
-        Ok((policy, permit))
+        let share = self.quotas.take(&admission.quotas, Instant::now())?;
+        Ok((admission, Places { share, _permit: permit }))
     }
 
     fn report_rejection(&self, request: &AssociationRequest, rejection: &Rejection) {
@@ -641,7 +803,7 @@ impl<H: AssociationHandler> Server<H> {
     }
 
     async fn serve_association(&self, established: Established) {
-        let Established { request, negotiated, mut messages, _permit } = established;
+        let Established { request, negotiated, mut messages, _places } = established;
         let n_accepted = negotiated.iter().filter(|context| context.transfer_syntax_uid().is_some()).count();
         debug!(
             implementation = %request.implementation,
@@ -734,7 +896,7 @@ impl<H: AssociationHandler> Server<H> {
                 .await);
         };
         let state = if has_data_set { StreamState::Reading } else { StreamState::Finished };
-        let mut data = DataSetStream { messages: &mut *messages, limits, context_id, state, n_bytes: 0 };
+        let mut data = DataSetStream { messages: &mut *messages, limits, context_id, state, n_bytes: 0, paused_until: None };
         let response = match command {
             Command::EchoRequest { message_id } => {
                 data.drain().await?;

@@ -6,6 +6,7 @@ use std::{collections::VecDeque, fmt, io};
 use super::{
     command::{CommandSet, MAX_COMMAND_BYTES},
     pdu_io::Pdv,
+    quota::Pace,
     rejection::{AbortReason, AbortSource},
     upper_layer::{Indication, UpperLayer},
 };
@@ -97,11 +98,13 @@ pub(crate) struct MessageLayer {
     pending: VecDeque<Pdv>,
     /// Longest P-DATA-TF that the peer accepts, 0 for unlimited.
     peer_max_pdu_length: u32,
+    /// How fast data sets may come.
+    pub(crate) pace: Pace,
 }
 
 impl MessageLayer {
     pub(crate) fn new(layer: UpperLayer, peer_max_pdu_length: u32) -> Self {
-        Self { layer, pending: VecDeque::new(), peer_max_pdu_length }
+        Self { layer, pending: VecDeque::new(), peer_max_pdu_length, pace: Pace::default() }
     }
 
     pub(crate) fn peer_max_pdu_length(&self) -> u32 {

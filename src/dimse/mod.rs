@@ -14,6 +14,7 @@ pub mod command;
 mod message;
 pub mod negotiation;
 mod pdu_io;
+mod quota;
 mod rejection;
 mod requestor;
 mod state;
@@ -22,19 +23,23 @@ pub mod status;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod upper_layer;
 
 pub use acceptor::{
     Acceptor, AcceptorOptions, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, NotEstablished,
-    RequestedTitle, StoreFailure, StoreRequest, StreamError,
+    FailedStep, RequestedTitle, StoreFailure, StoreRequest, StreamError,
 };
 pub use command::{MoveOriginator, Priority};
 pub use message::{EndReason, TimeLimit};
 pub use negotiation::{
-    ContextOutcome, NegotiatedContext, NegotiationPolicy, PeerImplementation, ProposedContext, storage_policy,
+    Admission, ContextOutcome, NegotiatedContext, NegotiationPolicy, PeerImplementation, ProposedContext, UserIdentity,
+    UserIdentityKind, storage_policy,
 };
+pub use quota::Quota;
 pub use rejection::{RejectReason, RejectResult, Rejection};
 pub use requestor::{Association, AssociationRequestor, RequestError, RequestorTimeouts, StoreResponse, StoreSource};
+pub use tls::{Security, TlsClient, TlsServer};
 
 /// Our Implementation Class UID (PS3.7 D.3.3.2): UUID 868697ad-cc87-4ed5-9025-d922df42e61a, made once for Hilum.
 pub const IMPLEMENTATION_CLASS_UID: &str = "2.25.178815395627843179514629119654028830234";

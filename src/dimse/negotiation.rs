@@ -6,9 +6,10 @@ use std::{collections::BTreeSet, fmt};
 use dicom_dictionary_std::uids;
 use dicom_ul::pdu::{
     PresentationContextProposed, PresentationContextResult, PresentationContextResultReason, RequestorRoles,
-    UserVariableItem,
+    UserIdentityType, UserVariableItem,
 };
 
+use super::quota::Quota;
 use crate::types::Uid;
 
 /// Storage SOP classes that Hilum receives.
@@ -73,6 +74,13 @@ impl NegotiationPolicy {
         self
     }
 
+    /// Without the abstract syntaxes that `keep` refuses.
+    #[must_use]
+    pub fn retain(mut self, keep: impl Fn(&str) -> bool) -> Self {
+        self.abstract_syntaxes.retain(|(known, _)| keep(known));
+        self
+    }
+
     fn transfer_syntaxes(&self, abstract_syntax: &str) -> Option<&[String]> {
         self.abstract_syntaxes
             .iter()
@@ -90,6 +98,77 @@ pub fn storage_policy() -> NegotiationPolicy {
     STORAGE_SOP_CLASSES
         .iter()
         .fold(verification, |policy, sop_class| policy.with(sop_class, DECODABLE_TRANSFER_SYNTAXES))
+}
+
+/// What an acceptor grants to an association.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admission {
+    /// The presentation contexts.
+    pub contexts: NegotiationPolicy,
+    /// Longest P-DATA-TF that we accept and announce, in bytes; the acceptor's own limit holds as well.
+    pub max_pdu_length: Option<u32>,
+    /// Limits that it shares with other associations.
+    pub quotas: Vec<Quota>,
+}
+
+impl From<NegotiationPolicy> for Admission {
+    fn from(contexts: NegotiationPolicy) -> Self {
+        Self { contexts, max_pdu_length: None, quotas: Vec::new() }
+    }
+}
+
+/// Who a peer says its user is (PS3.7 section D.3.3.7). `Debug` shows neither name nor secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct UserIdentity {
+    /// What kind of identity it is.
+    pub kind: UserIdentityKind,
+    /// Whether the peer waits for our word that it was accepted.
+    pub positive_response_requested: bool,
+    /// The name, ticket, assertion or token.
+    pub primary_field: Vec<u8>,
+    /// The passcode; empty for the other kinds.
+    pub secondary_field: Vec<u8>,
+}
+
+/// The kinds of user identity (PS3.7 table D.3-14).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserIdentityKind {
+    /// Type 1.
+    Username,
+    /// Type 2.
+    UsernameAndPasscode,
+    /// Types 3, 4 and 5, and whatever comes later: Kerberos, SAML, JSON Web Token.
+    Other,
+}
+
+impl fmt::Debug for UserIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UserIdentity").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl UserIdentity {
+    pub(crate) fn from_user_variables(items: &[UserVariableItem]) -> Option<Self> {
+        items.iter().find_map(|item| match item {
+            UserVariableItem::UserIdentityItem(identity) => Some(Self {
+                kind: match identity.identity_type() {
+                    UserIdentityType::Username => UserIdentityKind::Username,
+                    UserIdentityType::UsernamePassword => UserIdentityKind::UsernameAndPasscode,
+                    _ => UserIdentityKind::Other,
+                },
+                positive_response_requested: identity.positive_response_requested(),
+                primary_field: identity.primary_field(),
+                secondary_field: identity.secondary_field(),
+            }),
+            _ => None,
+        })
+    }
+
+    /// The item of an A-ASSOCIATE-AC that says it was accepted (PS3.7 section D.3.3.7.2); there is nothing to add for
+    /// names and passcodes.
+    pub(crate) fn positive_response() -> UserVariableItem {
+        UserVariableItem::Unknown(0x59, vec![0, 0])
+    }
 }
 
 /// A presentation context that a requestor proposes.

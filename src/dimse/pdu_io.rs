@@ -162,6 +162,11 @@ impl PduStream {
         Self { transport, limits, received: BytesMut::new(), unsent: Vec::new() }
     }
 
+    /// From now on P-DATA-TF may be so long.
+    pub(crate) fn limit_p_data(&mut self, max_p_data_bytes: u32) {
+        self.limits.max_p_data_bytes = max_p_data_bytes;
+    }
+
     /// Whether bytes of a PDU have arrived that [`PduStream::receive`] has not returned.
     pub(crate) fn has_partial_pdu(&self) -> bool {
         !self.received.is_empty()
@@ -386,8 +391,8 @@ fn parse_p_data(mut body: Bytes) -> Result<Vec<Pdv>, &'static str> {
 const ASSOCIATION_FIXED_BYTES: usize = 68;
 
 /// The whole PDU (with a header) without the items that Hilum does not use, as PS3.8 section 9.3.1 demands of
-/// unrecognised ones. Extended negotiation, asynchronous operations and user identity are optional for an
-/// acceptor to answer (PS3.7 annex D.3.3) and left out too; so nothing in them can break the parser.
+/// unrecognised ones. Extended negotiation and asynchronous operations are optional for an acceptor to answer
+/// (PS3.7 annex D.3.3) and left out too; so nothing in them can break the parser.
 fn keep_known_items(pdu_type: u8, body: &[u8]) -> Result<Vec<u8>, &'static str> {
     if body.len() < ASSOCIATION_FIXED_BYTES {
         return Err("it ends before its AE titles do");
@@ -442,6 +447,12 @@ fn known_user_items(value: &[u8]) -> Result<Vec<u8>, &'static str> {
             0x51 if value.len() != 4 => return Err("its maximum length item has a wrong length"),
             0x51 => push_item(&mut kept, sub_type, value),
             0x52 | 0x55 => push_item(&mut kept, sub_type, trim_uid(value)),
+            0x58 => {
+                if !is_user_identity(value) {
+                    return Err("a user identity item has a wrong length");
+                }
+                push_item(&mut kept, sub_type, value);
+            }
             0x54 => {
                 let uid_length = value.first_chunk().map_or(0, |length| u16::from_be_bytes(*length) as usize);
                 if value.len() != 2 + uid_length + 2 {
@@ -454,6 +465,20 @@ fn known_user_items(value: &[u8]) -> Result<Vec<u8>, &'static str> {
         Ok(())
     })?;
     Ok(kept)
+}
+
+/// Type, response requested, and two fields with their lengths (PS3.7 table D.3-14).
+fn is_user_identity(value: &[u8]) -> bool {
+    let field = |rest: &[u8]| {
+        let length = u16::from_be_bytes(*rest.first_chunk()?);
+        Some(2 + usize::from(length)).filter(|end| *end <= rest.len())
+    };
+    let end_of_fields = || {
+        let fields = value.get(2..)?;
+        let primary_end = field(fields)?;
+        Some(2 + primary_end + field(fields.get(primary_end..)?)?)
+    };
+    end_of_fields() == Some(value.len())
 }
 
 /// Without the padding that some peers add to UIDs and names in association items.

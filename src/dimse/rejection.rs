@@ -186,6 +186,16 @@ impl Rejection {
         Self::new(RejectResult::Permanent, RejectReason::ProtocolVersionNotSupported, expected, received, remedy)
     }
 
+    /// Permanent: the peer's certificate or user identity is not the one that is asked for. The standard has no reason
+    /// of its own for it.
+    pub fn not_authorized(
+        expected: impl Into<String>,
+        received: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::new(RejectResult::Permanent, RejectReason::ProviderGivesNoReason, expected, received, remedy)
+    }
+
     /// Transient: as many associations as we allow are open.
     pub fn local_limit_exceeded(
         expected: impl Into<String>,

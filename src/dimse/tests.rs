@@ -75,7 +75,7 @@ impl Recorder {
 impl AssociationHandler for Recorder {
     type Association = ();
 
-    fn admit(&self, request: &AssociationRequest) -> Result<NegotiationPolicy, Rejection> {
+    async fn admit(&self, request: &AssociationRequest) -> Result<Admission, Rejection> {
         if request.called_ae_title.text != "HILUM" {
             return Err(Rejection::called_ae_title_not_recognized(
                 "`HILUM`",
@@ -86,7 +86,7 @@ impl AssociationHandler for Recorder {
         if request.calling_ae_title.text == "STRANGER" {
             return Err(Rejection::calling_ae_title_not_recognized("a known peer", "`STRANGER`", "add the peer"));
         }
-        Ok(storage_policy())
+        Ok(storage_policy().into())
     }
 
     fn rejected(&self, _: &AssociationRequest, rejection: &Rejection) {

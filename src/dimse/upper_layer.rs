@@ -103,6 +103,11 @@ impl UpperLayer {
         self.machine.state() == State::Sta6
     }
 
+    /// From now on P-DATA-TF of the peer may have so many bytes.
+    pub(crate) fn limit_p_data(&mut self, max_p_data_bytes: u32) {
+        self.pdus.limit_p_data(max_p_data_bytes);
+    }
+
     /// Whether bytes of a PDU have arrived that nobody has seen yet.
     pub(crate) fn has_partial_pdu(&self) -> bool {
         self.pdus.has_partial_pdu()

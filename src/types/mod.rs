@@ -6,6 +6,7 @@
 
 mod ae_title;
 mod object;
+mod policy;
 mod run;
 mod sha256;
 mod site;
@@ -13,6 +14,9 @@ mod uid;
 
 pub use ae_title::{AeTitle, AeTitleError};
 pub use object::{ObjectHeader, ObjectOrigin, StoredObject};
+pub use policy::{
+    AssociationPolicy, IdentityUser, PasscodeHash, PasscodeHashError, RequiredIdentity, UserIdentityPolicy,
+};
 pub use run::{
     BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, ExcludedImage, GateResult, HeatMap,
     ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument,

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::AeTitle;
+use super::{AeTitle, AssociationPolicy, Sha256Digest};
 
 fn default_true() -> bool {
     true
@@ -21,6 +21,9 @@ pub struct LocalAe {
     /// For people.
     #[serde(default)]
     pub description: String,
+    /// What associations to it may do.
+    #[serde(default)]
+    pub policy: AssociationPolicy,
 }
 
 /// Another DICOM node.
@@ -42,6 +45,22 @@ pub struct Peer {
     /// For people: who to ask.
     #[serde(default)]
     pub contact: String,
+    /// What its associations may do.
+    #[serde(default)]
+    pub policy: AssociationPolicy,
+    /// Call it over TLS.
+    #[serde(default)]
+    pub tls: bool,
+    /// Refuse its associations unless they come over TLS.
+    #[serde(default)]
+    pub require_tls: bool,
+    /// SHA-256 fingerprints of its certificates (of the DER encoding); empty means any that a trusted CA signed.
+    #[serde(default)]
+    pub tls_certificate_sha256: Vec<Sha256Digest>,
+    /// A name that its certificate must have: a DNS name, IP address or URI among the subject alternative names, or
+    /// the subject's common name.
+    #[serde(default)]
+    pub tls_subject_name: Option<String>,
 }
 
 /// How results travel to a destination.
@@ -168,8 +187,21 @@ impl SiteConfig {
             if peer.host.trim().is_empty() {
                 report(subject(), "has no host".into(), "give its host name or address, or `*` for any");
             }
+            if peer.tls_subject_name.as_ref().is_some_and(|name| name.trim().is_empty()) {
+                report(subject(), "has an empty tls_subject_name".into(), "give a name, or leave the key out");
+            }
             if peer.port == Some(0) {
                 report(subject(), "has port 0".into(), "give the TCP port it listens on, 1 to 65535");
+            }
+        }
+        let policies = self
+            .local_aes
+            .iter()
+            .map(|ae| (format!("local AE `{}`", ae.ae_title), &ae.policy))
+            .chain(self.peers.iter().map(|peer| (format!("peer `{}`", peer.name), &peer.policy)));
+        for (subject, policy) in policies {
+            for (problem, remedy) in policy.problems() {
+                report(subject.clone(), problem, &remedy);
             }
         }
         for destination in &self.destinations {

@@ -51,7 +51,7 @@ impl Peer {
 impl AssociationHandler for Peer {
     type Association = bool;
 
-    fn admit(&self, request: &AssociationRequest) -> Result<NegotiationPolicy, Rejection> {
+    async fn admit(&self, request: &AssociationRequest) -> Result<Admission, Rejection> {
         if self.behaviour.reject_associations {
             return Err(Rejection::called_ae_title_not_recognized(
                 "`OTHER`".to_owned(),
@@ -59,7 +59,7 @@ impl AssociationHandler for Peer {
                 "call `OTHER`".to_owned(),
             ));
         }
-        Ok(storage_policy())
+        Ok(storage_policy().into())
     }
 
     fn rejected(&self, _: &AssociationRequest, _: &Rejection) {}
