@@ -6,6 +6,8 @@ pub mod types;
 
 pub mod dimse;
 
+pub mod tls;
+
 pub mod receive;
 
 pub mod archive;

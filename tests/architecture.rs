@@ -21,7 +21,8 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 const ROOMS: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("dimse", &["types"]),
-    ("receive", &["types", "dimse", "archive", "db", "jobs", "telemetry"]),
+    ("tls", &["types", "telemetry"]),
+    ("receive", &["types", "dimse", "tls", "archive", "db", "jobs", "telemetry"]),
     ("archive", &["types"]),
     ("assemble", &["types", "db", "jobs", "telemetry"]),
     ("imaging", &["types"]),
@@ -30,7 +31,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     // The worker is where a run is claimed and its outcome is written; the pipelines beside it know neither.
     ("infer::worker", &["archive", "db", "jobs", "report"]),
     ("report", &["types", "imaging"]),
-    ("deliver", &["types", "archive", "db", "dimse", "jobs", "telemetry"]),
+    ("deliver", &["types", "archive", "db", "dimse", "jobs", "telemetry", "tls"]),
     ("db", &["types"]),
     ("jobs", &["types", "db"]),
     ("admin", &["types", "archive", "db", "report", "telemetry"]),
@@ -63,6 +64,10 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
         "DICOM encoding is for the rooms that read or write it",
     ),
     (&["dicom_pixeldata"], &["imaging"], "pixels are decoded in imaging/"),
+    (&["rustls"], &["tls", "dimse"], "certificates are tls/'s, handshakes are dimse/'s"),
+    (&["tokio_rustls"], &["dimse"], "handshakes are dimse/'s"),
+    (&["x509_parser"], &["tls"], "certificates are read in tls/"),
+    (&["argon2"], &["receive", "cli"], "passcodes are checked in receive/ and hashed on the command line"),
     (&["axum", "askama"], &["admin", "app"], "HTTP ends in admin/"),
     (&["clap", "indicatif"], &["cli"], "only the command line talks to a terminal"),
     (
@@ -92,6 +97,7 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
             "jobs",
             "admin",
             "telemetry",
+            "tls",
             "app",
             "cli",
             "main",

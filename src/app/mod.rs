@@ -14,6 +14,7 @@ mod sole_use;
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use time::OffsetDateTime;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -27,14 +28,15 @@ use crate::{
     admin::{self, AdminState, CheckOutcome, Readiness},
     archive::{Archive, ImplementationIds},
     assemble::CompleteWorkup,
-    config::{Config, DatabaseSource},
+    config::{Config, DatabaseSource, TlsConfig},
     db::{Db, DbError},
     deliver::{Deliver, DeliverSettings},
     dimse::{Acceptor, AcceptorOptions, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
     jobs::{self, JobHandler, JobKind, WorkerSettings},
     receive::{Indexer, IndexerSettings, Receiver, ReceiverSettings, SiteSnapshot, SiteWatch},
     telemetry::Metrics,
-    types::Uid,
+    tls::{TlsMaterial, TlsSettings, TlsWatch, expiry_words},
+    types::{AssociationPolicy, Uid},
 };
 
 /// A node that is ready to run.
@@ -45,6 +47,9 @@ pub struct App {
     metrics: Arc<Metrics>,
     acceptor: Acceptor<Receiver>,
     dicom_address: SocketAddr,
+    tls_address: Option<SocketAddr>,
+    tls_watch: TlsWatch,
+    tls: watch::Receiver<Arc<TlsMaterial>>,
     http: TcpListener,
     http_address: SocketAddr,
     site_watch: SiteWatch,
@@ -121,6 +126,12 @@ impl App {
         }
         let installed = installation(&config, &db).await?;
         let metrics = Arc::new(Metrics::new());
+        let (tls_watch, tls) = tokio::task::spawn_blocking({
+            let (settings, metrics) = (tls_settings(&config.tls), Arc::clone(&metrics));
+            move || TlsWatch::new(settings, metrics)
+        })
+        .await?
+        .context("section [tls]")?;
         let snapshot_file = config.node.data_dir.join(SITE_SNAPSHOT);
         let (site_watch, site) = tokio::task::spawn_blocking({
             let db = db.clone();
@@ -142,6 +153,7 @@ impl App {
                 node: config.node.name.to_string(),
                 maximum_object_bytes: config.dicom.max_object_bytes.bytes(),
                 minimum_free_bytes: config.archive.minimum_free_bytes.bytes(),
+                policy: node_policy(&config),
             },
             site.clone(),
             archive.clone(),
@@ -152,6 +164,7 @@ impl App {
         let http = bind(config.http.listen, "http.listen").await?;
         let options = AcceptorOptions {
             max_associations: config.dicom.max_associations,
+            max_connections_per_address: config.dicom.max_connections_per_address,
             max_pdu_length: config.dicom.max_pdu_length_bytes,
             association_request_timeout: config.dicom.association_request_timeout,
             idle_timeout: config.dicom.idle_timeout,
@@ -159,10 +172,30 @@ impl App {
             shutdown_grace: config.node.shutdown_grace,
             ..AcceptorOptions::default()
         };
+        let (dicom_address, http_address) = (dicom.local_addr()?, http.local_addr()?);
+        let mut acceptor = Acceptor::new(dicom, options, Arc::new(receiver));
+        let mut tls_address = None;
+        let server_config = tls.borrow().server();
+        if let (Some(listen), Some(first)) = (config.tls.listen, server_config) {
+            let listener = bind(listen, "tls.listen").await?;
+            tls_address = Some(listener.local_addr()?);
+            let material = tls.clone();
+            acceptor = acceptor
+                .with_tls(listener, Arc::new(move || material.borrow().server().unwrap_or_else(|| Arc::clone(&first))));
+            if !config.tls.require_client_certificate {
+                tracing::warn!(
+                    "tls.require_client_certificate = false: callers over TLS need no certificate, so an AE title is no \
+                     more than a name"
+                );
+            }
+        }
         Ok(Self {
-            dicom_address: dicom.local_addr()?,
-            http_address: http.local_addr()?,
-            acceptor: Acceptor::new(dicom, options, Arc::new(receiver)),
+            dicom_address,
+            tls_address,
+            tls_watch,
+            tls,
+            http_address,
+            acceptor,
             http,
             config,
             db,
@@ -193,10 +226,25 @@ impl App {
 
     /// Works until `shutdown`, then stops in order within the configured grace.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, db, archive, metrics, acceptor, http, site_watch, site, indexer, child, sole_use, .. } =
-            self;
+        let Self {
+            config,
+            db,
+            archive,
+            metrics,
+            acceptor,
+            tls_watch,
+            tls,
+            http,
+            site_watch,
+            site,
+            indexer,
+            child,
+            sole_use,
+            ..
+        } = self;
         tracing::info!(
             dicom = %self.dicom_address,
+            dicom_over_tls = self.tls_address.map(tracing::field::display),
             http = %self.http_address,
             data_dir = %config.node.data_dir.display(),
             version = env!("CARGO_PKG_VERSION"),
@@ -210,6 +258,9 @@ impl App {
         let mut accept_task = receivers.spawn(acceptor.run(receiving.clone()));
         let mut index_task = tokio::spawn(indexer.run(indexing.clone()));
         workers.spawn(site_watch.run(working.clone()));
+        if config.tls.certificate_file.is_some() || !config.tls.ca_files.is_empty() {
+            workers.spawn(tls_watch.run(working.clone()));
+        }
         let child_state = child::supervise(
             child,
             config.inference.clone(),
@@ -218,7 +269,14 @@ impl App {
             &workers,
             working.clone(),
         );
-        workers.spawn(run_jobs(config.clone(), db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
+        workers.spawn(run_jobs(
+            config.clone(),
+            db.clone(),
+            archive.clone(),
+            Arc::clone(&metrics),
+            tls.clone(),
+            working.clone(),
+        ));
         workers.spawn(follow_runs::follow(db.clone(), Arc::clone(&metrics), working.clone()));
         workers.spawn(watch_backlog(db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
         let state = AdminState {
@@ -226,7 +284,7 @@ impl App {
             db: open_pool(&config, PAGE_CONNECTIONS)?,
             archive: archive.clone(),
             metrics: Arc::clone(&metrics),
-            readiness: readiness(&config, site, child_state, shutdown.clone()),
+            readiness: readiness(&config, site, tls, child_state, shutdown.clone()),
             node_name: config.node.name.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
@@ -272,6 +330,22 @@ impl App {
         );
         Ok(())
     }
+}
+
+/// The TLS settings of a node.
+pub fn tls_settings(config: &TlsConfig) -> TlsSettings {
+    TlsSettings {
+        certificate_and_key: config.certificate_file.clone().zip(config.private_key_file.clone()),
+        ca_files: config.ca_files.clone(),
+        require_client_certificate: config.require_client_certificate,
+    }
+}
+
+/// What holds for a peer that nothing is said of: half of the associations, so that it cannot keep the others out.
+fn node_policy(config: &Config) -> AssociationPolicy {
+    let half = u32::try_from(config.dicom.max_associations.div_ceil(2)).unwrap_or(u32::MAX);
+    let max_associations = config.policy.max_associations.or(Some(half));
+    AssociationPolicy { max_associations, ..config.policy.clone() }
 }
 
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
@@ -323,7 +397,14 @@ fn is_unreachable(error: &anyhow::Error) -> bool {
 }
 
 /// Runs the job workers of this process once Postgres is there.
-async fn run_jobs(config: Config, db: Db, archive: Archive, metrics: Arc<Metrics>, shutdown: CancellationToken) {
+async fn run_jobs(
+    config: Config,
+    db: Db,
+    archive: Archive,
+    metrics: Arc<Metrics>,
+    tls: watch::Receiver<Arc<TlsMaterial>>,
+    shutdown: CancellationToken,
+) {
     let kinds = [JobKind::CompleteWorkup, JobKind::Deliver];
     if !wait_for_schema(&config, &db, &shutdown).await {
         return;
@@ -345,6 +426,7 @@ async fn run_jobs(config: Config, db: Db, archive: Archive, metrics: Arc<Metrics
             response_timeout: config.deliver.response_timeout,
         },
         metrics,
+        tls,
     });
     let settings = |kind, concurrency| WorkerSettings {
         kind,
@@ -401,6 +483,7 @@ async fn watch_backlog(db: Db, archive: Archive, metrics: Arc<Metrics>, shutdown
 fn readiness(
     config: &Config,
     site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
+    tls: watch::Receiver<Arc<TlsMaterial>>,
     child: watch::Receiver<ChildState>,
     shutdown: CancellationToken,
 ) -> Readiness {
@@ -425,6 +508,14 @@ fn readiness(
             } else {
                 CheckOutcome::passed("associations are accepted")
             }
+        })
+        .with("tls_certificate", move || match tls.borrow().certificate() {
+            None => CheckOutcome::passed("TLS is not used"),
+            Some(certificate) => match expiry_words(certificate, OffsetDateTime::now_utc()) {
+                // Associations without TLS still come: a warning does not make the node unready.
+                Some(words) => CheckOutcome::passed(format!("warning: {words}")),
+                None => CheckOutcome::passed(format!("valid until {}", certificate.not_after.date())),
+            },
         })
         .with("inference_process", move || match &*child.borrow() {
             ChildState::Running => CheckOutcome::passed("running"),

@@ -1,9 +1,15 @@
 //! `hilum check-config`.
 
+use anyhow::Context as _;
 use clap::Args;
+use time::OffsetDateTime;
 
 use super::{Global, output::print};
-use crate::config::effective_toml;
+use crate::{
+    app::tls_settings,
+    config::effective_toml,
+    tls::{TlsMaterial, expiry_words},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -21,5 +27,11 @@ pub(super) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         Some(file) if global.dev.is_none() => format!("`{}`", file.display()),
         _ => "built-in defaults".to_owned(),
     };
+    let material = TlsMaterial::load(&tls_settings(&config.tls)).context("section [tls]")?;
+    if let Some(certificate) = material.certificate() {
+        let words = expiry_words(certificate, OffsetDateTime::now_utc());
+        let words = words.unwrap_or_else(|| format!("valid until {}", certificate.not_after.date()));
+        print(&format!("TLS: {certificate}; {words}"))?;
+    }
     print(&format!("the configuration is good ({read} and environment variables HILUM__SECTION__KEY)"))
 }

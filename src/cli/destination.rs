@@ -74,7 +74,7 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
                     site.destinations.iter().map(|destination| format!("`{}`", destination.name)).collect();
                 anyhow::bail!(site::unknown("destination", &name, &known));
             };
-            peer::test(&site, &destination.peer, &destination.calling_ae_title).await
+            peer::test(&global.load()?, &site, &destination.peer, &destination.calling_ae_title).await
         }
     }
 }

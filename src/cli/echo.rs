@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{Address, output::print, output::visible};
+use super::{Address, output::print, output::visible, tls::TlsOptions};
 use crate::{
     dimse::{
-        AssociationRequestor, PeerImplementation, RequestError, RequestorTimeouts,
+        AssociationRequestor, PeerImplementation, RequestError, RequestorTimeouts, TlsClient,
         status::{self, InWords},
     },
     types::AeTitle,
@@ -32,6 +32,8 @@ pub(super) struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_TIMEOUT.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
+    #[command(flatten)]
+    tls: TlsOptions,
 }
 
 /// A peer's answer to C-ECHO.
@@ -47,21 +49,23 @@ pub struct Verified {
 
 pub(super) async fn run(options: &Options) -> anyhow::Result<()> {
     let timeout = Duration::from_secs(options.timeout);
-    let verified = verify(&options.calling, &options.called, &options.address, timeout).await?;
+    let verified = verify(&options.calling, &options.called, &options.address, timeout, options.tls.client()?).await?;
     print(&describe(&options.called, &options.address, &verified))
 }
 
-/// C-ECHO on an association of its own; each step may take `timeout`. The error names the reason and the remedy.
+/// C-ECHO on an association of its own, over TLS if `tls` says how; each step may take `timeout`. The error names the reason and the remedy.
 pub async fn verify(
     calling: &AeTitle,
     called: &AeTitle,
     address: &Address,
     timeout: Duration,
+    tls: Option<TlsClient>,
 ) -> anyhow::Result<Verified> {
     let started = Instant::now();
     let mut association =
         AssociationRequestor::new(calling.clone(), called.clone(), address.host.as_str(), address.port)
             .with_timeouts(RequestorTimeouts { connect: timeout, acse: timeout, dimse: timeout })
+            .with_tls(tls)
             .propose_verification()
             .establish()
             .await?;

@@ -9,10 +9,11 @@ use super::{
     failure::hinted,
     output::{Table, print, yes_no},
     site::{self, ListOptions},
+    tls,
 };
 use crate::{
     dimse::{RejectReason, RequestError},
-    types::{AeTitle, LocalAe, SiteConfig},
+    types::{AeTitle, AssociationPolicy, LocalAe, SiteConfig},
 };
 
 #[derive(Debug, Subcommand)]
@@ -49,25 +50,39 @@ pub(super) struct Add {
     /// For people
     #[arg(long, value_name = "TEXT", default_value = "")]
     description: String,
+    /// What associations to it may do, as in the site file, such as "max_associations = 8" [default: as it is]
+    #[arg(long, value_name = "TOML", value_parser = tls::policy)]
+    policy: Option<AssociationPolicy>,
 }
 
-impl From<Add> for LocalAe {
-    fn from(add: Add) -> Self {
-        Self { ae_title: add.ae_title, enabled: !add.disabled, description: add.description }
+impl Add {
+    /// What it leaves unsaid stays as it is.
+    fn over(self, known: Option<&LocalAe>) -> LocalAe {
+        LocalAe {
+            ae_title: self.ae_title,
+            enabled: !self.disabled,
+            description: self.description,
+            policy: self.policy.or_else(|| Some(known?.policy.clone())).unwrap_or_default(),
+        }
     }
 }
 
 pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
         Action::Add(add) => {
-            let local_ae = LocalAe::from(add);
             site::change(global, move |site| {
+                let known = site.local_aes.iter().find(|ae| ae.ae_title == add.ae_title);
+                let local_ae = add.over(known);
                 site::upsert(&mut site.local_aes, local_ae, |ae| ae.ae_title.as_str());
                 Ok(())
             })
             .await
         }
-        Action::List(options) => options.print(&site::load(global).await?.local_aes, table),
+        Action::List(options) => {
+            let mut local_aes = site::load(global).await?.local_aes;
+            local_aes.iter_mut().for_each(|ae| ae.policy = ae.policy.redacted());
+            options.print(&local_aes, table)
+        }
         Action::Remove { ae_title } => {
             site::change(global, move |site| {
                 site::remove(site, "local AE", ae_title.as_str(), |site| &mut site.local_aes, |ae| ae.ae_title.as_str())
@@ -96,7 +111,7 @@ async fn test(global: &Global, ae_title: AeTitle, calling: Option<AeTitle>) -> a
     let calling_was_given = calling.is_some();
     let calling = calling.or_else(|| admissible_caller(&site)).unwrap_or_else(|| ae_title.clone());
     let address = own_address(listen);
-    match echo::verify(&calling, &ae_title, &address, echo::DEFAULT_TIMEOUT).await {
+    match echo::verify(&calling, &ae_title, &address, echo::DEFAULT_TIMEOUT, None).await {
         Ok(verified) => print(&echo::describe(&ae_title, &address, &verified)),
         Err(error) => {
             let unknown_caller = matches!(

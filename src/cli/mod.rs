@@ -16,6 +16,7 @@ mod destination;
 pub mod dev;
 pub mod echo;
 mod failure;
+mod hash_passcode;
 mod infer;
 mod local_ae;
 mod migrate;
@@ -36,6 +37,7 @@ mod studies;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod tls;
 
 use std::{
     error::Error,
@@ -138,6 +140,8 @@ enum Command {
     /// Where results go
     #[command(subcommand)]
     Destination(destination::Action),
+    /// Prints the salted hash of a passcode from standard input, for `policy.user_identity`
+    HashPasscode,
     /// Which studies get which analysis
     #[command(subcommand)]
     Route(route::Action),
@@ -195,6 +199,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::LocalAe(action) => local_ae::run(global, action).await,
         Command::Peer(action) => peer::run(global, action).await,
         Command::Destination(action) => destination::run(global, action).await,
+        Command::HashPasscode => hash_passcode::run(),
         Command::Route(action) => route::run(global, action).await,
         Command::Studies(options) => studies::run(global, &options).await,
         Command::Runs(options) => runs::run(global, &options).await,

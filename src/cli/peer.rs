@@ -7,8 +7,12 @@ use super::{
     failure::hinted,
     output::{Table, print, yes_no},
     site::{self, ListOptions},
+    tls,
 };
-use crate::types::{AeTitle, Peer, SiteConfig};
+use crate::{
+    config::Config,
+    types::{AeTitle, AssociationPolicy, Peer, Sha256Digest, SiteConfig},
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
@@ -50,26 +54,58 @@ pub(super) struct Add {
     /// Who to ask
     #[arg(long, value_name = "TEXT", default_value = "")]
     contact: String,
+    /// What its associations may do, as in the site file, such as "max_associations = 8" [default: as it is]
+    #[arg(long, value_name = "TOML", value_parser = tls::policy)]
+    policy: Option<AssociationPolicy>,
+    /// Call it over TLS
+    #[arg(long)]
+    tls: bool,
+    /// Refuse its associations unless they come over TLS
+    #[arg(long)]
+    require_tls: bool,
+    /// SHA-256 fingerprint of its certificate; may be given again for the next one
+    #[arg(long, value_name = "HEX", value_parser = tls::fingerprint)]
+    tls_certificate_sha256: Vec<Sha256Digest>,
+    /// A name that its certificate must have
+    #[arg(long, value_name = "NAME")]
+    tls_subject_name: Option<String>,
 }
 
-impl From<Add> for Peer {
-    fn from(add: Add) -> Self {
-        let Add { name, ae_title, host, port, may_store, contact } = add;
-        Self { name, ae_title, host, port, may_store, contact }
+impl Add {
+    /// What it leaves unsaid of the policy stays as it is.
+    fn over(self, known: Option<&Peer>) -> Peer {
+        Peer {
+            name: self.name,
+            ae_title: self.ae_title,
+            host: self.host,
+            port: self.port,
+            may_store: self.may_store,
+            contact: self.contact,
+            policy: self.policy.or_else(|| Some(known?.policy.clone())).unwrap_or_default(),
+            tls: self.tls,
+            require_tls: self.require_tls,
+            tls_certificate_sha256: self.tls_certificate_sha256,
+            tls_subject_name: self.tls_subject_name,
+        }
     }
 }
 
 pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
         Action::Add(add) => {
-            let peer = Peer::from(add);
             site::change(global, move |site| {
+                let known = site.peers.iter().find(|peer| peer.name == add.name);
+                let peer = add.over(known);
                 site::upsert(&mut site.peers, peer, |peer| &peer.name);
                 Ok(())
             })
             .await
         }
-        Action::List(options) => options.print(&site::load(global).await?.peers, table),
+        Action::List(options) => {
+            let mut peers = site::load(global).await?.peers;
+            peers.iter_mut().for_each(|peer| peer.policy = peer.policy.redacted());
+            options.print(&peers, table)
+        }
         Action::Remove { name } => {
             site::change(global, move |site| {
                 site::remove(site, "peer", &name, |site| &mut site.peers, |peer| &peer.name)
@@ -84,7 +120,7 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
                     "add one with `hilum local-ae add TITLE`, or give --calling",
                 ));
             };
-            test(&site, &name, &calling).await
+            test(&global.load()?, &site, &name, &calling).await
         }
     }
 }
@@ -105,13 +141,14 @@ fn table(peers: &[Peer]) -> String {
 }
 
 /// C-ECHO to the peer `name`.
-pub(super) async fn test(site: &SiteConfig, name: &str, calling: &AeTitle) -> anyhow::Result<()> {
+pub(super) async fn test(config: &Config, site: &SiteConfig, name: &str, calling: &AeTitle) -> anyhow::Result<()> {
     let Some(peer) = site.peers.iter().find(|peer| peer.name == name) else {
         let known: Vec<String> = site.peers.iter().map(|peer| format!("`{}`", peer.name)).collect();
         anyhow::bail!(site::unknown("peer", name, &known));
     };
     let address = callable(peer)?;
-    let verified = echo::verify(calling, &peer.ae_title, &address, echo::DEFAULT_TIMEOUT).await?;
+    let tls = tls::client_for(config, peer)?;
+    let verified = echo::verify(calling, &peer.ae_title, &address, echo::DEFAULT_TIMEOUT, tls).await?;
     print(&echo::describe(&peer.ae_title, &address, &verified))
 }
 
@@ -142,9 +179,10 @@ mod tests {
     #[tokio::test]
     async fn a_test_needs_a_peer_that_can_be_called() {
         let calling = AeTitle::new("HILUM").unwrap();
-        let error = test(&site(), "dx-room-1", &calling).await.unwrap_err();
+        let config = Config::defaults_for_dev(std::path::Path::new("no/such/folder"));
+        let error = test(&config, &site(), "dx-room-1", &calling).await.unwrap_err();
         assert!(error.to_string().contains("`dx-room-1` only calls us"), "{error}");
-        let error = test(&site(), "nobody", &calling).await.unwrap_err();
+        let error = test(&config, &site(), "nobody", &calling).await.unwrap_err();
         assert_eq!(error.to_string(), "there is no peer `nobody`; known: `dx-room-1`, `pacs`");
     }
 }

@@ -125,7 +125,8 @@ impl Config {
 /// The configuration as a file would say it, defaults included, secrets redacted.
 #[must_use]
 pub fn effective_toml(config: &Config) -> String {
-    let Config { node, database, dicom, tls, policy, archive, assemble, inference, deliver, http, log } = config.clone();
+    let Config { node, database, dicom, tls, policy, archive, assemble, inference, deliver, http, log } =
+        config.clone();
     let DatabaseConfig { source, max_connections, migrate_on_start } = database;
     let (managed, url, url_file) = match source {
         DatabaseSource::Managed => (true, None, None),

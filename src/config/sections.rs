@@ -8,7 +8,8 @@ use time::UtcOffset;
 
 use super::values::{
     ByteSize, DicomText, Redacted, SECONDS_PER_DAY, as_days, as_seconds, as_utc_offset, database_url, days, listen,
-    log_level, optional_listen, optional_path, optional_within, path, required_text, seconds, size_within, utc_offset, within,
+    log_level, optional_listen, optional_path, optional_within, path, required_text, seconds, size_within, utc_offset,
+    within,
 };
 
 const MIB: u64 = 1 << 20;
@@ -123,10 +124,7 @@ pub struct DicomConfig {
     pub max_associations: usize,
     /// Connections open at the same time from one address, 1 to 8192; one more is closed at once. `None` means half of
     /// all.
-    #[serde(
-        deserialize_with = "optional_within::<1, 8192, _, _>",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(deserialize_with = "optional_within::<1, 8192, _, _>", skip_serializing_if = "Option::is_none")]
     pub max_connections_per_address: Option<usize>,
     /// Largest P-DATA-TF PDU that we accept and announce, 4096 to 1,048,576 bytes.
     #[serde(deserialize_with = "within::<4096, MIB, _, _>")]

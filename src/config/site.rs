@@ -9,7 +9,9 @@ use super::{
     document::Document,
     problem::{ConfigErrors, Origin},
 };
-use crate::types::{AeTitle, AssociationPolicy, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig};
+use crate::types::{
+    AeTitle, AssociationPolicy, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig,
+};
 
 /// Reads and validates a site file. The error holds every problem: syntax, unknown and missing keys, values, and
 /// the rules between the entries.
@@ -50,7 +52,12 @@ impl Entry for LocalAe {
     }
 
     fn stand_in(name: &str, _: &Table) -> Option<Self> {
-        Some(Self { ae_title: AeTitle::new(name).ok()?, enabled: true, description: String::new(), policy: AssociationPolicy::default() })
+        Some(Self {
+            ae_title: AeTitle::new(name).ok()?,
+            enabled: true,
+            description: String::new(),
+            policy: AssociationPolicy::default(),
+        })
     }
 }
 

@@ -4,7 +4,9 @@ use serde_json::json;
 use sqlx::{FromRow, types::Json};
 
 use super::{Connection, Db, DbError, Result, event};
-use crate::types::{AeTitle, AssociationPolicy, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig};
+use crate::types::{
+    AeTitle, AssociationPolicy, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig,
+};
 
 /// The channel on which Postgres announces a change.
 pub const CHANNEL: &str = "hilum_site";

@@ -4,15 +4,16 @@ use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use time::OffsetDateTime;
-use tokio::io::AsyncReadExt as _;
+use tokio::{io::AsyncReadExt as _, sync::watch};
 
 use super::{Verdict, backoff, verdict};
 use crate::{
     archive::Archive,
     db::{self, Db, delivery, delivery::DueDelivery, event},
-    dimse::{Association, AssociationRequestor, RequestError, RequestorTimeouts, StoreSource, status},
+    dimse::{Association, AssociationRequestor, RequestError, RequestorTimeouts, StoreSource, TlsClient, status},
     jobs::{self, Job, JobHandler},
     telemetry::{DeliveryEnd, Metrics, events},
+    tls::TlsMaterial,
     types::{Destination, DestinationKind, Peer, SiteConfig, Uid},
 };
 
@@ -45,6 +46,8 @@ pub struct Deliver {
     pub settings: DeliverSettings,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Our certificate and whom we trust, for peers that are called over TLS.
+    pub tls: watch::Receiver<Arc<TlsMaterial>>,
 }
 
 /// How one attempt ended.
@@ -145,7 +148,8 @@ impl Deliver {
         due: &[DueDelivery],
         destination: &Destination,
         peer: &Peer,
-    ) -> Result<Association, RequestError> {
+    ) -> anyhow::Result<Association> {
+        let material = self.tls.borrow().clone();
         let mut requestor = AssociationRequestor::new(
             destination.calling_ae_title.clone(),
             peer.ae_title.clone(),
@@ -156,11 +160,12 @@ impl Deliver {
             connect: self.settings.connect_timeout,
             acse: self.settings.response_timeout,
             dimse: self.settings.response_timeout,
-        });
+        })
+        .with_tls(material.client_for(peer)?.map(|config| TlsClient { config }));
         for delivery in due {
             requestor = requestor.propose(&delivery.sop_class_uid, &[&delivery.transfer_syntax_uid]);
         }
-        requestor.establish().await
+        Ok(requestor.establish().await?)
     }
 
     async fn send(&self, association: &mut Association, delivery: &DueDelivery) -> Answer {

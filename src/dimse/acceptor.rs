@@ -203,7 +203,7 @@ impl NotEstablished {
             peer_address,
             request: None,
             step: FailedStep::Tls,
-            reason: EndReason::protocol_error(refusal.to_string()),
+            reason: EndReason::protocol_error(refusal.received),
             expected: refusal.expected,
             remedy: refusal.remedy,
         }
@@ -722,10 +722,13 @@ impl<H: AssociationHandler> Server<H> {
         let failure = match negotiate(&admission.contexts, &request.proposed_contexts) {
             Ok(negotiated) => {
                 let own_limit = self.options.max_pdu_length;
-                let max_pdu_length = admission.max_pdu_length.map_or(own_limit, |length| length.clamp(MINIMUM_PDU_SIZE, own_limit));
+                let max_pdu_length =
+                    admission.max_pdu_length.map_or(own_limit, |length| length.clamp(MINIMUM_PDU_SIZE, own_limit));
                 layer.limit_p_data(max_pdu_length);
                 let mut user_variables = user_variables(max_pdu_length, &asked.user_variables, &negotiated);
-                if request.user_identity.as_ref().is_some_and(|identity| identity.positive_response_requested) {
+                let wants_response =
+                    request.user_identity.as_ref().is_some_and(|identity| identity.positive_response_requested);
+                if admission.identity_accepted && wants_response {
                     user_variables.push(UserIdentity::positive_response());
                 }
                 let accept = AssociationAC {
@@ -896,7 +899,8 @@ impl<H: AssociationHandler> Server<H> {
                 .await);
         };
         let state = if has_data_set { StreamState::Reading } else { StreamState::Finished };
-        let mut data = DataSetStream { messages: &mut *messages, limits, context_id, state, n_bytes: 0, paused_until: None };
+        let mut data =
+            DataSetStream { messages: &mut *messages, limits, context_id, state, n_bytes: 0, paused_until: None };
         let response = match command {
             Command::EchoRequest { message_id } => {
                 data.drain().await?;

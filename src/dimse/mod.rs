@@ -27,8 +27,8 @@ mod tls;
 mod upper_layer;
 
 pub use acceptor::{
-    Acceptor, AcceptorOptions, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, NotEstablished,
-    FailedStep, RequestedTitle, StoreFailure, StoreRequest, StreamError,
+    Acceptor, AcceptorOptions, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, FailedStep,
+    NotEstablished, RequestedTitle, StoreFailure, StoreRequest, StreamError,
 };
 pub use command::{MoveOriginator, Priority};
 pub use message::{EndReason, TimeLimit};

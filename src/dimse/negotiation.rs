@@ -81,6 +81,12 @@ impl NegotiationPolicy {
         self
     }
 
+    /// Whether `abstract_syntax` is accepted in any transfer syntax.
+    #[must_use]
+    pub fn offers(&self, abstract_syntax: &str) -> bool {
+        self.transfer_syntaxes(abstract_syntax).is_some()
+    }
+
     fn transfer_syntaxes(&self, abstract_syntax: &str) -> Option<&[String]> {
         self.abstract_syntaxes
             .iter()
@@ -109,11 +115,13 @@ pub struct Admission {
     pub max_pdu_length: Option<u32>,
     /// Limits that it shares with other associations.
     pub quotas: Vec<Quota>,
+    /// Whether the peer's user identity was looked at and is good: it is told so if it asked.
+    pub identity_accepted: bool,
 }
 
 impl From<NegotiationPolicy> for Admission {
     fn from(contexts: NegotiationPolicy) -> Self {
-        Self { contexts, max_pdu_length: None, quotas: Vec::new() }
+        Self { contexts, max_pdu_length: None, quotas: Vec::new(), identity_accepted: false }
     }
 }
 

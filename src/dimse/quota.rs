@@ -123,7 +123,9 @@ impl Usage {
             return Err(Rejection::local_limit_exceeded(
                 format!("at most {limit} associations of {subject} at once"),
                 format!("one more while {} are open", self.n_open),
-                format!("try again later, let the sender reuse its associations, or raise max_associations of {subject}"),
+                format!(
+                    "try again later, let the sender reuse its associations, or raise max_associations of {subject}"
+                ),
             ));
         }
         if let Some(limit) = quota.max_associations_per_minute {

@@ -188,11 +188,7 @@ impl Rejection {
 
     /// Permanent: the peer's certificate or user identity is not the one that is asked for. The standard has no reason
     /// of its own for it.
-    pub fn not_authorized(
-        expected: impl Into<String>,
-        received: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Self {
+    pub fn not_authorized(expected: impl Into<String>, received: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(RejectResult::Permanent, RejectReason::ProviderGivesNoReason, expected, received, remedy)
     }
 

@@ -17,9 +17,10 @@ use super::{
     command::{Command, CommandSet, MoveOriginator, Priority, ResponseCommand, StoreRequestCommand},
     message::{EndReason, MessageLayer},
     negotiation::{NegotiatedContext, PeerImplementation, ProposedContext, match_results, user_variables},
-    pdu_io::PduLimits,
+    pdu_io::{PduLimits, Transport},
     rejection::{AbortSource, RejectReason, RejectResult},
     status,
+    tls::{self, TlsClient},
     upper_layer::{Indication, SendError, UpperLayer},
 };
 use crate::types::{AeTitle, Uid};
@@ -64,6 +65,22 @@ pub enum RequestError {
         reason: String,
         /// What to do.
         remedy: &'static str,
+    },
+    /// No TLS, or not with the right peer.
+    #[error("no TLS with `{called}` at {host}:{port}: expected {expected}, received {received}; {remedy}")]
+    Tls {
+        /// Whom we called.
+        called: AeTitle,
+        /// Its host.
+        host: String,
+        /// Its port.
+        port: u16,
+        /// What would have been right.
+        expected: String,
+        /// What came.
+        received: String,
+        /// What to do.
+        remedy: String,
     },
     /// The peer refused the association.
     #[error("`{called}` at {host}:{port} rejects the association ({result}, {}): {reason}; {remedy}", .reason.source())]
@@ -138,7 +155,9 @@ impl RequestError {
         match self {
             Self::Connect { .. } | Self::TimedOut { .. } | Self::Ended { .. } => true,
             Self::Rejected { result, .. } => matches!(result, RejectResult::Transient),
-            Self::NoContext { .. } | Self::Source(_) | Self::ContextCount(_) | Self::Encode(_) => false,
+            Self::Tls { .. } | Self::NoContext { .. } | Self::Source(_) | Self::ContextCount(_) | Self::Encode(_) => {
+                false
+            }
         }
     }
 }
@@ -151,19 +170,35 @@ pub struct AssociationRequestor {
     host: String,
     port: u16,
     timeouts: RequestorTimeouts,
+    tls: Option<TlsClient>,
     proposed: Vec<ProposedContext>,
 }
 
 impl AssociationRequestor {
     /// A call as `calling` to the peer `called` at `host` (name or address) and `port`. Propose contexts next.
     pub fn new(calling: AeTitle, called: AeTitle, host: impl Into<String>, port: u16) -> Self {
-        Self { calling, called, host: host.into(), port, timeouts: RequestorTimeouts::default(), proposed: Vec::new() }
+        Self {
+            calling,
+            called,
+            host: host.into(),
+            port,
+            timeouts: RequestorTimeouts::default(),
+            tls: None,
+            proposed: Vec::new(),
+        }
     }
 
     /// Waits as long as these.
     #[must_use]
     pub fn with_timeouts(mut self, timeouts: RequestorTimeouts) -> Self {
         self.timeouts = timeouts;
+        self
+    }
+
+    /// Calls over TLS, if `tls` says how.
+    #[must_use]
+    pub fn with_tls(mut self, tls: Option<TlsClient>) -> Self {
+        self.tls = tls;
         self
     }
 
@@ -194,9 +229,9 @@ impl AssociationRequestor {
         if self.proposed.is_empty() || self.proposed.len() > MAX_CONTEXTS {
             return Err(RequestError::ContextCount(self.proposed.len()));
         }
-        let stream = self.connect().await?;
+        let transport = self.connect().await?;
         let limits = PduLimits { max_association_bytes: MAX_ASSOCIATION_BYTES, max_p_data_bytes: MAX_PDU_LENGTH };
-        let mut layer = UpperLayer::connected(Box::new(stream), limits, self.timeouts.dimse);
+        let mut layer = UpperLayer::connected(transport, limits, self.timeouts.dimse);
         let request = AssociationRQ {
             protocol_version: 1,
             calling_ae_title: self.calling.to_string(),
@@ -257,7 +292,31 @@ impl AssociationRequestor {
         }
     }
 
-    async fn connect(&self) -> Result<TcpStream, RequestError> {
+    /// The connection, with TLS on it where that is wanted.
+    async fn connect(&self) -> Result<Box<dyn Transport>, RequestError> {
+        let stream = self.connect_plainly().await?;
+        let Some(client) = &self.tls else { return Ok(Box::new(stream)) };
+        let limit = self.timeouts.acse;
+        match timeout(limit, tls::connect(stream, client, &self.host)).await {
+            Ok(Ok(transport)) => Ok(transport),
+            Ok(Err(refusal)) => Err(RequestError::Tls {
+                called: self.called.clone(),
+                host: self.host.clone(),
+                port: self.port,
+                expected: refusal.expected,
+                received: refusal.received,
+                remedy: refusal.remedy,
+            }),
+            Err(_) => Err(RequestError::TimedOut {
+                called: self.called.clone(),
+                what: "the TLS handshake",
+                limit,
+                remedy: "check that the peer speaks TLS on that port",
+            }),
+        }
+    }
+
+    async fn connect_plainly(&self) -> Result<TcpStream, RequestError> {
         let limit = self.timeouts.connect;
         let (reason, remedy) = match timeout(limit, TcpStream::connect((self.host.as_str(), self.port))).await {
             Ok(Ok(stream)) => return Ok(stream),

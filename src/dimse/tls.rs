@@ -112,11 +112,17 @@ pub(crate) async fn accept(
 }
 
 /// The handshake of a call to `host`. The caller limits the time.
-pub(crate) async fn connect(stream: TcpStream, client: &TlsClient, host: &str) -> Result<Box<dyn Transport>, TlsRefusal> {
+pub(crate) async fn connect(
+    stream: TcpStream,
+    client: &TlsClient,
+    host: &str,
+) -> Result<Box<dyn Transport>, TlsRefusal> {
     let name = match ServerName::try_from(host.to_owned()) {
         Ok(name) => name,
         // A name that no certificate can hold: the address stands for it, and whoever verifies compares other things.
-        Err(_) => ServerName::from(stream.peer_addr().map_or_else(|_| [0, 0, 0, 0].into(), |peer: SocketAddr| peer.ip())),
+        Err(_) => {
+            ServerName::from(stream.peer_addr().map_or_else(|_| [0, 0, 0, 0].into(), |peer: SocketAddr| peer.ip()))
+        }
     };
     match TlsConnector::from(Arc::clone(&client.config)).connect(name, stream).await {
         Ok(stream) => Ok(Box::new(TlsStream::from(stream))),
@@ -134,11 +140,13 @@ enum Side {
 fn refusal(error: &io::Error, side: Side) -> TlsRefusal {
     let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
         return match error.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => TlsRefusal::new(
-                "a TLS handshake",
-                "the end of the connection in the middle of it",
-                "look into the peer's log: it may not trust our certificate, or not speak TLS on that port",
-            ),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                TlsRefusal::new(
+                    "a TLS handshake",
+                    "the end of the connection in the middle of it",
+                    "look into the peer's log: it may not trust our certificate, or not speak TLS on that port",
+                )
+            }
             _ => TlsRefusal::new("a TLS handshake", error.to_string(), "check the network and the peer's log"),
         };
     };

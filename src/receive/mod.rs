@@ -8,11 +8,13 @@
 //! Architecture invariant: knows no models and no SQL; admission needs no database.
 
 mod admission;
+mod identity;
 mod indexer;
+mod policy;
 mod receiver;
 mod site_watch;
 
-pub use admission::admit;
+pub use admission::{Admitted, admit};
 pub use indexer::{IndexQueue, Indexer, IndexerSettings, ScanSummary};
 pub use receiver::{Receiver, ReceiverSettings};
 pub use site_watch::{SiteSnapshot, SiteWatch};

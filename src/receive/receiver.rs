@@ -7,20 +7,23 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use super::{IndexQueue, SiteSnapshot, admit};
+use super::{IndexQueue, SiteSnapshot, admit, identity};
 use crate::{
     archive::{Archive, ArchiveError, IncomingObject, ObjectMeta},
     db::association,
     dimse::{
-        AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, EndReason, NegotiatedContext,
-        NegotiationPolicy, NotEstablished, RejectReason, Rejection, StoreFailure, StoreRequest,
+        Admission, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, EndReason, FailedStep,
+        NegotiatedContext, NotEstablished, RejectReason, Rejection, StoreFailure, StoreRequest,
     },
     telemetry::{AssociationEnd as CountedEnd, Metrics, RejectionReason, events},
-    types::{AeTitle, ObjectOrigin, StoredObject},
+    types::{AeTitle, AssociationPolicy, ObjectOrigin, StoredObject, UserIdentityPolicy},
 };
+
+/// Passcodes that are checked at the same time: each check takes 19 MiB of memory and tens of milliseconds of a core.
+const CONCURRENT_IDENTITY_CHECKS: usize = 2;
 
 /// Bytes that are collected before they go to the file: one hop to a blocking thread for each. A CT slice fits in.
 const CHUNK_BYTES: usize = 1024 * 1024;
@@ -34,6 +37,8 @@ pub struct ReceiverSettings {
     pub maximum_object_bytes: u64,
     /// Free bytes below which objects are refused with 0xA700.
     pub minimum_free_bytes: u64,
+    /// What associations may do where neither the local AE title nor the peer says otherwise.
+    pub policy: AssociationPolicy,
 }
 
 /// Receives objects.
@@ -43,6 +48,7 @@ pub struct Receiver {
     archive: Archive,
     index: IndexQueue,
     metrics: Arc<Metrics>,
+    identity_checks: Semaphore,
 }
 
 impl Receiver {
@@ -55,7 +61,8 @@ impl Receiver {
         index: IndexQueue,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { settings, site, archive, index, metrics }
+        let identity_checks = Semaphore::new(CONCURRENT_IDENTITY_CHECKS);
+        Self { settings, site, archive, index, metrics, identity_checks }
     }
 
     fn start_of(&self, request: &AssociationRequest) -> association::AssociationStart {
@@ -82,6 +89,26 @@ impl Receiver {
             remedy,
         }
         .emit(&self.metrics);
+    }
+
+    /// Looks at the user identity on a thread that may block.
+    async fn verify_identity(
+        &self,
+        required: UserIdentityPolicy,
+        request: &AssociationRequest,
+        subject: String,
+    ) -> Result<(), Rejection> {
+        let given = request.user_identity.clone();
+        let _permit = self.identity_checks.acquire().await;
+        let checked = tokio::task::spawn_blocking(move || identity::verify(&required, given.as_ref(), &subject)).await;
+        checked.unwrap_or_else(|error| {
+            tracing::error!(%error, "looking at a user identity panicked");
+            Err(Rejection::temporary_congestion(
+                "a user identity that can be looked at",
+                "one that cannot: this is a fault of the node",
+                "try again, and report the node's log to its maintainers",
+            ))
+        })
     }
 
     async fn store_object(
@@ -201,12 +228,15 @@ pub struct ReceivingAssociation {
 impl AssociationHandler for Receiver {
     type Association = ReceivingAssociation;
 
-    fn admit(&self, request: &AssociationRequest) -> Result<NegotiationPolicy, Rejection> {
+    async fn admit(&self, request: &AssociationRequest) -> Result<Admission, Rejection> {
         let snapshot = self.site.borrow().clone();
         let site = snapshot.as_deref();
-        admit(site.map(|snapshot| &snapshot.site), request, |peer| {
+        let admitted = admit(site.map(|snapshot| &snapshot.site), &self.settings.policy, request, |peer| {
             site.map(|snapshot| snapshot.addresses(peer)).unwrap_or_default()
-        })
+        })?;
+        let Some(required) = admitted.required_identity else { return Ok(admitted.admission) };
+        self.verify_identity(required, request, admitted.subject).await?;
+        Ok(Admission { identity_accepted: true, ..admitted.admission })
     }
 
     fn rejected(&self, request: &AssociationRequest, rejection: &Rejection) {
@@ -216,6 +246,7 @@ impl AssociationHandler for Receiver {
             RejectReason::ApplicationContextNotSupported => RejectionReason::ApplicationContext,
             RejectReason::ProtocolVersionNotSupported => RejectionReason::ProtocolVersion,
             RejectReason::LocalLimitExceeded => RejectionReason::LimitReached,
+            RejectReason::ProviderGivesNoReason => RejectionReason::Security,
             _ => RejectionReason::NotReady,
         };
         let words = format!("expected {}, received {}", rejection.expected, rejection.received);
@@ -229,33 +260,46 @@ impl AssociationHandler for Receiver {
     }
 
     fn not_established(&self, failure: &NotEstablished) {
-        let reason = match failure.reason {
-            EndReason::TimedOut(_) => RejectionReason::RequestTimeout,
-            _ => RejectionReason::MalformedRequest,
+        let reason = match (failure.step, &failure.reason) {
+            (FailedStep::Tls, _) => RejectionReason::Security,
+            (FailedStep::Request, EndReason::TimedOut(_)) => RejectionReason::RequestTimeout,
+            (FailedStep::Request, _) => RejectionReason::MalformedRequest,
         };
-        let remedy =
-            "look at the peer's own log: what it sent is no complete association request (PS3.8 section 9.3.2)";
-        let words = failure.reason.to_string();
-        let Some(request) = &failure.request else {
-            events::AssociationRejected {
-                association_id: failure.association_id,
-                calling_ae_title: "",
-                called_ae_title: "",
-                peer_address: failure.peer_address.ip().to_canonical(),
-                reason,
-                words: &words,
-                remedy,
+        let (received, words) = match (failure.step, &failure.reason) {
+            (FailedStep::Tls, EndReason::ProtocolError { words }) => {
+                (words.clone(), format!("expected {}, received {words}", failure.expected))
             }
-            .emit(&self.metrics);
-            return;
+            (_, reason) => (reason.to_string(), reason.to_string()),
         };
-        self.tell_rejection(request, reason, &words, remedy);
-        let refusal = association::Refusal {
-            expected: "a complete association request".into(),
-            received: words,
-            remedy: remedy.into(),
+        let start = match &failure.request {
+            Some(request) => self.start_of(request),
+            None => association::AssociationStart {
+                id: failure.association_id,
+                node: self.settings.node.clone(),
+                peer_address: failure.peer_address.ip().to_canonical(),
+                calling_ae_title: String::new(),
+                called_ae_title: String::new(),
+                peer_implementation_class_uid: None,
+                peer_implementation_version_name: None,
+                started_at: OffsetDateTime::now_utc(),
+            },
         };
-        self.index.association_refused(self.start_of(request), refusal);
+        events::AssociationRejected {
+            association_id: failure.association_id,
+            calling_ae_title: &start.calling_ae_title,
+            called_ae_title: &start.called_ae_title,
+            peer_address: start.peer_address,
+            reason,
+            words: &words,
+            remedy: &failure.remedy,
+        }
+        .emit(&self.metrics);
+        // Port scans and monitors leave no rows; who tried TLS or sent a request wanted an association.
+        if failure.request.is_some() || failure.step == FailedStep::Tls {
+            let refusal =
+                association::Refusal { expected: failure.expected.clone(), received, remedy: failure.remedy.clone() };
+            self.index.association_refused(start, refusal);
+        }
     }
 
     fn accepted(&self, request: &AssociationRequest, negotiated: &[NegotiatedContext]) -> ReceivingAssociation {

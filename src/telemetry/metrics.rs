@@ -78,6 +78,8 @@ label! {
         ProtocolVersion = "protocol_version",
         /// Too many associations are open: transient.
         LimitReached = "limit_reached",
+        /// No TLS where it is asked for, or a wrong certificate or user identity.
+        Security = "security",
         /// No site configuration to admit by, or the node is stopping: transient.
         NotReady = "not_ready",
         /// No valid A-ASSOCIATE-RQ arrived.
@@ -235,6 +237,7 @@ pub struct Metrics {
     deliveries_waiting: Gauge,
     infer_restarts: Counter,
     archive_free_bytes: Gauge<u64, AtomicU64>,
+    tls_certificate_expires_seconds: SecondsGauge,
 }
 
 /// Makes the histogram of one stage.
@@ -279,7 +282,10 @@ impl Metrics {
             deliveries_waiting: Gauge::default(),
             infer_restarts: Counter::default(),
             archive_free_bytes: Gauge::default(),
+            tls_certificate_expires_seconds: SecondsGauge::default(),
         };
+        // Without a certificate none ends.
+        metrics.tls_certificate_expires_seconds.set(f64::INFINITY);
         start_at_zero(&metrics.associations_rejected);
         start_at_zero(&metrics.associations_ended);
         start_at_zero(&metrics.objects_refused);
@@ -372,6 +378,12 @@ impl Metrics {
             Unit::Bytes,
             self.archive_free_bytes.clone(),
         );
+        registry.register_with_unit(
+            "tls_certificate_expires",
+            "Time until our TLS certificate expires, negative once it has; infinite without one",
+            Unit::Seconds,
+            self.tls_certificate_expires_seconds.clone(),
+        );
         registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         self
     }
@@ -402,6 +414,11 @@ impl Metrics {
     /// Sets the free space on the archive's disk.
     pub fn set_archive_free_bytes(&self, bytes: u64) {
         self.archive_free_bytes.set(bytes);
+    }
+
+    /// Sets the time until our TLS certificate expires, in seconds; negative once it has.
+    pub fn set_tls_certificate_expires(&self, seconds: f64) {
+        self.tls_certificate_expires_seconds.set(seconds);
     }
 
     pub(super) fn association_accepted(&self) {
@@ -520,7 +537,7 @@ mod tests {
         let docs = fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap();
         let documented = from_docs(&docs);
         let registered = from_exposition(&Metrics::new().encode());
-        assert_eq!(registered.len(), 21);
+        assert_eq!(registered.len(), 22);
         assert_eq!(documented, registered);
     }
 

@@ -261,8 +261,10 @@ mod tests {
 
     #[test]
     fn a_passcode_in_the_place_of_its_hash_is_refused_and_not_repeated() {
-        let error = policy("user_identity = { required = \"username\", users = [{ name = \"ct\", passcode_hash = \"secret\" }] }")
-            .unwrap_err();
+        let error = policy(
+            "user_identity = { required = \"username\", users = [{ name = \"ct\", passcode_hash = \"secret\" }] }",
+        )
+        .unwrap_err();
         // TOML shows the line of the problem; our own words must not.
         assert!(error.contains("hilum hash-passcode"), "{error}");
         assert!(!PasscodeHashError.to_string().contains("secret"));

@@ -16,6 +16,7 @@ use clap::Args;
 use super::{
     Address,
     output::{bytes_text, count, print, visible},
+    tls::TlsOptions,
 };
 use crate::{dimse::RequestorTimeouts, types::AeTitle};
 
@@ -52,6 +53,8 @@ pub(super) struct Options {
     /// How long the peer may take to answer for one object
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
+    #[command(flatten)]
+    tls: TlsOptions,
 }
 
 pub(super) async fn run(options: Options) -> anyhow::Result<()> {
@@ -61,6 +64,7 @@ pub(super) async fn run(options: Options) -> anyhow::Result<()> {
         associations: usize::from(options.associations),
         fresh_uids: options.fresh_uids,
         log_acknowledged: options.log_acknowledged,
+        tls: options.tls.client()?,
         timeouts: RequestorTimeouts { dimse: Duration::from_secs(options.timeout), ..RequestorTimeouts::default() },
         ..SendOptions::new(options.to, options.called, options.calling)
     };

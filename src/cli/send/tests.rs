@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     dimse::{
-        Acceptor, AcceptorOptions, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream,
-        NegotiatedContext, NegotiationPolicy, NotEstablished, Rejection, StoreFailure, StoreRequest, storage_policy,
+        Acceptor, AcceptorOptions, Admission, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream,
+        NegotiatedContext, NotEstablished, Rejection, StoreFailure, StoreRequest, storage_policy,
     },
     report::samples::{SampleSource, Syntax},
     types::Uid,

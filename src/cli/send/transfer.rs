@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     dimse::{
-        Association, AssociationRequestor, RequestError, RequestorTimeouts, StoreResponse, StoreSource,
+        Association, AssociationRequestor, RequestError, RequestorTimeouts, StoreResponse, StoreSource, TlsClient,
         status::{self, Category, InWords},
     },
     types::{AeTitle, Uid},
@@ -46,6 +46,8 @@ pub struct SendOptions {
     pub fresh_uids: bool,
     /// A file to which the SOP Instance UID of each object is appended once its Success is there.
     pub log_acknowledged: Option<PathBuf>,
+    /// How to call over TLS, if at all.
+    pub tls: Option<TlsClient>,
     /// How long to wait for the peer.
     pub timeouts: RequestorTimeouts,
     /// Attempts to associate without any progress, and to send one file, before giving up; at least 1.
@@ -65,6 +67,7 @@ impl SendOptions {
             associations: 1,
             fresh_uids: false,
             log_acknowledged: None,
+            tls: None,
             timeouts: RequestorTimeouts::default(),
             maximum_attempts: 3,
             retry_pause: Duration::from_millis(500),
@@ -299,9 +302,10 @@ struct Object {
 
 impl Sender {
     async fn associate(&self, queue: &Queue) -> Result<Association, RequestError> {
-        let SendOptions { to, called, calling, timeouts, .. } = &self.options;
+        let SendOptions { to, called, calling, timeouts, tls, .. } = &self.options;
         let requestor = AssociationRequestor::new(calling.clone(), called.clone(), to.host.as_str(), to.port)
-            .with_timeouts(*timeouts);
+            .with_timeouts(*timeouts)
+            .with_tls(tls.clone());
         let propose = |requestor: AssociationRequestor, (sop_class, transfer_syntax): &Context| {
             requestor.propose(sop_class.as_str(), &[transfer_syntax.as_str()])
         };
