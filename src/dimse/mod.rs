@@ -24,6 +24,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tls;
+#[cfg(test)]
+mod tls_tests;
 mod upper_layer;
 
 pub use acceptor::{

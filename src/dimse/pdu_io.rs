@@ -447,12 +447,8 @@ fn known_user_items(value: &[u8]) -> Result<Vec<u8>, &'static str> {
             0x51 if value.len() != 4 => return Err("its maximum length item has a wrong length"),
             0x51 => push_item(&mut kept, sub_type, value),
             0x52 | 0x55 => push_item(&mut kept, sub_type, trim_uid(value)),
-            0x58 => {
-                if !is_user_identity(value) {
-                    return Err("a user identity item has a wrong length");
-                }
-                push_item(&mut kept, sub_type, value);
-            }
+            // A broken one is none; whether one is needed is decided elsewhere.
+            0x58 if is_user_identity(value) => push_item(&mut kept, sub_type, value),
             0x54 => {
                 let uid_length = value.first_chunk().map_or(0, |length| u16::from_be_bytes(*length) as usize);
                 if value.len() != 2 + uid_length + 2 {

@@ -554,7 +554,6 @@ async fn a_port_probe_is_nobodys_concern() {
 /// Bytes instead of an A-ASSOCIATE-RQ, the reason of our abort, and words of ours.
 #[rstest]
 #[case::http(b"GET / HTTP/1.1\r\n\r\n".to_vec(), 1, "unknown type 0x47")]
-#[case::tls(vec![0x16, 3, 1], 1, "without TLS")]
 #[case::reserved_type(pdu(8, &[0; 4]), 1, "unknown type 0x08")]
 #[case::data_first(pdu(4, &pdv(1, 3, b"x")), 2, "sent P-DATA-TF while we are awaiting an A-ASSOCIATE-RQ")]
 #[case::release_first(pdu(5, &[0; 4]), 2, "A-RELEASE-RQ")]

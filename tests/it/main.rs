@@ -23,6 +23,8 @@ mod duplicates;
 mod hostile;
 mod outage;
 mod path;
+mod policy;
 mod site;
 mod status;
 mod studies;
+mod tls;

@@ -93,7 +93,7 @@ listen = "0.0.0.0:8088"
       hilum.toml:7:1: `dicom.max_pdu_length_bytes`: got integer `1024`; give a whole number from 4096 to 1048576
       hilum.toml:8:1: `dicom.message_timeout_seconds`: got string "ten"; give a whole number from 1 to 86400
       hilum.toml:11:1: `http.listen`: 0.0.0.0:8088 can be reached from other machines, and the page has no sign-in yet; give a loopback address, such as "127.0.0.1:8088", and an SSH tunnel to those who need it
-      hilum.toml:13:2: `telemtry`: unknown key; remove it; this file knows `node`, `database`, `dicom`, `archive`, `assemble`, `inference`, `deliver`, `http`, `log`
+      hilum.toml:13:2: `telemtry`: unknown key; remove it; this file knows `node`, `database`, `dicom`, `tls`, `policy`, `archive`, `assemble`, `inference`, `deliver`, `http`, `log`
     "#);
 }
 
@@ -109,7 +109,10 @@ fn syntax_errors_do_not_hide_other_problems() {
 }
 
 #[rstest]
-#[case::wrong_section("[node]\nlisten = \"0.0.0.0:104\"", "did you mean `listen` in [dicom] or `listen` in [http]?")]
+#[case::wrong_section(
+    "[node]\nlisten = \"0.0.0.0:104\"",
+    "did you mean `listen` in [dicom] or `listen` in [tls] or `listen` in [http]?"
+)]
 #[case::unknown_key("[log]\ncolour = 1", "`log.colour`: unknown key; remove it; [log] knows `format`, `level`")]
 #[case::section_is_value("dicom = 5", "`dicom`: is not a section; write [dicom] and its keys below it")]
 #[case::section_is_list("[[dicom]]\nlisten = \"0.0.0.0:104\"", "`dicom`: is not a section")]
@@ -134,6 +137,12 @@ fn syntax_errors_do_not_hide_other_problems() {
     "[database]\nmanaged = true\nurl = \"postgres://h/d\"",
     "`database.url`, `database.managed` are given"
 )]
+#[case::tls_same_port("[tls]\nlisten = \"0.0.0.0:11112\"", "`dicom.listen` takes port 11112 already")]
+#[case::tls_without_key("[tls]\nlisten = \"0.0.0.0:2762\"", "a listener for TLS needs a certificate and its key")]
+#[case::tls_without_ca("[tls]\nlisten = \"0.0.0.0:2762\"", "no CA is trusted")]
+#[case::tls_half_a_pair("[tls]\ncertificate_file = \"c.pem\"", "`tls.certificate_file`: comes without its key")]
+#[case::policy("[policy]\nmax_associations = 0", "has policy.max_associations = 0")]
+#[case::per_address("[dicom]\nmax_connections_per_address = 0", "give a whole number from 1 to 8192")]
 #[case::no_file("[database]\nurl_file = \"no/such/file\"", "failed to open file `no/such/file`: No such file")]
 #[case::duplicate("[log]\nlevel = \"info\"\nlevel = \"warn\"", "hilum.toml:3:1: duplicate key")]
 fn bad_configurations_are_explained(#[case] text: &str, #[case] expected: &str) {
@@ -197,7 +206,7 @@ fn problems_of_the_environment_name_the_variable() {
     ]);
     insta::assert_snapshot!(problems("[dicom]\nmax_associations = 5\n", &vars), @r#"
     the node's configuration has 5 problems:
-      environment variable HILUM__COLOUR__OF: `colour`: unknown key; remove it; this file knows `node`, `database`, `dicom`, `archive`, `assemble`, `inference`, `deliver`, `http`, `log`
+      environment variable HILUM__COLOUR__OF: `colour`: unknown key; remove it; this file knows `node`, `database`, `dicom`, `tls`, `policy`, `archive`, `assemble`, `inference`, `deliver`, `http`, `log`
       environment variable HILUM__DICOM: the name does not name a section and a key; write HILUM__SECTION__KEY, such as HILUM__DICOM__LISTEN
       environment variable HILUM__DICOM__LISTENS: `dicom.listens`: unknown key; did you mean `listen`?
       environment variable HILUM__DICOM__MAX_ASSOCIATIONS: `dicom.max_associations`: got string "many"; give a whole number from 1 to 4096

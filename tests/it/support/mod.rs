@@ -87,7 +87,7 @@ pub(crate) fn run(command: &mut Command) -> Output {
 
 /// Starts a program; a missing one fails with the remedy.
 #[track_caller]
-fn spawn(command: &mut Command) -> Child {
+pub(crate) fn spawn(command: &mut Command) -> Child {
     let program = command.get_program().to_string_lossy().into_owned();
     command.spawn().unwrap_or_else(|error| panic!("cannot start `{program}`: {error}; `make setup` installs it"))
 }

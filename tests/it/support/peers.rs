@@ -17,6 +17,7 @@ pub(crate) struct Orthanc {
     pub dicom_port: u16,
     pub http_port: u16,
     folder: TempDir,
+    settings: Value,
     process: Option<Child>,
 }
 
@@ -24,8 +25,19 @@ impl Orthanc {
     /// Answers to any AE title and takes from anybody; loopback only for HTTP.
     #[track_caller]
     pub(crate) fn start() -> Self {
-        let mut orthanc =
-            Self { dicom_port: free_port(), http_port: free_port(), folder: temporary_folder(), process: None };
+        Self::start_with(json!({}))
+    }
+
+    /// The same with further settings of Orthanc's configuration.
+    #[track_caller]
+    pub(crate) fn start_with(settings: Value) -> Self {
+        let mut orthanc = Self {
+            dicom_port: free_port(),
+            http_port: free_port(),
+            folder: temporary_folder(),
+            settings,
+            process: None,
+        };
         orthanc.start_again();
         orthanc
     }
@@ -35,7 +47,7 @@ impl Orthanc {
     pub(crate) fn start_again(&mut self) {
         assert!(self.process.is_none(), "Orthanc runs already");
         let storage = self.folder.path().join("storage");
-        let config = json!({
+        let mut config = json!({
             "Name": "Hilum tests",
             "StorageDirectory": storage,
             "IndexDirectory": storage,
@@ -52,6 +64,8 @@ impl Orthanc {
             "AuthenticationEnabled": false,
             "OverwriteInstances": false,
         });
+        let settings = self.settings.as_object().expect("an object").clone();
+        config.as_object_mut().expect("an object").extend(settings);
         let file = self.folder.path().join("orthanc.json");
         fs_err::write(&file, config.to_string()).expect("a configuration file");
         let log = fs_err::File::create(self.log_file()).expect("a log file").into_file();
@@ -236,12 +250,22 @@ pub(crate) fn echoscu(port: u16, calling: &str, called: &str) -> Output {
     run(Command::new("echoscu").args(["-v", "-aet", calling, "-aec", called, "127.0.0.1", &port.to_string()]))
 }
 
+/// Asks for an association with pynetdicom in an unusual way; tests/it/support/negotiate.py explains the modes.
+#[track_caller]
+pub(crate) fn negotiate(port: u16, calling: &str, called: &str, arguments: &[&str]) -> Output {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/negotiate.py");
+    let mut command = Command::new(peers_python());
+    run(command.arg(script).args([&port.to_string(), called, calling]).args(arguments).stdin(Stdio::null()))
+}
+
+fn peers_python() -> PathBuf {
+    std::env::var_os("HILUM_PEERS_PYTHON").map_or_else(|| cache().join("peers-venv/bin/python"), PathBuf::from)
+}
+
 /// The command of a pynetdicom sender, which appends each acknowledged SOP Instance UID to `log`.
 pub(crate) fn pynetdicom_sender(port: u16, calling: &str, called: &str, log: &Path, files: &[&Path]) -> Command {
-    let python =
-        std::env::var_os("HILUM_PEERS_PYTHON").map_or_else(|| cache().join("peers-venv/bin/python"), PathBuf::from);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/send.py");
-    let mut command = Command::new(python);
+    let mut command = Command::new(peers_python());
     command.arg(script).args([&port.to_string(), called, calling]).arg(log).args(files).stdin(Stdio::null());
     command
 }

@@ -76,6 +76,12 @@ impl Site {
         self
     }
 
+    /// Entries or keys as they stand in the file.
+    pub(crate) fn with(mut self, text: &str) -> Self {
+        let _ = writeln!(self.text, "{text}\n");
+        self
+    }
+
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
