@@ -248,6 +248,18 @@ impl Archive {
         })
     }
 
+    /// The length in bytes of the data set in a received object's file, behind preamble and file meta group; `None` when
+    /// there is no such file.
+    pub fn data_set_bytes(&self, key: &str) -> Result<Option<u64>, ArchiveError> {
+        let mut file = match fs::File::open(self.path(key)?) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let header_bytes = part10::header_bytes(&mut file)?;
+        Ok(Some(file.metadata()?.len().saturating_sub(header_bytes)))
+    }
+
     /// Free bytes on the archive's file system for this user.
     pub fn free_bytes(&self) -> Result<u64, ArchiveError> {
         let stat = rustix::fs::statvfs(&self.inner.root).map_err(io::Error::from)?;

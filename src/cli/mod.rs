@@ -11,6 +11,8 @@
 mod address;
 mod apply;
 mod check_config;
+mod commit;
+mod commitments;
 mod deliveries;
 mod destination;
 pub mod dev;
@@ -25,6 +27,7 @@ mod output;
 mod peer;
 #[cfg(test)]
 mod postgres_tests;
+mod query;
 mod refusals;
 mod reindex;
 mod route;
@@ -162,6 +165,12 @@ enum Command {
     Echo(echo::Options),
     /// Sends DICOM files with C-STORE
     Send(send::Options),
+    /// Asks a peer which studies, series or instances it has, with C-FIND
+    Query(query::Options),
+    /// Asks a peer whether it keeps objects, with Storage Commitment
+    Commit(commit::Options),
+    /// Lists what peers have asked us to keep, newest first
+    Commitments(commitments::Options),
     /// Rebuilds the index in Postgres from the files of the archive
     Reindex,
     /// Bundles: networks with their weights and manifest
@@ -210,6 +219,9 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Timeline(options) => timeline::run(global, &options).await,
         Command::Echo(options) => echo::run(&options).await,
         Command::Send(options) => send::run(options).await,
+        Command::Query(options) => query::run(global, &options).await,
+        Command::Commit(options) => commit::run(global, &options).await,
+        Command::Commitments(options) => commitments::run(global, &options).await,
         Command::Reindex => reindex::run(global).await,
         Command::Model(action) => model::run(global, action),
     }

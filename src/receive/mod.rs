@@ -5,9 +5,12 @@
 //! in batches and may be minutes behind when Postgres is down. What does not fit the indexer's queue, and what a
 //! kill cut off, is found again by scanning the archive from the last indexed hour.
 //!
-//! Architecture invariant: knows no models and no SQL; admission needs no database.
+//! Storage Commitment requests and reports become rows before they are answered (`commitment`).
+//!
+//! Architecture invariant: knows no models and no SQL; admission and objects need no database.
 
 mod admission;
+mod commitment;
 mod identity;
 mod indexer;
 mod policy;

@@ -10,16 +10,18 @@ use time::OffsetDateTime;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use super::{IndexQueue, SiteSnapshot, admit, identity};
+use super::{IndexQueue, SiteSnapshot, admit, commitment, identity};
 use crate::{
     archive::{Archive, ArchiveError, IncomingObject, ObjectMeta},
-    db::association,
+    db::{Db, association},
     dimse::{
         Admission, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, EndReason, FailedStep,
-        NegotiatedContext, NotEstablished, RejectReason, Rejection, StoreFailure, StoreRequest,
+        NegotiatedContext, NotEstablished, RejectReason, Rejection, ServiceFailure, StoreFailure, StoreRequest,
     },
     telemetry::{AssociationEnd as CountedEnd, Metrics, RejectionReason, events},
-    types::{AeTitle, AssociationPolicy, ObjectOrigin, StoredObject, UserIdentityPolicy},
+    types::{
+        AeTitle, AssociationPolicy, CommitmentReport, CommitmentRequest, ObjectOrigin, StoredObject, UserIdentityPolicy,
+    },
 };
 
 /// Passcodes that are checked at the same time: each check takes 19 MiB of memory and tens of milliseconds of a core.
@@ -47,22 +49,25 @@ pub struct Receiver {
     site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
     archive: Archive,
     index: IndexQueue,
+    db: Db,
     metrics: Arc<Metrics>,
     identity_checks: Semaphore,
 }
 
 impl Receiver {
-    /// A receiver that admits by `site`, stores into `archive` and hands on to `index`.
+    /// A receiver that admits by `site`, stores into `archive` and hands on to `index`. `db` keeps Storage Commitment
+    /// messages; objects do not need it.
     #[must_use]
     pub fn new(
         settings: ReceiverSettings,
         site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
         archive: Archive,
         index: IndexQueue,
+        db: Db,
         metrics: Arc<Metrics>,
     ) -> Self {
         let identity_checks = Semaphore::new(CONCURRENT_IDENTITY_CHECKS);
-        Self { settings, site, archive, index, metrics, identity_checks }
+        Self { settings, site, archive, index, db, metrics, identity_checks }
     }
 
     fn start_of(&self, request: &AssociationRequest) -> association::AssociationStart {
@@ -225,6 +230,24 @@ pub struct ReceivingAssociation {
     started: Instant,
 }
 
+impl ReceivingAssociation {
+    pub(super) const fn id(&self) -> Uuid {
+        self.id
+    }
+
+    pub(super) const fn peer_address(&self) -> std::net::IpAddr {
+        self.peer_address
+    }
+
+    /// Calling and called AE title.
+    pub(super) fn titles(&self) -> Result<(AeTitle, AeTitle), StoreFailure> {
+        match (&self.calling_ae_title, &self.called_ae_title) {
+            (Some(calling), Some(called)) => Ok((calling.clone(), called.clone())),
+            _ => Err(StoreFailure::processing_failure("the association has no valid AE titles")),
+        }
+    }
+}
+
 impl AssociationHandler for Receiver {
     type Association = ReceivingAssociation;
 
@@ -332,11 +355,7 @@ impl AssociationHandler for Receiver {
         request: StoreRequest,
         data: &mut DataSetStream<'_>,
     ) -> Result<(), StoreFailure> {
-        let (Some(calling_ae_title), Some(called_ae_title)) =
-            (association.calling_ae_title.clone(), association.called_ae_title.clone())
-        else {
-            return Err(StoreFailure::processing_failure("the association has no valid AE titles"));
-        };
+        let (calling_ae_title, called_ae_title) = association.titles()?;
         let origin = ObjectOrigin {
             calling_ae_title,
             called_ae_title,
@@ -371,6 +390,22 @@ impl AssociationHandler for Receiver {
                 Err(failure)
             }
         }
+    }
+
+    async fn commit(
+        &self,
+        association: &mut ReceivingAssociation,
+        request: CommitmentRequest,
+    ) -> Result<(), ServiceFailure> {
+        commitment::keep_request(&self.db, association, &request).await
+    }
+
+    async fn commitment_reported(
+        &self,
+        association: &mut ReceivingAssociation,
+        report: CommitmentReport,
+    ) -> Result<(), ServiceFailure> {
+        commitment::keep_report(&self.db, association, &report).await
     }
 
     fn ended(&self, association: ReceivingAssociation, end: AssociationEnd) {
