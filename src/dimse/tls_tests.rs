@@ -234,7 +234,8 @@ async fn a_server_with_a_wrong_certificate_is_not_sent_anything() {
     let caller = material(&ca, &ca.sign("hilum", &["hilum"]));
     let named = |name: &str| ExpectedServer { subject_name: Some(name.to_owned()), ..ExpectedServer::default() };
     let pinned = |der: &[u8]| ExpectedServer { certificate_sha256: vec![Sha256Digest::of(der)], subject_name: None };
-    let call = |expected| requestor(node.tls_port, client(&caller, expected));
+    let port = node.tls_port;
+    let call = |expected| requestor(port, client(&caller, expected));
 
     let error = fails(call(ExpectedServer::default())).await;
     assert!(error.contains("for another name") && error.contains("tls_subject_name"), "{error}");
