@@ -33,8 +33,21 @@ impl Ca {
         openssl(
             &folder,
             &[
-                "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3650",
-                "-subj", "/CN=Test CA", "-keyout", "ca-key.pem", "-out", "ca.pem",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "3650",
+                "-subj",
+                "/CN=Test CA",
+                "-keyout",
+                "ca-key.pem",
+                "-out",
+                "ca.pem",
             ],
         );
         Self { folder }
@@ -49,16 +62,42 @@ impl Ca {
         openssl(
             &self.folder,
             &[
-                "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
-                &format!("/CN={name}"), "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext",
-                "extendedKeyUsage=serverAuth,clientAuth", "-keyout", &file("-key.pem"), "-out", &file(".csr"),
+                "req",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-subj",
+                &format!("/CN={name}"),
+                "-addext",
+                "subjectAltName=DNS:localhost,IP:127.0.0.1",
+                "-addext",
+                "extendedKeyUsage=serverAuth,clientAuth",
+                "-keyout",
+                &file("-key.pem"),
+                "-out",
+                &file(".csr"),
             ],
         );
         openssl(
             &self.folder,
             &[
-                "x509", "-req", "-in", &file(".csr"), "-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial",
-                "-days", days, "-copy_extensions", "copy", "-out", &file(".pem"),
+                "x509",
+                "-req",
+                "-in",
+                &file(".csr"),
+                "-CA",
+                "ca.pem",
+                "-CAkey",
+                "ca-key.pem",
+                "-CAcreateserial",
+                "-days",
+                days,
+                "-copy_extensions",
+                "copy",
+                "-out",
+                &file(".pem"),
             ],
         );
         let (certificate, key) = (self.folder.join(file(".pem")), self.folder.join(file("-key.pem")));
@@ -213,7 +252,9 @@ fn new_certificate_files_are_used_without_a_restart_and_the_end_is_warned_about(
     wait_for("its end is counted", PATIENCE, || {
         (node.metric("hilum_tls_certificate_expires_seconds") < 11.0 * 86_400.0).then_some(())
     });
-    wait_for("its end is warned about", PATIENCE, || node.log().contains("our TLS certificate expires on").then_some(()));
+    wait_for("its end is warned about", PATIENCE, || {
+        node.log().contains("our TLS certificate expires on").then_some(())
+    });
     assert!(node.get("/readyz").text().contains("warning: our TLS certificate expires on"));
     assert!(node.hilum_ok(&["check-config"]).contains("our TLS certificate expires on"));
 
@@ -221,8 +262,18 @@ fn new_certificate_files_are_used_without_a_restart_and_the_end_is_warned_about(
     fs_err::write(&own.certificate, "not a certificate").expect("our own file");
     wait_for("the broken file is told", PATIENCE, || node.log().contains("TLS files are not used").then_some(()));
     let still = node.hilum(&[
-        "echo", &address, "--called", "HILUM", "--calling", "SCANNER", "--tls-fingerprint", &short.fingerprint(),
-        "--tls-certificate", text(&short.certificate), "--tls-key", text(&short.key),
+        "echo",
+        &address,
+        "--called",
+        "HILUM",
+        "--calling",
+        "SCANNER",
+        "--tls-fingerprint",
+        &short.fingerprint(),
+        "--tls-certificate",
+        text(&short.certificate),
+        "--tls-key",
+        text(&short.key),
     ]);
     assert!(still.status.success(), "{}", said(&still));
     assert!(!node.hilum(&["check-config"]).status.success());
