@@ -188,8 +188,12 @@ fn certificate_problem(problem: &CertificateError, side: Side) -> (String, &'sta
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             ("one that is not valid yet".to_owned(), "check the clocks of both")
         }
-        CertificateError::UnknownIssuer => (
-            "one from a CA that is not trusted".to_owned(),
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => (
+            match problem {
+                CertificateError::BadSignature => "one from a CA that is not trusted, though one of its name is",
+                _ => "one from a CA that is not trusted",
+            }
+            .to_owned(),
             match side {
                 Side::Server => "add the CA's certificate to tls.ca_files, or let a CA that is there sign the peer's",
                 Side::Client => "add the CA's certificate to tls.ca_files (--tls-ca), or pin the peer's fingerprint",

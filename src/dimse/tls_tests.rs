@@ -25,7 +25,7 @@ use crate::{
         ExpectedServer, TlsMaterial,
         testing::{Ca, Signed, write},
     },
-    types::{AeTitle, Sha256Digest},
+    types::{AeTitle, Sha256Digest, Uid},
 };
 
 /// Admits everybody that does not come without TLS to the port for TLS, and tells what happens.
@@ -234,7 +234,8 @@ async fn a_server_with_a_wrong_certificate_is_not_sent_anything() {
     let caller = material(&ca, &ca.sign("hilum", &["hilum"]));
     let named = |name: &str| ExpectedServer { subject_name: Some(name.to_owned()), ..ExpectedServer::default() };
     let pinned = |der: &[u8]| ExpectedServer { certificate_sha256: vec![Sha256Digest::of(der)], subject_name: None };
-    let call = |expected| requestor(node.tls_port, client(&caller, expected));
+    let port = node.tls_port;
+    let call = |expected| requestor(port, client(&caller, expected));
 
     let error = fails(call(ExpectedServer::default())).await;
     assert!(error.contains("for another name") && error.contains("tls_subject_name"), "{error}");
@@ -362,6 +363,35 @@ async fn a_peer_at_its_limit_is_rejected_transiently_and_may_come_again() {
         again = requestor(node.plain_port, None).establish().await;
     }
     again.unwrap().release().await.unwrap();
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_sender_faster_than_its_rate_is_slowed_down_and_not_refused() {
+    let ca = Ca::new("CA");
+    let own = ca.sign("hilum", &["127.0.0.1"]);
+    let quota = Quota {
+        subject: "peer `ct`".into(),
+        max_associations: None,
+        max_associations_per_minute: None,
+        max_bytes_per_second: Some(100_000),
+    };
+    let node = Node::start(material(&ca, &own), AcceptorOptions::default(), vec![quota]).await;
+    let (ct, explicit) = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1");
+    let mut association = requestor(node.plain_port, None).propose(ct, &[explicit]).establish().await.unwrap();
+    let data = vec![0; 300_000];
+    let started = std::time::Instant::now();
+    let source = StoreSource {
+        sop_class_uid: Uid::new(ct).unwrap(),
+        sop_instance_uid: Uid::new("1.2.3").unwrap(),
+        transfer_syntax_uid: Uid::new(explicit).unwrap(),
+        data: data.as_slice(),
+        length: data.len() as u64,
+    };
+    assert_eq!(association.store(source).await.unwrap().status, status::SUCCESS);
+    // Three seconds' worth, of which one is free and the last fragment's is not waited for.
+    assert!(started.elapsed() > Duration::from_millis(1500), "{:?}", started.elapsed());
+    association.release().await.unwrap();
     node.stop().await;
 }
 

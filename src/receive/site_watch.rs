@@ -3,12 +3,14 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write as _,
     net::{IpAddr, ToSocketAddrs},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use fs_err::os::unix::fs::OpenOptionsExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -167,8 +169,11 @@ impl SiteWatch {
 /// Replaces the snapshot on disk in one step.
 fn keep(file: &Path, snapshot: &SiteSnapshot) -> anyhow::Result<()> {
     let temporary = file.with_extension("part");
-    fs_err::write(&temporary, serde_json::to_vec_pretty(snapshot)?)?;
-    fs_err::File::open(&temporary)?.sync_all()?;
+    // It may hold hashes of passcodes.
+    let mut written =
+        fs_err::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    written.write_all(&serde_json::to_vec_pretty(snapshot)?)?;
+    written.sync_all()?;
     fs_err::rename(&temporary, file)?;
     if let Some(folder) = file.parent() {
         fs_err::File::open(folder)?.sync_all()?;
