@@ -18,11 +18,13 @@
 mod support;
 mod validators;
 
+mod commitment;
 mod crash;
 mod duplicates;
 mod hostile;
 mod outage;
 mod path;
+mod query;
 mod site;
 mod status;
 mod studies;
