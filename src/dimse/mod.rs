@@ -24,6 +24,8 @@ mod quota;
 mod refusal;
 mod rejection;
 mod requestor;
+#[cfg(test)]
+mod service_tests;
 mod state;
 pub mod status;
 #[cfg(test)]

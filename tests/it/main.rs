@@ -18,12 +18,14 @@
 mod support;
 mod validators;
 
+mod commitment;
 mod crash;
 mod duplicates;
 mod hostile;
 mod outage;
 mod path;
 mod policy;
+mod query;
 mod site;
 mod status;
 mod studies;
