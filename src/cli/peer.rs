@@ -8,7 +8,7 @@ use super::{
     output::{Table, print, yes_no},
     site::{self, ListOptions},
 };
-use crate::types::{AeTitle, Peer, SiteConfig};
+use crate::types::{AeTitle, Duplicates, Peer, SiteConfig};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
@@ -50,12 +50,39 @@ pub(super) struct Add {
     /// Who to ask
     #[arg(long, value_name = "TEXT", default_value = "")]
     contact: String,
+    /// Ask it by C-FIND how many instances a study has, before a study that it sent counts as complete
+    #[arg(long)]
+    count_at_source: bool,
+    /// Refuse other bytes under a known SOP Instance UID instead of keeping them as a version
+    #[arg(long)]
+    refuse_duplicates: bool,
+    /// The C-STORE status of such a refusal, such as 0x0111 [default: 0x0111]
+    #[arg(long, value_name = "STATUS", requires = "refuse_duplicates", value_parser = status)]
+    duplicate_status: Option<u16>,
+}
+
+/// A DIMSE status, decimal or with `0x`.
+fn status(text: &str) -> Result<u16, String> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u16::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "expected a DIMSE status, such as 0x0111".to_owned())
 }
 
 impl From<Add> for Peer {
     fn from(add: Add) -> Self {
-        let Add { name, ae_title, host, port, may_store, contact } = add;
-        Self { name, ae_title, host, port, may_store, contact }
+        Self {
+            name: add.name,
+            ae_title: add.ae_title,
+            host: add.host,
+            port: add.port,
+            may_store: add.may_store,
+            contact: add.contact,
+            count_at_source: add.count_at_source,
+            duplicates: if add.refuse_duplicates { Duplicates::Refuse } else { Duplicates::KeepVersion },
+            duplicate_status: add.duplicate_status,
+        }
     }
 }
 

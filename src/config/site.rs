@@ -9,7 +9,9 @@ use super::{
     document::Document,
     problem::{ConfigErrors, Origin},
 };
-use crate::types::{AeTitle, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig};
+use crate::types::{
+    AeTitle, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig,
+};
 
 /// Reads and validates a site file. The error holds every problem: syntax, unknown and missing keys, values, and
 /// the rules between the entries.
@@ -67,6 +69,9 @@ impl Entry for Peer {
             port: Some(104),
             may_store: false,
             contact: String::new(),
+            count_at_source: false,
+            duplicates: Duplicates::default(),
+            duplicate_status: None,
         })
     }
 }
@@ -107,6 +112,11 @@ impl Entry for Route {
             bundle: "stand-in".to_owned(),
             quiet_seconds: 1,
             max_wait_seconds: 1,
+            released_quiet_seconds: None,
+            lost_quiet_seconds: None,
+            required: None,
+            late_images: LateImages::default(),
+            late_images_within_seconds: None,
             destinations: destinations.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
         })
     }

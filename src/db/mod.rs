@@ -15,6 +15,7 @@ pub mod managed;
 pub mod queue_worker;
 pub mod result;
 pub mod run;
+pub mod sender_habit;
 pub mod site;
 pub mod status;
 pub mod workup;

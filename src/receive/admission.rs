@@ -150,6 +150,9 @@ mod tests {
             port: None,
             may_store,
             contact: String::new(),
+            count_at_source: false,
+            duplicates: crate::types::Duplicates::KeepVersion,
+            duplicate_status: None,
         }
     }
 

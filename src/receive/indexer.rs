@@ -23,14 +23,19 @@ use crate::{
     },
     jobs::{self, Job},
     telemetry::{Metrics, events},
-    types::{SiteConfig, StoredObject, Uid},
+    types::{LateImages, SiteConfig, StoredObject, Uid},
 };
 
 /// Steps that wait for the index at most. Objects beyond are found by a scan; they are on the disk.
 const QUEUE_LENGTH: usize = 10_000;
 
 /// How long a study waits when no route says so.
-const DEFAULT_PATIENCE: Patience = Patience { quiet: Duration::from_secs(10), maximum_wait: Duration::from_mins(10) };
+const DEFAULT_PATIENCE: Patience = Patience {
+    quiet: Duration::from_secs(10),
+    maximum_wait: Duration::from_mins(10),
+    late_images: LateImages::NewRevision,
+    late_images_within: None,
+};
 
 /// How long a batch waits for more objects. Long enough for ten CT slices, too short for anybody to notice.
 const GATHERING: Duration = Duration::from_millis(50);
@@ -495,6 +500,8 @@ fn patience_for(site: &SiteConfig, object: &StoredObject) -> Patience {
     by_modality.or(routes.first()).map_or(DEFAULT_PATIENCE, |route| Patience {
         quiet: Duration::from_secs(route.quiet_seconds.into()),
         maximum_wait: Duration::from_secs(route.max_wait_seconds.into()),
+        late_images: route.late_images,
+        late_images_within: route.late_images_within_seconds.map(|seconds| Duration::from_secs(seconds.into())),
     })
 }
 
