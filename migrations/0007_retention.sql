@@ -12,3 +12,4 @@ create table file_to_remove (
 
 create index event_at on event (at);
 create index workup_last_object on workup (last_object_at) where state in ('answered', 'not_routed');
+create index result_preview on result (preview_key) where preview_key is not null;

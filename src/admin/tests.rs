@@ -50,7 +50,7 @@ fn absent_postgres() -> Db {
 
 async fn start(db: Db, readiness: Readiness) -> Running {
     let folder = tempfile::tempdir().unwrap();
-    let archive = Archive::open(folder.path(), ids()).unwrap();
+    let archive = Archive::open(folder.path(), ids(), 0).unwrap();
     let metrics = Arc::new(Metrics::new());
     let state = AdminState {
         db,

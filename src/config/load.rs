@@ -13,7 +13,7 @@ use super::{
     problem::ConfigErrors,
     sections::{
         ArchiveConfig, AssembleConfig, DEFAULT_DATABASE_URL, DatabaseConfig, DatabaseSource, DeliverConfig,
-        DicomConfig, HttpConfig, InferenceConfig, LogConfig, NodeConfig, RawDatabase,
+        DicomConfig, HttpConfig, InferenceConfig, LogConfig, NodeConfig, RawDatabase, RetentionConfig,
     },
     values::{POSTGRES_URL, Redacted, is_postgres_url, utc_offset_text},
     vars::Vars,
@@ -33,6 +33,8 @@ pub struct Config {
     pub dicom: DicomConfig,
     /// `[archive]`
     pub archive: ArchiveConfig,
+    /// `[retention]`
+    pub retention: RetentionConfig,
     /// `[assemble]`
     pub assemble: AssembleConfig,
     /// `[inference]`
@@ -54,6 +56,7 @@ struct RawConfig {
     database: RawDatabase,
     dicom: DicomConfig,
     archive: ArchiveConfig,
+    retention: RetentionConfig,
     assemble: AssembleConfig,
     inference: InferenceConfig,
     deliver: DeliverConfig,
@@ -86,6 +89,7 @@ impl Config {
             },
             dicom: DicomConfig { listen: SocketAddr::from(([127, 0, 0, 1], raw.dicom.listen.port())), ..raw.dicom },
             archive: raw.archive,
+            retention: raw.retention,
             assemble: raw.assemble,
             inference: InferenceConfig { models_dir: data_dir.join("models"), ..raw.inference },
             deliver: raw.deliver,
@@ -117,7 +121,7 @@ impl Config {
 /// The configuration as a file would say it, defaults included, secrets redacted.
 #[must_use]
 pub fn effective_toml(config: &Config) -> String {
-    let Config { node, database, dicom, archive, assemble, inference, deliver, http, log } = config.clone();
+    let Config { node, database, dicom, archive, retention, assemble, inference, deliver, http, log } = config.clone();
     let DatabaseConfig { source, max_connections, migrate_on_start } = database;
     let (managed, url, url_file) = match source {
         DatabaseSource::Managed => (true, None, None),
@@ -125,18 +129,19 @@ pub fn effective_toml(config: &Config) -> String {
         DatabaseSource::External { url, url_file: None } => (false, Some(url), None),
     };
     let database = RawDatabase { url, url_file, managed, max_connections, migrate_on_start };
-    let raw = RawConfig { node, database, dicom, archive, assemble, inference, deliver, http, log };
+    let raw = RawConfig { node, database, dicom, archive, retention, assemble, inference, deliver, http, log };
     // Serialising plain tables of texts and numbers only fails for a path that is not UTF-8.
     toml::to_string(&raw).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
 }
 
 /// Every section with its keys.
-fn sections() -> [(&'static str, &'static [&'static str]); 9] {
+fn sections() -> [(&'static str, &'static [&'static str]); 10] {
     [
         ("node", field_names::<NodeConfig>()),
         ("database", field_names::<RawDatabase>()),
         ("dicom", field_names::<DicomConfig>()),
         ("archive", field_names::<ArchiveConfig>()),
+        ("retention", field_names::<RetentionConfig>()),
         ("assemble", field_names::<AssembleConfig>()),
         ("inference", field_names::<InferenceConfig>()),
         ("deliver", field_names::<DeliverConfig>()),
@@ -178,6 +183,7 @@ fn read_sections(document: &mut Document) -> RawConfig {
         database: read_section(document, &mut file, "database"),
         dicom: read_section(document, &mut file, "dicom"),
         archive: read_section(document, &mut file, "archive"),
+        retention: read_section(document, &mut file, "retention"),
         assemble: read_section(document, &mut file, "assemble"),
         inference: read_section(document, &mut file, "inference"),
         deliver: read_section(document, &mut file, "deliver"),
@@ -207,7 +213,7 @@ fn homes_of(key: &str) -> Vec<String> {
 
 /// The rules between keys, and the secrets that live in files. `None` when there is no usable database source.
 fn resolve(raw: RawConfig, document: &mut Document) -> Option<Config> {
-    let RawConfig { node, database, dicom, archive, assemble, inference, deliver, http, log } = raw;
+    let RawConfig { node, database, dicom, archive, retention, assemble, inference, deliver, http, log } = raw;
     if !http.listen.ip().is_loopback() {
         document.report(
             "http.listen",
@@ -224,6 +230,16 @@ fn resolve(raw: RawConfig, document: &mut Document) -> Option<Config> {
             "http.listen",
             format!("`dicom.listen` takes port {} already", http.listen.port()),
             "give one of them another port",
+        );
+    }
+    if archive.results_minimum_free_bytes > archive.minimum_free_bytes {
+        document.report(
+            "archive.results_minimum_free_bytes",
+            format!(
+                "{} is more than `minimum_free_bytes` ({}): results would wait while objects still come",
+                archive.results_minimum_free_bytes, archive.minimum_free_bytes
+            ),
+            "give at most as much",
         );
     }
     if deliver.initial_backoff > deliver.maximum_backoff {
@@ -251,7 +267,7 @@ fn resolve(raw: RawConfig, document: &mut Document) -> Option<Config> {
     let source = database_source(&database, document)?;
     let RawDatabase { max_connections, migrate_on_start, .. } = database;
     let database = DatabaseConfig { source, max_connections, migrate_on_start };
-    Some(Config { node, database, dicom, archive, assemble, inference, deliver, http, log })
+    Some(Config { node, database, dicom, archive, retention, assemble, inference, deliver, http, log })
 }
 
 fn database_source(raw: &RawDatabase, document: &mut Document) -> Option<DatabaseSource> {

@@ -187,6 +187,20 @@ pub(super) fn within<'de, const MIN: u64, const MAX: u64, T: TryFrom<u64>, D: De
     deserializer.deserialize_any(RangeVisitor::<MIN, MAX, T>(PhantomData))
 }
 
+/// The same, where leaving the key out means something else than any size.
+pub(super) fn optional_size_within<'de, const MIN: u64, const MAX: u64, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ByteSize>, D::Error> {
+    size_within::<MIN, MAX, D>(deserializer).map(Some)
+}
+
+/// The same as [`within`], where leaving the key out means something else than any number.
+pub(super) fn optional_within<'de, const MIN: u64, const MAX: u64, T: TryFrom<u64>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    within::<MIN, MAX, T, D>(deserializer).map(Some)
+}
+
 /// A whole number of seconds from `MIN` to `MAX`.
 pub(super) fn seconds<'de, const MIN: u64, const MAX: u64, D: Deserializer<'de>>(
     deserializer: D,

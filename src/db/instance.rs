@@ -268,6 +268,39 @@ pub async fn has_other_bytes(
     .await?)
 }
 
+/// Other bytes under a known SOP Instance UID that were refused.
+#[derive(Debug, Clone)]
+pub struct DuplicateRefusal {
+    /// (0008,0018)
+    pub sop_instance_uid: Uid,
+    /// Our AE title that it was sent to.
+    pub local_ae_title: AeTitle,
+    /// Who sent it.
+    pub calling_ae_title: AeTitle,
+    /// The association that carried it.
+    pub association_id: Uuid,
+    /// The C-STORE status of the answer.
+    pub status: u16,
+}
+
+/// Notes a refusal with the object that is kept; does nothing when that is not indexed.
+pub async fn duplicate_refused(connection: &mut Connection, refusal: &DuplicateRefusal) -> Result<()> {
+    let kept: Option<Uuid> = sqlx::query_scalar(
+        "select id from instance where sop_instance_uid = $1 and local_ae_title = $2 order by version desc limit 1",
+    )
+    .bind(refusal.sop_instance_uid.as_str())
+    .bind(refusal.local_ae_title.as_str())
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(id) = kept else { return Ok(()) };
+    let words = format!(
+        "{} from {} with other bytes: refused with {:#06X}, what was there is kept",
+        refusal.sop_instance_uid, refusal.calling_ae_title, refusal.status
+    );
+    let data = json!({ "association_id": refusal.association_id, "calling_ae_title": refusal.calling_ae_title });
+    event::append(connection, event::Subject::Instance, id, "duplicate_refused", &words, data).await
+}
+
 /// An indexed object, as later rooms need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {

@@ -44,6 +44,7 @@ enum Step {
     Accepted(association::AssociationStart),
     Refused(association::AssociationStart, association::Refusal),
     Stored(Box<StoredObject>),
+    DuplicateRefused(instance::DuplicateRefusal),
     Ended(association::AssociationEnd),
 }
 
@@ -86,6 +87,11 @@ impl IndexQueue {
     /// An association has ended.
     pub fn association_ended(&self, end: association::AssociationEnd) {
         self.push(Step::Ended(end));
+    }
+
+    /// Other bytes under a known SOP Instance UID were refused.
+    pub fn duplicate_refused(&self, refusal: instance::DuplicateRefusal) {
+        self.push(Step::DuplicateRefused(refusal));
     }
 
     /// An object is durable.
@@ -322,17 +328,21 @@ impl Indexer {
                 Step::Accepted(start) => association::insert(&mut tx, start, None).await?,
                 Step::Refused(start, refusal) => association::insert(&mut tx, start, Some(refusal)).await?,
                 Step::Stored(object) => objects.push((**object).clone()),
-                Step::Ended(_) => {}
+                Step::DuplicateRefused(_) | Step::Ended(_) => {}
             }
         }
         let outcomes = self.index(&mut tx, &objects).await?;
         for (_, step) in batch {
-            if let Step::Ended(end) = step {
-                association::end(&mut tx, end).await?;
-                // Its studies may be complete now: look at once instead of at the next due time.
-                for workup_id in association::workups_of(&mut tx, end.id).await? {
-                    jobs::queue(&mut tx, &self.db, &Job::CompleteWorkup(workup_id), None).await?;
+            match step {
+                Step::DuplicateRefused(refusal) => instance::duplicate_refused(&mut tx, refusal).await?,
+                Step::Ended(end) => {
+                    association::end(&mut tx, end).await?;
+                    // Its studies may be complete now: look at once instead of at the next due time.
+                    for workup_id in association::workups_of(&mut tx, end.id).await? {
+                        jobs::queue(&mut tx, &self.db, &Job::CompleteWorkup(workup_id), None).await?;
+                    }
                 }
+                _ => {}
             }
         }
         let hour = hour_folder(OffsetDateTime::now_utc() - time::Duration::hours(1));
@@ -516,7 +526,7 @@ mod tests {
         Indexer::new(
             IndexerSettings { node: "test".into(), own_device_uid: uid("2.25.2"), batch_size },
             Db::connect_lazy("postgres://nobody@127.0.0.1:1/none", 1).unwrap(),
-            Archive::open(folder, ids).unwrap(),
+            Archive::open(folder, ids, 0).unwrap(),
             watch::channel(None).1,
             Arc::new(Metrics::new()),
         )

@@ -5,10 +5,12 @@
 //! in batches and may be minutes behind when Postgres is down. What does not fit the indexer's queue, and what a
 //! kill cut off, is found again by scanning the archive from the last indexed hour.
 //!
-//! Architecture invariant: knows no models and no SQL; admission needs no database.
+//! Architecture invariant: knows no models and no SQL; receiving needs no database. It is asked, with a short limit,
+//! only for peers whose duplicates are refused.
 
 mod admission;
 mod indexer;
+mod known_objects;
 mod receiver;
 mod site_watch;
 
