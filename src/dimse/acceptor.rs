@@ -1,4 +1,5 @@
-//! The association acceptor: listens, admits, and serves C-ECHO and C-STORE until the peer is done.
+//! The association acceptor: listens, admits, and serves C-ECHO, C-STORE and Storage Commitment until the peer is
+//! done.
 //!
 //! Start at [`Acceptor`]. What an association may do and what happens to its objects is decided by an
 //! [`AssociationHandler`]. The acceptor sees to the rest: limits in number, length and time, exactly one final
@@ -28,17 +29,23 @@ use uuid::Uuid;
 
 use super::{
     APPLICATION_CONTEXT_NAME,
-    command::{Command, CommandSet, MoveOriginator, Priority, ResponseCommand, StoreRequestCommand},
+    command::{C_FIND_RQ, Command, CommandSet, MoveOriginator, Priority, ResponseCommand, StoreRequestCommand},
+    commitment::{
+        COMMITMENT, MAX_LIST_BYTES, check_action, check_event_report, decode_report, decode_request, report_message,
+    },
+    data_set::Encoding,
     message::{EndReason, MessageLayer, TimeLimit},
     negotiation::{
         NegotiatedContext, NegotiationPolicy, PeerImplementation, ProposedContext, negotiate, user_variables,
     },
+    open_associations::{OpenAssociations, Outgoing, Registered},
     pdu_io::PduLimits,
+    refusal::{Refusal, ServiceFailure},
     rejection::{AbortReason, AbortSource, Rejection},
     status,
     upper_layer::{Indication, UpperLayer},
 };
-use crate::types::{AeTitle, Uid};
+use crate::types::{AeTitle, CommitmentReport, CommitmentRequest, Uid};
 
 /// How long a store handler may go on after its data set stream has failed, to remove what it has begun.
 const HANDLER_CLEANUP: Duration = Duration::from_secs(1);
@@ -183,42 +190,8 @@ pub struct StoreRequest {
     pub move_originator: Option<MoveOriginator>,
 }
 
-/// Why an object is not stored: the DIMSE status and the Error Comment.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {comment}", status::InWords(*.status))]
-pub struct StoreFailure {
-    /// A failure status (see [`status`]).
-    pub status: u16,
-    /// For the peer's log; the wire holds its first 64 characters. No patient data.
-    pub comment: String,
-}
-
-impl StoreFailure {
-    /// A failure with `status` and `comment`.
-    pub fn new(status: u16, comment: impl Into<String>) -> Self {
-        Self { status, comment: comment.into() }
-    }
-
-    /// 0xA700: the sender should try again later.
-    pub fn out_of_resources(comment: impl Into<String>) -> Self {
-        Self::new(status::OUT_OF_RESOURCES, comment)
-    }
-
-    /// 0xC000: the data set is not readable.
-    pub fn cannot_understand(comment: impl Into<String>) -> Self {
-        Self::new(status::CANNOT_UNDERSTAND, comment)
-    }
-
-    /// 0xA900: the data set is not what the command says.
-    pub fn data_set_does_not_match(comment: impl Into<String>) -> Self {
-        Self::new(status::DATA_SET_DOES_NOT_MATCH_SOP_CLASS, comment)
-    }
-
-    /// 0x0110: our own fault.
-    pub fn processing_failure(comment: impl Into<String>) -> Self {
-        Self::new(status::PROCESSING_FAILURE, comment)
-    }
-}
+/// Why an object is not stored.
+pub type StoreFailure = ServiceFailure;
 
 /// The data set will not be complete; the association has ended for this reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -226,7 +199,7 @@ impl StoreFailure {
 pub struct StreamError(pub EndReason);
 
 /// A handler that reads no further has no one to answer to: the status is lost with the association.
-impl From<StreamError> for StoreFailure {
+impl From<StreamError> for ServiceFailure {
     fn from(error: StreamError) -> Self {
         Self::processing_failure(error.to_string())
     }
@@ -264,6 +237,27 @@ pub trait AssociationHandler: Send + Sync + 'static {
         request: StoreRequest,
         data: &mut DataSetStream<'_>,
     ) -> impl Future<Output = Result<(), StoreFailure>> + Send;
+
+    /// Promises to compare this list with what is stored and to report (PS3.4 section J.3.2). `Ok` is answered with
+    /// Success, so the request must be durable by then. The report goes out on [`OpenAssociations`] or on an
+    /// association of its own. The same time limit holds as for [`AssociationHandler::store`].
+    fn commit(
+        &self,
+        _association: &mut Self::Association,
+        _request: CommitmentRequest,
+    ) -> impl Future<Output = Result<(), ServiceFailure>> + Send {
+        std::future::ready(Err(Refusal::NotOffered.into()))
+    }
+
+    /// Takes a peer's report on what we asked it to keep (PS3.4 section J.3.3). `Ok` is answered with Success, so the
+    /// report must be durable by then.
+    fn commitment_reported(
+        &self,
+        _association: &mut Self::Association,
+        _report: CommitmentReport,
+    ) -> impl Future<Output = Result<(), ServiceFailure>> + Send {
+        std::future::ready(Err(Refusal::NotOffered.into()))
+    }
 
     /// The association has ended.
     fn ended(&self, association: Self::Association, end: AssociationEnd);
@@ -306,13 +300,7 @@ impl DataSetStream<'_> {
     }
 
     async fn next_fragment(&mut self) -> Result<Bytes, EndReason> {
-        let pdv = self.limits.apply(self.messages.next_fragment_of_message()).await?;
-        if pdv.is_command {
-            return Err(self.messages.break_off("the peer sent a command inside a data set").await);
-        }
-        if pdv.context_id != self.context_id {
-            return Err(self.messages.break_off("the peer changed the presentation context inside a message").await);
-        }
+        let pdv = self.limits.apply(self.messages.next_data_fragment(self.context_id)).await?;
         if pdv.is_last {
             self.state = StreamState::Finished;
         }
@@ -362,13 +350,19 @@ pub struct Acceptor<H> {
     listener: TcpListener,
     options: AcceptorOptions,
     handler: Arc<H>,
+    open_associations: OpenAssociations,
 }
 
 impl<H: AssociationHandler> Acceptor<H> {
     /// An acceptor on a socket that the caller has bound.
     pub fn new(listener: TcpListener, mut options: AcceptorOptions, handler: Arc<H>) -> Self {
         options.max_pdu_length = options.max_pdu_length.clamp(MINIMUM_PDU_SIZE, 16 * 1024 * 1024);
-        Self { listener, options, handler }
+        Self { listener, options, handler, open_associations: OpenAssociations::default() }
+    }
+
+    /// The way to report to peers on the associations that they have opened.
+    pub fn open_associations(&self) -> OpenAssociations {
+        self.open_associations.clone()
     }
 
     /// The address that peers call.
@@ -379,7 +373,7 @@ impl<H: AssociationHandler> Acceptor<H> {
     /// Serves until `shutdown`; then accepts nothing more, lets every association finish its current message, and
     /// aborts what is left after the grace time.
     pub async fn run(self, shutdown: CancellationToken) {
-        let Self { listener, options, handler } = self;
+        let Self { listener, options, handler, open_associations } = self;
         let kill = CancellationToken::new();
         // Were this future dropped, its associations must not go on without it.
         let _kill_on_drop = kill.clone().drop_guard();
@@ -389,6 +383,7 @@ impl<H: AssociationHandler> Acceptor<H> {
             connections: Arc::new(Semaphore::new(options.max_associations + EXTRA_CONNECTIONS)),
             options,
             handler,
+            open_associations,
             shutdown: shutdown.clone(),
             kill: kill.clone(),
         });
@@ -434,6 +429,7 @@ impl<H: AssociationHandler> Acceptor<H> {
 struct Server<H> {
     handler: Arc<H>,
     options: AcceptorOptions,
+    open_associations: OpenAssociations,
     associations: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     /// Finish the current message.
@@ -651,7 +647,9 @@ impl<H: AssociationHandler> Server<H> {
         );
         let mut association = self.handler.accepted(&request, &negotiated);
         let mut counts = Counts::default();
-        let reason = self.serve_messages(&mut messages, &negotiated, &mut association, &mut counts).await;
+        let mut reports = Reports::new(&self.open_associations, request.association_id, &negotiated);
+        let reason = self.serve_messages(&mut messages, &negotiated, &mut association, &mut counts, &mut reports).await;
+        drop(reports);
         if reason == EndReason::Released {
             messages.layer.answer_release().await;
         } else {
@@ -680,10 +678,15 @@ impl<H: AssociationHandler> Server<H> {
         contexts: &[NegotiatedContext],
         association: &mut H::Association,
         counts: &mut Counts,
+        reports: &mut Option<Reports>,
     ) -> EndReason {
         loop {
-            let served = match self.wait_for_message(messages).await {
-                Ok(()) => self.serve_message(messages, contexts, association, counts).await,
+            let served = match self.wait_for_message(messages, reports.as_mut()).await {
+                Ok(Turn::Peer) => self.serve_message(messages, contexts, association, counts, reports.as_mut()).await,
+                Ok(Turn::Ours(outgoing)) => match reports {
+                    Some(reports) => reports.send(messages, outgoing).await,
+                    None => Ok(()),
+                },
                 Err(reason) => Err(reason),
             };
             if let Err(reason) = served {
@@ -692,16 +695,21 @@ impl<H: AssociationHandler> Server<H> {
         }
     }
 
-    async fn wait_for_message(&self, messages: &mut MessageLayer) -> Result<(), EndReason> {
+    async fn wait_for_message(
+        &self,
+        messages: &mut MessageLayer,
+        reports: Option<&mut Reports>,
+    ) -> Result<Turn, EndReason> {
         if self.shutdown.is_cancelled() {
             return Err(EndReason::ShutDown);
         }
         let idle_until = Instant::now() + self.options.idle_timeout;
         select! {
             biased;
-            result = messages.wait() => return result,
+            result = messages.wait() => return result.map(|()| Turn::Peer),
             () = sleep_until(idle_until) => return Err(EndReason::TimedOut(TimeLimit::Idle)),
             () = self.shutdown.cancelled() => {}
+            outgoing = next_report(reports) => return Ok(Turn::Ours(outgoing)),
         }
         if !messages.message_has_begun() {
             return Err(EndReason::ShutDown);
@@ -709,7 +717,7 @@ impl<H: AssociationHandler> Server<H> {
         // The first PDU of a message is on its way: it counts as the current message.
         select! {
             biased;
-            result = messages.wait() => result,
+            result = messages.wait() => result.map(|()| Turn::Peer),
             () = sleep_until(idle_until) => Err(EndReason::TimedOut(TimeLimit::Idle)),
             () = self.kill.cancelled() => Err(EndReason::ShutDown),
         }
@@ -721,6 +729,7 @@ impl<H: AssociationHandler> Server<H> {
         contexts: &[NegotiatedContext],
         association: &mut H::Association,
         counts: &mut Counts,
+        reports: Option<&mut Reports>,
     ) -> Result<(), EndReason> {
         let limits = MessageLimits { deadline: Instant::now() + self.options.message_timeout, kill: &self.kill };
         let (context_id, CommandSet { command, has_data_set }) = limits.apply(messages.read_command()).await?;
@@ -744,7 +753,7 @@ impl<H: AssociationHandler> Server<H> {
                 let checked = check_store_request(&command, has_data_set, context, transfer_syntax_uid);
                 let (stored, end) = match checked {
                     Ok(request) => self.run_store_handler(association, request, &mut data).await,
-                    Err(failure) => (Err(failure), None),
+                    Err(refusal) => (Err(refusal.into()), None),
                 };
                 let drained = match end {
                     // The message cannot be waited for any longer.
@@ -765,35 +774,52 @@ impl<H: AssociationHandler> Server<H> {
                     }
                 }
                 drained?;
-                let (status, comment) = match stored {
-                    Ok(()) => (status::SUCCESS, String::new()),
-                    Err(failure) => (failure.status, failure.comment),
-                };
+                let (status, comment) = answer(stored);
                 let response = CommandSet::response(ResponseCommand::store(&command, status, &comment));
                 let sent = messages.send_command(context_id, &response).await;
                 sent.map_err(|error| EndReason::from_write_error(&error))?;
                 return end.map_or(Ok(()), Err);
             }
-            Command::CancelRequest => {
+            Command::CancelRequest { .. } => {
                 data.drain().await?;
                 return Ok(());
+            }
+            Command::ActionRequest(command) => {
+                let checked = check_action(&command, has_data_set, &context.abstract_syntax);
+                let list = data.list(checked, transfer_syntax_uid, decode_request).await?;
+                let (kept, end) = run(limits, list, |request| self.handler.commit(association, request)).await;
+                let (status, comment) = answer(kept);
+                let response = CommandSet::response(ResponseCommand::action(&command, status, &comment));
+                let sent = messages.send_command(context_id, &response).await;
+                sent.map_err(|error| EndReason::from_write_error(&error))?;
+                return end.map_or(Ok(()), Err);
+            }
+            Command::EventReportRequest(command) => {
+                let checked = check_event_report(&command, has_data_set, &context.abstract_syntax);
+                let list = data.list(checked, transfer_syntax_uid, decode_report).await?;
+                let (kept, end) =
+                    run(limits, list, |report| self.handler.commitment_reported(association, report)).await;
+                let (status, comment) = answer(kept);
+                let response = CommandSet::response(ResponseCommand::event_report(&command, status, &comment));
+                let sent = messages.send_command(context_id, &response).await;
+                sent.map_err(|error| EndReason::from_write_error(&error))?;
+                return end.map_or(Ok(()), Err);
+            }
+            Command::FindRequest { message_id, affected_sop_class_uid } => {
+                warn!("the peer asks for C-FIND, which is not offered");
+                data.drain().await?;
+                ResponseCommand::unrecognized(C_FIND_RQ, message_id, Some(&affected_sop_class_uid))
             }
             Command::UnknownRequest { command_field, message_id, affected_sop_class_uid } => {
                 warn!("the peer asks for operation {command_field:#06X}, which is not offered");
                 data.drain().await?;
-                ResponseCommand {
-                    affected_sop_class_uid: affected_sop_class_uid
-                        .and_then(|uid| Uid::new(&uid).ok())
-                        .map(String::from),
-                    ..ResponseCommand::new(
-                        command_field,
-                        message_id,
-                        status::UNRECOGNIZED_OPERATION,
-                        "only C-ECHO and C-STORE are offered",
-                    )
-                }
+                ResponseCommand::unrecognized(command_field, message_id, affected_sop_class_uid.as_deref())
             }
-            Command::Response(_) => {
+            Command::Response(response) => {
+                data.drain().await?;
+                if reports.is_some_and(|reports| reports.answered(&response)) {
+                    return Ok(());
+                }
                 return Err(messages.break_off("the peer sent a response to a request that we never made").await);
             }
         };
@@ -807,37 +833,149 @@ impl<H: AssociationHandler> Server<H> {
         association: &mut H::Association,
         request: StoreRequest,
         data: &mut DataSetStream<'_>,
-    ) -> (Result<(), StoreFailure>, Option<EndReason>) {
-        let limits = data.limits;
-        let outcome = select! {
-            biased;
-            outcome = catch_panic(self.handler.store(association, request, &mut *data)) => outcome,
-            reason = async {
-                let reason = limits.reached().await;
-                sleep(HANDLER_CLEANUP).await;
-                reason
-            } => {
-                error!("the store handler does not end in time and is stopped: {reason}");
-                return (Err(StoreFailure::processing_failure("storing takes too long")), Some(reason));
+    ) -> (Result<(), ServiceFailure>, Option<EndReason>) {
+        let (stored, end) = guarded(data.limits, self.handler.store(association, request, &mut *data)).await;
+        if stored.is_ok() && !data.is_finished() {
+            error!("the store handler reports success without having read the whole data set");
+            return (Err(Refusal::NotRead.into()), end);
+        }
+        (stored, end)
+    }
+}
+
+/// Whose turn it is to send.
+enum Turn {
+    /// The first fragment of a message of the peer is there.
+    Peer,
+    /// A report is to be sent.
+    Ours(Outgoing),
+}
+
+/// The reports that we send on an association of a peer: one at a time, as we announce no asynchronous operations.
+struct Reports {
+    registered: Registered,
+    context_id: u8,
+    encoding: Encoding,
+    last_message_id: u16,
+    /// Message id of the report that has been sent, and who waits for its answer.
+    outstanding: Option<(u16, Outgoing)>,
+}
+
+impl Reports {
+    /// `None` when Storage Commitment was not accepted.
+    fn new(open: &OpenAssociations, association_id: Uuid, contexts: &[NegotiatedContext]) -> Option<Self> {
+        let (context_id, encoding) = contexts.iter().find_map(|context| {
+            let encoding = Encoding::of(context.transfer_syntax_uid()?.as_str())?;
+            (context.abstract_syntax == COMMITMENT).then_some((context.id, encoding))
+        })?;
+        let registered = open.register(association_id);
+        Some(Self { registered, context_id, encoding, last_message_id: 0, outstanding: None })
+    }
+
+    async fn send(&mut self, messages: &mut MessageLayer, outgoing: Outgoing) -> Result<(), EndReason> {
+        self.last_message_id = self.last_message_id.checked_add(1).unwrap_or(1);
+        let (command, data_set) = match report_message(&outgoing.report, self.last_message_id, self.encoding) {
+            Ok(message) => message,
+            Err(problem) => {
+                error!("a Storage Commitment report cannot be encoded: {problem}");
+                return Ok(());
             }
         };
-        match outcome {
-            Ok(Ok(())) if !data.is_finished() => {
-                error!("the store handler reports success without having read the whole data set");
-                (Err(StoreFailure::processing_failure("the data set was not read to its end")), None)
-            }
-            Ok(result) => (result, None),
-            Err(Panicked) => {
-                error!("the store handler panicked");
-                (Err(StoreFailure::processing_failure("internal error")), Some(EndReason::HandlerFailed))
+        let sent = messages.send_message(self.context_id, &command, &data_set).await;
+        sent.map_err(|error| EndReason::from_write_error(&error))?;
+        self.outstanding = Some((self.last_message_id, outgoing));
+        Ok(())
+    }
+
+    /// Hands a response on to who waits for it; false when nobody does.
+    fn answered(&mut self, response: &ResponseCommand) -> bool {
+        match self.outstanding.take_if(|(id, _)| *id == response.responds_to && response.is_event_report()) {
+            None => false,
+            Some((_, outgoing)) => {
+                // Who has lost patience has other ways to report.
+                let _ = outgoing.answer.send(response.clone().into());
+                true
             }
         }
+    }
+}
+
+/// The next report to send; waits for ever while one is unanswered. Cancel safety: cancel-safe.
+async fn next_report(reports: Option<&mut Reports>) -> Outgoing {
+    match reports {
+        Some(reports) if reports.outstanding.is_none() => reports.registered.next().await,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Runs a handler on what was understood, or refuses.
+async fn run<T, F: Future<Output = Result<(), ServiceFailure>>>(
+    limits: MessageLimits<'_>,
+    understood: Result<T, Refusal>,
+    handler: impl FnOnce(T) -> F,
+) -> (Result<(), ServiceFailure>, Option<EndReason>) {
+    match understood {
+        Ok(argument) => guarded(limits, handler(argument)).await,
+        Err(refusal) => (Err(refusal.into()), None),
+    }
+}
+
+/// A handler's answer, and the reason for which the association must end after it, if any: a handler that panics or
+/// does not end in time is answered for.
+async fn guarded(
+    limits: MessageLimits<'_>,
+    handler: impl Future<Output = Result<(), ServiceFailure>>,
+) -> (Result<(), ServiceFailure>, Option<EndReason>) {
+    let outcome = select! {
+        biased;
+        outcome = catch_panic(handler) => outcome,
+        reason = async {
+            let reason = limits.reached().await;
+            sleep(HANDLER_CLEANUP).await;
+            reason
+        } => {
+            error!("a handler does not end in time and is stopped: {reason}");
+            return (Err(Refusal::TooSlow.into()), Some(reason));
+        }
+    };
+    match outcome {
+        Ok(answer) => (answer, None),
+        Err(Panicked) => {
+            error!("a handler panicked");
+            (Err(Refusal::Panicked.into()), Some(EndReason::HandlerFailed))
+        }
+    }
+}
+
+/// Status and Error Comment.
+fn answer(outcome: Result<(), ServiceFailure>) -> (u16, String) {
+    match outcome {
+        Ok(()) => (status::SUCCESS, String::new()),
+        Err(failure) => (failure.status, failure.comment),
     }
 }
 
 impl DataSetStream<'_> {
     fn is_finished(&self) -> bool {
         matches!(self.state, StreamState::Finished)
+    }
+
+    /// The list that the data set holds, where the command has passed its check; what was refused is read over.
+    async fn list<T>(
+        &mut self,
+        checked: Result<(), Refusal>,
+        transfer_syntax_uid: &Uid,
+        decode: impl FnOnce(Option<&[u8]>, Encoding) -> Result<T, Refusal>,
+    ) -> Result<Result<T, Refusal>, EndReason> {
+        let mut bytes = Some(Vec::new());
+        while let Some(fragment) = self.next().await.map_err(|StreamError(reason)| reason)? {
+            bytes = bytes.filter(|bytes| checked.is_ok() && bytes.len() + fragment.len() <= MAX_LIST_BYTES);
+            if let Some(bytes) = &mut bytes {
+                bytes.extend_from_slice(&fragment);
+            }
+        }
+        let encoding = Encoding::of(transfer_syntax_uid.as_str()).ok_or(Refusal::NoSuchSopClass);
+        Ok(checked.and(encoding).and_then(|encoding| decode(bytes.as_deref(), encoding)))
     }
 }
 
@@ -847,20 +985,15 @@ fn check_store_request(
     has_data_set: bool,
     context: &NegotiatedContext,
     transfer_syntax_uid: &Uid,
-) -> Result<StoreRequest, StoreFailure> {
-    let affected_sop_class_uid = Uid::new(&command.affected_sop_class_uid)
-        .map_err(|_| StoreFailure::new(status::MISTYPED_ARGUMENT, "Affected SOP Class UID is missing or malformed"))?;
+) -> Result<StoreRequest, Refusal> {
+    let affected_sop_class_uid = Uid::new(&command.affected_sop_class_uid).map_err(|_| Refusal::SopClassMissing)?;
     if affected_sop_class_uid.as_str() != context.abstract_syntax {
-        return Err(StoreFailure::new(
-            status::SOP_CLASS_NOT_SUPPORTED,
-            "the SOP class is not the one of the presentation context",
-        ));
+        return Err(Refusal::SopClassNotOfContext);
     }
-    let affected_sop_instance_uid = Uid::new(&command.affected_sop_instance_uid).map_err(|_| {
-        StoreFailure::new(status::INVALID_SOP_INSTANCE, "Affected SOP Instance UID is missing or malformed")
-    })?;
+    let affected_sop_instance_uid =
+        Uid::new(&command.affected_sop_instance_uid).map_err(|_| Refusal::SopInstanceMissing)?;
     if !has_data_set {
-        return Err(StoreFailure::new(status::MISTYPED_ARGUMENT, "C-STORE without a data set"));
+        return Err(Refusal::DataSetMissing);
     }
     Ok(StoreRequest {
         message_id: command.message_id,

@@ -1,5 +1,5 @@
-//! DIMSE command sets (PS3.7 chapter 9 and annex E): C-ECHO and C-STORE typed, all others recognised well enough
-//! to be refused politely. Pure: bytes in, bytes out.
+//! DIMSE command sets (PS3.7 chapters 9 and 10, annex E): those of the services that we offer or use are typed, all
+//! others recognised well enough to be refused politely. Pure: bytes in, bytes out.
 
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::tags;
@@ -17,7 +17,10 @@ const NO_DATA_SET: u16 = 0x0101;
 const WITH_DATA_SET: u16 = 0x0001;
 
 const C_STORE_RQ: u16 = 0x0001;
+pub(crate) const C_FIND_RQ: u16 = 0x0020;
 const C_ECHO_RQ: u16 = 0x0030;
+const N_EVENT_REPORT_RQ: u16 = 0x0100;
+const N_ACTION_RQ: u16 = 0x0130;
 const C_CANCEL_RQ: u16 = 0x0FFF;
 /// Set in the Command Field of responses.
 const RESPONSE: u16 = 0x8000;
@@ -58,6 +61,30 @@ pub(crate) struct StoreRequestCommand {
     pub move_originator: Option<MoveOriginator>,
 }
 
+/// An N-ACTION-RQ (PS3.7 section 10.1.4.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ActionRequestCommand {
+    pub message_id: u16,
+    /// As sent, without padding; empty when missing.
+    pub requested_sop_class_uid: String,
+    /// As sent, without padding; empty when missing.
+    pub requested_sop_instance_uid: String,
+    /// 0, which no service uses, when missing.
+    pub action_type_id: u16,
+}
+
+/// An N-EVENT-REPORT-RQ (PS3.7 section 10.1.1.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EventReportCommand {
+    pub message_id: u16,
+    /// As sent, without padding; empty when missing.
+    pub affected_sop_class_uid: String,
+    /// As sent, without padding; empty when missing.
+    pub affected_sop_instance_uid: String,
+    /// 0, which no service uses, when missing.
+    pub event_type_id: u16,
+}
+
 /// What any response says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ResponseCommand {
@@ -68,6 +95,10 @@ pub(crate) struct ResponseCommand {
     pub error_comment: Option<String>,
     pub affected_sop_class_uid: Option<String>,
     pub affected_sop_instance_uid: Option<String>,
+    /// Of N-EVENT-REPORT only.
+    pub event_type_id: Option<u16>,
+    /// Of N-ACTION only.
+    pub action_type_id: Option<u16>,
 }
 
 /// A DIMSE command set.
@@ -77,8 +108,18 @@ pub(crate) enum Command {
         message_id: u16,
     },
     StoreRequest(StoreRequestCommand),
+    FindRequest {
+        message_id: u16,
+        /// As sent, without padding; empty when missing.
+        affected_sop_class_uid: String,
+    },
     /// C-CANCEL-RQ: has no response.
-    CancelRequest,
+    CancelRequest {
+        /// Message id of the request to cancel; 0 when missing.
+        responds_to: u16,
+    },
+    ActionRequest(ActionRequestCommand),
+    EventReportRequest(EventReportCommand),
     /// An operation that we do not offer.
     UnknownRequest {
         command_field: u16,
@@ -118,6 +159,8 @@ impl ResponseCommand {
             error_comment: error_comment(comment),
             affected_sop_class_uid: None,
             affected_sop_instance_uid: None,
+            event_type_id: None,
+            action_type_id: None,
         }
     }
 
@@ -129,11 +172,41 @@ impl ResponseCommand {
     }
 
     pub(crate) fn store(request: &StoreRequestCommand, status: u16, comment: &str) -> Self {
-        let valid = |uid: &str| Uid::new(uid).ok().map(String::from);
         Self {
-            affected_sop_class_uid: valid(&request.affected_sop_class_uid),
-            affected_sop_instance_uid: valid(&request.affected_sop_instance_uid),
+            affected_sop_class_uid: valid_uid(&request.affected_sop_class_uid),
+            affected_sop_instance_uid: valid_uid(&request.affected_sop_instance_uid),
             ..Self::new(C_STORE_RQ, request.message_id, status, comment)
+        }
+    }
+
+    pub(crate) fn action(request: &ActionRequestCommand, status: u16, comment: &str) -> Self {
+        Self {
+            affected_sop_class_uid: valid_uid(&request.requested_sop_class_uid),
+            affected_sop_instance_uid: valid_uid(&request.requested_sop_instance_uid),
+            action_type_id: Some(request.action_type_id),
+            ..Self::new(N_ACTION_RQ, request.message_id, status, comment)
+        }
+    }
+
+    pub(crate) fn event_report(request: &EventReportCommand, status: u16, comment: &str) -> Self {
+        Self {
+            affected_sop_class_uid: valid_uid(&request.affected_sop_class_uid),
+            affected_sop_instance_uid: valid_uid(&request.affected_sop_instance_uid),
+            event_type_id: Some(request.event_type_id),
+            ..Self::new(N_EVENT_REPORT_RQ, request.message_id, status, comment)
+        }
+    }
+
+    /// The refusal of an operation that we do not offer.
+    pub(crate) fn unrecognized(command_field: u16, message_id: u16, affected_sop_class_uid: Option<&str>) -> Self {
+        Self {
+            affected_sop_class_uid: affected_sop_class_uid.and_then(valid_uid),
+            ..Self::new(
+                command_field,
+                message_id,
+                super::status::UNRECOGNIZED_OPERATION,
+                "only C-ECHO, C-STORE and Storage Commitment are offered",
+            )
         }
     }
 
@@ -144,6 +217,22 @@ impl ResponseCommand {
     pub(crate) fn is_store(&self) -> bool {
         self.request_field == C_STORE_RQ
     }
+
+    pub(crate) fn is_find(&self) -> bool {
+        self.request_field == C_FIND_RQ
+    }
+
+    pub(crate) fn is_action(&self) -> bool {
+        self.request_field == N_ACTION_RQ
+    }
+
+    pub(crate) fn is_event_report(&self) -> bool {
+        self.request_field == N_EVENT_REPORT_RQ
+    }
+}
+
+fn valid_uid(text: &str) -> Option<String> {
+    Uid::new(text).ok().map(String::from)
 }
 
 /// At most 64 characters of the default repertoire without backslash (PS3.5, VR LO); `None` when nothing is left.
@@ -190,7 +279,25 @@ impl CommandSet {
                     MoveOriginator { ae_title, message_id: number(&set, tags::MOVE_ORIGINATOR_MESSAGE_ID) }
                 }),
             }),
-            C_CANCEL_RQ => Command::CancelRequest,
+            C_FIND_RQ => Command::FindRequest {
+                message_id: message_id()?,
+                affected_sop_class_uid: text(&set, tags::AFFECTED_SOP_CLASS_UID).unwrap_or_default(),
+            },
+            C_CANCEL_RQ => Command::CancelRequest {
+                responds_to: number(&set, tags::MESSAGE_ID_BEING_RESPONDED_TO).unwrap_or_default(),
+            },
+            N_ACTION_RQ => Command::ActionRequest(ActionRequestCommand {
+                message_id: message_id()?,
+                requested_sop_class_uid: text(&set, tags::REQUESTED_SOP_CLASS_UID).unwrap_or_default(),
+                requested_sop_instance_uid: text(&set, tags::REQUESTED_SOP_INSTANCE_UID).unwrap_or_default(),
+                action_type_id: number(&set, tags::ACTION_TYPE_ID).unwrap_or_default(),
+            }),
+            N_EVENT_REPORT_RQ => Command::EventReportRequest(EventReportCommand {
+                message_id: message_id()?,
+                affected_sop_class_uid: text(&set, tags::AFFECTED_SOP_CLASS_UID).unwrap_or_default(),
+                affected_sop_instance_uid: text(&set, tags::AFFECTED_SOP_INSTANCE_UID).unwrap_or_default(),
+                event_type_id: number(&set, tags::EVENT_TYPE_ID).unwrap_or_default(),
+            }),
             response if response & RESPONSE != 0 => Command::Response(ResponseCommand {
                 request_field: response & !RESPONSE,
                 responds_to: number(&set, tags::MESSAGE_ID_BEING_RESPONDED_TO)
@@ -199,6 +306,8 @@ impl CommandSet {
                 error_comment: text(&set, tags::ERROR_COMMENT),
                 affected_sop_class_uid: text(&set, tags::AFFECTED_SOP_CLASS_UID),
                 affected_sop_instance_uid: text(&set, tags::AFFECTED_SOP_INSTANCE_UID),
+                event_type_id: number(&set, tags::EVENT_TYPE_ID),
+                action_type_id: number(&set, tags::ACTION_TYPE_ID),
             }),
             command_field => Command::UnknownRequest {
                 command_field,
@@ -246,7 +355,29 @@ impl CommandSet {
                 }
                 elements
             }
-            Command::CancelRequest => vec![us(tags::COMMAND_FIELD, C_CANCEL_RQ)],
+            Command::FindRequest { message_id, affected_sop_class_uid } => vec![
+                ui(tags::AFFECTED_SOP_CLASS_UID, affected_sop_class_uid),
+                us(tags::COMMAND_FIELD, C_FIND_RQ),
+                us(tags::MESSAGE_ID, *message_id),
+                us(tags::PRIORITY, 0),
+            ],
+            Command::CancelRequest { responds_to } => {
+                vec![us(tags::COMMAND_FIELD, C_CANCEL_RQ), us(tags::MESSAGE_ID_BEING_RESPONDED_TO, *responds_to)]
+            }
+            Command::ActionRequest(request) => vec![
+                ui(tags::REQUESTED_SOP_CLASS_UID, &request.requested_sop_class_uid),
+                us(tags::COMMAND_FIELD, N_ACTION_RQ),
+                us(tags::MESSAGE_ID, request.message_id),
+                ui(tags::REQUESTED_SOP_INSTANCE_UID, &request.requested_sop_instance_uid),
+                us(tags::ACTION_TYPE_ID, request.action_type_id),
+            ],
+            Command::EventReportRequest(request) => vec![
+                ui(tags::AFFECTED_SOP_CLASS_UID, &request.affected_sop_class_uid),
+                us(tags::COMMAND_FIELD, N_EVENT_REPORT_RQ),
+                us(tags::MESSAGE_ID, request.message_id),
+                ui(tags::AFFECTED_SOP_INSTANCE_UID, &request.affected_sop_instance_uid),
+                us(tags::EVENT_TYPE_ID, request.event_type_id),
+            ],
             Command::UnknownRequest { command_field, message_id, affected_sop_class_uid } => {
                 let mut elements = vec![us(tags::COMMAND_FIELD, *command_field), us(tags::MESSAGE_ID, *message_id)];
                 elements.extend(affected_sop_class_uid.as_deref().map(|uid| ui(tags::AFFECTED_SOP_CLASS_UID, uid)));
@@ -269,6 +400,8 @@ impl CommandSet {
                         .as_deref()
                         .map(|comment| DataElement::new(tags::ERROR_COMMENT, VR::LO, PrimitiveValue::from(comment))),
                 );
+                elements.extend(response.event_type_id.map(|id| us(tags::EVENT_TYPE_ID, id)));
+                elements.extend(response.action_type_id.map(|id| us(tags::ACTION_TYPE_ID, id)));
                 elements
             }
         };
@@ -330,20 +463,47 @@ mod tests {
         }
     }
 
+    fn action() -> ActionRequestCommand {
+        ActionRequestCommand {
+            message_id: 8,
+            requested_sop_class_uid: "1.2.840.10008.1.20.1".to_owned(),
+            requested_sop_instance_uid: "1.2.840.10008.1.20.1.1".to_owned(),
+            action_type_id: 1,
+        }
+    }
+
+    fn event_report() -> EventReportCommand {
+        EventReportCommand {
+            message_id: 3,
+            affected_sop_class_uid: "1.2.840.10008.1.20.1".to_owned(),
+            affected_sop_instance_uid: "1.2.840.10008.1.20.1.1".to_owned(),
+            event_type_id: 2,
+        }
+    }
+
     #[test]
     fn command_sets_round_trip() {
         let response = ResponseCommand::store(&store_request(), 0xA700, "no space left");
         for set in [
             CommandSet::without_data_set(Command::EchoRequest { message_id: 1 }),
             CommandSet { command: Command::StoreRequest(store_request()), has_data_set: true },
-            CommandSet::without_data_set(Command::CancelRequest),
+            CommandSet {
+                command: Command::FindRequest { message_id: 2, affected_sop_class_uid: "1.2.3".to_owned() },
+                has_data_set: true,
+            },
+            CommandSet::without_data_set(Command::CancelRequest { responds_to: 2 }),
+            CommandSet { command: Command::ActionRequest(action()), has_data_set: true },
+            CommandSet::response(ResponseCommand::action(&action(), 0x0110, "Postgres is away")),
+            CommandSet { command: Command::EventReportRequest(event_report()), has_data_set: true },
+            CommandSet::response(ResponseCommand::event_report(&event_report(), 0x0115, "no such transaction")),
+            CommandSet::response(ResponseCommand::unrecognized(0x0140, 4, Some("1.2.3"))),
             CommandSet::response(ResponseCommand::echo(65535)),
             CommandSet::response(response),
             CommandSet {
                 command: Command::UnknownRequest {
-                    command_field: 0x0020,
+                    command_field: 0x0021,
                     message_id: 9,
-                    affected_sop_class_uid: Some("1.2.840.10008.5.1.4.1.2.2.1".to_owned()),
+                    affected_sop_class_uid: Some("1.2.840.10008.5.1.4.1.2.2.2".to_owned()),
                 },
                 has_data_set: true,
             },

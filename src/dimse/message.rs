@@ -157,6 +157,39 @@ impl MessageLayer {
         }
     }
 
+    /// The next fragment of the data set of a message on `context_id`. On any error the peer has been told and the
+    /// association is over. Cancel safety: as [`MessageLayer::wait`].
+    pub(crate) async fn next_data_fragment(&mut self, context_id: u8) -> Result<Pdv, EndReason> {
+        let pdv = self.next_fragment_of_message().await?;
+        if pdv.is_command {
+            return Err(self.break_off("the peer sent a command inside a data set").await);
+        }
+        if pdv.context_id != context_id {
+            return Err(self.break_off("the peer changed the presentation context inside a message").await);
+        }
+        Ok(pdv)
+    }
+
+    /// Joins the data set of a message; `None` when it is longer than `max_bytes`, in which case the rest has been
+    /// thrown away. Errors and cancel safety: as [`MessageLayer::read_command`].
+    pub(crate) async fn read_data_set(
+        &mut self,
+        context_id: u8,
+        max_bytes: usize,
+    ) -> Result<Option<Vec<u8>>, EndReason> {
+        let mut bytes = Some(Vec::new());
+        loop {
+            let pdv = self.next_data_fragment(context_id).await?;
+            bytes = bytes.filter(|bytes| bytes.len() + pdv.data.len() <= max_bytes);
+            if let Some(bytes) = &mut bytes {
+                bytes.extend_from_slice(&pdv.data);
+            }
+            if pdv.is_last {
+                return Ok(bytes);
+            }
+        }
+    }
+
     /// Joins the fragments of the next command set. On any error the peer has been told and the association is
     /// over. Not cancel-safe: fragments already joined are lost.
     pub(crate) async fn read_command(&mut self) -> Result<(u8, CommandSet), EndReason> {
@@ -190,6 +223,18 @@ impl MessageLayer {
     /// Sends a command set without a data set.
     pub(crate) async fn send_command(&mut self, context_id: u8, command_set: &CommandSet) -> io::Result<()> {
         self.queue_command(context_id, command_set).await?;
+        self.layer.finish_message().await
+    }
+
+    /// Sends a command set and its data set.
+    pub(crate) async fn send_message(
+        &mut self,
+        context_id: u8,
+        command_set: &CommandSet,
+        data_set: &[u8],
+    ) -> io::Result<()> {
+        self.queue_command(context_id, command_set).await?;
+        self.layer.send_bytes(context_id, false, data_set, self.peer_max_pdu_length).await?;
         self.layer.finish_message().await
     }
 

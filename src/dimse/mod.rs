@@ -4,16 +4,23 @@
 //! Start at [`Acceptor`] (we are called: implement [`AssociationHandler`]) or [`AssociationRequestor`] (we call).
 //! Inside, from the wire upwards: `pdu_io` frames PDUs, `state` is PS3.8 table 9-10 as data, `upper_layer` drives
 //! it, `message` cuts and joins DIMSE messages, [`command`] is the command set, [`negotiation`] chooses
-//! presentation contexts.
+//! presentation contexts. Each further service has a file: `find` (query), `commitment` (Storage Commitment);
+//! `data_set` reads and writes the small data sets that their messages carry, `refusal` turns errors into statuses.
 //!
 //! Architecture invariant: this room knows no database, no HTTP, no models and no archive, and it holds no object
-//! in memory: data sets pass through as fragments no longer than one PDU.
+//! in memory: data sets of objects pass through as fragments no longer than one PDU.
 
 mod acceptor;
 pub mod command;
+mod commitment;
+mod data_set;
+mod find;
+mod identifier;
 mod message;
 pub mod negotiation;
+mod open_associations;
 mod pdu_io;
+mod refusal;
 mod rejection;
 mod requestor;
 mod state;
@@ -29,10 +36,15 @@ pub use acceptor::{
     RequestedTitle, StoreFailure, StoreRequest, StreamError,
 };
 pub use command::{MoveOriginator, Priority};
+pub use commitment::{CommitmentResponse, ReceivedReport};
+pub use find::{CountError, CountSource, FindEnd, FindLimits, FindMatches, StudyCount, count_study_instances};
+pub use identifier::{FindQuery, Identifier, QueryLevel};
 pub use message::{EndReason, TimeLimit};
 pub use negotiation::{
     ContextOutcome, NegotiatedContext, NegotiationPolicy, PeerImplementation, ProposedContext, storage_policy,
 };
+pub use open_associations::OpenAssociations;
+pub use refusal::ServiceFailure;
 pub use rejection::{RejectReason, RejectResult, Rejection};
 pub use requestor::{Association, AssociationRequestor, RequestError, RequestorTimeouts, StoreResponse, StoreSource};
 

@@ -1,11 +1,12 @@
-//! The association requestor: calls a peer, verifies it (C-ECHO) and sends it objects (C-STORE).
+//! The association requestor: calls a peer, verifies it (C-ECHO) and sends it objects (C-STORE). What else an
+//! [`Association`] can do is in `find` and `commitment`.
 //!
 //! Start at [`AssociationRequestor`]. Errors name the peer, what it answered and what to do about it.
 
-use std::{io, time::Duration};
+use std::{collections::VecDeque, io, time::Duration};
 
 use dicom_dictionary_std::uids;
-use dicom_ul::pdu::{AssociationRQ, PresentationContextProposed};
+use dicom_ul::pdu::{AssociationRQ, PresentationContextProposed, RequestorRoles, UserVariableItem};
 use tokio::{
     io::AsyncRead,
     net::TcpStream,
@@ -15,6 +16,8 @@ use tokio::{
 use super::{
     APPLICATION_CONTEXT_NAME,
     command::{Command, CommandSet, MoveOriginator, Priority, ResponseCommand, StoreRequestCommand},
+    commitment::ReceivedReport,
+    data_set::Encoding,
     message::{EndReason, MessageLayer},
     negotiation::{NegotiatedContext, PeerImplementation, ProposedContext, match_results, user_variables},
     pdu_io::PduLimits,
@@ -119,6 +122,15 @@ pub enum RequestError {
         /// What to do.
         remedy: &'static str,
     },
+    /// The peer does not let us be SCP.
+    #[error(
+        "`{called}` refuses us the role of SCP for Storage Commitment, so it cannot be told on an association of ours; \
+         let it accept the role, or keep the association open on which it asks"
+    )]
+    RoleRefused {
+        /// Whom we called.
+        called: AeTitle,
+    },
     /// The object could not be read. The association is aborted, so the peer does not keep half of it.
     #[error("cannot read the object to send: {0}")]
     Source(#[source] io::Error),
@@ -138,7 +150,11 @@ impl RequestError {
         match self {
             Self::Connect { .. } | Self::TimedOut { .. } | Self::Ended { .. } => true,
             Self::Rejected { result, .. } => matches!(result, RejectResult::Transient),
-            Self::NoContext { .. } | Self::Source(_) | Self::ContextCount(_) | Self::Encode(_) => false,
+            Self::NoContext { .. }
+            | Self::RoleRefused { .. }
+            | Self::Source(_)
+            | Self::ContextCount(_)
+            | Self::Encode(_) => false,
         }
     }
 }
@@ -147,17 +163,27 @@ impl RequestError {
 #[derive(Debug, Clone)]
 pub struct AssociationRequestor {
     calling: AeTitle,
-    called: AeTitle,
+    pub(super) called: AeTitle,
     host: String,
     port: u16,
-    timeouts: RequestorTimeouts,
+    pub(super) timeouts: RequestorTimeouts,
     proposed: Vec<ProposedContext>,
+    /// Abstract syntaxes in which we are SCP and the peer SCU.
+    scp_of: Vec<String>,
 }
 
 impl AssociationRequestor {
     /// A call as `calling` to the peer `called` at `host` (name or address) and `port`. Propose contexts next.
     pub fn new(calling: AeTitle, called: AeTitle, host: impl Into<String>, port: u16) -> Self {
-        Self { calling, called, host: host.into(), port, timeouts: RequestorTimeouts::default(), proposed: Vec::new() }
+        Self {
+            calling,
+            called,
+            host: host.into(),
+            port,
+            timeouts: RequestorTimeouts::default(),
+            proposed: Vec::new(),
+            scp_of: Vec::new(),
+        }
     }
 
     /// Waits as long as these.
@@ -189,6 +215,22 @@ impl AssociationRequestor {
         self
     }
 
+    /// As [`AssociationRequestor::propose`], with the roles turned round: we are SCP, the peer SCU (SCP/SCU role
+    /// selection, PS3.7 section D.3.3.4).
+    #[must_use]
+    pub fn propose_as_scp(mut self, abstract_syntax: &str, transfer_syntaxes: &[&str]) -> Self {
+        self.scp_of.push(abstract_syntax.to_owned());
+        self.propose(abstract_syntax, transfer_syntaxes)
+    }
+
+    fn user_variables(&self) -> Vec<UserVariableItem> {
+        let roles = self.scp_of.iter().map(|abstract_syntax| {
+            let roles = RequestorRoles { scu: false, scp: true };
+            UserVariableItem::ScuScpRoleSelectionSubItem(abstract_syntax.clone(), roles)
+        });
+        user_variables(MAX_PDU_LENGTH, &[], &[]).into_iter().chain(roles).collect()
+    }
+
     /// Connects and negotiates.
     pub async fn establish(self) -> Result<Association, RequestError> {
         if self.proposed.is_empty() || self.proposed.len() > MAX_CONTEXTS {
@@ -203,7 +245,7 @@ impl AssociationRequestor {
             called_ae_title: self.called.to_string(),
             application_context_name: APPLICATION_CONTEXT_NAME.to_owned(),
             presentation_contexts: self.proposed.iter().map(to_wire).collect(),
-            user_variables: user_variables(MAX_PDU_LENGTH, &[], &[]),
+            user_variables: self.user_variables(),
         };
         if let Err(error) = layer.request_association(request).await {
             return Err(match error.kind() {
@@ -224,12 +266,15 @@ impl AssociationRequestor {
         match indication {
             Indication::AssociationAccepted(accept) => {
                 let peer = PeerImplementation::from_user_variables(&accept.user_variables);
+                tracing::debug!(called = %self.called, implementation = %peer, "association established");
                 Ok(Association {
                     contexts: match_results(&self.proposed, &accept.presentation_contexts),
                     messages: MessageLayer::new(layer, peer.max_pdu_length),
                     peer,
+                    scp_role_refused: refused_scp_roles(&accept.user_variables),
                     requestor: self,
                     last_message_id: 0,
+                    reports: VecDeque::new(),
                 })
             }
             Indication::AssociationRejected { result, reason } => {
@@ -287,6 +332,17 @@ impl AssociationRequestor {
     fn ended(&self, during: &'static str, reason: EndReason) -> RequestError {
         RequestError::Ended { called: self.called.clone(), during, reason }
     }
+}
+
+/// The abstract syntaxes for which the peer's answer to our role selection says that we may not be SCP.
+fn refused_scp_roles(answer: &[UserVariableItem]) -> Vec<String> {
+    let refused = |item: &UserVariableItem| match item {
+        UserVariableItem::ScuScpRoleSelectionSubItem(abstract_syntax, roles) if !roles.scp => {
+            Some(abstract_syntax.clone())
+        }
+        _ => None,
+    };
+    answer.iter().filter_map(refused).collect()
 }
 
 fn to_wire(context: &ProposedContext) -> PresentationContextProposed {
@@ -352,11 +408,15 @@ pub struct StoreResponse {
 ///
 /// End it with [`Association::release`]; dropping it closes the connection without a word.
 pub struct Association {
-    requestor: AssociationRequestor,
+    pub(super) requestor: AssociationRequestor,
     contexts: Vec<NegotiatedContext>,
     peer: PeerImplementation,
-    messages: MessageLayer,
+    /// Abstract syntaxes for which the peer has refused us the role of SCP.
+    pub(super) scp_role_refused: Vec<String>,
+    pub(super) messages: MessageLayer,
     last_message_id: u16,
+    /// Reports that came while we waited for something else.
+    pub(super) reports: VecDeque<ReceivedReport>,
 }
 
 impl Association {
@@ -498,6 +558,21 @@ impl Association {
             .map(|context| context.id)
     }
 
+    /// The context for messages of a service whose data sets we read ourselves, and their encoding.
+    pub(super) fn message_context(&self, sop_class_uid: &'static str) -> Result<(u8, Encoding), RequestError> {
+        let accepted = self.contexts.iter().find_map(|context| {
+            let encoding = Encoding::of(context.transfer_syntax_uid()?.as_str())?;
+            (context.abstract_syntax == sop_class_uid).then_some((context.id, encoding))
+        });
+        match accepted {
+            Some(accepted) => Ok(accepted),
+            None => {
+                let sop_class_uid = Uid::new(sop_class_uid).map_err(|error| RequestError::Encode(error.to_string()))?;
+                Err(self.no_context(sop_class_uid, None))
+            }
+        }
+    }
+
     fn no_context(&self, sop_class_uid: Uid, transfer_syntax_uid: Option<&Uid>) -> RequestError {
         let answers: Vec<String> = self
             .requestor
@@ -524,56 +599,94 @@ impl Association {
         }
     }
 
-    fn next_message_id(&mut self) -> u16 {
+    pub(super) fn next_message_id(&mut self) -> u16 {
         self.last_message_id = self.last_message_id.checked_add(1).unwrap_or(1);
         self.last_message_id
     }
 
-    /// The final response to `message_id`.
-    async fn response(
+    /// The final response to `message_id`. A data set that comes with it says nothing that we need.
+    pub(super) async fn response(
         &mut self,
         operation: &'static str,
         message_id: u16,
         answers: impl Fn(&ResponseCommand) -> bool,
     ) -> Result<ResponseCommand, RequestError> {
-        let dimse = self.requestor.timeouts.dimse;
-        let deadline = Instant::now() + dimse;
+        let deadline = Instant::now() + self.requestor.timeouts.dimse;
         loop {
-            let Ok(read) = timeout_at(deadline, self.messages.read_command()).await else {
-                self.messages.layer.abort(AbortSource::ServiceUser).await;
-                return Err(RequestError::TimedOut {
-                    called: self.requestor.called.clone(),
-                    what: operation,
-                    limit: dimse,
-                    remedy: "the peer is overloaded or stuck: look into its log",
-                });
-            };
-            let command = match read {
-                Ok((_, command_set)) => command_set.command,
-                Err(reason) => {
-                    if reason == EndReason::Released {
-                        self.messages.layer.answer_release().await;
-                    }
-                    return Err(self.requestor.ended(operation, reason));
-                }
-            };
+            let (context_id, CommandSet { command, has_data_set }) = self.next_command(operation, deadline).await?;
             match command {
                 Command::Response(response) if response.responds_to == message_id && answers(&response) => {
+                    if has_data_set {
+                        self.data_set(operation, context_id, 0, deadline).await?;
+                    }
                     if status::category(response.status) != status::Category::Pending {
                         return Ok(response);
                     }
                 }
-                _ => {
-                    let reason = self.messages.break_off("the peer sent a message that answers no request").await;
-                    return Err(self.requestor.ended(operation, reason));
+                Command::EventReportRequest(command) if has_data_set => {
+                    self.keep_report(operation, context_id, command, deadline).await?;
                 }
+                _ => return Err(self.broken(operation, "the peer sent a message that answers no request").await),
             }
+        }
+    }
+
+    /// The next command set of the peer, until `deadline`.
+    pub(super) async fn next_command(
+        &mut self,
+        operation: &'static str,
+        deadline: Instant,
+    ) -> Result<(u8, CommandSet), RequestError> {
+        match timeout_at(deadline, self.messages.read_command()).await {
+            Ok(Ok(command)) => Ok(command),
+            Ok(Err(reason)) => Err(self.over(operation, reason).await),
+            Err(_) => Err(self.silent(operation).await),
+        }
+    }
+
+    /// The data set of a message on `context_id`, until `deadline`; `None` when it has more than `max_bytes`.
+    pub(super) async fn data_set(
+        &mut self,
+        operation: &'static str,
+        context_id: u8,
+        max_bytes: usize,
+        deadline: Instant,
+    ) -> Result<Option<Vec<u8>>, RequestError> {
+        match timeout_at(deadline, self.messages.read_data_set(context_id, max_bytes)).await {
+            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Err(reason)) => Err(self.over(operation, reason).await),
+            Err(_) => Err(self.silent(operation).await),
+        }
+    }
+
+    /// The association has ended; a release request is answered.
+    pub(super) async fn over(&mut self, operation: &'static str, reason: EndReason) -> RequestError {
+        if reason == EndReason::Released {
+            self.messages.layer.answer_release().await;
+        }
+        self.requestor.ended(operation, reason)
+    }
+
+    /// Aborts because the peer broke the DIMSE protocol.
+    pub(super) async fn broken(&mut self, operation: &'static str, words: &str) -> RequestError {
+        let reason = self.messages.break_off(words).await;
+        self.requestor.ended(operation, reason)
+    }
+
+    /// Aborts because the peer says nothing.
+    pub(super) async fn silent(&mut self, operation: &'static str) -> RequestError {
+        self.messages.layer.abort(AbortSource::ServiceUser).await;
+        RequestError::TimedOut {
+            called: self.requestor.called.clone(),
+            what: operation,
+            limit: self.requestor.timeouts.dimse,
+            remedy: "the peer is overloaded or stuck: look into its log",
         }
     }
 
     /// A write failed, most often because the peer has aborted and closed: says so, where its A-ABORT can still be
     /// read.
-    async fn write_failed(&mut self, during: &'static str, error: &io::Error) -> RequestError {
+    pub(super) async fn write_failed(&mut self, during: &'static str, error: &io::Error) -> RequestError {
         /// The A-ABORT, if any, is in the receive buffer already.
         const LAST_WORDS: Duration = Duration::from_millis(500);
         let mut reason = EndReason::from_write_error(error);

@@ -1,4 +1,5 @@
-//! DIMSE status codes (PS3.7 annex C; PS3.4 table B.2-1 for storage): constants, categories and meanings.
+//! DIMSE status codes (PS3.7 annex C; PS3.4 table B.2-1 for storage, table C.4-1 for queries): constants, categories
+//! and meanings.
 
 use std::fmt;
 
@@ -16,6 +17,18 @@ pub const NOT_AUTHORIZED: u16 = 0x0124;
 pub const UNRECOGNIZED_OPERATION: u16 = 0x0211;
 /// A parameter is missing or of the wrong type.
 pub const MISTYPED_ARGUMENT: u16 = 0x0212;
+/// The SOP instance is not one of the service.
+pub const NO_SUCH_SOP_INSTANCE: u16 = 0x0112;
+/// The event is not one of the SOP class.
+pub const NO_SUCH_EVENT_TYPE: u16 = 0x0113;
+/// A parameter has a value that cannot be acted upon.
+pub const INVALID_ARGUMENT_VALUE: u16 = 0x0115;
+/// The SOP class is not one that we know, for N-services.
+pub const NO_SUCH_SOP_CLASS: u16 = 0x0118;
+/// The action is not one of the SOP class.
+pub const NO_SUCH_ACTION: u16 = 0x0123;
+/// Not enough of something. Transient: try again later, or with less at once.
+pub const RESOURCE_LIMITATION: u16 = 0x0213;
 /// Refused: out of resources. Transient: the sender should try again later.
 pub const OUT_OF_RESOURCES: u16 = 0xA700;
 /// The data set does not match the SOP class.
@@ -49,7 +62,7 @@ pub const fn category(status: u16) -> Category {
     }
 }
 
-/// The meaning of a status of C-ECHO or C-STORE in words.
+/// The meaning of a status in words.
 pub const fn meaning(status: u16) -> &'static str {
     match status {
         SUCCESS => "success",
@@ -57,14 +70,23 @@ pub const fn meaning(status: u16) -> &'static str {
         0x0107 => "warning: attribute list error",
         PROCESSING_FAILURE => "processing failure",
         0x0111 => "duplicate SOP instance",
+        NO_SUCH_SOP_INSTANCE => "no such SOP instance",
+        NO_SUCH_EVENT_TYPE => "no such event type",
+        0x0114 => "no such argument",
+        INVALID_ARGUMENT_VALUE => "invalid argument value",
         0x0116 => "warning: attribute value out of range",
+        NO_SUCH_SOP_CLASS => "no such SOP class",
+        0x0119 => "class/instance conflict",
+        0x0120 => "missing attribute",
+        NO_SUCH_ACTION => "no such action",
+        0x0131 => "duplicate Transaction UID",
         INVALID_SOP_INSTANCE => "invalid SOP Instance UID",
         SOP_CLASS_NOT_SUPPORTED => "SOP class not supported",
         NOT_AUTHORIZED => "not authorized",
         0x0210 => "duplicate invocation",
         UNRECOGNIZED_OPERATION => "unrecognized operation",
         MISTYPED_ARGUMENT => "mistyped argument",
-        0x0213 => "resource limitation",
+        RESOURCE_LIMITATION => "resource limitation",
         0xA700..=0xA7FF => "refused: out of resources",
         0xA900..=0xA9FF => "data set does not match SOP class",
         0xB000 => "warning: coercion of data elements",

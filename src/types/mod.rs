@@ -5,6 +5,7 @@
 //! files and no tensors, and names no other room.
 
 mod ae_title;
+mod commitment;
 mod object;
 mod requirement;
 mod run;
@@ -13,6 +14,7 @@ mod site;
 mod uid;
 
 pub use ae_title::{AeTitle, AeTitleError};
+pub use commitment::{CommitmentReport, CommitmentRequest, FailureReason, SopReference};
 pub use object::{ObjectHeader, ObjectOrigin, StoredObject};
 pub use requirement::{Requirement, RequirementError, SeriesFacts};
 pub use run::{
