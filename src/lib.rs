@@ -12,6 +12,8 @@ pub mod archive;
 
 pub mod assemble;
 
+pub mod retention;
+
 pub mod imaging;
 
 pub mod nn;

@@ -111,7 +111,9 @@ impl DiskGuard {
                 "the archive's disk is nearly full: objects are refused with 0xA700 and new associations are rejected \
                  transiently until there is room; results are still made and sent; make room or enlarge the disk"
             ),
-            (true, false) => tracing::info!(free_bytes, resume_bytes, "the archive's disk has room again: receiving goes on"),
+            (true, false) => {
+                tracing::info!(free_bytes, resume_bytes, "the archive's disk has room again: receiving goes on");
+            }
             _ => {}
         }
         Ok(DiskState { free_bytes, stopped })

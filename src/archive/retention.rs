@@ -48,9 +48,9 @@ mod tests {
         let archive = Archive::open(folder.path(), ids, 0).unwrap();
         let key = archive.store_result(b"SR", "dcm").unwrap();
         let hour = key.strip_prefix("results/").unwrap().rsplit_once('/').unwrap().0.to_owned();
-        assert_eq!(archive.result_hours("9999").unwrap(), [hour.clone()]);
+        assert_eq!(archive.result_hours("9999").unwrap(), std::slice::from_ref(&hour));
         assert!(archive.result_hours(&hour).unwrap().is_empty(), "the hour itself is not before it");
-        assert_eq!(archive.result_keys_of_hour(&hour).unwrap(), [key.clone()]);
+        assert_eq!(archive.result_keys_of_hour(&hour).unwrap(), std::slice::from_ref(&key));
         archive.remove(&key).unwrap();
         archive.remove(&key).unwrap();
         assert!(archive.result_keys_of_hour(&hour).unwrap().is_empty());

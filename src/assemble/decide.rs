@@ -166,27 +166,24 @@ fn here(facts: &Facts) -> String {
 }
 
 fn too_old(facts: &Facts, rules: &Rules<'_>, unmet: &[String]) -> String {
-    let mut words = format!(
-        "{}, the first is older than max_wait_seconds = {}",
-        here(facts),
-        rules.maximum_wait.as_secs()
-    );
+    let seconds = rules.maximum_wait.as_secs();
+    let mut words = vec![here(facts), format!("the first is older than max_wait_seconds = {seconds}")];
     let open = open_associations(facts).count();
     if open > 0 {
-        words.push_str(&format!(", with {open} association(s) still open"));
+        words.push(format!("with {open} association(s) still open"));
     }
     if !unmet.is_empty() {
-        words.push_str(&format!(", without the required {}", unmet.join(" and ")));
+        words.push(format!("without the required {}", unmet.join(" and ")));
     }
     if let Some(CommitmentFacts { listed, stored, .. }) = facts.commitment.as_ref().filter(|c| c.stored < c.listed) {
-        words.push_str(&format!(", with {stored} of the {listed} instance(s) of the sender's commitment request"));
+        words.push(format!("with {stored} of the {listed} instance(s) of the sender's commitment request"));
     }
     if let Some(SourceAnswer { outcome: Ok(count), .. }) = &facts.source
         && facts.object_count() < *count
     {
-        words.push_str(&format!(", while `{}` had {count}", facts.calling_ae_title));
+        words.push(format!("while `{}` had {count}", facts.calling_ae_title));
     }
-    words
+    words.join(", ")
 }
 
 /// A request that names all that is here, while nobody else is still sending.
@@ -458,7 +455,11 @@ mod tests {
         let mut facts = facts(5, 5 + seconds, vec![association(1, 0, 5, "released")]);
         facts.longest_gap_seconds = vec![gap; studies];
         let words = assert_complete(&facts, &rules(), kind);
-        assert_eq!(words.contains(&format!("`DX01` needs by its last {studies} studies")), kind == "learned", "{words}");
+        assert_eq!(
+            words.contains(&format!("`DX01` needs by its last {studies} studies")),
+            kind == "learned",
+            "{words}"
+        );
         facts.now = at(4 + seconds);
         assert_waits(&facts, &rules(), 5 + seconds, None);
     }
@@ -520,8 +521,8 @@ mod tests {
         assert!(words.contains("without the required instances >= 3"), "{words}");
     }
 
-    fn answer(asked: i64, outcome: Result<u64, &str>) -> Option<SourceAnswer> {
-        Some(SourceAnswer { asked_at: at(asked), outcome: outcome.map_err(str::to_owned) })
+    fn answer(asked: i64, outcome: Result<u64, &str>) -> SourceAnswer {
+        SourceAnswer { asked_at: at(asked), outcome: outcome.map_err(str::to_owned) }
     }
 
     #[test]
@@ -531,17 +532,17 @@ mod tests {
         assert_waits(&facts, &rules, 8, None);
         facts.now = at(8);
         assert_eq!(completeness(&facts, &rules), Completeness::AskSource);
-        facts.source = answer(8, Ok(3));
+        facts.source = Some(answer(8, Ok(3)));
         let words = assert_waits(&facts, &rules, 18, Some("source_count"));
         assert_eq!(words, "waiting: `DX01` has 3 instance(s) of the study, 2 are here");
         facts.now = at(18);
         assert_eq!(completeness(&facts, &rules), Completeness::AskSource, "the answer is old");
-        facts.source = answer(18, Ok(2));
+        facts.source = Some(answer(18, Ok(2)));
         let words = assert_complete(&facts, &rules, "source_count");
         assert_eq!(words, "2 object(s), `DX01` has 2 instance(s) of the study");
-        facts.source = answer(4, Ok(2));
+        facts.source = Some(answer(4, Ok(2)));
         assert_eq!(completeness(&facts, &rules), Completeness::AskSource, "more came after the answer");
-        facts.source = answer(50, Ok(9));
+        facts.source = Some(answer(50, Ok(9)));
         facts.now = at(60);
         let words = assert_complete(&facts, &rules, "maximum_wait");
         assert!(words.contains("while `DX01` had 9"), "{words}");
@@ -551,7 +552,7 @@ mod tests {
     fn a_sender_that_cannot_be_asked_is_judged_by_silence_and_that_is_said() {
         let rules = Rules { count_at_source: true, ..rules() };
         let mut facts = facts(5, 9, vec![association(1, 0, 5, "released")]);
-        facts.source = answer(9, Err("connection refused"));
+        facts.source = Some(answer(9, Err("connection refused")));
         let words = assert_complete(&facts, &rules, "released");
         assert!(words.contains("released_quiet_seconds = 3"), "{words}");
         assert!(words.ends_with("`DX01` could not be asked how many instances it has: connection refused"), "{words}");

@@ -27,8 +27,8 @@ use crate::{
     dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
     jobs, nn, report,
     types::{
-        Duplicates, LateImages, AeTitle, BundleStatus, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig,
-        UNTRAINED_NOTICE, Uid,
+        AeTitle, BundleStatus, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline, Route,
+        SiteConfig, UNTRAINED_NOTICE, Uid,
     },
 };
 

@@ -1,9 +1,5 @@
 //! `hilum route`: which studies get which analysis.
 
-use clap::{
-    Args, Subcommand,
-    builder::{PossibleValuesParser, TypedValueParser as _},
-};
 use super::{
     Global,
     output::{Table, print, yes_no},
@@ -12,6 +8,10 @@ use super::{
 use crate::{
     assemble::{StudyToRoute, choose_route},
     types::{AeTitle, LateImages, Pipeline, Requirement, Route, SiteConfig},
+};
+use clap::{
+    Args, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser as _},
 };
 
 const CHEST_RADIOGRAPH: &str = "chest_radiograph";
@@ -210,7 +210,9 @@ fn test(site: &SiteConfig, options: &Test) -> anyhow::Result<String> {
             let required = route.required.as_ref().map(|required| format!(" when {required},")).unwrap_or_default();
             Ok(format!(
                 "route `{name}` takes {study}: it is complete{required} after {} s of quiet ({} s at the latest), bundle `{}` analyses it, {destinations}",
-                route.released_quiet_seconds(), route.max_wait_seconds, route.bundle
+                route.released_quiet_seconds(),
+                route.max_wait_seconds,
+                route.bundle
             ))
         }
         _ if !route.enabled => anyhow::bail!("route `{name}` does not take {study}: it is disabled"),

@@ -8,7 +8,8 @@ use time::UtcOffset;
 
 use super::values::{
     ByteSize, DicomText, Redacted, SECONDS_PER_DAY, as_days, as_seconds, as_utc_offset, database_url, days, listen,
-    log_level, optional_path, optional_size_within, optional_within, path, required_text, seconds, size_within, utc_offset, within,
+    log_level, optional_path, optional_size_within, optional_within, path, required_text, seconds, size_within,
+    utc_offset, within,
 };
 
 const MIB: u64 = 1 << 20;
@@ -198,40 +199,38 @@ impl Default for ArchiveConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct RetentionConfig {
     /// Received objects of studies that are answered or not routed go when the study's newest is so old.
-    #[serde(
-        deserialize_with = "optional_within::<1, 36_500, _, _>",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(deserialize_with = "optional_within::<1, 36_500, _, _>", skip_serializing_if = "Option::is_none")]
     pub objects_days: Option<u32>,
     /// When the received objects take more, those of the oldest such studies go.
-    #[serde(deserialize_with = "optional_size_within::<MIB, { 1024 * TIB }, _>", skip_serializing_if = "Option::is_none")]
-    pub objects_maximum_bytes: Option<ByteSize>,
-    /// Results that every destination has got go when they are so old.
     #[serde(
-        deserialize_with = "optional_within::<1, 36_500, _, _>",
+        deserialize_with = "optional_size_within::<MIB, { 1024 * TIB }, _>",
         skip_serializing_if = "Option::is_none"
     )]
+    pub objects_maximum_bytes: Option<ByteSize>,
+    /// Results that every destination has got go when they are so old.
+    #[serde(deserialize_with = "optional_within::<1, 36_500, _, _>", skip_serializing_if = "Option::is_none")]
     pub results_days: Option<u32>,
     /// When the results take more, the oldest that every destination has got go.
-    #[serde(deserialize_with = "optional_size_within::<MIB, { 1024 * TIB }, _>", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "optional_size_within::<MIB, { 1024 * TIB }, _>",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub results_maximum_bytes: Option<ByteSize>,
     /// Whatever the sizes, nothing younger goes.
     #[serde(deserialize_with = "within::<1, 36_500, _, _>")]
     pub minimum_age_days: u32,
     /// Steps of the timeline and ended associations go when they are so old and their study is not under way.
-    #[serde(
-        deserialize_with = "optional_within::<1, 36_500, _, _>",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(deserialize_with = "optional_within::<1, 36_500, _, _>", skip_serializing_if = "Option::is_none")]
     pub history_days: Option<u32>,
     /// Files among the results that no row names go when they are so old.
-    #[serde(
-        deserialize_with = "optional_within::<1, 36_500, _, _>",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(deserialize_with = "optional_within::<1, 36_500, _, _>", skip_serializing_if = "Option::is_none")]
     pub orphan_results_days: Option<u32>,
     /// How often this is looked after.
-    #[serde(rename = "interval_seconds", deserialize_with = "seconds::<1, { 24 * HOUR }, _>", serialize_with = "as_seconds")]
+    #[serde(
+        rename = "interval_seconds",
+        deserialize_with = "seconds::<1, { 24 * HOUR }, _>",
+        serialize_with = "as_seconds"
+    )]
     pub interval: Duration,
 }
 

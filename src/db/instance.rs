@@ -226,8 +226,10 @@ async fn received_again(connection: &mut Connection, object: &StoredObject) -> R
         return Ok(Indexed::Known);
     }
     if !removed {
-        let words =
-            format!("{} from {} again with the same bytes: stored once", header.sop_instance_uid, origin.calling_ae_title);
+        let words = format!(
+            "{} from {} again with the same bytes: stored once",
+            header.sop_instance_uid, origin.calling_ae_title
+        );
         let data = json!({ "association_id": origin.association_id, "calling_ae_title": origin.calling_ae_title });
         event::append(connection, event::Subject::Instance, id, "duplicate", &words, data).await?;
         return Ok(Indexed::Duplicate { kept_archive_key });

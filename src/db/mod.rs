@@ -14,6 +14,7 @@ pub mod instance;
 pub mod managed;
 pub mod queue_worker;
 pub mod result;
+pub mod retention;
 pub mod run;
 pub mod sender_habit;
 pub mod site;

@@ -175,7 +175,10 @@ pub async fn files_to_remove(connection: &mut Connection, limit: i64) -> Result<
 
 /// These are gone.
 pub async fn files_removed(connection: &mut Connection, archive_keys: &[String]) -> Result<()> {
-    sqlx::query("delete from file_to_remove where archive_key = any($1)").bind(archive_keys).execute(connection).await?;
+    sqlx::query("delete from file_to_remove where archive_key = any($1)")
+        .bind(archive_keys)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -5,7 +5,8 @@ use sqlx::FromRow;
 
 use super::{Connection, Db, DbError, Result, event};
 use crate::types::{
-    AeTitle, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline, Requirement, Route, SiteConfig,
+    AeTitle, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline, Requirement, Route,
+    SiteConfig,
 };
 
 /// The channel on which Postgres announces a change.

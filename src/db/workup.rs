@@ -344,12 +344,15 @@ pub async fn lock_facts(connection: &mut Connection, workup_id: Uuid) -> Result<
     }))
 }
 
+/// Modality, description, number, instances.
+type SeriesRow = (Option<String>, Option<String>, Option<i64>, i64);
+
 async fn series_of(
     connection: &mut Connection,
     study_instance_uid: &str,
     local_ae_title: &str,
 ) -> Result<Vec<SeriesFacts>> {
-    let rows: Vec<(Option<String>, Option<String>, Option<i64>, i64)> = sqlx::query_as(
+    let rows: Vec<SeriesRow> = sqlx::query_as(
         "select s.modality, s.series_description, s.series_number, i.instances
          from (select series_instance_uid, count(distinct sop_instance_uid) as instances from instance
                where study_instance_uid = $1 and local_ae_title = $2 and not own_output and removed_at is null
@@ -410,6 +413,20 @@ pub async fn receiving_of_commitment(connection: &mut Connection, commitment_req
          where r.id = $1 and w.state = 'receiving'",
     )
     .bind(commitment_request_id)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Workups that still receive and whose sender has asked for a commitment since the last look, for `reconcile`: a
+/// process that died may not have asked for one.
+pub async fn with_new_commitment(connection: &mut Connection) -> Result<Vec<Uuid>> {
+    Ok(sqlx::query_scalar(
+        "select distinct w.id from workup w
+         join instance i on i.study_instance_uid = w.study_instance_uid and i.local_ae_title = w.local_ae_title
+         join commitment_instance c on c.sop_instance_uid = i.sop_instance_uid
+         join commitment_request r on r.id = c.commitment_request_id and r.local_ae_title = w.local_ae_title
+         where w.state = 'receiving' and r.created_at > w.updated_at",
+    )
     .fetch_all(connection)
     .await?)
 }

@@ -10,7 +10,10 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{IndexQueue, SiteSnapshot, admit, known_objects::{KnownObjects, Verdict}};
+use super::{
+    IndexQueue, SiteSnapshot, admit,
+    known_objects::{KnownObjects, Verdict},
+};
 use crate::{
     archive::{Archive, ArchiveError, CheckedObject, DiskGuard, DiskLines, IncomingObject, ObjectMeta},
     db::{Db, association, instance::DuplicateRefusal},
@@ -181,14 +184,14 @@ impl<E: Into<StoreFailure>> From<E> for NotStored {
 /// An object on its way. Its file is made with its first bytes, so that a short object costs one hop only.
 enum Object {
     Announced { archive: Archive, disk: Arc<DiskGuard>, meta: ObjectMeta },
-    Begun { incoming: IncomingObject, disk: Arc<DiskGuard> },
+    Begun { incoming: Box<IncomingObject>, disk: Arc<DiskGuard> },
 }
 
 impl Object {
     /// Makes the file, if there is room and it is not there yet. Blocks.
     fn begin(self) -> Result<IncomingObject, StoreFailure> {
         match self {
-            Self::Begun { incoming, .. } => Ok(incoming),
+            Self::Begun { incoming, .. } => Ok(*incoming),
             Self::Announced { archive, disk, meta } => {
                 check_room(&disk)?;
                 archive.begin(meta).map_err(|error| failure(&error))
@@ -207,7 +210,10 @@ impl Object {
 fn check_room(disk: &DiskGuard) -> Result<(), StoreFailure> {
     let state = disk.look().map_err(|error| failure(&error))?;
     if state.stopped {
-        return Err(StoreFailure::out_of_resources(format!("{} MiB free on the archive's disk", state.free_bytes >> 20)));
+        return Err(StoreFailure::out_of_resources(format!(
+            "{} MiB free on the archive's disk",
+            state.free_bytes >> 20
+        )));
     }
     Ok(())
 }
@@ -218,7 +224,7 @@ async fn append(object: Object, bytes: Bytes) -> Result<Object, StoreFailure> {
         let mut incoming = object.begin()?;
         incoming.write(&bytes).map_err(|error| failure(&error))?;
         check_room(&disk)?;
-        Ok(Object::Begun { incoming, disk })
+        Ok(Object::Begun { incoming: Box::new(incoming), disk })
     })
     .await
 }

@@ -37,7 +37,7 @@ pub struct Limits {
 }
 
 /// What is kept and what goes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Received objects.
     pub objects: Limits,
@@ -49,6 +49,14 @@ pub struct Policy {
     pub history: Option<Duration>,
     /// Result files without a row.
     pub orphan_results: Option<Duration>,
+}
+
+impl Policy {
+    /// Whether there is anything that it lets go.
+    #[must_use]
+    pub fn removes_anything(&self) -> bool {
+        *self != Self { minimum_age: self.minimum_age, ..Self::default() }
+    }
 }
 
 /// What goes, or would go, of one kind.
@@ -105,12 +113,12 @@ impl std::fmt::Display for Why {
 }
 
 /// Of candidates that are old enough, oldest first, those that go: by age, and until `excess_bytes` are freed.
-fn choose<'a>(
-    candidates: &'a [Candidate],
+fn choose(
+    candidates: &[Candidate],
     limits: Limits,
     now: OffsetDateTime,
     excess_bytes: u64,
-) -> Vec<(&'a Candidate, Why)> {
+) -> Vec<(&Candidate, Why)> {
     let mut freed_bytes = 0_u64;
     let mut chosen = Vec::new();
     for candidate in candidates {
@@ -177,7 +185,7 @@ impl Retention {
 
     /// Removes at every `interval` until `shutdown`; what fails is tried again at the next.
     pub async fn remove_regularly(self, interval: Duration, metrics: &Metrics, shutdown: CancellationToken) {
-        if self.policy == (Policy { minimum_age: self.policy.minimum_age, ..Policy::default() }) {
+        if !self.policy.removes_anything() {
             tracing::debug!("retention is off: nothing is removed by itself");
             return;
         }

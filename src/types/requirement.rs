@@ -299,9 +299,8 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, RequirementError> {
     let mut at = 0;
     while let Some(&character) = characters.get(at) {
         let position = at + 1;
-        let run = |accepts: fn(char) -> bool| -> String {
-            characters.iter().skip(at).take_while(|c| accepts(**c)).collect()
-        };
+        let run =
+            |accepts: fn(char) -> bool| -> String { characters.iter().skip(at).take_while(|c| accepts(**c)).collect() };
         let error = |found: String, expected: &str| RequirementError { position, found, expected: expected.to_owned() };
         let (token, length) = match character {
             _ if character.is_whitespace() => {
@@ -334,7 +333,9 @@ fn tokens(text: &str) -> Result<Vec<(usize, Token)>, RequirementError> {
                 let rest: String = characters.iter().skip(at).take(2).collect();
                 match RELATIONS.iter().find(|(text, _)| rest.starts_with(text)) {
                     Some((text, relation)) => (Token::Relation(*relation), text.len()),
-                    None => return Err(error(format!("`{character}`"), "a word, a number, a text in `\"` or a relation")),
+                    None => {
+                        return Err(error(format!("`{character}`"), "a word, a number, a text in `\"` or a relation"));
+                    }
                 }
             }
         };

@@ -20,9 +20,11 @@ mod validators;
 
 mod crash;
 mod duplicates;
+mod evidence;
 mod hostile;
 mod outage;
 mod path;
+mod retention;
 mod site;
 mod status;
 mod studies;

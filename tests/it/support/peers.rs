@@ -46,6 +46,7 @@ impl Orthanc {
             "DicomPort": self.dicom_port,
             "DicomAlwaysAllowStore": true,
             "DicomAlwaysAllowEcho": true,
+            "DicomAlwaysAllowFind": true,
             "HttpServerEnabled": true,
             "HttpPort": self.http_port,
             "RemoteAccessAllowed": false,
