@@ -186,11 +186,18 @@ fn heavy_too_little_free_space_stops_receiving_and_nothing_else() {
 
     let mut peer = RawPeer::associate(node.dicom_port, "SCANNER", "HILUM");
     let filler = archive.join("filler");
+    // Grows or shrinks in one step: the node must see nothing in between.
     let fill_to = |free_mebibytes: u64| {
-        let _ = fs_err::remove_file(&filler);
+        let file = fs_err::File::options().create(true).append(true).open(&filler).expect("our file");
         let stat = rustix::fs::statvfs(&archive).expect("a file system");
-        let length = stat.f_bavail * stat.f_frsize - (free_mebibytes << 20);
-        fs_err::write(&filler, vec![0xAA; usize::try_from(length).expect("it fits")]).expect("our file");
+        let length = file.metadata().expect("our file").len();
+        let wanted = length + stat.f_bavail * stat.f_frsize - (free_mebibytes << 20);
+        if wanted < length {
+            file.set_len(wanted).expect("our file");
+        } else {
+            let more = usize::try_from(wanted - length).expect("it fits");
+            std::io::Write::write_all(&mut file.into_file(), &vec![0xAA; more]).expect("there is room");
+        }
     };
     fill_to(50);
     let before = node.database.count("select id from instance");
