@@ -36,8 +36,8 @@ use crate::{
     assemble::CompleteWorkup,
     config::{ByteSize, Config, DatabaseSource, RetentionConfig},
     db::{Db, DbError},
-    deliver::{Deliver, DeliverSettings},
-    dimse::{Acceptor, AcceptorOptions, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
+    deliver::{Deliver, DeliverSettings, ReportCommitment},
+    dimse::{Acceptor, AcceptorOptions, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, OpenAssociations},
     jobs::{self, JobHandler, JobKind, WorkerSettings},
     receive::{Indexer, IndexerSettings, Receiver, ReceiverSettings, SiteSnapshot, SiteWatch},
     retention::{Limits, Policy, Retention},
@@ -104,6 +104,9 @@ pub async fn open_for_reindex(config: &Config, db: Db) -> anyhow::Result<Indexer
 /// Destinations that are served at the same time: slow ones must not hold up the others.
 const CONCURRENT_DESTINATIONS: usize = 16;
 
+/// Storage Commitment reports that go out at the same time.
+const CONCURRENT_REPORTS: usize = 8;
+
 /// Connections for the status page.
 const PAGE_CONNECTIONS: u32 = 4;
 
@@ -159,8 +162,8 @@ impl App {
             site.clone(),
             archive.clone(),
             Arc::clone(&disk),
-            db.clone(),
             index,
+            db.clone(),
             Arc::clone(&metrics),
         );
         let dicom = bind(config.dicom.listen, "dicom.listen").await?;
@@ -224,6 +227,7 @@ impl App {
             (shutdown.child_token(), CancellationToken::new(), CancellationToken::new());
         let (receivers, workers) = (TaskTracker::new(), TaskTracker::new());
 
+        let open_associations = acceptor.open_associations();
         let mut accept_task = receivers.spawn(acceptor.run(receiving.clone()));
         let mut index_task = tokio::spawn(indexer.run(indexing.clone()));
         workers.spawn(site_watch.run(working.clone()));
@@ -235,7 +239,14 @@ impl App {
             &workers,
             working.clone(),
         );
-        workers.spawn(run_jobs(config.clone(), db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
+        workers.spawn(run_jobs(
+            config.clone(),
+            db.clone(),
+            archive.clone(),
+            open_associations,
+            Arc::clone(&metrics),
+            working.clone(),
+        ));
         workers.spawn(follow_runs::follow(db.clone(), Arc::clone(&metrics), working.clone()));
         workers.spawn(watch_backlog(db.clone(), Arc::clone(&metrics), working.clone()));
         workers.spawn(watch_disk(Arc::clone(&disk), Arc::clone(&metrics), working.clone()));
@@ -348,8 +359,15 @@ fn is_unreachable(error: &anyhow::Error) -> bool {
 }
 
 /// Runs the job workers of this process once Postgres is there.
-async fn run_jobs(config: Config, db: Db, archive: Archive, metrics: Arc<Metrics>, shutdown: CancellationToken) {
-    let kinds = [JobKind::CompleteWorkup, JobKind::Deliver];
+async fn run_jobs(
+    config: Config,
+    db: Db,
+    archive: Archive,
+    open_associations: OpenAssociations,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) {
+    let kinds = [JobKind::CompleteWorkup, JobKind::Deliver, JobKind::ReportCommitment];
     if !wait_for_schema(&config, &db, &shutdown).await {
         return;
     }
@@ -365,18 +383,20 @@ async fn run_jobs(config: Config, db: Db, archive: Archive, metrics: Arc<Metrics
             response_timeout: config.deliver.response_timeout,
         }),
     });
-    let deliver: Arc<dyn JobHandler> = Arc::new(Deliver {
+    let delivering = DeliverSettings {
+        maximum_age: config.deliver.maximum_age,
+        initial_backoff: config.deliver.initial_backoff,
+        maximum_backoff: config.deliver.maximum_backoff,
+        connect_timeout: config.deliver.connect_timeout,
+        response_timeout: config.deliver.response_timeout,
+    };
+    let report: Arc<dyn JobHandler> = Arc::new(ReportCommitment {
         db: db.clone(),
-        archive,
-        settings: DeliverSettings {
-            maximum_age: config.deliver.maximum_age,
-            initial_backoff: config.deliver.initial_backoff,
-            maximum_backoff: config.deliver.maximum_backoff,
-            connect_timeout: config.deliver.connect_timeout,
-            response_timeout: config.deliver.response_timeout,
-        },
-        metrics,
+        archive: archive.clone(),
+        settings: delivering,
+        open_associations,
     });
+    let deliver: Arc<dyn JobHandler> = Arc::new(Deliver { db: db.clone(), archive, settings: delivering, metrics });
     let settings = |kind, concurrency| WorkerSettings {
         kind,
         concurrency,
@@ -386,6 +406,7 @@ async fn run_jobs(config: Config, db: Db, archive: Archive, metrics: Arc<Metrics
     tokio::join!(
         jobs::supervise(db.clone(), settings(JobKind::CompleteWorkup, 2), complete, shutdown.clone()),
         jobs::supervise(db.clone(), settings(JobKind::Deliver, CONCURRENT_DESTINATIONS), deliver, shutdown.clone()),
+        jobs::supervise(db.clone(), settings(JobKind::ReportCommitment, CONCURRENT_REPORTS), report, shutdown.clone()),
         jobs::reconcile_regularly(db.clone(), config.assemble.reconcile_interval, shutdown.clone()),
     );
 }

@@ -238,6 +238,18 @@ impl Archive {
             header,
         })
     }
+
+    /// The length in bytes of the data set in a received object's file, behind preamble and file meta group; `None` when
+    /// there is no such file.
+    pub fn data_set_bytes(&self, key: &str) -> Result<Option<u64>, ArchiveError> {
+        let mut file = match fs::File::open(self.path(key)?) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let header_bytes = part10::header_bytes(&mut file)?;
+        Ok(Some(file.metadata()?.len().saturating_sub(header_bytes)))
+    }
 }
 
 /// The hour folders below `objects` or `results`, oldest first.

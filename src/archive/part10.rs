@@ -72,6 +72,18 @@ pub(super) fn header(meta: &ObjectMeta, ids: &ImplementationIds) -> Result<Vec<u
     Ok(bytes)
 }
 
+/// The length of everything before the data set, as (0002,0000) gives it.
+pub(super) fn header_bytes(reader: &mut impl Read) -> Result<u64, ArchiveError> {
+    let mut start = [0; 144];
+    reader.read_exact(&mut start)?;
+    let (preamble_and_element, group_length) = start.split_at(140);
+    if !preamble_and_element.ends_with(b"DICM\x02\x00\x00\x00UL\x04\x00") {
+        return Err(HeaderError::FileMeta("it does not begin with a group length".to_owned()).into());
+    }
+    let group_length = group_length.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+    Ok(144 + u64::from(group_length))
+}
+
 /// Reads a file of ours up to the start of the data set: transfer syntax and origin.
 pub(super) fn read_meta(reader: &mut impl Read) -> Result<(Uid, ObjectOrigin), ArchiveError> {
     let mut preamble = [0; 128];

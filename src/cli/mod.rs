@@ -11,6 +11,8 @@
 mod address;
 mod apply;
 mod check_config;
+mod commit;
+mod commitments;
 mod deliveries;
 mod destination;
 pub mod dev;
@@ -24,6 +26,7 @@ mod output;
 mod peer;
 #[cfg(test)]
 mod postgres_tests;
+mod query;
 mod refusals;
 mod reindex;
 mod retention;
@@ -163,6 +166,12 @@ enum Command {
     Echo(echo::Options),
     /// Sends DICOM files with C-STORE
     Send(send::Options),
+    /// Asks a peer which studies, series or instances it has, with C-FIND
+    Query(query::Options),
+    /// Asks a peer whether it keeps objects, with Storage Commitment
+    Commit(commit::Options),
+    /// Lists what peers have asked us to keep, newest first
+    Commitments(commitments::Options),
     /// Rebuilds the index in Postgres from the files of the archive
     Reindex,
     /// Removes what section [retention] of the configuration lets go, as the node does by itself
@@ -213,6 +222,9 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Timeline(options) => timeline::run(global, &options).await,
         Command::Echo(options) => echo::run(&options).await,
         Command::Send(options) => send::run(options).await,
+        Command::Query(options) => query::run(global, &options).await,
+        Command::Commit(options) => commit::run(global, &options).await,
+        Command::Commitments(options) => commitments::run(global, &options).await,
         Command::Reindex => reindex::run(global).await,
         Command::Retention(options) => retention::run(global, &options).await,
         Command::Model(action) => model::run(global, action),

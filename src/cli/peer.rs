@@ -105,12 +105,7 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
         }
         Action::Test { name, calling } => {
             let site = site::load(global).await?;
-            let Some(calling) = calling.or_else(|| site::default_calling(&site)) else {
-                return Err(hinted(
-                    anyhow::anyhow!("this node has no AE title to call with"),
-                    "add one with `hilum local-ae add TITLE`, or give --calling",
-                ));
-            };
+            let calling = calling_as(&site, calling)?;
             test(&site, &name, &calling).await
         }
     }
@@ -133,13 +128,28 @@ fn table(peers: &[Peer]) -> String {
 
 /// C-ECHO to the peer `name`.
 pub(super) async fn test(site: &SiteConfig, name: &str, calling: &AeTitle) -> anyhow::Result<()> {
+    let (peer, address) = find_callable(site, name)?;
+    let verified = echo::verify(calling, &peer.ae_title, &address, echo::DEFAULT_TIMEOUT).await?;
+    print(&echo::describe(&peer.ae_title, &address, &verified))
+}
+
+/// The AE title to call as: the one given, or the node's first.
+pub(super) fn calling_as(site: &SiteConfig, given: Option<AeTitle>) -> anyhow::Result<AeTitle> {
+    given.or_else(|| site::default_calling(site)).ok_or_else(|| {
+        hinted(
+            anyhow::anyhow!("this node has no AE title to call with"),
+            "add one with `hilum local-ae add TITLE`, or give --calling",
+        )
+    })
+}
+
+/// The peer `name`, and where it can be called.
+pub(super) fn find_callable<'a>(site: &'a SiteConfig, name: &str) -> anyhow::Result<(&'a Peer, Address)> {
     let Some(peer) = site.peers.iter().find(|peer| peer.name == name) else {
         let known: Vec<String> = site.peers.iter().map(|peer| format!("`{}`", peer.name)).collect();
         anyhow::bail!(site::unknown("peer", name, &known));
     };
-    let address = callable(peer)?;
-    let verified = echo::verify(calling, &peer.ae_title, &address, echo::DEFAULT_TIMEOUT).await?;
-    print(&echo::describe(&peer.ae_title, &address, &verified))
+    Ok((peer, callable(peer)?))
 }
 
 /// Where the peer can be called.

@@ -17,6 +17,8 @@ pub enum Subject {
     Run,
     /// A delivery, by id.
     Delivery,
+    /// A Storage Commitment: a peer's request by id, one of ours by Transaction UID.
+    Commitment,
     /// The site configuration.
     Site,
     /// This node, by name.
@@ -31,6 +33,7 @@ impl Subject {
             Self::Workup => "workup",
             Self::Run => "run",
             Self::Delivery => "delivery",
+            Self::Commitment => "commitment",
             Self::Site => "site",
             Self::Node => "node",
         }

@@ -7,6 +7,7 @@
 
 pub mod archive_watermark;
 pub mod association;
+pub mod commitment;
 pub mod delivery;
 pub mod event;
 pub mod installation;

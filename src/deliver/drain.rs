@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use time::OffsetDateTime;
 use tokio::io::AsyncReadExt as _;
 
-use super::{Verdict, backoff, verdict};
+use super::{Verdict, backoff, opened, verdict};
 use crate::{
     archive::Archive,
     db::{self, Db, delivery, delivery::DueDelivery, event},
@@ -115,7 +115,10 @@ impl Deliver {
     /// the batch waits with the one that failed: it would fail the same way.
     async fn send_batch(&self, due: &[DueDelivery], destination: &Destination, peer: &Peer) -> anyhow::Result<()> {
         let mut association = match self.associate(due, destination, peer).await {
-            Ok(association) => Ok(association),
+            Ok(association) => {
+                opened(&self.db, &peer.name, &association).await;
+                Ok(association)
+            }
             Err(error) => Err(error.to_string()),
         };
         for delivery in due {

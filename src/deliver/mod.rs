@@ -1,4 +1,5 @@
-//! What goes out: the delivery ledger, drained destination by destination.
+//! What goes out: the delivery ledger, drained destination by destination, and the reports that peers have asked for
+//! with Storage Commitment.
 //!
 //! A delivery is counted before it is sent and closed by the peer's status. What happens to it then is
 //! [`policy`]: stored, try again later, or a person has to look. One destination down never delays another: each
@@ -6,8 +7,13 @@
 //!
 //! Architecture invariant: knows no models.
 
+mod commitment;
 mod drain;
+mod opened;
 mod policy;
 
+use opened::opened;
+
+pub use commitment::ReportCommitment;
 pub use drain::{Deliver, DeliverSettings};
 pub use policy::{Verdict, backoff, verdict};

@@ -938,13 +938,11 @@ async fn guarded(
             return (Err(Refusal::TooSlow.into()), Some(reason));
         }
     };
-    match outcome {
-        Ok(answer) => (answer, None),
-        Err(Panicked) => {
-            error!("a handler panicked");
-            (Err(Refusal::Panicked.into()), Some(EndReason::HandlerFailed))
-        }
+    if let Ok(answer) = outcome {
+        return (answer, None);
     }
+    error!("a handler panicked");
+    (Err(Refusal::Panicked.into()), Some(EndReason::HandlerFailed))
 }
 
 /// Status and Error Comment.

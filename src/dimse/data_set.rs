@@ -71,7 +71,6 @@ pub(crate) enum Part<'a> {
 
 /// A sequence or an item that is open.
 struct Open {
-    tag: Tag,
     is_item: bool,
     /// Where it ends; `None` when a delimiter says so.
     end: Option<usize>,
@@ -116,7 +115,7 @@ pub(crate) fn walk<'a>(
             ITEM if in_item => return Err(error("an item stands outside of a sequence")),
             ITEM => {
                 visit(&path, Part::Item);
-                open.push(Open { tag: ITEM, is_item: true, end, encoding });
+                open.push(Open { is_item: true, end, encoding });
                 start
             }
             ITEM_END | SEQUENCE_END => {
@@ -134,7 +133,7 @@ pub(crate) fn walk<'a>(
             tag if header.is_sequence(encoding) => {
                 // An unknown value of undefined length is Implicit VR inside (PS3.5 section 6.2.2, note 4).
                 let inside = if header.vr == Some(*b"UN") { Encoding::ImplicitLittleEndian } else { encoding };
-                open.push(Open { tag, is_item: false, end, encoding: inside });
+                open.push(Open { is_item: false, end, encoding: inside });
                 path.push(tag);
                 start
             }

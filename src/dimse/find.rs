@@ -147,21 +147,17 @@ impl FindMatches<'_> {
             return Err(association.broken("C-FIND", "the peer sent a pending response without an identifier").await);
         }
         let max_bytes = self.limits.max_identifier_bytes;
-        let bytes = match has_data_set {
-            true => association.data_set("C-FIND", context_id, max_bytes, deadline).await?,
-            false => None,
-        };
+        let bytes =
+            if has_data_set { association.data_set("C-FIND", context_id, max_bytes, deadline).await? } else { None };
         if !is_pending {
             self.end = Some(FindEnd { status, error_comment, limit_reached: false });
             return Ok(None);
         }
-        match bytes {
-            Some(bytes) => Ok(Some(bytes)),
-            None => {
-                let words = format!("the peer sent an identifier of more than {max_bytes} bytes");
-                Err(association.broken("C-FIND", &words).await)
-            }
+        if bytes.is_none() {
+            let words = format!("the peer sent an identifier of more than {max_bytes} bytes");
+            return Err(association.broken("C-FIND", &words).await);
         }
+        Ok(bytes)
     }
 }
 

@@ -81,15 +81,16 @@ impl NegotiationPolicy {
     }
 }
 
-/// What Hilum receives: Verification, and [`STORAGE_SOP_CLASSES`] in [`DECODABLE_TRANSFER_SYNTAXES`].
+/// What Hilum receives: Verification, Storage Commitment, and [`STORAGE_SOP_CLASSES`] in
+/// [`DECODABLE_TRANSFER_SYNTAXES`].
 pub fn storage_policy() -> NegotiationPolicy {
     let verification = NegotiationPolicy::new().with(
         uids::VERIFICATION,
         &[uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN],
     );
-    STORAGE_SOP_CLASSES
-        .iter()
-        .fold(verification, |policy, sop_class| policy.with(sop_class, DECODABLE_TRANSFER_SYNTAXES))
+    let messages =
+        verification.with(uids::STORAGE_COMMITMENT_PUSH_MODEL, &super::data_set::Encoding::TRANSFER_SYNTAXES);
+    STORAGE_SOP_CLASSES.iter().fold(messages, |policy, sop_class| policy.with(sop_class, DECODABLE_TRANSFER_SYNTAXES))
 }
 
 /// A presentation context that a requestor proposes.
@@ -300,7 +301,8 @@ impl fmt::Display for PeerImplementation {
 }
 
 /// Our user information: maximum length and implementation, and for each role selection that names an accepted
-/// SOP class, the default roles only: the requestor is SCU, never SCP (PS3.7 annex D.3.3.4).
+/// SOP class, the roles granted (PS3.7 annex D.3.3.4): the requestor is SCU; it may be SCP of Storage Commitment, where
+/// it reports what we have asked of it, and of nothing else.
 pub(crate) fn user_variables(
     max_pdu_length: u32,
     peer_items: &[UserVariableItem],
@@ -317,7 +319,8 @@ pub(crate) fn user_variables(
                 .iter()
                 .any(|context| context.abstract_syntax == *sop_class_uid && context.transfer_syntax_uid().is_some())
         {
-            let roles = RequestorRoles { scu: roles.scu, scp: false };
+            let may_be_scp = sop_class_uid == uids::STORAGE_COMMITMENT_PUSH_MODEL;
+            let roles = RequestorRoles { scu: roles.scu, scp: roles.scp && may_be_scp };
             items.push(UserVariableItem::ScuScpRoleSelectionSubItem(sop_class_uid.clone(), roles));
         }
     }
@@ -421,15 +424,18 @@ mod tests {
     }
 
     #[test]
-    fn only_the_default_role_is_granted() {
-        let contexts = negotiate(&storage_policy(), &[proposed(1, CT, &[EXPLICIT])]).unwrap();
+    fn peers_are_scp_of_storage_commitment_reports_and_of_nothing_else() {
+        const COMMITMENT: &str = uids::STORAGE_COMMITMENT_PUSH_MODEL;
+        let proposals = [proposed(1, CT, &[EXPLICIT]), proposed(3, COMMITMENT, &[IMPLICIT])];
+        let contexts = negotiate(&storage_policy(), &proposals).unwrap();
         let role = |uid: &str, scu, scp| {
             UserVariableItem::ScuScpRoleSelectionSubItem(uid.to_owned(), RequestorRoles { scu, scp })
         };
-        let peer = [role(CT, true, true), role(uids::MR_IMAGE_STORAGE, true, false)];
+        let peer = [role(CT, true, true), role(uids::MR_IMAGE_STORAGE, true, false), role(COMMITMENT, false, true)];
         let ours = user_variables(16384, &peer, &contexts);
-        assert_eq!(ours.len(), 4);
+        assert_eq!(ours.len(), 5);
         assert_eq!(ours[0], UserVariableItem::MaxLength(16384));
         assert_eq!(ours[3], role(CT, true, false));
+        assert_eq!(ours[4], role(COMMITMENT, false, true));
     }
 }

@@ -564,13 +564,11 @@ impl Association {
             let encoding = Encoding::of(context.transfer_syntax_uid()?.as_str())?;
             (context.abstract_syntax == sop_class_uid).then_some((context.id, encoding))
         });
-        match accepted {
-            Some(accepted) => Ok(accepted),
-            None => {
-                let sop_class_uid = Uid::new(sop_class_uid).map_err(|error| RequestError::Encode(error.to_string()))?;
-                Err(self.no_context(sop_class_uid, None))
-            }
+        if let Some(accepted) = accepted {
+            return Ok(accepted);
         }
+        let sop_class_uid = Uid::new(sop_class_uid).map_err(|error| RequestError::Encode(error.to_string()))?;
+        Err(self.no_context(sop_class_uid, None))
     }
 
     fn no_context(&self, sop_class_uid: Uid, transfer_syntax_uid: Option<&Uid>) -> RequestError {

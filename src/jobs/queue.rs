@@ -22,6 +22,8 @@ pub enum Job {
     RenderRun(Uuid),
     /// Drain the ledger of a destination.
     Deliver(String),
+    /// Compare a peer's Storage Commitment request with the archive and report to it.
+    ReportCommitment(Uuid),
 }
 
 /// The kinds of jobs; each has workers of its own, so that a dead PACS never takes the slots of inference.
@@ -35,6 +37,8 @@ pub enum JobKind {
     RenderRun,
     /// [`Job::Deliver`]
     Deliver,
+    /// [`Job::ReportCommitment`]
+    ReportCommitment,
 }
 
 impl JobKind {
@@ -46,6 +50,7 @@ impl JobKind {
             Self::RunBundle => RunBundle::IDENTIFIER,
             Self::RenderRun => RenderRun::IDENTIFIER,
             Self::Deliver => Deliver::IDENTIFIER,
+            Self::ReportCommitment => ReportCommitment::IDENTIFIER,
         }
     }
 }
@@ -58,6 +63,7 @@ impl Job {
             Self::RunBundle(id) => format!("run:{id}"),
             Self::RenderRun(id) => format!("render:{id}"),
             Self::Deliver(destination) => format!("deliver:{destination}"),
+            Self::ReportCommitment(id) => format!("commitment:{id}"),
         }
     }
 }
@@ -92,6 +98,8 @@ task!(
     "deliver"
 );
 
+task!(ReportCommitment, "report_commitment");
+
 /// Creates or updates the queue's own tables.
 pub async fn migrate(db: &Db) -> Result<(), JobError> {
     WorkerUtils::new(db.pool().clone(), SCHEMA).migrate().await.map_err(|error| JobError::Migrate(error.to_string()))
@@ -125,6 +133,7 @@ pub async fn queue(
         Job::RunBundle(id) => utils.add_job(RunBundle { id: id.to_string() }, spec).await?,
         Job::RenderRun(id) => utils.add_job(RenderRun { id: id.to_string() }, spec).await?,
         Job::Deliver(destination) => utils.add_job(Deliver { id: destination.clone() }, spec).await?,
+        Job::ReportCommitment(id) => utils.add_job(ReportCommitment { id: id.to_string() }, spec).await?,
     };
     Ok(())
 }

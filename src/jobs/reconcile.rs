@@ -6,7 +6,7 @@ use sqlx::Row;
 use tokio_util::sync::CancellationToken;
 
 use super::{Job, JobError, queue};
-use crate::db::{Db, DbError, delivery, run, workup};
+use crate::db::{Db, DbError, commitment, delivery, run, workup};
 
 /// How many jobs were missing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,6 +37,7 @@ pub async fn reconcile(db: &Db) -> Result<Reconciled, JobError> {
     jobs.extend(run::due(&mut tx).await?.into_iter().map(Job::RunBundle));
     jobs.extend(run::unrendered(&mut tx).await?.into_iter().map(Job::RenderRun));
     jobs.extend(delivery::due_destinations(&mut tx).await?.into_iter().map(Job::Deliver));
+    jobs.extend(commitment::due(&mut tx).await?.into_iter().map(Job::ReportCommitment));
     let keys: Vec<String> = jobs.iter().map(Job::key).collect();
     // A job that has used up its attempts, or that the queue's own backoff has put off for hours, does not count:
     // queueing again replaces it.

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     JobError, JobKind,
-    queue::{CompleteWorkup, Deliver, RenderRun, RunBundle, SCHEMA},
+    queue::{CompleteWorkup, Deliver, RenderRun, ReportCommitment, RunBundle, SCHEMA},
 };
 use crate::db::{Db, queue_worker};
 
@@ -126,6 +126,7 @@ async fn run_once(
         JobKind::RunBundle => options.define_job::<RunBundle>(),
         JobKind::RenderRun => options.define_job::<RenderRun>(),
         JobKind::Deliver => options.define_job::<Deliver>(),
+        JobKind::ReportCommitment => options.define_job::<ReportCommitment>(),
     };
     let worker = options.init().await.map_err(|error| JobError::Worker(error.to_string()))?;
     worker.run().await.map_err(|error| JobError::Worker(error.to_string()))

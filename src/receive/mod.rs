@@ -5,10 +5,13 @@
 //! in batches and may be minutes behind when Postgres is down. What does not fit the indexer's queue, and what a
 //! kill cut off, is found again by scanning the archive from the last indexed hour.
 //!
-//! Architecture invariant: knows no models and no SQL; receiving needs no database. It is asked, with a short limit,
-//! only for peers whose duplicates are refused.
+//! Storage Commitment requests and reports become rows before they are answered (`commitment`).
+//!
+//! Architecture invariant: knows no models and no SQL; admission and objects need no database. It is asked, with a short
+//! limit, only for peers whose duplicates are refused.
 
 mod admission;
+mod commitment;
 mod indexer;
 mod known_objects;
 mod receiver;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    IndexQueue, SiteSnapshot, admit,
+    IndexQueue, SiteSnapshot, admit, commitment,
     known_objects::{KnownObjects, Verdict},
 };
 use crate::{
@@ -19,10 +19,10 @@ use crate::{
     db::{Db, association, instance::DuplicateRefusal},
     dimse::{
         AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, EndReason, NegotiatedContext,
-        NegotiationPolicy, NotEstablished, RejectReason, Rejection, StoreFailure, StoreRequest,
+        NegotiationPolicy, NotEstablished, RejectReason, Rejection, ServiceFailure, StoreFailure, StoreRequest,
     },
     telemetry::{AssociationEnd as CountedEnd, Metrics, RejectionReason, events},
-    types::{AeTitle, Duplicates, ObjectOrigin, Peer, StoredObject},
+    types::{AeTitle, CommitmentReport, CommitmentRequest, Duplicates, ObjectOrigin, Peer, StoredObject},
 };
 
 /// Bytes that are collected before they go to the file: one hop to a blocking thread for each. A CT slice fits in.
@@ -45,23 +45,24 @@ pub struct Receiver {
     disk: Arc<DiskGuard>,
     known: KnownObjects,
     index: IndexQueue,
+    db: Db,
     metrics: Arc<Metrics>,
 }
 
 impl Receiver {
-    /// A receiver that admits by `site` while `disk` has room, stores into `archive` and hands on to `index`. `db` is
-    /// asked for duplicates of peers that may send none, and for nothing else.
+    /// A receiver that admits by `site` while `disk` has room, stores into `archive` and hands on to `index`. `db` keeps
+    /// Storage Commitment messages, and is asked for duplicates of peers that may send none; objects do not need it.
     #[must_use]
     pub fn new(
         settings: ReceiverSettings,
         site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
         archive: Archive,
         disk: Arc<DiskGuard>,
-        db: Db,
         index: IndexQueue,
+        db: Db,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { settings, site, archive, disk, known: KnownObjects::new(db), index, metrics }
+        Self { settings, site, archive, disk, known: KnownObjects::new(db.clone()), index, db, metrics }
     }
 
     fn start_of(&self, request: &AssociationRequest) -> association::AssociationStart {
@@ -284,6 +285,24 @@ fn no_room(lines: DiskLines) -> Rejection {
     )
 }
 
+impl ReceivingAssociation {
+    pub(super) const fn id(&self) -> Uuid {
+        self.id
+    }
+
+    pub(super) const fn peer_address(&self) -> std::net::IpAddr {
+        self.peer_address
+    }
+
+    /// Calling and called AE title.
+    pub(super) fn titles(&self) -> Result<(AeTitle, AeTitle), StoreFailure> {
+        match (&self.calling_ae_title, &self.called_ae_title) {
+            (Some(calling), Some(called)) => Ok((calling.clone(), called.clone())),
+            _ => Err(StoreFailure::processing_failure("the association has no valid AE titles")),
+        }
+    }
+}
+
 impl AssociationHandler for Receiver {
     type Association = ReceivingAssociation;
 
@@ -378,11 +397,7 @@ impl AssociationHandler for Receiver {
         request: StoreRequest,
         data: &mut DataSetStream<'_>,
     ) -> Result<(), StoreFailure> {
-        let (Some(calling_ae_title), Some(called_ae_title)) =
-            (association.calling_ae_title.clone(), association.called_ae_title.clone())
-        else {
-            return Err(StoreFailure::processing_failure("the association has no valid AE titles"));
-        };
+        let (calling_ae_title, called_ae_title) = association.titles()?;
         let origin = ObjectOrigin {
             calling_ae_title,
             called_ae_title,
@@ -429,6 +444,22 @@ impl AssociationHandler for Receiver {
                 Err(failure)
             }
         }
+    }
+
+    async fn commit(
+        &self,
+        association: &mut ReceivingAssociation,
+        request: CommitmentRequest,
+    ) -> Result<(), ServiceFailure> {
+        commitment::keep_request(&self.db, association, &request).await
+    }
+
+    async fn commitment_reported(
+        &self,
+        association: &mut ReceivingAssociation,
+        report: CommitmentReport,
+    ) -> Result<(), ServiceFailure> {
+        commitment::keep_report(&self.db, association, &report).await
     }
 
     fn ended(&self, association: ReceivingAssociation, end: AssociationEnd) {

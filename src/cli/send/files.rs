@@ -23,10 +23,10 @@ pub(super) type Context = (Uid, Uid);
 
 /// A file that can be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct DicomFile {
-    pub(super) path: PathBuf,
-    pub(super) sop_class_uid: Uid,
-    pub(super) sop_instance_uid: Uid,
+pub(in crate::cli) struct DicomFile {
+    pub(in crate::cli) path: PathBuf,
+    pub(in crate::cli) sop_class_uid: Uid,
+    pub(in crate::cli) sop_instance_uid: Uid,
     pub(super) transfer_syntax_uid: Uid,
     /// Where the data set begins.
     pub(super) data_set_offset: u64,
@@ -41,17 +41,17 @@ impl DicomFile {
 
 /// What was found under the paths.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) files: Vec<DicomFile>,
+pub(in crate::cli) struct Found {
+    pub(in crate::cli) files: Vec<DicomFile>,
     /// In folders: what is not for sending.
     pub(super) skipped: Vec<SkippedFile>,
     /// Named by the user, and not for sending.
-    pub(super) unusable: Vec<SkippedFile>,
+    pub(in crate::cli) unusable: Vec<SkippedFile>,
 }
 
 /// Finds the DICOM files under `paths`: files in the given order, folders in the order of their names, links to
 /// folders inside folders not followed. Fails when a given path does not exist.
-pub(super) fn find(paths: &[PathBuf]) -> io::Result<Found> {
+pub(in crate::cli) fn find(paths: &[PathBuf]) -> io::Result<Found> {
     let mut found = Found::default();
     for path in paths {
         if fs_err::metadata(path)?.is_dir() {
@@ -135,7 +135,7 @@ pub(super) fn read(path: &Path) -> Result<DicomFile, String> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Group {
     pub(super) contexts: BTreeSet<Context>,
-    pub(super) files: Vec<DicomFile>,
+    pub(in crate::cli) files: Vec<DicomFile>,
 }
 
 /// Splits the files where one association cannot hold all their contexts. Each context is in one group only, so

@@ -2,7 +2,7 @@
 //!
 //! [`send_files`] is the whole of it; the command adds arguments, a progress display and the summary.
 
-mod files;
+pub(super) mod files;
 mod fresh_uids;
 mod progress;
 #[cfg(test)]
