@@ -27,6 +27,9 @@ use crate::{
 /// How long the association is held open for a report on it, before the peer is left to call the node.
 const ON_THE_SAME_ASSOCIATION: Duration = Duration::from_secs(10);
 
+/// Pause between two looks at what the node has taken.
+const LOOK: Duration = Duration::from_millis(200);
+
 #[derive(Debug, Args)]
 pub(super) struct Options {
     /// Name of the peer
@@ -90,9 +93,9 @@ async fn ask(store: &Store, options: &Options) -> anyhow::Result<(Uid, Vec<Asked
     }
     let deadline = Instant::now() + Duration::from_secs(options.wait);
     let patience = ON_THE_SAME_ASSOCIATION.min(Duration::from_secs(options.wait));
-    take_report(store, association, peer.ae_title.as_str(), patience).await?;
+    let transaction_uid = request.transaction_uid.as_str();
+    take_report(store, association, peer.ae_title.as_str(), transaction_uid, patience).await?;
     loop {
-        let transaction_uid = request.transaction_uid.as_str();
         if let Some(answer) = commitment::answer(&mut *store.db.acquire().await?, transaction_uid).await? {
             return Ok((request.transaction_uid, answer));
         }
@@ -105,21 +108,32 @@ async fn ask(store: &Store, options: &Options) -> anyhow::Result<(Uid, Vec<Asked
                 ),
             ));
         }
-        sleep(Duration::from_millis(200)).await;
+        sleep(LOOK).await;
     }
 }
 
-/// Waits a little for a report on the association on which we have asked, and ends it.
+/// Waits a little for a report on the association on which we have asked, and ends it. It ends early when the report has
+/// come to the node meanwhile.
 async fn take_report(
     store: &Store,
     mut association: Association,
     peer_ae_title: &str,
+    transaction_uid: &str,
     patience: Duration,
 ) -> anyhow::Result<()> {
-    let Some(received) = association.next_report(patience).await? else {
-        // A peer that has released already has ended it, too.
-        let _ = association.release().await;
-        return Ok(());
+    let deadline = Instant::now() + patience;
+    let received = loop {
+        match association.next_report(LOOK).await {
+            Ok(Some(received)) => break received,
+            Ok(None) => {}
+            // The peer has ended the association: it reports on another one.
+            Err(_) => return Ok(()),
+        }
+        let is_answered = commitment::answer(&mut *store.db.acquire().await?, transaction_uid).await?.is_some();
+        if is_answered || Instant::now() >= deadline {
+            let _ = association.release().await;
+            return Ok(());
+        }
     };
     let kept = match received.read() {
         Ok(report) => {

@@ -160,7 +160,7 @@ impl ReportCommitment {
             .propose_commitment_report()
             .establish()
             .await?;
-        opened(&self.db, &peer.name, &association).await;
+        opened(&self.db, &peer.name, association.peer(), association.contexts()).await;
         let told = association.report_commitment(report).await;
         match &told {
             Ok(_) | Err(RequestError::NoContext { .. } | RequestError::RoleRefused { .. }) => {

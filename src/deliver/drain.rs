@@ -116,7 +116,7 @@ impl Deliver {
     async fn send_batch(&self, due: &[DueDelivery], destination: &Destination, peer: &Peer) -> anyhow::Result<()> {
         let mut association = match self.associate(due, destination, peer).await {
             Ok(association) => {
-                opened(&self.db, &peer.name, &association).await;
+                opened(&self.db, &peer.name, association.peer(), association.contexts()).await;
                 Ok(association)
             }
             Err(error) => Err(error.to_string()),

@@ -5,14 +5,13 @@ use uuid::Uuid;
 
 use crate::{
     db::{Db, event},
-    dimse::Association,
+    dimse::{NegotiatedContext, PeerImplementation},
 };
 
 /// Records an association with the peer `peer_name` with its implementation (PS3.7 section D.3.3.2). A failure costs
 /// the record only.
-pub(super) async fn opened(db: &Db, peer_name: &str, association: &Association) {
-    let peer = association.peer();
-    let n_accepted = association.contexts().iter().filter(|context| context.transfer_syntax_uid().is_some()).count();
+pub(super) async fn opened(db: &Db, peer_name: &str, peer: &PeerImplementation, contexts: &[NegotiatedContext]) {
+    let n_accepted = contexts.iter().filter(|context| context.transfer_syntax_uid().is_some()).count();
     let words = format!("association with peer `{peer_name}`: implementation {peer}");
     // Postgres text cannot hold NUL, which a hostile peer may send.
     let storable = |text: &Option<String>| text.as_deref().map(|text| text.replace('\0', "\u{fffd}"));
@@ -22,7 +21,7 @@ pub(super) async fn opened(db: &Db, peer_name: &str, association: &Association) 
         "implementation_version_name": storable(&peer.version_name),
         "maximum_pdu_length": peer.max_pdu_length,
         "accepted_contexts": n_accepted,
-        "proposed_contexts": association.contexts().len(),
+        "proposed_contexts": contexts.len(),
     });
     let record = async {
         let mut connection = db.acquire().await?;

@@ -13,7 +13,6 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     command::{ActionRequestCommand, Command, CommandSet, EventReportCommand, ResponseCommand},
     data_set::{Encoding, Part, plain_text, uid_element, walk},
-    message::EndReason,
     refusal::{Refusal, ServiceFailure},
     requestor::{Association, AssociationRequestor, RequestError},
     status,
@@ -294,7 +293,10 @@ impl Association {
         Ok(self.response("N-EVENT-REPORT", message_id, ResponseCommand::is_event_report).await?.into())
     }
 
-    /// The peer's next report, if it comes within `patience` and before the peer releases the association.
+    /// The peer's next report, if it comes within `patience`. A peer that releases the association has ended it
+    /// ([`RequestError::Ended`]) and reports on another one.
+    ///
+    /// Cancel safety: cancel-safe until a report begins to arrive.
     pub async fn next_report(&mut self, patience: Duration) -> Result<Option<ReceivedReport>, RequestError> {
         if let Some(report) = self.reports.pop_front() {
             return Ok(Some(report));
@@ -302,10 +304,6 @@ impl Association {
         const OPERATION: &str = "Storage Commitment";
         match timeout_at(Instant::now() + patience, self.messages.wait()).await {
             Err(_) => return Ok(None),
-            Ok(Err(EndReason::Released)) => {
-                self.messages.layer.answer_release().await;
-                return Ok(None);
-            }
             Ok(Err(reason)) => return Err(self.over(OPERATION, reason).await),
             Ok(Ok(())) => {}
         }

@@ -23,6 +23,8 @@ mod pdu_io;
 mod refusal;
 mod rejection;
 mod requestor;
+#[cfg(test)]
+mod service_tests;
 mod state;
 pub mod status;
 #[cfg(test)]

@@ -203,20 +203,12 @@ fn heavy_a_commitment_request_lists_what_must_come() {
     let (first, second) = (radiograph.write(&folder), radiograph.sibling().write(&folder));
     storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&first.path]);
     node.database.wait_for_rows(1, "select id from association where end_kind = 'released'");
-    let request = uuid::Uuid::new_v4();
-    node.database.execute(&format!(
-        "insert into commitment_request (id, transaction_uid, association_id, calling_ae_title, local_ae_title, \
-             peer_address, instances_sha256, duplicate_transaction, state, next_attempt_at) \
-         values ('{request}', '2.25.1', '{request}', 'SCANNER', 'HILUM', '127.0.0.1', decode(repeat('00', 32), 'hex'), \
-                 false, 'dead', now())"
-    ));
-    for (ordinal, sample) in [&first, &second].into_iter().enumerate() {
-        node.database.execute(&format!(
-            "insert into commitment_instance (commitment_request_id, ordinal, sop_class_uid, sop_instance_uid) \
-             values ('{request}', {ordinal}, '{DX_STORAGE}', '{}')",
-            sample.sop_instance_uid
-        ));
-    }
+    // pynetdicom asks whether both are kept, and holds its association open for the answer.
+    let (port, transaction) = (node.dicom_port.to_string(), fresh_uid());
+    let listed = [DX_STORAGE, &first.sop_instance_uid, DX_STORAGE, &second.sop_instance_uid];
+    let mut arguments = vec!["scu", &port, "HILUM", "SCANNER", "0", "same", &transaction];
+    arguments.extend(listed);
+    let asking = commitment_script(&arguments).stdout(std::process::Stdio::piped()).spawn().expect("pynetdicom");
     let told = wait_until_it_waits_for(&node, &first, "commitment");
     assert_eq!(told, "waiting: the sender's commitment request lists 2 instance(s), 1 are here");
     storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&second.path]);
@@ -224,4 +216,7 @@ fn heavy_a_commitment_request_lists_what_must_come() {
     let workup = workup_of(&node, &first);
     assert_eq!(words(&workup, "completeness_kind"), "commitment", "{workup:#}");
     assert_eq!(words(&workup, "completeness_reason"), "all 2 instance(s) of the sender's commitment request are here");
+    let answer = asking.wait_with_output().expect("our own child");
+    let both = format!("report 1 {},{} -", first.sop_instance_uid, second.sop_instance_uid);
+    assert!(String::from_utf8_lossy(&answer.stdout).contains(&both), "{}", said(&answer));
 }

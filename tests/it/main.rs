@@ -18,12 +18,14 @@
 mod support;
 mod validators;
 
+mod commitment;
 mod crash;
 mod duplicates;
 mod evidence;
 mod hostile;
 mod outage;
 mod path;
+mod query;
 mod retention;
 mod site;
 mod status;

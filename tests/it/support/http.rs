@@ -1,4 +1,4 @@
-//! A GET, for status pages and Orthanc.
+//! Requests to status pages and Orthanc.
 
 use std::{
     io::{Read as _, Write as _},
@@ -27,9 +27,19 @@ impl Answer {
 
 /// GETs a path from a server of this machine; `None` when nobody answers.
 pub(crate) fn get(port: u16, path: &str) -> Option<Answer> {
+    send(port, "GET", path, "")
+}
+
+/// The same with a method and a body.
+pub(crate) fn send(port: u16, method: &str, path: &str, body: &str) -> Option<Answer> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nAccept: */*\r\n\r\n").ok()?;
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nAccept: */*\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .ok()?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).ok()?;
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;

@@ -85,6 +85,20 @@ impl Orthanc {
         self.bytes(path, |answer| answer.json())
     }
 
+    /// Sends JSON to its REST interface; it must be taken.
+    #[track_caller]
+    pub(crate) fn send(&self, method: &str, path: &str, body: &Value) -> http::Answer {
+        let answer = http::send(self.http_port, method, path, &body.to_string()).expect("Orthanc answers");
+        assert_eq!(answer.status, 200, "Orthanc answers {method} {path} with:\n{}", answer.text());
+        answer
+    }
+
+    /// Tells it where to call `ae_title`.
+    #[track_caller]
+    pub(crate) fn knows(&self, ae_title: &str, port: u16) {
+        self.send("PUT", "/modalities/hilum", &json!([ae_title, "127.0.0.1", port]));
+    }
+
     #[track_caller]
     fn bytes<T>(&self, path: &str, take: impl FnOnce(http::Answer) -> T) -> T {
         let answer = http::get(self.http_port, path).unwrap_or_else(|| panic!("Orthanc does not answer GET {path}"));
@@ -207,6 +221,42 @@ impl Drop for StoreScp {
     }
 }
 
+/// dcmtk's `dcmqrscp`: an archive that answers C-STORE and C-FIND as `ARCHIVE`.
+#[derive(Debug)]
+pub(crate) struct QueryScp {
+    pub port: u16,
+    _folder: TempDir,
+    process: Option<Child>,
+}
+
+impl QueryScp {
+    #[track_caller]
+    pub(crate) fn start() -> Self {
+        let (port, folder) = (free_port(), temporary_folder());
+        let files = folder.path().join("files");
+        fs_err::create_dir_all(&files).expect("a folder");
+        let config = folder.path().join("dcmqrscp.cfg");
+        let text = format!(
+            "NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\nHostTable BEGIN\nHostTable END\n\
+             VendorTable BEGIN\nVendorTable END\nAETable BEGIN\nARCHIVE {} RW (200, 1024mb) ANY\nAETable END\n",
+            files.display()
+        );
+        fs_err::write(&config, text).expect("a configuration file");
+        let log = fs_err::File::create(folder.path().join("log")).expect("a log file").into_file();
+        let mut command = Command::new("dcmqrscp");
+        command.arg("-c").arg(&config).stdin(Stdio::null()).stdout(log.try_clone().expect("a log file")).stderr(log);
+        let process = Some(spawn(&mut command));
+        wait_for("dcmqrscp listens", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).ok().map(drop));
+        Self { port, _folder: folder, process }
+    }
+}
+
+impl Drop for QueryScp {
+    fn drop(&mut self) {
+        end(&mut self.process);
+    }
+}
+
 fn end(process: &mut Option<Child>) {
     if let Some(mut process) = process.take() {
         let _ = process.kill();
@@ -237,12 +287,56 @@ pub(crate) fn echoscu(port: u16, calling: &str, called: &str) -> Output {
     run(Command::new("echoscu").args(["-v", "-aet", calling, "-aec", called, "127.0.0.1", &port.to_string()]))
 }
 
+/// `tests/it/support/commitment.py` with these arguments.
+pub(crate) fn commitment_script(arguments: &[&str]) -> Command {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/commitment.py");
+    let mut command = Command::new(python());
+    command.arg(script).args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// pynetdicom as SCP of Storage Commitment: keeps every instance whose UID does not end with `.0`.
+#[derive(Debug)]
+pub(crate) struct CommitmentScp {
+    pub port: u16,
+    folder: TempDir,
+    process: Option<Child>,
+}
+
+impl CommitmentScp {
+    /// Reports to `report_title` at `report_to`, in the mode `same` or `new`.
+    #[track_caller]
+    pub(crate) fn start(title: &str, report_to: u16, report_title: &str, mode: &str) -> Self {
+        let (port, folder) = (free_port(), temporary_folder());
+        let log = fs_err::File::create(folder.path().join("log")).expect("a log file").into_file();
+        let (listen, report_to) = (port.to_string(), report_to.to_string());
+        let mut command = commitment_script(&["scp", &listen, title, &report_to, report_title, mode]);
+        command.stdout(log.try_clone().expect("a log file")).stderr(log);
+        let peer = Self { port, folder, process: Some(spawn(&mut command)) };
+        wait_for("the commitment SCP is ready", PATIENCE, || peer.log().contains("ready").then_some(()));
+        peer
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs_err::read_to_string(self.folder.path().join("log")).expect("a log file")
+    }
+}
+
+impl Drop for CommitmentScp {
+    fn drop(&mut self) {
+        end(&mut self.process);
+    }
+}
+
+/// The Python that has pynetdicom.
+fn python() -> PathBuf {
+    std::env::var_os("HILUM_PEERS_PYTHON").map_or_else(|| cache().join("peers-venv/bin/python"), PathBuf::from)
+}
+
 /// The command of a pynetdicom sender, which appends each acknowledged SOP Instance UID to `log`.
 pub(crate) fn pynetdicom_sender(port: u16, calling: &str, called: &str, log: &Path, files: &[&Path]) -> Command {
-    let python =
-        std::env::var_os("HILUM_PEERS_PYTHON").map_or_else(|| cache().join("peers-venv/bin/python"), PathBuf::from);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/send.py");
-    let mut command = Command::new(python);
+    let mut command = Command::new(python());
     command.arg(script).args([&port.to_string(), called, calling]).arg(log).args(files).stdin(Stdio::null());
     command
 }

@@ -53,6 +53,16 @@ impl Site {
         self
     }
 
+    /// Somebody on this machine who may send and can be called.
+    pub(crate) fn partner(mut self, name: &str, ae_title: &str, port: u16) -> Self {
+        let _ = writeln!(
+            self.text,
+            "[[peer]]\nname = \"{name}\"\nae_title = \"{ae_title}\"\nhost = \"127.0.0.1\"\nport = {port}\n\
+             may_store = true\n"
+        );
+        self
+    }
+
     /// A destination on this machine.
     pub(crate) fn pacs(self, name: &str, ae_title: &str, port: u16) -> Self {
         self.destination(name, ae_title, port, false)
