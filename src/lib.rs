@@ -14,6 +14,8 @@ pub mod archive;
 
 pub mod assemble;
 
+pub mod retention;
+
 pub mod imaging;
 
 pub mod nn;

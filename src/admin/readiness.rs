@@ -1,11 +1,12 @@
 //! Is this node ready? Each check answers in words.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::Serialize;
 use tokio::time::timeout;
 
 use super::{AdminState, DATABASE_PATIENCE};
+use crate::archive::{DiskGuard, DiskLines, DiskState};
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,25 +34,22 @@ type Check = Box<dyn Fn() -> CheckOutcome + Send + Sync>;
 /// The checks of a node. Postgres, its schema and the free disk are always checked; the parts of the node that only
 /// the application knows are added by [`Readiness::with`].
 pub struct Readiness {
-    minimum_free_bytes: u64,
+    disk: Arc<DiskGuard>,
     checks: Vec<(&'static str, Check)>,
 }
 
 impl fmt::Debug for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.checks.iter().map(|(name, _)| name).collect();
-        f.debug_struct("Readiness")
-            .field("minimum_free_bytes", &self.minimum_free_bytes)
-            .field("checks", &names)
-            .finish()
+        f.debug_struct("Readiness").field("disk", &self.disk.lines()).field("checks", &names).finish()
     }
 }
 
 impl Readiness {
-    /// Less than `minimum_free_bytes` on the archive's disk makes the node not ready.
+    /// A disk without room to receive makes the node not ready.
     #[must_use]
-    pub fn new(minimum_free_bytes: u64) -> Self {
-        Self { minimum_free_bytes, checks: Vec::new() }
+    pub fn new(disk: Arc<DiskGuard>) -> Self {
+        Self { disk, checks: Vec::new() }
     }
 
     /// Adds a check, such as `site_configuration`, `dicom_listener` or `infer_process`. It is asked for every request
@@ -110,13 +108,20 @@ async fn database(state: &AdminState) -> (CheckOutcome, CheckOutcome) {
 }
 
 async fn free_disk(state: &AdminState) -> CheckOutcome {
-    let minimum = state.readiness.minimum_free_bytes;
-    match state.free_bytes().await {
-        Ok(free) if free >= minimum => CheckOutcome::passed(format!("{} free", gibibytes(free))),
-        Ok(free) => CheckOutcome::failed(format!(
-            "{} free on the archive's disk, {} are wanted; make room or enlarge the disk",
-            gibibytes(free),
-            gibibytes(minimum)
+    let disk = Arc::clone(&state.readiness.disk);
+    let DiskLines { stop_bytes, resume_bytes } = disk.lines();
+    let found = match tokio::task::spawn_blocking(move || disk.look()).await {
+        Ok(found) => found.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match found {
+        Ok(DiskState { free_bytes, stopped: false }) => CheckOutcome::passed(format!("{} free", gibibytes(free_bytes))),
+        Ok(DiskState { free_bytes, stopped: true }) => CheckOutcome::failed(format!(
+            "{} free on the archive's disk: receiving stopped below {} and goes on above {}; results are still made and \
+             sent; make room or enlarge the disk",
+            gibibytes(free_bytes),
+            gibibytes(stop_bytes),
+            gibibytes(resume_bytes)
         )),
         Err(error) => CheckOutcome::failed(format!("the free space of the archive's disk is not known: {error}")),
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{findings::FindingsView, pages, view, *};
 use crate::{
-    archive::ImplementationIds,
+    archive::{DiskGuard, DiskLines, ImplementationIds},
     db::{
         association, delivery, instance,
         managed::{ManagedPostgres, ManagedPostgresOptions},
@@ -22,8 +22,8 @@ use crate::{
     },
     report::samples,
     types::{
-        BundleStatus, CxrAnalysis, Decision, NotAnalysed, ObjectHeader, ObjectOrigin, ReasonCode, RunOutcome,
-        Sha256Digest, StoredObject, UNTRAINED_NOTICE, Uid,
+        BundleStatus, CxrAnalysis, Decision, LateImages, NotAnalysed, ObjectHeader, ObjectOrigin, ReasonCode,
+        RunOutcome, Sha256Digest, StoredObject, UNTRAINED_NOTICE, Uid,
     },
 };
 
@@ -48,9 +48,15 @@ fn absent_postgres() -> Db {
     Db::connect_lazy("postgres:///hilum?host=/nowhere-at-all&user=hilum", 1).unwrap()
 }
 
+/// A disk that has room when it has more than `stop_bytes`.
+fn disk(stop_bytes: u64) -> Arc<DiskGuard> {
+    let archive = Archive::open(&std::env::temp_dir().join("hilum-admin-tests"), ids(), 0).unwrap();
+    Arc::new(DiskGuard::new(archive, DiskLines { stop_bytes, resume_bytes: stop_bytes }))
+}
+
 async fn start(db: Db, readiness: Readiness) -> Running {
     let folder = tempfile::tempdir().unwrap();
-    let archive = Archive::open(folder.path(), ids()).unwrap();
+    let archive = Archive::open(folder.path(), ids(), 0).unwrap();
     let metrics = Arc::new(Metrics::new());
     let state = AdminState {
         db,
@@ -118,7 +124,7 @@ impl Running {
 
 #[tokio::test]
 async fn health_needs_nothing_and_shutdown_ends_the_listener() {
-    let running = start(absent_postgres(), Readiness::new(0)).await;
+    let running = start(absent_postgres(), Readiness::new(disk(0))).await;
     let answer = running.get("/healthz").await;
     assert_eq!((answer.status, answer.text()), (200, "ok\n"));
     let address = running.address;
@@ -128,7 +134,7 @@ async fn health_needs_nothing_and_shutdown_ends_the_listener() {
 
 #[tokio::test]
 async fn an_idle_or_half_asked_connection_does_not_hold_up_the_shutdown() {
-    let running = start(absent_postgres(), Readiness::new(0)).await;
+    let running = start(absent_postgres(), Readiness::new(disk(0))).await;
     let _idle = TcpStream::connect(running.address).await.unwrap();
     let mut half = TcpStream::connect(running.address).await.unwrap();
     half.write_all(b"GET / HTTP/1.1\r\nHo").await.unwrap();
@@ -140,7 +146,7 @@ async fn an_idle_or_half_asked_connection_does_not_hold_up_the_shutdown() {
 
 #[tokio::test]
 async fn without_postgres_pages_and_json_say_that_receiving_goes_on() {
-    let running = start(absent_postgres(), Readiness::new(0)).await;
+    let running = start(absent_postgres(), Readiness::new(disk(0))).await;
     for path in ["/", "/studies/1.2.3", "/results/00000000-0000-0000-0000-000000000000/preview.png"] {
         let page = running.get(path).await;
         assert_eq!(page.status, 503, "{path}");
@@ -162,7 +168,7 @@ async fn without_postgres_pages_and_json_say_that_receiving_goes_on() {
 
 #[tokio::test]
 async fn metrics_are_served_without_postgres_and_know_the_free_disk() {
-    let running = start(absent_postgres(), Readiness::new(0)).await;
+    let running = start(absent_postgres(), Readiness::new(disk(0))).await;
     running.metrics.set_deliveries_waiting(3);
     let answer = running.get("/metrics").await;
     assert_eq!(answer.status, 200);
@@ -178,7 +184,7 @@ async fn metrics_are_served_without_postgres_and_know_the_free_disk() {
 async fn readiness_names_every_check_and_fails_with_any() {
     let infer_is_up = Arc::new(std::sync::atomic::AtomicBool::new(true));
     let flag = Arc::clone(&infer_is_up);
-    let readiness = Readiness::new(u64::MAX).with("infer_process", move || {
+    let readiness = Readiness::new(disk(u64::MAX)).with("infer_process", move || {
         if flag.load(std::sync::atomic::Ordering::Relaxed) {
             CheckOutcome::passed("the inference process runs")
         } else {
@@ -207,7 +213,7 @@ async fn readiness_names_every_check_and_fails_with_any() {
 
 #[tokio::test]
 async fn only_loopback_names_are_answered() {
-    let running = start(absent_postgres(), Readiness::new(0)).await;
+    let running = start(absent_postgres(), Readiness::new(disk(0))).await;
     let port = running.address.port();
     for host in ["localhost", &format!("localhost:{port}"), &format!("127.0.0.1:{port}"), "[::1]:9"] {
         let request = format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -235,7 +241,7 @@ async fn only_loopback_names_are_answered() {
 
 #[tokio::test]
 async fn nothing_but_reading_is_possible() {
-    let running = start(absent_postgres(), Readiness::new(0)).await;
+    let running = start(absent_postgres(), Readiness::new(disk(0))).await;
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"] {
         let request = format!("{method} / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let answer = exchange(running.address, &request).await;
@@ -254,7 +260,7 @@ async fn nothing_but_reading_is_possible() {
 
 #[tokio::test]
 async fn every_answer_forbids_scripts_frames_and_caching() {
-    let running = start(absent_postgres(), Readiness::new(0)).await;
+    let running = start(absent_postgres(), Readiness::new(disk(0))).await;
     for path in ["/", "/healthz", "/readyz", "/metrics", "/style.css", "/icon.svg", "/api/runs", "/nothing"] {
         let answer = running.get(path).await;
         let policy = answer.header("content-security-policy").unwrap();
@@ -271,7 +277,7 @@ async fn every_answer_forbids_scripts_frames_and_caching() {
 
 #[tokio::test]
 async fn unknown_paths_are_explained_and_escaped() {
-    let running = start(absent_postgres(), Readiness::new(0)).await;
+    let running = start(absent_postgres(), Readiness::new(disk(0))).await;
     assert_eq!(running.get("/nothing<script>").await.status, 400, "no markup in a request line");
     let page = running.get("/nothing&'x'").await;
     assert_eq!(page.status, 404);
@@ -641,11 +647,19 @@ fn object() -> StoredObject {
 /// A study that was received, analysed and half delivered, and an association that was refused. Returns the result.
 async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
     let mut tx = db.begin().await.unwrap();
-    let patience = instance::Patience { quiet: Duration::from_secs(1), maximum_wait: Duration::from_secs(9) };
+    let patience = instance::Patience {
+        quiet: Duration::from_secs(1),
+        maximum_wait: Duration::from_secs(9),
+        late_images: LateImages::NewRevision,
+        late_images_within: None,
+    };
     let own = Uid::new("2.25.9").unwrap();
     let (_, due) = instance::index(&mut tx, &[object()], &own, |_| patience).await.unwrap();
     let workup_id = due[0].workup_id;
-    assert!(workup::complete(&mut tx, workup_id, 1, "no further object for 1 s").await.unwrap());
+    let facts = workup::lock_facts(&mut tx, workup_id).await.unwrap().unwrap();
+    let words = "no further object for 1 s".to_owned();
+    let evidence = workup::Evidence { kind: "released", words, data: json!({}) };
+    assert!(workup::complete(&mut tx, &facts, &evidence).await.unwrap());
     assert!(workup::analysing(&mut tx, workup_id, 1, "chest").await.unwrap());
     let new =
         run::NewRun { workup_id, revision: 1, bundle: "cxr", destinations: &["PACS".to_owned()], maximum_attempts: 3 };
@@ -717,7 +731,7 @@ async fn a_study_is_shown_from_the_database_without_its_patient() {
     let postgres = ManagedPostgres::start(&ManagedPostgresOptions::throw_away(folder.path())).await.unwrap();
     let db = Db::connect_lazy(&postgres.connection_url(), 4).unwrap();
 
-    let running = start(db.clone(), Readiness::new(0)).await;
+    let running = start(db.clone(), Readiness::new(disk(0))).await;
     let answer = running.get("/readyz").await;
     assert_eq!(answer.status, 503);
     assert!(answer.json()["checks"][1]["words"].as_str().unwrap().contains("hilum migrate"), "{}", answer.text());

@@ -4,6 +4,7 @@
 //! [`App::run`] works until its token is cancelled and then stops in order: no new associations, the current
 //! messages, the jobs, the index, the pool. The node starts without Postgres; what needs it waits for it.
 
+mod ask_peer;
 mod child;
 mod demo_pacs;
 mod follow_runs;
@@ -11,13 +12,19 @@ pub mod infer_process;
 mod installation;
 mod sole_use;
 
-use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use time::OffsetDateTime;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use ask_peer::AskPeer;
 pub use child::ChildCommand;
 use child::ChildState;
 pub use demo_pacs::DemoPacs;
@@ -26,14 +33,15 @@ use sole_use::SoleUse;
 
 use crate::{
     admin::{self, AdminState, CheckOutcome, Readiness},
-    archive::{Archive, ImplementationIds},
+    archive::{Archive, DiskGuard, DiskLines, FillRate, ImplementationIds},
     assemble::CompleteWorkup,
-    config::{Config, DatabaseSource, TlsConfig},
+    config::{ByteSize, Config, DatabaseSource, RetentionConfig, TlsConfig},
     db::{Db, DbError},
     deliver::{Deliver, DeliverSettings, ReportCommitment},
     dimse::{Acceptor, AcceptorOptions, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, OpenAssociations},
     jobs::{self, JobHandler, JobKind, WorkerSettings},
     receive::{Indexer, IndexerSettings, Receiver, ReceiverSettings, SiteSnapshot, SiteWatch},
+    retention::{Limits, Policy, Retention},
     telemetry::Metrics,
     tls::{TlsMaterial, TlsSettings, TlsWatch, expiry_words},
     types::{AssociationPolicy, Uid},
@@ -44,6 +52,7 @@ pub struct App {
     config: Config,
     db: Db,
     archive: Archive,
+    disk: Arc<DiskGuard>,
     metrics: Arc<Metrics>,
     acceptor: Acceptor<Receiver>,
     dicom_address: SocketAddr,
@@ -66,7 +75,8 @@ pub fn open_archive(config: &Config) -> anyhow::Result<Archive> {
         class_uid: Uid::new(IMPLEMENTATION_CLASS_UID)?,
         version_name: IMPLEMENTATION_VERSION_NAME.to_owned(),
     };
-    Archive::open(&folder, ids).with_context(|| format!("open the archive in {}", folder.display()))
+    let reserve_bytes = config.archive.results_minimum_free_bytes.bytes();
+    Archive::open(&folder, ids, reserve_bytes).with_context(|| format!("open the archive in {}", folder.display()))
 }
 
 /// A pool for the database of `config`.
@@ -151,15 +161,19 @@ impl App {
             site.clone(),
             Arc::clone(&metrics),
         );
+        let disk = Arc::new(DiskGuard::new(archive.clone(), disk_lines(&config)));
+        if let Err(error) = disk.look() {
+            tracing::warn!(%error, "the free space of the archive's disk is not known");
+        }
         let receiver = Receiver::new(
             ReceiverSettings {
                 node: config.node.name.to_string(),
                 maximum_object_bytes: config.dicom.max_object_bytes.bytes(),
-                minimum_free_bytes: config.archive.minimum_free_bytes.bytes(),
                 policy: node_policy(&config),
             },
             site.clone(),
             archive.clone(),
+            Arc::clone(&disk),
             index,
             db.clone(),
             Arc::clone(&metrics),
@@ -204,6 +218,7 @@ impl App {
             config,
             db,
             archive,
+            disk,
             metrics,
             site_watch,
             site,
@@ -234,6 +249,7 @@ impl App {
             config,
             db,
             archive,
+            disk,
             metrics,
             acceptor,
             tls_watch,
@@ -284,13 +300,21 @@ impl App {
             working.clone(),
         ));
         workers.spawn(follow_runs::follow(db.clone(), Arc::clone(&metrics), working.clone()));
-        workers.spawn(watch_backlog(db.clone(), archive.clone(), Arc::clone(&metrics), working.clone()));
+        workers.spawn(watch_backlog(db.clone(), Arc::clone(&metrics), working.clone()));
+        workers.spawn(watch_disk(Arc::clone(&disk), Arc::clone(&metrics), working.clone()));
+        workers.spawn(run_retention(
+            config.clone(),
+            db.clone(),
+            archive.clone(),
+            Arc::clone(&metrics),
+            working.clone(),
+        ));
         let state = AdminState {
             // A pool of its own: pages must not take the connections of the index.
             db: open_pool(&config, PAGE_CONNECTIONS)?,
             archive: archive.clone(),
             metrics: Arc::clone(&metrics),
-            readiness: readiness(&config, site, tls, child_state, shutdown.clone()),
+            readiness: readiness(disk, site, tls, child_state, shutdown.clone()),
             node_name: config.node.name.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
@@ -420,8 +444,14 @@ async fn run_jobs(
     if let Err(error) = jobs::release_dead_workers(&db, &node, &kinds).await {
         tracing::warn!(%error, "cannot give back the jobs of dead workers; they come back by heartbeat");
     }
-    let complete: Arc<dyn JobHandler> =
-        Arc::new(CompleteWorkup { db: db.clone(), maximum_attempts: config.inference.maximum_attempts });
+    let complete: Arc<dyn JobHandler> = Arc::new(CompleteWorkup {
+        db: db.clone(),
+        maximum_attempts: config.inference.maximum_attempts,
+        source: Arc::new(AskPeer {
+            connect_timeout: config.deliver.connect_timeout,
+            response_timeout: config.deliver.response_timeout,
+        }),
+    });
     let delivering = DeliverSettings {
         maximum_age: config.deliver.maximum_age,
         initial_backoff: config.deliver.initial_backoff,
@@ -472,16 +502,12 @@ pub(crate) async fn wait_for_schema(config: &Config, db: &Db, shutdown: &Cancell
 }
 
 /// Keeps the gauges near the truth.
-async fn watch_backlog(db: Db, archive: Archive, metrics: Arc<Metrics>, shutdown: CancellationToken) {
+async fn watch_backlog(db: Db, metrics: Arc<Metrics>, shutdown: CancellationToken) {
     loop {
         if let Ok(mut connection) = db.acquire().await
             && let Ok(backlog) = crate::db::status::backlog(&mut connection).await
         {
             metrics.set_deliveries_waiting(u64::try_from(backlog.deliveries_open).unwrap_or_default());
-        }
-        let archive = archive.clone();
-        if let Ok(Ok(bytes)) = tokio::task::spawn_blocking(move || archive.free_bytes()).await {
-            metrics.set_archive_free_bytes(bytes);
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -490,15 +516,66 @@ async fn watch_backlog(db: Db, archive: Archive, metrics: Arc<Metrics>, shutdown
     }
 }
 
+/// Where receiving stops and goes on.
+fn disk_lines(config: &Config) -> DiskLines {
+    let stop_bytes = config.archive.minimum_free_bytes.bytes();
+    DiskLines { stop_bytes, resume_bytes: stop_bytes.saturating_add(config.archive.resume_margin_bytes.bytes()) }
+}
+
+/// Looks at the disk every second, so that receiving stops and goes on also while nobody sends.
+async fn watch_disk(disk: Arc<DiskGuard>, metrics: Arc<Metrics>, shutdown: CancellationToken) {
+    let started = Instant::now();
+    let mut rate = FillRate::default();
+    loop {
+        let looking = Arc::clone(&disk);
+        match tokio::task::spawn_blocking(move || looking.look()).await {
+            Ok(Ok(state)) => {
+                rate.observe(started.elapsed(), state.free_bytes);
+                metrics.set_archive_free_bytes(state.free_bytes);
+                metrics.set_archive_room(state.stopped, rate.seconds_to_full(disk.lines().stop_bytes));
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "the free space of the archive's disk is not known"),
+            Err(error) => tracing::error!(%error, "looking at the archive's disk panicked"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+/// What the configuration lets retention remove.
+pub fn retention_policy(config: &RetentionConfig) -> Policy {
+    let days = |days: u32| Duration::from_hours(24 * u64::from(days));
+    let limits = |age: Option<u32>, maximum: Option<ByteSize>| Limits {
+        age: age.map(days),
+        maximum_bytes: maximum.map(ByteSize::bytes),
+    };
+    Policy {
+        objects: limits(config.objects_days, config.objects_maximum_bytes),
+        results: limits(config.results_days, config.results_maximum_bytes),
+        minimum_age: days(config.minimum_age_days),
+        history: config.history_days.map(days),
+        orphan_results: config.orphan_results_days.map(days),
+    }
+}
+
+async fn run_retention(config: Config, db: Db, archive: Archive, metrics: Arc<Metrics>, shutdown: CancellationToken) {
+    if wait_for_schema(&config, &db, &shutdown).await {
+        let retention = Retention { db, archive, policy: retention_policy(&config.retention) };
+        retention.remove_regularly(config.retention.interval, &metrics, shutdown).await;
+    }
+}
+
 /// What `/readyz` asks beside Postgres and the disk.
 fn readiness(
-    config: &Config,
+    disk: Arc<DiskGuard>,
     site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
     tls: watch::Receiver<Arc<TlsMaterial>>,
     child: watch::Receiver<ChildState>,
     shutdown: CancellationToken,
 ) -> Readiness {
-    Readiness::new(config.archive.minimum_free_bytes.bytes())
+    Readiness::new(disk)
         .with("site_configuration", move || match site.borrow().as_deref() {
             Some(snapshot) if snapshot.site.local_aes.is_empty() => {
                 CheckOutcome::failed("no local AE is configured; run `hilum apply config/site.toml`")

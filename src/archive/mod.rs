@@ -13,8 +13,10 @@
 //! Architecture invariant: no DICOM networking, no SQL. Calls block; async callers use `spawn_blocking`.
 //! Entry type: [`Archive`].
 
+mod disk;
 mod header;
 mod part10;
+mod retention;
 
 use std::{
     io::{self, Write},
@@ -27,6 +29,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+pub use disk::{DiskGuard, DiskLines, DiskState, FillRate};
 pub use header::HeaderError;
 pub use part10::{ImplementationIds, ObjectMeta};
 
@@ -72,13 +75,16 @@ pub struct Archive {
 struct Inner {
     root: PathBuf,
     ids: ImplementationIds,
+    /// Free bytes that results leave on the disk.
+    results_reserve_bytes: u64,
     /// The folder made last, so that not every file asks whether its folder exists.
     last_folder: Mutex<Option<PathBuf>>,
 }
 
 impl Archive {
-    /// Opens the archive at `root`, making its folders.
-    pub fn open(root: &Path, ids: ImplementationIds) -> Result<Self, ArchiveError> {
+    /// Opens the archive at `root`, making its folders. Results are not stored when less than
+    /// `results_reserve_bytes` would stay free.
+    pub fn open(root: &Path, ids: ImplementationIds, results_reserve_bytes: u64) -> Result<Self, ArchiveError> {
         for folder in ["incoming", "objects", "results"] {
             fs::create_dir_all(root.join(folder))?;
         }
@@ -86,7 +92,9 @@ impl Archive {
         if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             sync_folder(parent)?;
         }
-        Ok(Self { inner: Arc::new(Inner { root: root.to_owned(), ids, last_folder: Mutex::new(None) }) })
+        Ok(Self {
+            inner: Arc::new(Inner { root: root.to_owned(), ids, results_reserve_bytes, last_folder: Mutex::new(None) }),
+        })
     }
 
     /// Removes what a killed process left half received: none of it was acknowledged. Only the process that
@@ -124,6 +132,7 @@ impl Archive {
 
     /// Stores the bytes of a rendered result durably under a new name with this `extension`. Returns its key.
     pub fn store_result(&self, bytes: &[u8], extension: &str) -> Result<String, ArchiveError> {
+        self.check_reserve(bytes.len() as u64)?;
         let id = Uuid::now_v7();
         let temporary = self.inner.root.join("incoming").join(format!("result-{id}.part"));
         let mut guard = TemporaryFile { path: temporary.clone(), armed: true };
@@ -185,44 +194,26 @@ impl Archive {
         }
     }
 
-    /// Removes a result that no row names. One that is gone already is no error.
-    pub fn remove_result(&self, key: &str) -> Result<(), ArchiveError> {
-        if !key.starts_with("results/") {
-            return Err(ArchiveError::BadKey(key.to_owned()));
-        }
-        match fs::remove_file(self.path(key)?) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
-
     /// The hour folders that hold received objects, oldest first, from `from` on (such as `2026/11/22/09`).
     pub fn hours(&self, from: Option<&str>) -> Result<Vec<String>, ArchiveError> {
-        let mut hours = Vec::new();
-        let objects = self.inner.root.join("objects");
-        for year in sub_folders(&objects)? {
-            for month in sub_folders(&objects.join(&year))? {
-                for day in sub_folders(&objects.join(&year).join(&month))? {
-                    for hour in sub_folders(&objects.join(&year).join(&month).join(&day))? {
-                        hours.push(format!("{year}/{month}/{day}/{hour}"));
-                    }
-                }
-            }
-        }
+        let mut hours = hours_below(&self.inner.root.join("objects"))?;
         hours.retain(|hour| from.is_none_or(|from| hour.as_str() >= from));
-        hours.sort();
         Ok(hours)
     }
 
     /// The keys of the objects in an hour folder, oldest first.
     pub fn keys_of_hour(&self, hour: &str) -> Result<Vec<String>, ArchiveError> {
+        let mut keys = self.keys_in(&format!("objects/{hour}"))?;
+        keys.retain(|key| Path::new(key).extension().is_some_and(|extension| extension == "dcm"));
+        Ok(keys)
+    }
+
+    /// The keys of all files in a folder of ours, sorted.
+    fn keys_in(&self, folder: &str) -> Result<Vec<String>, ArchiveError> {
         let mut keys = Vec::new();
-        for entry in fs::read_dir(self.path(&format!("objects/{hour}"))?)? {
-            let name = entry?.file_name();
-            if Path::new(&name).extension().is_some_and(|extension| extension == "dcm")
-                && let Some(name) = name.to_str()
-            {
-                keys.push(format!("objects/{hour}/{name}"));
+        for entry in fs::read_dir(self.path(folder)?)? {
+            if let Some(name) = entry?.file_name().to_str() {
+                keys.push(format!("{folder}/{name}"));
             }
         }
         keys.sort();
@@ -259,12 +250,22 @@ impl Archive {
         let header_bytes = part10::header_bytes(&mut file)?;
         Ok(Some(file.metadata()?.len().saturating_sub(header_bytes)))
     }
+}
 
-    /// Free bytes on the archive's file system for this user.
-    pub fn free_bytes(&self) -> Result<u64, ArchiveError> {
-        let stat = rustix::fs::statvfs(&self.inner.root).map_err(io::Error::from)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+/// The hour folders below `objects` or `results`, oldest first.
+fn hours_below(kind: &Path) -> io::Result<Vec<String>> {
+    let mut hours = Vec::new();
+    for year in sub_folders(kind)? {
+        for month in sub_folders(&kind.join(&year))? {
+            for day in sub_folders(&kind.join(&year).join(&month))? {
+                for hour in sub_folders(&kind.join(&year).join(&month).join(&day))? {
+                    hours.push(format!("{year}/{month}/{day}/{hour}"));
+                }
+            }
+        }
     }
+    hours.sort();
+    Ok(hours)
 }
 
 fn sub_folders(folder: &Path) -> io::Result<Vec<String>> {
@@ -331,23 +332,51 @@ impl IncomingObject {
         Ok(())
     }
 
-    /// Reads the header back, checks it against the announced UIDs, and makes the object durable. When this
-    /// returns `Ok`, the object survives a power failure and may be acknowledged.
-    pub fn finish(mut self) -> Result<StoredObject, ArchiveError> {
+    /// Reads the header back and checks it against the announced UIDs.
+    pub fn check(mut self) -> Result<CheckedObject, ArchiveError> {
         let file = self.file.take().ok_or_else(|| io::Error::other("the file is not open"))?;
         let mut reader = io::BufReader::new(fs::File::open(&self.temporary.path)?);
         io::Seek::seek(&mut reader, io::SeekFrom::Start(self.header_bytes))?;
         let header = header::read(&mut reader, &self.meta.transfer_syntax_uid)?;
         check_announced(&header, &self.meta)?;
-        let archive_key = format!("objects/{}/{}.dcm", hour_folder(OffsetDateTime::now_utc()), self.id);
-        self.archive.publish(&file, &self.temporary.path, &archive_key)?;
-        self.temporary.armed = false;
+        let sha256 = Sha256Digest(self.digest.clone().finalize().into());
+        Ok(CheckedObject { incoming: self, file, header, sha256 })
+    }
+
+    /// [`IncomingObject::check`] and [`CheckedObject::publish`].
+    pub fn finish(self) -> Result<StoredObject, ArchiveError> {
+        self.check()?.publish()
+    }
+}
+
+/// An object that has come whole and is what was announced, but is not durable yet. Dropping it discards it.
+#[derive(Debug)]
+pub struct CheckedObject {
+    incoming: IncomingObject,
+    file: fs::File,
+    header: ObjectHeader,
+    sha256: Sha256Digest,
+}
+
+impl CheckedObject {
+    /// Digest of its data set.
+    #[must_use]
+    pub const fn sha256(&self) -> Sha256Digest {
+        self.sha256
+    }
+
+    /// Makes the object durable. When this returns `Ok`, it survives a power failure and may be acknowledged.
+    pub fn publish(self) -> Result<StoredObject, ArchiveError> {
+        let Self { mut incoming, file, header, sha256 } = self;
+        let archive_key = format!("objects/{}/{}.dcm", hour_folder(OffsetDateTime::now_utc()), incoming.id);
+        incoming.archive.publish(&file, &incoming.temporary.path, &archive_key)?;
+        incoming.temporary.armed = false;
         Ok(StoredObject {
             archive_key,
-            sha256: Sha256Digest(self.digest.clone().finalize().into()),
-            size_bytes: self.size_bytes,
-            transfer_syntax_uid: self.meta.transfer_syntax_uid.clone(),
-            origin: self.meta.origin.clone(),
+            sha256,
+            size_bytes: incoming.size_bytes,
+            transfer_syntax_uid: incoming.meta.transfer_syntax_uid.clone(),
+            origin: incoming.meta.origin.clone(),
             header,
         })
     }
@@ -427,7 +456,7 @@ mod tests {
     #[test]
     fn an_object_is_kept_bit_for_bit_and_can_be_read_back_with_its_origin() {
         let folder = tempfile::tempdir().unwrap();
-        let archive = Archive::open(folder.path(), ids()).unwrap();
+        let archive = Archive::open(folder.path(), ids(), 0).unwrap();
         let bytes = data_set("1.2.3.4.5");
         let mut incoming = archive.begin(meta("1.2.3.4.5")).unwrap();
         for chunk in bytes.chunks(7) {
@@ -452,7 +481,7 @@ mod tests {
     #[test]
     fn a_dropped_object_leaves_nothing_and_a_half_file_is_removed_at_start() {
         let folder = tempfile::tempdir().unwrap();
-        let archive = Archive::open(folder.path(), ids()).unwrap();
+        let archive = Archive::open(folder.path(), ids(), 0).unwrap();
         let mut incoming = archive.begin(meta("1.2.3.4.5")).unwrap();
         incoming.write(b"half").unwrap();
         drop(incoming);
@@ -464,7 +493,7 @@ mod tests {
     #[test]
     fn another_uid_than_announced_is_refused_with_both() {
         let folder = tempfile::tempdir().unwrap();
-        let archive = Archive::open(folder.path(), ids()).unwrap();
+        let archive = Archive::open(folder.path(), ids(), 0).unwrap();
         let mut incoming = archive.begin(meta("1.2.3.4.6")).unwrap();
         incoming.write(&data_set("1.2.3.4.5")).unwrap();
         let error = incoming.finish().unwrap_err().to_string();
@@ -475,7 +504,7 @@ mod tests {
     #[test]
     fn keys_cannot_leave_the_archive() {
         let folder = tempfile::tempdir().unwrap();
-        let archive = Archive::open(folder.path(), ids()).unwrap();
+        let archive = Archive::open(folder.path(), ids(), 0).unwrap();
         assert!(archive.remove_result("objects/2026/11/22/09/x.dcm").is_err());
         for key in ["../x", "objects/../../x", "/etc/passwd", "incoming/x.part"] {
             assert!(archive.path(key).is_err(), "{key}");

@@ -1,64 +1,132 @@
 //! The job `complete_workup`: decides on a workup and hands it to a run.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Completeness, choose_route, completeness};
+use super::{Completeness, NotRouted, Rules, StudyToRoute, choose_route, completeness};
 use crate::{
-    db::{self, Db, run, site, workup},
+    db::{
+        self, Db, run, site,
+        workup::{self, Facts, SourceAnswer},
+    },
     jobs::{self, Job, JobHandler},
+    types::{AeTitle, Peer, Route, SiteConfig},
 };
 
+/// Longest time that a sender may take to say how many instances it has.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A question to the sender of a study.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceQuestion {
+    /// Who is asked.
+    pub peer: Peer,
+    /// Our AE title that the study was sent to; we ask as it.
+    pub calling_ae_title: AeTitle,
+    /// (0020,000D)
+    pub study_instance_uid: String,
+}
+
+/// Asks a sender how many instances of a study it has.
+pub trait CountAtSource: Send + Sync + 'static {
+    /// The number, or why there is none, in words without patient data.
+    fn count(&self, question: SourceQuestion) -> Pin<Box<dyn Future<Output = Result<u64, String>> + Send + '_>>;
+}
+
 /// Decides whether a workup is complete and which route takes it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CompleteWorkup {
     /// Where the rows are.
     pub db: Db,
     /// Attempts of a run before it is parked.
     pub maximum_attempts: u32,
+    /// Who asks senders.
+    pub source: Arc<dyn CountAtSource>,
 }
-
-/// How long to wait when no route fits.
-const NO_ROUTE_QUIET: Duration = Duration::from_secs(10);
-const NO_ROUTE_MAXIMUM_WAIT: Duration = Duration::from_mins(10);
 
 impl CompleteWorkup {
     async fn decide(&self, workup_id: Uuid) -> anyhow::Result<()> {
+        // Asked outside the transaction: a sender that is slow must not hold up the index of its next study.
+        if let Some(question) = self.look(workup_id).await? {
+            let answer = self.ask(question).await;
+            let mut connection = self.db.acquire().await?;
+            workup::source_answered(&mut connection, workup_id, &answer).await?;
+            drop(connection);
+            // More may have come meanwhile; then this asks for a later look.
+            if self.look(workup_id).await?.is_some() {
+                let mut connection = self.db.acquire().await?;
+                jobs::queue(&mut connection, &self.db, &Job::CompleteWorkup(workup_id), None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, question: SourceQuestion) -> SourceAnswer {
+        let asked_at = OffsetDateTime::now_utc();
+        let outcome = tokio::time::timeout(SOURCE_PATIENCE, self.source.count(question)).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {} s", SOURCE_PATIENCE.as_secs())));
+        SourceAnswer { asked_at, outcome }
+    }
+
+    /// Decides on what is known; returns the question when the sender has to be asked first.
+    async fn look(&self, workup_id: Uuid) -> anyhow::Result<Option<SourceQuestion>> {
         let mut tx = self.db.begin().await?;
-        let Some(facts) = workup::lock_facts(&mut tx, workup_id).await? else { return Ok(()) };
+        let Some(facts) = workup::lock_facts(&mut tx, workup_id).await? else { return Ok(None) };
         if facts.state != "receiving" {
-            return Ok(());
+            return Ok(None);
         }
         let site = site::load(&mut tx).await?;
-        let route = choose_route(&site, &facts);
-        let (quiet, maximum_wait) = match &route {
-            Ok(route) => {
-                (Duration::from_secs(route.quiet_seconds.into()), Duration::from_secs(route.max_wait_seconds.into()))
-            }
-            Err(_) => (NO_ROUTE_QUIET, NO_ROUTE_MAXIMUM_WAIT),
+        let modalities = facts.modalities();
+        let study = StudyToRoute {
+            local_ae_title: &facts.local_ae_title,
+            calling_ae_title: &facts.calling_ae_title,
+            modalities: &modalities,
         };
-        let reason = match completeness(&facts, quiet, maximum_wait) {
-            Completeness::WaitUntil(due_at) => {
-                workup::postpone(&mut tx, workup_id, due_at).await?;
-                jobs::queue(&mut tx, &self.db, &Job::CompleteWorkup(workup_id), Some(due_at)).await?;
-                return commit(tx).await;
-            }
-            Completeness::Complete { reason } => reason,
+        let route = choose_route(&site, &study);
+        let question = question(&site, &facts);
+        let rules = match &route {
+            Ok(route) => Rules::of(route, question.is_some()),
+            Err(_) => Rules::without_route(),
         };
-        workup::complete(&mut tx, workup_id, facts.revision, &reason).await?;
+        match completeness(&facts, &rules) {
+            Completeness::AskSource => return Ok(question),
+            Completeness::Wait(waiting) => {
+                workup::wait(&mut tx, &facts, &waiting).await?;
+                jobs::queue(&mut tx, &self.db, &Job::CompleteWorkup(workup_id), Some(waiting.until)).await?;
+                commit(tx).await?;
+            }
+            Completeness::Complete(evidence) => {
+                workup::complete(&mut tx, &facts, &evidence).await?;
+                self.hand_on(tx, &facts, route, &evidence.words).await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives a complete study to its route's pipeline.
+    async fn hand_on(
+        &self,
+        mut tx: db::Tx,
+        facts: &Facts,
+        route: Result<&Route, NotRouted>,
+        reason: &str,
+    ) -> anyhow::Result<()> {
+        let (workup_id, revision) = (facts.id, facts.revision);
+        let study_instance_uid = facts.study_instance_uid.as_str();
         match route {
             Err(not_routed) => {
-                workup::not_routed(&mut tx, workup_id, facts.revision, &not_routed.0).await?;
+                workup::not_routed(&mut tx, workup_id, revision, &not_routed.0).await?;
                 commit(tx).await?;
-                tracing::info!(%workup_id, study_instance_uid = facts.study_instance_uid, reason = not_routed.0, "study kept, not routed");
+                tracing::info!(%workup_id, study_instance_uid, reason = not_routed.0, "study kept, not routed");
             }
             Ok(route) => {
-                workup::analysing(&mut tx, workup_id, facts.revision, &route.name).await?;
+                workup::analysing(&mut tx, workup_id, revision, &route.name).await?;
                 let new = run::NewRun {
                     workup_id,
-                    revision: facts.revision,
+                    revision,
                     bundle: &route.bundle,
                     destinations: &route.destinations,
                     maximum_attempts: i32::try_from(self.maximum_attempts).unwrap_or(i32::MAX),
@@ -68,11 +136,24 @@ impl CompleteWorkup {
                     jobs::queue(&mut tx, &self.db, &Job::RunBundle(run_id), None).await?;
                 }
                 commit(tx).await?;
-                tracing::info!(%workup_id, study_instance_uid = facts.study_instance_uid, route = route.name, reason, "study complete");
+                tracing::info!(%workup_id, study_instance_uid, route = route.name, reason, "study complete");
             }
         }
         Ok(())
     }
+}
+
+/// The question to the sender of a study, if it is a peer that wants to be asked.
+fn question(site: &SiteConfig, facts: &Facts) -> Option<SourceQuestion> {
+    let peer = site
+        .peers
+        .iter()
+        .find(|peer| peer.count_at_source && peer.may_store && peer.ae_title.as_str() == facts.calling_ae_title)?;
+    Some(SourceQuestion {
+        peer: peer.clone(),
+        calling_ae_title: AeTitle::new(&facts.local_ae_title).ok()?,
+        study_instance_uid: facts.study_instance_uid.clone(),
+    })
 }
 
 async fn commit(tx: db::Tx) -> anyhow::Result<()> {

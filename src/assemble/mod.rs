@@ -7,5 +7,5 @@
 mod complete_workup;
 mod decide;
 
-pub use complete_workup::CompleteWorkup;
-pub use decide::{Completeness, NotRouted, choose_route, completeness};
+pub use complete_workup::{CompleteWorkup, CountAtSource, SourceQuestion};
+pub use decide::{Completeness, NotRouted, Rules, StudyToRoute, choose_route, completeness};

@@ -27,8 +27,8 @@ use crate::{
     dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
     jobs, nn, report,
     types::{
-        AeTitle, AssociationPolicy, BundleStatus, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route,
-        SiteConfig, UNTRAINED_NOTICE, Uid,
+        AeTitle, AssociationPolicy, BundleStatus, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer,
+        Pipeline, Route, SiteConfig, UNTRAINED_NOTICE, Uid,
     },
 };
 
@@ -138,6 +138,7 @@ async fn run_node(
             class_uid: Uid::new(IMPLEMENTATION_CLASS_UID)?,
             version_name: IMPLEMENTATION_VERSION_NAME.to_owned(),
         },
+        0,
     )?;
     let pacs = DemoPacs::new(pacs_listener, pacs_archive);
 
@@ -236,6 +237,9 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr) -> anyhow::Resul
             require_tls: false,
             tls_certificate_sha256: Vec::new(),
             tls_subject_name: None,
+            count_at_source: false,
+            duplicates: Duplicates::KeepVersion,
+            duplicate_status: None,
         };
         // The destination's port may be another at every start.
         site.peers.retain(|peer| peer.name != "demopacs");
@@ -264,6 +268,11 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr) -> anyhow::Resul
                 bundle: nn::UNTRAINED_BUNDLE_NAME.to_owned(),
                 quiet_seconds: 2,
                 max_wait_seconds: 60,
+                released_quiet_seconds: None,
+                lost_quiet_seconds: None,
+                required: None,
+                late_images: LateImages::NewRevision,
+                late_images_within_seconds: None,
                 destinations: vec!["demopacs".to_owned()],
             });
         }

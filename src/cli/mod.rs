@@ -30,6 +30,7 @@ mod postgres_tests;
 mod query;
 mod refusals;
 mod reindex;
+mod retention;
 mod route;
 mod runs;
 pub mod send;
@@ -37,6 +38,7 @@ mod serve;
 mod site;
 mod store;
 mod studies;
+mod study;
 #[cfg(test)]
 mod tests;
 mod timeline;
@@ -150,6 +152,9 @@ enum Command {
     Route(route::Action),
     /// Lists studies, newest first
     Studies(studies::Options),
+    /// Does something to one study
+    #[command(subcommand)]
+    Study(study::Action),
     /// Lists runs, newest first
     Runs(runs::Options),
     /// Shows one run
@@ -173,6 +178,8 @@ enum Command {
     Commitments(commitments::Options),
     /// Rebuilds the index in Postgres from the files of the archive
     Reindex,
+    /// Removes what section [retention] of the configuration lets go, as the node does by itself
+    Retention(retention::Options),
     /// Bundles: networks with their weights and manifest
     #[command(subcommand)]
     Model(model::Action),
@@ -211,6 +218,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::HashPasscode => hash_passcode::run(),
         Command::Route(action) => route::run(global, action).await,
         Command::Studies(options) => studies::run(global, &options).await,
+        Command::Study(action) => study::run(global, action).await,
         Command::Runs(options) => runs::run(global, &options).await,
         Command::Run(runs::RunAction::Show { run_id }) => runs::show(global, run_id).await,
         Command::Run(runs::RunAction::Restart { run_id }) => runs::restart(global, run_id).await,
@@ -223,6 +231,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Commit(options) => commit::run(global, &options).await,
         Command::Commitments(options) => commitments::run(global, &options).await,
         Command::Reindex => reindex::run(global).await,
+        Command::Retention(options) => retention::run(global, &options).await,
         Command::Model(action) => model::run(global, action),
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    types::{AeTitle, AssociationPolicy, Peer, Sha256Digest, SiteConfig},
+    types::{AeTitle, AssociationPolicy, Duplicates, Peer, Sha256Digest, SiteConfig},
 };
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +69,24 @@ pub(super) struct Add {
     /// A name that its certificate must have
     #[arg(long, value_name = "NAME")]
     tls_subject_name: Option<String>,
+    /// Ask it by C-FIND how many instances a study has, before a study that it sent counts as complete
+    #[arg(long)]
+    count_at_source: bool,
+    /// Refuse other bytes under a known SOP Instance UID instead of keeping them as a version
+    #[arg(long)]
+    refuse_duplicates: bool,
+    /// The C-STORE status of such a refusal, such as 0x0111 [default: 0x0111]
+    #[arg(long, value_name = "STATUS", requires = "refuse_duplicates", value_parser = status)]
+    duplicate_status: Option<u16>,
+}
+
+/// A DIMSE status, decimal or with `0x`.
+fn status(text: &str) -> Result<u16, String> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u16::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "expected a DIMSE status, such as 0x0111".to_owned())
 }
 
 impl Add {
@@ -86,6 +104,9 @@ impl Add {
             require_tls: self.require_tls,
             tls_certificate_sha256: self.tls_certificate_sha256,
             tls_subject_name: self.tls_subject_name,
+            count_at_source: self.count_at_source,
+            duplicates: if self.refuse_duplicates { Duplicates::Refuse } else { Duplicates::KeepVersion },
+            duplicate_status: self.duplicate_status,
         }
     }
 }

@@ -1,24 +1,22 @@
 //! `hilum route`: which studies get which analysis.
 
-use clap::{
-    Args, Subcommand,
-    builder::{PossibleValuesParser, TypedValueParser as _},
-};
-use time::OffsetDateTime;
-use uuid::Uuid;
-
 use super::{
     Global,
     output::{Table, print, yes_no},
     site::{self, ListOptions},
 };
 use crate::{
-    assemble::choose_route,
-    db::workup::Facts,
-    types::{AeTitle, Pipeline, Route, SiteConfig},
+    assemble::{StudyToRoute, choose_route},
+    types::{AeTitle, LateImages, Pipeline, Requirement, Route, SiteConfig},
+};
+use clap::{
+    Args, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser as _},
 };
 
 const CHEST_RADIOGRAPH: &str = "chest_radiograph";
+const NEW_REVISION: &str = "new_revision";
+const IGNORE: &str = "ignore";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
@@ -63,6 +61,22 @@ pub(super) struct Add {
     /// A study is complete at the latest so long after its first object
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     max_wait_seconds: u32,
+    /// The same, when every association that stored to the study was released [default: --quiet-seconds]
+    #[arg(long, value_name = "SECONDS")]
+    released_quiet_seconds: Option<u32>,
+    /// The same, when an association was lost and its sender has not come again [default: three times --quiet-seconds]
+    #[arg(long, value_name = "SECONDS")]
+    lost_quiet_seconds: Option<u32>,
+    /// What must be there before, such as 'modality = "DX" and instances >= 2'; docs/operations.md has the language
+    #[arg(long, value_name = "REQUIREMENT")]
+    required: Option<Requirement>,
+    /// What becomes of images that arrive when their study is complete already
+    #[arg(long, value_name = "POLICY", default_value = NEW_REVISION,
+          value_parser = PossibleValuesParser::new([NEW_REVISION, IGNORE]))]
+    late_images: String,
+    /// With new_revision: only so long after the study was complete [default: for ever]
+    #[arg(long, value_name = "SECONDS")]
+    late_images_within_seconds: Option<u32>,
     /// Names of destinations that get the results [default: none, results stay here]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     destinations: Vec<String>,
@@ -106,6 +120,11 @@ impl From<Add> for Route {
             bundle: add.bundle,
             quiet_seconds: add.quiet_seconds,
             max_wait_seconds: add.max_wait_seconds,
+            released_quiet_seconds: add.released_quiet_seconds,
+            lost_quiet_seconds: add.lost_quiet_seconds,
+            required: add.required,
+            late_images: if add.late_images == IGNORE { LateImages::Ignore } else { LateImages::NewRevision },
+            late_images_within_seconds: add.late_images_within_seconds,
             destinations: add.destinations,
         }
     }
@@ -175,32 +194,25 @@ fn test(site: &SiteConfig, options: &Test) -> anyhow::Result<String> {
         let known: Vec<String> = site.routes.iter().map(|route| format!("`{}`", route.name)).collect();
         anyhow::bail!(site::unknown("route", name, &known));
     };
-    let now = OffsetDateTime::now_utc();
-    let facts = Facts {
-        id: Uuid::nil(),
-        study_instance_uid: String::new(),
-        local_ae_title: called.as_ref().unwrap_or(&route.called_ae_title).to_string(),
-        calling_ae_title: calling.to_string(),
-        state: "receiving".to_owned(),
-        revision: 1,
-        first_object_at: now,
-        last_object_at: now,
-        modalities: modality.clone(),
-        object_count: 1,
-        open_association_count: 0,
-        now,
+    let sent = StudyToRoute {
+        local_ae_title: called.as_ref().unwrap_or(&route.called_ae_title).as_str(),
+        calling_ae_title: calling.as_str(),
+        modalities: modality,
     };
-    let study = format!("a study with {} from `{calling}` to `{}`", modality.join(", "), facts.local_ae_title);
-    match choose_route(site, &facts) {
+    let study = format!("a study with {} from `{calling}` to `{}`", modality.join(", "), sent.local_ae_title);
+    match choose_route(site, &sent) {
         Ok(taken) if taken.name == *name => {
             let destinations = if route.destinations.is_empty() {
                 "the results stay here".to_owned()
             } else {
                 format!("the results go to {}", route.destinations.join(", "))
             };
+            let required = route.required.as_ref().map(|required| format!(" when {required},")).unwrap_or_default();
             Ok(format!(
-                "route `{name}` takes {study}: it is complete after {} s of quiet ({} s at the latest), bundle `{}` analyses it, {destinations}",
-                route.quiet_seconds, route.max_wait_seconds, route.bundle
+                "route `{name}` takes {study}: it is complete{required} after {} s of quiet ({} s at the latest), bundle `{}` analyses it, {destinations}",
+                route.released_quiet_seconds(),
+                route.max_wait_seconds,
+                route.bundle
             ))
         }
         _ if !route.enabled => anyhow::bail!("route `{name}` does not take {study}: it is disabled"),

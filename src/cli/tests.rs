@@ -83,6 +83,14 @@ fn parsed(line: &str) -> Result<CommandLine, clap::error::ErrorKind> {
 #[case("hilum destination add pacs --peer pacs --calling-ae-title HILUM --send-not-analysed")]
 #[case("hilum route add r --called-ae-title H --modalities CR,DX --pipeline chest_radiograph --bundle b --order -1")]
 #[case("hilum route test r --calling X --modality DX")]
+#[case(
+    "hilum peer add ct --ae-title CT --host h --may-store --port 104 --count-at-source --refuse-duplicates --duplicate-status 0xC111"
+)]
+#[case(
+    "hilum route add r --called-ae-title H --modalities CR --pipeline chest_radiograph --bundle b --required series>=2 --late-images ignore"
+)]
+#[case("hilum study complete 1.2.3 --local-ae HILUM")]
+#[case("hilum retention --dry-run")]
 #[case("hilum studies --study 1.2.3 --json --limit 5")]
 #[case("hilum run show 00000000-0000-0000-0000-000000000000")]
 #[case("hilum deliveries --restart-dead pacs")]
@@ -103,6 +111,15 @@ fn good_lines_are_understood(#[case] line: &str) {
 #[case("hilum route add r --called-ae-title H --pipeline chest_radiograph --bundle b")]
 #[case("hilum route add r --called-ae-title H --modalities dx --pipeline chest_radiograph --bundle b")]
 #[case("hilum route add r --called-ae-title H --modalities DX --pipeline ct --bundle b")]
+#[case("hilum peer add ct --ae-title CT --host h --duplicate-status 0x0111")]
+#[case("hilum peer add ct --ae-title CT --host h --refuse-duplicates --duplicate-status 70000")]
+#[case(
+    "hilum route add r --called-ae-title H --modalities CR --pipeline chest_radiograph --bundle b --required series"
+)]
+#[case(
+    "hilum route add r --called-ae-title H --modalities CR --pipeline chest_radiograph --bundle b --late-images drop"
+)]
+#[case("hilum study complete 1.2.3 --local-ae SEVENTEEN_LETTERS")]
 #[case("hilum studies --study not-a-uid")]
 #[case("hilum studies --limit 0")]
 #[case("hilum run show 5")]

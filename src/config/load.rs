@@ -13,7 +13,7 @@ use super::{
     problem::ConfigErrors,
     sections::{
         ArchiveConfig, AssembleConfig, DEFAULT_DATABASE_URL, DatabaseConfig, DatabaseSource, DeliverConfig,
-        DicomConfig, HttpConfig, InferenceConfig, LogConfig, NodeConfig, RawDatabase, TlsConfig,
+        DicomConfig, HttpConfig, InferenceConfig, LogConfig, NodeConfig, RawDatabase, RetentionConfig, TlsConfig,
     },
     values::{POSTGRES_URL, Redacted, is_postgres_url, utc_offset_text},
     vars::Vars,
@@ -37,6 +37,8 @@ pub struct Config {
     pub policy: AssociationPolicy,
     /// `[archive]`
     pub archive: ArchiveConfig,
+    /// `[retention]`
+    pub retention: RetentionConfig,
     /// `[assemble]`
     pub assemble: AssembleConfig,
     /// `[inference]`
@@ -60,6 +62,7 @@ struct RawConfig {
     tls: TlsConfig,
     policy: AssociationPolicy,
     archive: ArchiveConfig,
+    retention: RetentionConfig,
     assemble: AssembleConfig,
     inference: InferenceConfig,
     deliver: DeliverConfig,
@@ -94,6 +97,7 @@ impl Config {
             tls: raw.tls,
             policy: raw.policy,
             archive: raw.archive,
+            retention: raw.retention,
             assemble: raw.assemble,
             inference: InferenceConfig { models_dir: data_dir.join("models"), ..raw.inference },
             deliver: raw.deliver,
@@ -125,7 +129,7 @@ impl Config {
 /// The configuration as a file would say it, defaults included, secrets redacted.
 #[must_use]
 pub fn effective_toml(config: &Config) -> String {
-    let Config { node, database, dicom, tls, policy, archive, assemble, inference, deliver, http, log } =
+    let Config { node, database, dicom, tls, policy, archive, retention, assemble, inference, deliver, http, log } =
         config.clone();
     let DatabaseConfig { source, max_connections, migrate_on_start } = database;
     let (managed, url, url_file) = match source {
@@ -135,13 +139,14 @@ pub fn effective_toml(config: &Config) -> String {
     };
     let database = RawDatabase { url, url_file, managed, max_connections, migrate_on_start };
     let policy = policy.redacted();
-    let raw = RawConfig { node, database, dicom, tls, policy, archive, assemble, inference, deliver, http, log };
+    let raw =
+        RawConfig { node, database, dicom, tls, policy, archive, retention, assemble, inference, deliver, http, log };
     // Serialising plain tables of texts and numbers only fails for a path that is not UTF-8.
     toml::to_string(&raw).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
 }
 
 /// Every section with its keys.
-fn sections() -> [(&'static str, &'static [&'static str]); 11] {
+fn sections() -> [(&'static str, &'static [&'static str]); 12] {
     [
         ("node", field_names::<NodeConfig>()),
         ("database", field_names::<RawDatabase>()),
@@ -149,6 +154,7 @@ fn sections() -> [(&'static str, &'static [&'static str]); 11] {
         ("tls", field_names::<TlsConfig>()),
         ("policy", field_names::<AssociationPolicy>()),
         ("archive", field_names::<ArchiveConfig>()),
+        ("retention", field_names::<RetentionConfig>()),
         ("assemble", field_names::<AssembleConfig>()),
         ("inference", field_names::<InferenceConfig>()),
         ("deliver", field_names::<DeliverConfig>()),
@@ -192,6 +198,7 @@ fn read_sections(document: &mut Document) -> RawConfig {
         tls: read_section(document, &mut file, "tls"),
         policy: read_section(document, &mut file, "policy"),
         archive: read_section(document, &mut file, "archive"),
+        retention: read_section(document, &mut file, "retention"),
         assemble: read_section(document, &mut file, "assemble"),
         inference: read_section(document, &mut file, "inference"),
         deliver: read_section(document, &mut file, "deliver"),
@@ -221,7 +228,8 @@ fn homes_of(key: &str) -> Vec<String> {
 
 /// The rules between keys, and the secrets that live in files. `None` when there is no usable database source.
 fn resolve(raw: RawConfig, document: &mut Document) -> Option<Config> {
-    let RawConfig { node, database, dicom, tls, policy, archive, assemble, inference, deliver, http, log } = raw;
+    let RawConfig { node, database, dicom, tls, policy, archive, retention, assemble, inference, deliver, http, log } =
+        raw;
     if !http.listen.ip().is_loopback() {
         document.report(
             "http.listen",
@@ -253,6 +261,16 @@ fn resolve(raw: RawConfig, document: &mut Document) -> Option<Config> {
     for (problem, remedy) in policy.problems() {
         document.report("policy", problem, remedy);
     }
+    if archive.results_minimum_free_bytes > archive.minimum_free_bytes {
+        document.report(
+            "archive.results_minimum_free_bytes",
+            format!(
+                "{} is more than `minimum_free_bytes` ({}): results would wait while objects still come",
+                archive.results_minimum_free_bytes, archive.minimum_free_bytes
+            ),
+            "give at most as much",
+        );
+    }
     if deliver.initial_backoff > deliver.maximum_backoff {
         document.report(
             "deliver.initial_backoff_seconds",
@@ -278,7 +296,7 @@ fn resolve(raw: RawConfig, document: &mut Document) -> Option<Config> {
     let source = database_source(&database, document)?;
     let RawDatabase { max_connections, migrate_on_start, .. } = database;
     let database = DatabaseConfig { source, max_connections, migrate_on_start };
-    Some(Config { node, database, dicom, tls, policy, archive, assemble, inference, deliver, http, log })
+    Some(Config { node, database, dicom, tls, policy, archive, retention, assemble, inference, deliver, http, log })
 }
 
 /// What the keys of `[tls]` ask of each other; the files themselves are read by whoever uses them.

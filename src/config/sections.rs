@@ -8,8 +8,8 @@ use time::UtcOffset;
 
 use super::values::{
     ByteSize, DicomText, Redacted, SECONDS_PER_DAY, as_days, as_seconds, as_utc_offset, database_url, days, listen,
-    log_level, optional_listen, optional_path, optional_within, path, required_text, seconds, size_within, utc_offset,
-    within,
+    log_level, optional_listen, optional_path, optional_size_within, optional_within, path, required_text, seconds,
+    size_within, utc_offset, within,
 };
 
 const MIB: u64 = 1 << 20;
@@ -208,6 +208,12 @@ pub struct ArchiveConfig {
     /// With less than this free on the disk, objects are refused with status 0xA700 (out of resources).
     #[serde(deserialize_with = "size_within::<{ 64 * MIB }, { 1024 * TIB }, _>")]
     pub minimum_free_bytes: ByteSize,
+    /// Receiving goes on when so much more than `minimum_free_bytes` is free again.
+    #[serde(deserialize_with = "size_within::<0, { 1024 * TIB }, _>")]
+    pub resume_margin_bytes: ByteSize,
+    /// Results are made down to this free space, and wait below it; at most `minimum_free_bytes`.
+    #[serde(deserialize_with = "size_within::<MIB, { 1024 * TIB }, _>")]
+    pub results_minimum_free_bytes: ByteSize,
     /// Objects that one database transaction indexes at most, 1 to 10,000.
     #[serde(deserialize_with = "within::<1, 10_000, _, _>")]
     pub index_batch_size: usize,
@@ -215,7 +221,67 @@ pub struct ArchiveConfig {
 
 impl Default for ArchiveConfig {
     fn default() -> Self {
-        Self { minimum_free_bytes: ByteSize::from_gibibytes(2), index_batch_size: 256 }
+        Self {
+            minimum_free_bytes: ByteSize::from_gibibytes(2),
+            resume_margin_bytes: ByteSize::from_mebibytes(256),
+            results_minimum_free_bytes: ByteSize::from_mebibytes(64),
+            index_batch_size: 256,
+        }
+    }
+}
+
+/// `[retention]`: what is removed by itself. Nothing, unless told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// Received objects of studies that are answered or not routed go when the study's newest is so old.
+    #[serde(deserialize_with = "optional_within::<1, 36_500, _, _>", skip_serializing_if = "Option::is_none")]
+    pub objects_days: Option<u32>,
+    /// When the received objects take more, those of the oldest such studies go.
+    #[serde(
+        deserialize_with = "optional_size_within::<MIB, { 1024 * TIB }, _>",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub objects_maximum_bytes: Option<ByteSize>,
+    /// Results that every destination has got go when they are so old.
+    #[serde(deserialize_with = "optional_within::<1, 36_500, _, _>", skip_serializing_if = "Option::is_none")]
+    pub results_days: Option<u32>,
+    /// When the results take more, the oldest that every destination has got go.
+    #[serde(
+        deserialize_with = "optional_size_within::<MIB, { 1024 * TIB }, _>",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub results_maximum_bytes: Option<ByteSize>,
+    /// Whatever the sizes, nothing younger goes.
+    #[serde(deserialize_with = "within::<1, 36_500, _, _>")]
+    pub minimum_age_days: u32,
+    /// Steps of the timeline and ended associations go when they are so old and their study is not under way.
+    #[serde(deserialize_with = "optional_within::<1, 36_500, _, _>", skip_serializing_if = "Option::is_none")]
+    pub history_days: Option<u32>,
+    /// Files among the results that no row names go when they are so old.
+    #[serde(deserialize_with = "optional_within::<1, 36_500, _, _>", skip_serializing_if = "Option::is_none")]
+    pub orphan_results_days: Option<u32>,
+    /// How often this is looked after.
+    #[serde(
+        rename = "interval_seconds",
+        deserialize_with = "seconds::<1, { 24 * HOUR }, _>",
+        serialize_with = "as_seconds"
+    )]
+    pub interval: Duration,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self {
+            objects_days: None,
+            objects_maximum_bytes: None,
+            results_days: None,
+            results_maximum_bytes: None,
+            minimum_age_days: 7,
+            history_days: None,
+            orphan_results_days: None,
+            interval: Duration::from_hours(1),
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use super::{
     problem::{ConfigErrors, Origin},
 };
 use crate::types::{
-    AeTitle, AssociationPolicy, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig,
+    AeTitle, AssociationPolicy, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline, Route,
+    SiteConfig,
 };
 
 /// Reads and validates a site file. The error holds every problem: syntax, unknown and missing keys, values, and
@@ -79,6 +80,9 @@ impl Entry for Peer {
             require_tls: false,
             tls_certificate_sha256: Vec::new(),
             tls_subject_name: None,
+            count_at_source: false,
+            duplicates: Duplicates::default(),
+            duplicate_status: None,
         })
     }
 }
@@ -119,6 +123,11 @@ impl Entry for Route {
             bundle: "stand-in".to_owned(),
             quiet_seconds: 1,
             max_wait_seconds: 1,
+            released_quiet_seconds: None,
+            lost_quiet_seconds: None,
+            required: None,
+            late_images: LateImages::default(),
+            late_images_within_seconds: None,
             destinations: destinations.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
         })
     }

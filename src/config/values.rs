@@ -187,7 +187,14 @@ pub(super) fn within<'de, const MIN: u64, const MAX: u64, T: TryFrom<u64>, D: De
     deserializer.deserialize_any(RangeVisitor::<MIN, MAX, T>(PhantomData))
 }
 
-/// The same, for a key that may be left out.
+/// The same, where leaving the key out means something else than any size.
+pub(super) fn optional_size_within<'de, const MIN: u64, const MAX: u64, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ByteSize>, D::Error> {
+    size_within::<MIN, MAX, D>(deserializer).map(Some)
+}
+
+/// The same as [`within`], where leaving the key out means something else than any number.
 pub(super) fn optional_within<'de, const MIN: u64, const MAX: u64, T: TryFrom<u64>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {

@@ -7,8 +7,8 @@ use sqlx::FromRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Connection, Result, digest_from_bytes, event, workup};
-use crate::types::{ObjectHeader, StoredObject, Uid};
+use super::{Connection, Result, digest_from_bytes, event, sender_habit, workup};
+use crate::types::{AeTitle, LateImages, ObjectHeader, Sha256Digest, StoredObject, Uid};
 
 /// How long a study waits for more, as its route says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub struct Patience {
     pub quiet: Duration,
     /// Age of the first object at which it is complete at the latest.
     pub maximum_wait: Duration,
+    /// What becomes of objects that arrive when it is complete.
+    pub late_images: LateImages,
+    /// How long after that they still start a new revision; `None` means for ever.
+    pub late_images_within: Option<Duration>,
 }
 
 /// What indexing one object did.
@@ -70,16 +74,27 @@ pub async fn index(
                 calling_ae_title: object.origin.calling_ae_title.to_string(),
                 first_at: received_at,
                 last_at: received_at,
+                object_count: 0,
                 patience: patience(object),
             });
+            arrival.object_count += 1;
             arrival.first_at = arrival.first_at.min(received_at);
             arrival.last_at = arrival.last_at.max(received_at);
         }
         outcomes.push(outcome);
     }
     let mut due = Vec::with_capacity(touched.len());
+    let mut lessons = Vec::new();
     for ((study_instance_uid, local_ae_title), arrival) in &touched {
-        due.push(workup::objects_arrived(connection, study_instance_uid, local_ae_title, arrival).await?);
+        let arrived = workup::objects_arrived(connection, study_instance_uid, local_ae_title, arrival).await?;
+        due.extend(arrived.due);
+        if let Some(gap_seconds) = arrived.late_gap_seconds {
+            lessons.push((&arrival.calling_ae_title, gap_seconds));
+        }
+    }
+    lessons.sort_by_key(|(calling_ae_title, _)| *calling_ae_title);
+    for (calling_ae_title, gap_seconds) in lessons {
+        sender_habit::learn(connection, calling_ae_title, gap_seconds).await?;
     }
     Ok((outcomes, due))
 }
@@ -175,20 +190,7 @@ async fn insert(connection: &mut Connection, object: &StoredObject, own_device_u
     .bind(own_output)
     .fetch_optional(&mut *connection)
     .await?;
-    let Some(version) = version else {
-        let kept: Option<String> = sqlx::query_scalar(
-            "select archive_key from instance where sop_instance_uid = $1 and local_ae_title = $2 and sha256 = $3",
-        )
-        .bind(header.sop_instance_uid.as_str())
-        .bind(origin.called_ae_title.as_str())
-        .bind(&object.sha256.0[..])
-        .fetch_optional(connection)
-        .await?;
-        return Ok(match kept {
-            Some(kept_archive_key) if kept_archive_key != object.archive_key => Indexed::Duplicate { kept_archive_key },
-            _ => Indexed::Known,
-        });
-    };
+    let Some(version) = version else { return received_again(connection, object).await };
     if version > 1 {
         let words = format!(
             "SOP Instance UID {} was received before with other bytes: kept as version {version}, nothing overwritten",
@@ -202,6 +204,103 @@ async fn insert(connection: &mut Connection, object: &StoredObject, own_device_u
         event::append(connection, event::Subject::Instance, id, "own_output", &words, json!({})).await?;
     }
     Ok(Indexed::New { version, own_output })
+}
+
+/// The same bytes once more: a second file, or a file whose row is there already, or an object that retention had
+/// removed and that is kept again.
+async fn received_again(connection: &mut Connection, object: &StoredObject) -> Result<Indexed> {
+    let header = &object.header;
+    let origin = &object.origin;
+    let (id, version, kept_archive_key, own_output, removed): (Uuid, i32, String, bool, bool) = sqlx::query_as(
+        "select id, version, archive_key, own_output, removed_at is not null from instance
+         where archive_key = $4 or (sop_instance_uid = $1 and local_ae_title = $2 and sha256 = $3)
+         order by archive_key = $4 desc limit 1 for update",
+    )
+    .bind(header.sop_instance_uid.as_str())
+    .bind(origin.called_ae_title.as_str())
+    .bind(&object.sha256.0[..])
+    .bind(&object.archive_key)
+    .fetch_one(&mut *connection)
+    .await?;
+    if kept_archive_key == object.archive_key {
+        return Ok(Indexed::Known);
+    }
+    if !removed {
+        let words = format!(
+            "{} from {} again with the same bytes: stored once",
+            header.sop_instance_uid, origin.calling_ae_title
+        );
+        let data = json!({ "association_id": origin.association_id, "calling_ae_title": origin.calling_ae_title });
+        event::append(connection, event::Subject::Instance, id, "duplicate", &words, data).await?;
+        return Ok(Indexed::Duplicate { kept_archive_key });
+    }
+    sqlx::query(
+        "update instance set archive_key = $2, association_id = $3, calling_ae_title = $4, peer_address = $5,
+             received_at = $6, removed_at = null
+         where id = $1 and removed_at is not null",
+    )
+    .bind(id)
+    .bind(&object.archive_key)
+    .bind(origin.association_id)
+    .bind(origin.calling_ae_title.as_str())
+    .bind(origin.peer_address.to_string())
+    .bind(origin.received_at)
+    .execute(&mut *connection)
+    .await?;
+    let words = format!("{} was removed by retention and is stored again", header.sop_instance_uid);
+    event::append(connection, event::Subject::Instance, id, "stored_again", &words, json!({})).await?;
+    Ok(Indexed::New { version, own_output })
+}
+
+/// Whether other bytes are known under a SOP Instance UID at a local AE.
+pub async fn has_other_bytes(
+    connection: &mut Connection,
+    sop_instance_uid: &Uid,
+    local_ae_title: &AeTitle,
+    sha256: &Sha256Digest,
+) -> Result<bool> {
+    Ok(sqlx::query_scalar(
+        "select exists (select from instance where sop_instance_uid = $1 and local_ae_title = $2 and sha256 <> $3)
+            and not exists (select from instance where sop_instance_uid = $1 and local_ae_title = $2 and sha256 = $3)",
+    )
+    .bind(sop_instance_uid.as_str())
+    .bind(local_ae_title.as_str())
+    .bind(&sha256.0[..])
+    .fetch_one(connection)
+    .await?)
+}
+
+/// Other bytes under a known SOP Instance UID that were refused.
+#[derive(Debug, Clone)]
+pub struct DuplicateRefusal {
+    /// (0008,0018)
+    pub sop_instance_uid: Uid,
+    /// Our AE title that it was sent to.
+    pub local_ae_title: AeTitle,
+    /// Who sent it.
+    pub calling_ae_title: AeTitle,
+    /// The association that carried it.
+    pub association_id: Uuid,
+    /// The C-STORE status of the answer.
+    pub status: u16,
+}
+
+/// Notes a refusal with the object that is kept; does nothing when that is not indexed.
+pub async fn duplicate_refused(connection: &mut Connection, refusal: &DuplicateRefusal) -> Result<()> {
+    let kept: Option<Uuid> = sqlx::query_scalar(
+        "select id from instance where sop_instance_uid = $1 and local_ae_title = $2 order by version desc limit 1",
+    )
+    .bind(refusal.sop_instance_uid.as_str())
+    .bind(refusal.local_ae_title.as_str())
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(id) = kept else { return Ok(()) };
+    let words = format!(
+        "{} from {} with other bytes: refused with {:#06X}, what was there is kept",
+        refusal.sop_instance_uid, refusal.calling_ae_title, refusal.status
+    );
+    let data = json!({ "association_id": refusal.association_id, "calling_ae_title": refusal.calling_ae_title });
+    event::append(connection, event::Subject::Instance, id, "duplicate_refused", &words, data).await
 }
 
 /// An indexed object, as later rooms need it.
@@ -218,7 +317,7 @@ pub struct Instance {
     /// Where the archive keeps it.
     pub archive_key: String,
     /// Digest of the data set as received.
-    pub sha256: crate::types::Sha256Digest,
+    pub sha256: Sha256Digest,
 }
 
 #[derive(FromRow)]
@@ -242,6 +341,7 @@ pub async fn of_study(
         "select distinct on (sop_instance_uid) sop_instance_uid, sop_class_uid, series_instance_uid, modality,
                 archive_key, sha256
          from instance where study_instance_uid = $1 and local_ae_title = $2 and not own_output
+           and removed_at is null
          order by sop_instance_uid, version desc",
     )
     .bind(study_instance_uid)

@@ -5,7 +5,8 @@ use sqlx::{FromRow, types::Json};
 
 use super::{Connection, Db, DbError, Result, event};
 use crate::types::{
-    AeTitle, AssociationPolicy, Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig,
+    AeTitle, AssociationPolicy, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline,
+    Requirement, Route, SiteConfig,
 };
 
 /// The channel on which Postgres announces a change.
@@ -38,7 +39,25 @@ struct RouteRow {
     bundle: String,
     quiet_seconds: i32,
     max_wait_seconds: i32,
+    released_quiet_seconds: Option<i32>,
+    lost_quiet_seconds: Option<i32>,
+    required: Option<String>,
+    late_images: String,
+    late_images_within_seconds: Option<i32>,
     destinations: Vec<String>,
+}
+
+#[derive(FromRow)]
+struct PeerRow {
+    name: String,
+    ae_title: String,
+    host: String,
+    port: Option<i32>,
+    may_store: bool,
+    contact: String,
+    count_at_source: bool,
+    duplicates: String,
+    duplicate_status: Option<i32>,
 }
 
 fn ae_title(text: &str) -> Result<AeTitle> {
@@ -87,13 +106,24 @@ pub async fn load(connection: &mut Connection) -> Result<SiteConfig> {
 }
 
 fn peer_from_row(row: PeerRow) -> Result<Peer> {
+    let duplicates = match row.duplicates.as_str() {
+        "keep_version" => Duplicates::KeepVersion,
+        "refuse" => Duplicates::Refuse,
+        other => return Err(DbError::unreadable("policy for duplicates", other)),
+    };
+    let small = |value: Option<i32>, what| {
+        value.map(u16::try_from).transpose().map_err(|error| DbError::unreadable(what, error))
+    };
     Ok(Peer {
-        name: row.name,
         ae_title: ae_title(&row.ae_title)?,
+        name: row.name,
         host: row.host,
-        port: row.port.map(u16::try_from).transpose().map_err(|error| DbError::unreadable("port", error))?,
+        port: small(row.port, "port")?,
         may_store: row.may_store,
         contact: row.contact,
+        count_at_source: row.count_at_source,
+        duplicates,
+        duplicate_status: small(row.duplicate_status, "status for duplicates")?,
         policy: row.policy.0,
         tls: row.tls,
         require_tls: row.require_tls,
@@ -111,6 +141,12 @@ fn route_from_row(row: RouteRow) -> Result<Route> {
         "chest_radiograph" => Pipeline::ChestRadiograph,
         other => return Err(DbError::unreadable("pipeline", other)),
     };
+    let late_images = match row.late_images.as_str() {
+        "new_revision" => LateImages::NewRevision,
+        "ignore" => LateImages::Ignore,
+        other => return Err(DbError::unreadable("policy for late images", other)),
+    };
+    let required = row.required.as_deref().map(Requirement::parse).transpose();
     let seconds = |value: i32| u32::try_from(value).map_err(|error| DbError::unreadable("route time", error));
     Ok(Route {
         name: row.name,
@@ -123,6 +159,11 @@ fn route_from_row(row: RouteRow) -> Result<Route> {
         bundle: row.bundle,
         quiet_seconds: seconds(row.quiet_seconds)?,
         max_wait_seconds: seconds(row.max_wait_seconds)?,
+        released_quiet_seconds: row.released_quiet_seconds.map(seconds).transpose()?,
+        lost_quiet_seconds: row.lost_quiet_seconds.map(seconds).transpose()?,
+        required: required.map_err(|error| DbError::unreadable("requirement of a route", error))?,
+        late_images,
+        late_images_within_seconds: row.late_images_within_seconds.map(seconds).transpose()?,
         destinations: row.destinations,
     })
 }
@@ -180,8 +221,8 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         let fingerprints: Vec<String> = peer.tls_certificate_sha256.iter().map(ToString::to_string).collect();
         sqlx::query(
             "insert into peer (name, ae_title, host, port, may_store, contact, policy, tls, require_tls,
-                               tls_certificate_sha256, tls_subject_name)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                               tls_certificate_sha256, tls_subject_name, count_at_source, duplicates, duplicate_status)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         )
         .bind(&peer.name)
         .bind(peer.ae_title.as_str())
@@ -194,6 +235,12 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         .bind(peer.require_tls)
         .bind(&fingerprints)
         .bind(&peer.tls_subject_name)
+        .bind(peer.count_at_source)
+        .bind(match peer.duplicates {
+            Duplicates::KeepVersion => "keep_version",
+            Duplicates::Refuse => "refuse",
+        })
+        .bind(peer.duplicate_status.map(i32::from))
         .execute(&mut *connection)
         .await?;
     }
@@ -213,6 +260,7 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         .execute(&mut *connection)
         .await?;
     }
+    let seconds = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
     for route in &site.routes {
         let pipeline = match route.pipeline {
             Pipeline::ChestRadiograph => "chest_radiograph",
@@ -220,8 +268,9 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         let calling: Vec<&str> = route.calling_ae_titles.iter().map(AeTitle::as_str).collect();
         sqlx::query(
             "insert into route (name, sort_order, enabled, called_ae_title, calling_ae_titles, modalities, pipeline,
-                                bundle, quiet_seconds, max_wait_seconds, destinations)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                                bundle, quiet_seconds, max_wait_seconds, destinations, released_quiet_seconds,
+                                lost_quiet_seconds, required, late_images, late_images_within_seconds)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         )
         .bind(&route.name)
         .bind(route.order)
@@ -231,9 +280,17 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         .bind(&route.modalities)
         .bind(pipeline)
         .bind(&route.bundle)
-        .bind(i32::try_from(route.quiet_seconds).unwrap_or(i32::MAX))
-        .bind(i32::try_from(route.max_wait_seconds).unwrap_or(i32::MAX))
+        .bind(seconds(route.quiet_seconds))
+        .bind(seconds(route.max_wait_seconds))
         .bind(&route.destinations)
+        .bind(route.released_quiet_seconds.map(seconds))
+        .bind(route.lost_quiet_seconds.map(seconds))
+        .bind(route.required.as_ref().map(Requirement::as_str))
+        .bind(match route.late_images {
+            LateImages::NewRevision => "new_revision",
+            LateImages::Ignore => "ignore",
+        })
+        .bind(route.late_images_within_seconds.map(seconds))
         .execute(&mut *connection)
         .await?;
     }

@@ -174,7 +174,7 @@ pub struct DeliveryRow {
 pub async fn deliveries(connection: &mut Connection, workup_id: Option<Uuid>, limit: i64) -> Result<Vec<DeliveryRow>> {
     Ok(sqlx::query_as(
         "select x.id as result_id, x.run_id, w.study_instance_uid, x.kind, x.sop_instance_uid, x.archive_key,
-                x.preview_key, d.destination, d.state, d.attempts, d.last_status, d.last_words, d.next_attempt_at
+                case when x.removed_at is null then x.preview_key end as preview_key, d.destination, d.state, d.attempts, d.last_status, d.last_words, d.next_attempt_at
          from result x join run r on r.id = x.run_id join workup w on w.id = r.workup_id
          left join delivery d on d.result_id = x.id
          where $1::uuid is null or r.workup_id = $1
@@ -188,10 +188,11 @@ pub async fn deliveries(connection: &mut Connection, workup_id: Option<Uuid>, li
 
 /// Where the archive keeps the PNG of a result.
 pub async fn preview_key(connection: &mut Connection, result_id: Uuid) -> Result<Option<String>> {
-    let key: Option<Option<String>> = sqlx::query_scalar("select preview_key from result where id = $1")
-        .bind(result_id)
-        .fetch_optional(connection)
-        .await?;
+    let key: Option<Option<String>> =
+        sqlx::query_scalar("select preview_key from result where id = $1 and removed_at is null")
+            .bind(result_id)
+            .fetch_optional(connection)
+            .await?;
     Ok(key.flatten())
 }
 
@@ -239,7 +240,7 @@ pub struct EventRow {
     pub words: String,
 }
 
-/// The timeline of a workup with its runs and deliveries, oldest first.
+/// The timeline of a workup with its objects, runs and deliveries, oldest first.
 pub async fn timeline(connection: &mut Connection, workup_id: Uuid) -> Result<Vec<EventRow>> {
     Ok(sqlx::query_as(
         // Joined to the few subjects: with `or` and sub-queries Postgres would read the whole timeline of the node.
@@ -250,7 +251,12 @@ pub async fn timeline(connection: &mut Connection, workup_id: Uuid) -> Result<Ve
                union all
                select 'delivery', d.id::text
                from delivery d join result x on x.id = d.result_id join run r on r.id = x.run_id
-               where r.workup_id = $1) s
+               where r.workup_id = $1
+               union all
+               select 'instance', i.id::text
+               from instance i join workup w on w.study_instance_uid = i.study_instance_uid
+                    and w.local_ae_title = i.local_ae_title
+               where w.id = $1) s
          join event e on e.subject_kind = s.subject_kind and e.subject_id = s.subject_id
          order by e.id",
     )

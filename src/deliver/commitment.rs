@@ -13,6 +13,7 @@ use crate::{
     db::{
         self, Db,
         commitment::{self, AttemptEnd, Candidate, OpenRequest},
+        workup,
     },
     dimse::{
         AssociationRequestor, CommitmentResponse, OpenAssociations, RequestError, RequestorTimeouts,
@@ -91,6 +92,7 @@ impl ReportCommitment {
     /// Compares the list with the archive and keeps the outcome. Returns how many instances are missing when it is too
     /// early to say that they are not there.
     async fn evaluate(&self, request: &OpenRequest) -> anyhow::Result<Option<usize>> {
+        self.look_at_studies(request).await?;
         let candidates = commitment::candidates(&mut *self.db.acquire().await?, request.id).await?;
         let n_instances = candidates.last().map_or(0, |last| last.ordinal);
         let failures: BTreeMap<i32, FailureReason> = if request.duplicate_transaction {
@@ -111,6 +113,15 @@ impl ReportCommitment {
         commitment::evaluated(&mut tx, request, &failures, n_instances).await?;
         tx.commit().await.context("commit")?;
         Ok(None)
+    }
+
+    /// A request lists all that its sender has sent: studies that still wait for more may be complete.
+    async fn look_at_studies(&self, request: &OpenRequest) -> anyhow::Result<()> {
+        let mut tx = self.db.begin().await?;
+        for workup_id in workup::receiving_of_commitment(&mut tx, request.id).await? {
+            jobs::queue(&mut tx, &self.db, &Job::CompleteWorkup(workup_id), None).await?;
+        }
+        tx.commit().await.context("commit")
     }
 
     /// On the association on which the peer asked while that is open, else on one of our own.
@@ -358,6 +369,9 @@ mod tests {
             port,
             may_store: true,
             contact: String::new(),
+            count_at_source: false,
+            duplicates: crate::types::Duplicates::KeepVersion,
+            duplicate_status: None,
         };
         let request = OpenRequest {
             id: Uuid::nil(),

@@ -34,7 +34,7 @@ pub struct LoadedImage {
 pub struct Analysis {
     /// Scores and maps, or the reason why there are none.
     pub outcome: RunOutcome,
-    /// Milliseconds per stage, summed over the images: `decode`, `segment`, `classify`, `explain`.
+    /// Milliseconds per stage, summed over the images: `read`, `decode`, `segment`, `classify`, `explain`.
     pub stage_milliseconds: Vec<(String, f64)>,
 }
 
@@ -55,6 +55,9 @@ pub enum InferError {
         /// The first of them.
         first: String,
     },
+    /// An image cannot be read from where it is kept.
+    #[error("{0}")]
+    Read(String),
     /// Planes of the wrong size: segmenter and manifest contradict each other.
     #[error("the lung segmenter's output cannot be used: {0}")]
     Plane(#[from] PlaneError),
@@ -145,7 +148,8 @@ impl<M: Models> CxrPipeline<M> {
         &self.bundle
     }
 
-    /// Analyses the images of a study one after the other.
+    /// Analyses the images of a study one after the other; `read` gets each when its turn comes, so that one at a time
+    /// is in memory.
     ///
     /// Images that cannot or must not be analysed are left out with a reason; when none is left, the outcome is
     /// [`RunOutcome::NotAnalysed`]. A failing classifier is recorded and the rest are fused.
@@ -155,11 +159,18 @@ impl<M: Models> CxrPipeline<M> {
     ///
     /// Cancel safety: dropping the future loses the analysis and nothing else; a decoding that runs is finished on its
     /// thread and thrown away.
-    pub async fn analyse(&self, images: Vec<LoadedImage>) -> Result<Analysis, InferError> {
+    pub async fn analyse<R, F>(&self, sources: Vec<SourceImage>, mut read: R) -> Result<Analysis, InferError>
+    where
+        R: FnMut(SourceImage) -> F,
+        F: Future<Output = Result<LoadedImage, InferError>>,
+    {
         let mut times = StageTimes::default();
         let mut analysed = Vec::new();
         let mut excluded = Vec::new();
-        for LoadedImage { source, bytes } in images {
+        for source in sources {
+            let started = Instant::now();
+            let LoadedImage { source, bytes } = read(source).await?;
+            times.add("read", started);
             match self.analyse_image(&source, bytes, &mut times).await? {
                 Verdict::Goes(analysis) => analysed.push(analysis),
                 Verdict::Excluded(Exclusion { reason, words }) => {

@@ -192,15 +192,21 @@ fn source() -> SourceImage {
     }
 }
 
+async fn analyse(pipeline: &CxrPipeline<FakeModels>, images: Vec<LoadedImage>) -> Result<Analysis, InferError> {
+    let sources = images.iter().map(|image| image.source.clone()).collect();
+    let mut images = images.into_iter();
+    pipeline.analyse(sources, |_| std::future::ready(Ok(images.next().unwrap()))).await
+}
+
 async fn analysed(pipeline: &CxrPipeline<FakeModels>, images: Vec<LoadedImage>) -> CxrAnalysis {
-    match pipeline.analyse(images).await.unwrap().outcome {
+    match analyse(pipeline, images).await.unwrap().outcome {
         RunOutcome::Analysed(analysis) => analysis,
         RunOutcome::NotAnalysed(not) => panic!("not analysed: {not:?}"),
     }
 }
 
 async fn refused(pipeline: &CxrPipeline<FakeModels>, images: Vec<LoadedImage>) -> NotAnalysed {
-    match pipeline.analyse(images).await.unwrap().outcome {
+    match analyse(pipeline, images).await.unwrap().outcome {
         RunOutcome::NotAnalysed(not) => not,
         RunOutcome::Analysed(analysis) => panic!("analysed: {analysis:?}"),
     }
@@ -215,9 +221,9 @@ fn failed_gates(analysis: &CxrAnalysis) -> Vec<&str> {
 async fn a_sound_image_gets_scores_maps_and_a_mask() {
     let models = FakeModels::new([Member::Says(2.0, 2, 3), Member::Says(1.0, 2, 3), Member::Says(3.0, 2, 0)]);
     let pipeline = pipeline(BundleStatus::Validated, models);
-    let analysis = pipeline.analyse(vec![loaded(chest())]).await.unwrap();
+    let analysis = analyse(&pipeline, vec![loaded(chest())]).await.unwrap();
     let stages: Vec<&str> = analysis.stage_milliseconds.iter().map(|(stage, _)| stage.as_str()).collect();
-    assert_eq!(stages, ["decode", "segment", "classify", "explain"]);
+    assert_eq!(stages, ["read", "decode", "segment", "classify", "explain"]);
     let RunOutcome::Analysed(CxrAnalysis { images, excluded }) = analysis.outcome else { panic!() };
     assert!(excluded.is_empty());
     let [image] = images.as_slice() else { panic!() };
@@ -399,9 +405,30 @@ async fn a_failing_member_is_recorded_and_the_rest_are_fused(#[case] member: Mem
 }
 
 #[tokio::test]
+async fn each_image_is_read_when_its_turn_comes() {
+    let pipeline = pipeline(BundleStatus::Validated, FakeModels::new([Member::Says(2.0, 2, 3); 3]));
+    let image = loaded(chest());
+    let mut asked = 0;
+    let sources = vec![image.source.clone(), image.source.clone()];
+    let error = pipeline
+        .analyse(sources, |_| {
+            asked += 1;
+            let again = asked == 2;
+            let image = image.clone();
+            async move { if again { Err(InferError::Read("the second is gone".to_owned())) } else { Ok(image) } }
+        })
+        .await
+        .unwrap_err();
+    assert_eq!(error.to_string(), "the second is gone");
+    assert!(error.is_retryable());
+    // The first had gone all the way before the second was asked for.
+    assert_eq!(pipeline.models().n_classified.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
 async fn without_any_member_the_run_fails_and_may_be_tried_again() {
     let pipeline = pipeline(BundleStatus::Validated, FakeModels::new([Member::Fails; 3]));
-    let error = pipeline.analyse(vec![loaded(chest())]).await.unwrap_err();
+    let error = analyse(&pipeline, vec![loaded(chest())]).await.unwrap_err();
     assert!(matches!(&error, InferError::AllMembersFailed { failures, .. } if failures.len() == 3), "{error}");
     assert!(error.is_retryable());
 }

@@ -16,7 +16,7 @@ use time::{OffsetDateTime, UtcOffset};
 use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
-use super::{CxrPipeline, LoadedImage, NnModels};
+use super::{CxrPipeline, InferError, LoadedImage, NnModels};
 use crate::{
     archive::{Archive, ArchiveError},
     db::{
@@ -236,13 +236,9 @@ impl Inner {
             let not_analysed = NotAnalysed { reason: ReasonCode::NoSuitableImage, words, sources: sources.clone() };
             (RunOutcome::NotAnalysed(not_analysed), Vec::new())
         } else {
-            let reading = Instant::now();
-            let images = self.load(radiographs).await.map_err(technical)?;
-            let reading_milliseconds = reading.elapsed().as_secs_f64() * 1000.0;
-            let analysis = pipeline.analyse(images).await.map_err(|error| technical(anyhow!(error)))?;
-            let mut stages = vec![("read".to_owned(), reading_milliseconds)];
-            stages.extend(analysis.stage_milliseconds);
-            (analysis.outcome, stages)
+            let analysis = pipeline.analyse(radiographs, |source| self.load(source)).await;
+            let analysis = analysis.map_err(|error| technical(anyhow!(error)))?;
+            (analysis.outcome, analysis.stage_milliseconds)
         };
         let result_key = report::result_key(
             self.settings.installation.id,
@@ -260,18 +256,11 @@ impl Inner {
         Ok(instance::of_study(&mut connection, &claimed.study_instance_uid, &claimed.local_ae_title).await?)
     }
 
-    async fn load(&self, sources: Vec<SourceImage>) -> anyhow::Result<Vec<LoadedImage>> {
+    async fn load(&self, source: SourceImage) -> Result<LoadedImage, InferError> {
         let archive = self.archive.clone();
-        tokio::task::spawn_blocking(move || {
-            sources
-                .into_iter()
-                .map(|source| {
-                    let bytes = archive
-                        .read(&source.archive_key)
-                        .with_context(|| format!("read {} from the archive", source.archive_key))?;
-                    Ok(LoadedImage { source, bytes })
-                })
-                .collect()
+        tokio::task::spawn_blocking(move || match archive.read(&source.archive_key) {
+            Ok(bytes) => Ok(LoadedImage { source, bytes }),
+            Err(error) => Err(InferError::Read(format!("read {} from the archive: {error}", source.archive_key))),
         })
         .await?
     }

@@ -33,6 +33,7 @@ pub async fn reconcile(db: &Db) -> Result<Reconciled, JobError> {
     .map_err(DbError::from)?;
     let mut jobs = Vec::new();
     jobs.extend(workup::due(&mut tx).await?.into_iter().map(Job::CompleteWorkup));
+    jobs.extend(workup::with_new_commitment(&mut tx).await?.into_iter().map(Job::CompleteWorkup));
     jobs.extend(run::due(&mut tx).await?.into_iter().map(Job::RunBundle));
     jobs.extend(run::unrendered(&mut tx).await?.into_iter().map(Job::RenderRun));
     jobs.extend(delivery::due_destinations(&mut tx).await?.into_iter().map(Job::Deliver));

@@ -238,6 +238,9 @@ mod tests {
             require_tls: false,
             tls_certificate_sha256: Vec::new(),
             tls_subject_name: None,
+            count_at_source: false,
+            duplicates: crate::types::Duplicates::KeepVersion,
+            duplicate_status: None,
         }
     }
 

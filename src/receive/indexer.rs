@@ -23,14 +23,19 @@ use crate::{
     },
     jobs::{self, Job},
     telemetry::{Metrics, events},
-    types::{SiteConfig, StoredObject, Uid},
+    types::{LateImages, SiteConfig, StoredObject, Uid},
 };
 
 /// Steps that wait for the index at most. Objects beyond are found by a scan; they are on the disk.
 const QUEUE_LENGTH: usize = 10_000;
 
 /// How long a study waits when no route says so.
-const DEFAULT_PATIENCE: Patience = Patience { quiet: Duration::from_secs(10), maximum_wait: Duration::from_mins(10) };
+const DEFAULT_PATIENCE: Patience = Patience {
+    quiet: Duration::from_secs(10),
+    maximum_wait: Duration::from_mins(10),
+    late_images: LateImages::NewRevision,
+    late_images_within: None,
+};
 
 /// How long a batch waits for more objects. Long enough for ten CT slices, too short for anybody to notice.
 const GATHERING: Duration = Duration::from_millis(50);
@@ -39,6 +44,7 @@ enum Step {
     Accepted(association::AssociationStart),
     Refused(association::AssociationStart, association::Refusal),
     Stored(Box<StoredObject>),
+    DuplicateRefused(instance::DuplicateRefusal),
     Ended(association::AssociationEnd),
 }
 
@@ -81,6 +87,11 @@ impl IndexQueue {
     /// An association has ended.
     pub fn association_ended(&self, end: association::AssociationEnd) {
         self.push(Step::Ended(end));
+    }
+
+    /// Other bytes under a known SOP Instance UID were refused.
+    pub fn duplicate_refused(&self, refusal: instance::DuplicateRefusal) {
+        self.push(Step::DuplicateRefused(refusal));
     }
 
     /// An object is durable.
@@ -317,17 +328,21 @@ impl Indexer {
                 Step::Accepted(start) => association::insert(&mut tx, start, None).await?,
                 Step::Refused(start, refusal) => association::insert(&mut tx, start, Some(refusal)).await?,
                 Step::Stored(object) => objects.push((**object).clone()),
-                Step::Ended(_) => {}
+                Step::DuplicateRefused(_) | Step::Ended(_) => {}
             }
         }
         let outcomes = self.index(&mut tx, &objects).await?;
         for (_, step) in batch {
-            if let Step::Ended(end) = step {
-                association::end(&mut tx, end).await?;
-                // Its studies may be complete now: look at once instead of at the next due time.
-                for workup_id in association::workups_of(&mut tx, end.id).await? {
-                    jobs::queue(&mut tx, &self.db, &Job::CompleteWorkup(workup_id), None).await?;
+            match step {
+                Step::DuplicateRefused(refusal) => instance::duplicate_refused(&mut tx, refusal).await?,
+                Step::Ended(end) => {
+                    association::end(&mut tx, end).await?;
+                    // Its studies may be complete now: look at once instead of at the next due time.
+                    for workup_id in association::workups_of(&mut tx, end.id).await? {
+                        jobs::queue(&mut tx, &self.db, &Job::CompleteWorkup(workup_id), None).await?;
+                    }
                 }
+                _ => {}
             }
         }
         let hour = hour_folder(OffsetDateTime::now_utc() - time::Duration::hours(1));
@@ -495,6 +510,8 @@ fn patience_for(site: &SiteConfig, object: &StoredObject) -> Patience {
     by_modality.or(routes.first()).map_or(DEFAULT_PATIENCE, |route| Patience {
         quiet: Duration::from_secs(route.quiet_seconds.into()),
         maximum_wait: Duration::from_secs(route.max_wait_seconds.into()),
+        late_images: route.late_images,
+        late_images_within: route.late_images_within_seconds.map(|seconds| Duration::from_secs(seconds.into())),
     })
 }
 
@@ -509,7 +526,7 @@ mod tests {
         Indexer::new(
             IndexerSettings { node: "test".into(), own_device_uid: uid("2.25.2"), batch_size },
             Db::connect_lazy("postgres://nobody@127.0.0.1:1/none", 1).unwrap(),
-            Archive::open(folder, ids).unwrap(),
+            Archive::open(folder, ids, 0).unwrap(),
             watch::channel(None).1,
             Arc::new(Metrics::new()),
         )

@@ -7,12 +7,14 @@
 //!
 //! Storage Commitment requests and reports become rows before they are answered (`commitment`).
 //!
-//! Architecture invariant: knows no models and no SQL; admission and objects need no database.
+//! Architecture invariant: knows no models and no SQL; admission and objects need no database. It is asked, with a short
+//! limit, only for peers whose duplicates are refused.
 
 mod admission;
 mod commitment;
 mod identity;
 mod indexer;
+mod known_objects;
 mod policy;
 mod receiver;
 mod site_watch;

@@ -10,17 +10,21 @@ use time::OffsetDateTime;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use super::{IndexQueue, SiteSnapshot, admit, commitment, identity};
+use super::{
+    IndexQueue, SiteSnapshot, admit, commitment, identity,
+    known_objects::{KnownObjects, Verdict},
+};
 use crate::{
-    archive::{Archive, ArchiveError, IncomingObject, ObjectMeta},
-    db::{Db, association},
+    archive::{Archive, ArchiveError, CheckedObject, DiskGuard, DiskLines, IncomingObject, ObjectMeta},
+    db::{Db, association, instance::DuplicateRefusal},
     dimse::{
         Admission, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, EndReason, FailedStep,
         NegotiatedContext, NotEstablished, RejectReason, Rejection, ServiceFailure, StoreFailure, StoreRequest,
     },
     telemetry::{AssociationEnd as CountedEnd, Metrics, RejectionReason, events},
     types::{
-        AeTitle, AssociationPolicy, CommitmentReport, CommitmentRequest, ObjectOrigin, StoredObject, UserIdentityPolicy,
+        AeTitle, AssociationPolicy, CommitmentReport, CommitmentRequest, Duplicates, ObjectOrigin, Peer, StoredObject,
+        UserIdentityPolicy,
     },
 };
 
@@ -37,8 +41,6 @@ pub struct ReceiverSettings {
     pub node: String,
     /// Longest data set that is stored, in bytes.
     pub maximum_object_bytes: u64,
-    /// Free bytes below which objects are refused with 0xA700.
-    pub minimum_free_bytes: u64,
     /// What associations may do where neither the local AE title nor the peer says otherwise.
     pub policy: AssociationPolicy,
 }
@@ -48,6 +50,8 @@ pub struct Receiver {
     settings: ReceiverSettings,
     site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
     archive: Archive,
+    disk: Arc<DiskGuard>,
+    known: KnownObjects,
     index: IndexQueue,
     db: Db,
     metrics: Arc<Metrics>,
@@ -55,19 +59,21 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver that admits by `site`, stores into `archive` and hands on to `index`. `db` keeps Storage Commitment
-    /// messages; objects do not need it.
+    /// A receiver that admits by `site` while `disk` has room, stores into `archive` and hands on to `index`. `db` keeps
+    /// Storage Commitment messages, and is asked for duplicates of peers that may send none; objects do not need it.
     #[must_use]
     pub fn new(
         settings: ReceiverSettings,
         site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
         archive: Archive,
+        disk: Arc<DiskGuard>,
         index: IndexQueue,
         db: Db,
         metrics: Arc<Metrics>,
     ) -> Self {
         let identity_checks = Semaphore::new(CONCURRENT_IDENTITY_CHECKS);
-        Self { settings, site, archive, index, db, metrics, identity_checks }
+        let known = KnownObjects::new(db.clone());
+        Self { settings, site, archive, disk, known, index, db, metrics, identity_checks }
     }
 
     fn start_of(&self, request: &AssociationRequest) -> association::AssociationStart {
@@ -81,6 +87,19 @@ impl Receiver {
             peer_implementation_version_name: request.implementation.version_name.clone(),
             started_at: OffsetDateTime::now_utc(),
         }
+    }
+
+    /// The status for duplicates of the peer that calls, if it may send none.
+    fn refuse_duplicates(&self, request: &AssociationRequest) -> Option<u16> {
+        let snapshot = self.site.borrow().clone()?;
+        let address = request.peer_address.ip().to_canonical();
+        let calls = |peer: &&Peer| {
+            peer.may_store
+                && Some(&peer.ae_title) == request.calling_ae_title.title.as_ref()
+                && (peer.host == "*" || snapshot.addresses(peer).contains(&address))
+        };
+        let peer = snapshot.site.peers.iter().find(calls)?;
+        (peer.duplicates == Duplicates::Refuse).then(|| peer.duplicate_status())
     }
 
     fn tell_rejection(&self, request: &AssociationRequest, reason: RejectionReason, words: &str, remedy: &str) {
@@ -120,26 +139,26 @@ impl Receiver {
         &self,
         origin: ObjectOrigin,
         request: &StoreRequest,
+        refuse_duplicates: Option<u16>,
         data: &mut DataSetStream<'_>,
         received_bytes: &mut u64,
-    ) -> Result<StoredObject, StoreFailure> {
+    ) -> Result<StoredObject, NotStored> {
+        let called_ae_title = origin.called_ae_title.clone();
         let meta = ObjectMeta {
             sop_class_uid: request.affected_sop_class_uid.clone(),
             sop_instance_uid: request.affected_sop_instance_uid.clone(),
             transfer_syntax_uid: request.transfer_syntax_uid.clone(),
             origin,
         };
-        let minimum_free_bytes = self.settings.minimum_free_bytes;
-        let mut object = Object::Announced { archive: self.archive.clone(), minimum_free_bytes, meta };
+        let mut object = Object::Announced { archive: self.archive.clone(), disk: Arc::clone(&self.disk), meta };
         let mut chunk = BytesMut::new();
         while let Some(fragment) = data.next().await? {
             *received_bytes += fragment.len() as u64;
             if *received_bytes > self.settings.maximum_object_bytes {
                 let limit = self.settings.maximum_object_bytes;
                 // Not transient: the same object would come again and again.
-                return Err(StoreFailure::cannot_understand(format!(
-                    "object is longer than dicom.max_object_bytes = {limit}"
-                )));
+                let words = format!("object is longer than dicom.max_object_bytes = {limit}");
+                return Err(StoreFailure::cannot_understand(words).into());
             }
             chunk.extend_from_slice(&fragment);
             if chunk.len() >= CHUNK_BYTES {
@@ -147,41 +166,97 @@ impl Receiver {
             }
         }
         let rest = chunk.freeze();
-        blocking(move || {
+        let check = move || {
             let mut incoming = object.begin()?;
             incoming.write(&rest).map_err(|error| failure(&error))?;
-            incoming.finish().map_err(|error| failure(&error))
-        })
-        .await
+            incoming.check().map_err(|error| failure(&error))
+        };
+        let publish = |checked: CheckedObject| checked.publish().map_err(|error| failure(&error));
+        let Some(status) = refuse_duplicates else {
+            let stored = blocking(move || publish(check()?)).await?;
+            self.known.stored(&stored);
+            return Ok(stored);
+        };
+        let checked = blocking(check).await?;
+        let sha256 = checked.sha256();
+        let verdict = self.known.ask(&request.affected_sop_instance_uid, &called_ae_title, sha256).await;
+        match &verdict {
+            Verdict::OtherBytes => {
+                let failure = StoreFailure::new(status, "this SOP Instance UID is known with other bytes");
+                return Err(NotStored { failure, duplicate: true });
+            }
+            Verdict::New { .. } => {}
+            Verdict::Unknown { reason } => tracing::warn!(
+                sop_instance_uid = %request.affected_sop_instance_uid,
+                reason,
+                "Postgres cannot be asked for a duplicate, which this peer may not send: if it is one, it is kept as a version"
+            ),
+        }
+        // The claim on the UID is held until the object is there.
+        let stored = blocking(move || publish(checked)).await?;
+        self.known.stored(&stored);
+        drop(verdict);
+        Ok(stored)
+    }
+}
+
+/// Why an object is not stored.
+struct NotStored {
+    failure: StoreFailure,
+    /// Other bytes are kept under its UID, and its peer may send no duplicates.
+    duplicate: bool,
+}
+
+impl<E: Into<StoreFailure>> From<E> for NotStored {
+    fn from(failure: E) -> Self {
+        Self { failure: failure.into(), duplicate: false }
     }
 }
 
 /// An object on its way. Its file is made with its first bytes, so that a short object costs one hop only.
 enum Object {
-    Announced { archive: Archive, minimum_free_bytes: u64, meta: ObjectMeta },
-    Begun(IncomingObject),
+    Announced { archive: Archive, disk: Arc<DiskGuard>, meta: ObjectMeta },
+    Begun { incoming: Box<IncomingObject>, disk: Arc<DiskGuard> },
 }
 
 impl Object {
     /// Makes the file, if there is room and it is not there yet. Blocks.
     fn begin(self) -> Result<IncomingObject, StoreFailure> {
-        let (archive, minimum_free_bytes, meta) = match self {
-            Self::Begun(incoming) => return Ok(incoming),
-            Self::Announced { archive, minimum_free_bytes, meta } => (archive, minimum_free_bytes, meta),
-        };
-        let free_bytes = archive.free_bytes().map_err(|error| failure(&error))?;
-        if free_bytes < minimum_free_bytes {
-            return Err(StoreFailure::out_of_resources(format!("{} MiB free on the archive's disk", free_bytes >> 20)));
+        match self {
+            Self::Begun { incoming, .. } => Ok(*incoming),
+            Self::Announced { archive, disk, meta } => {
+                check_room(&disk)?;
+                archive.begin(meta).map_err(|error| failure(&error))
+            }
         }
-        archive.begin(meta).map_err(|error| failure(&error))
     }
+
+    fn disk(&self) -> Arc<DiskGuard> {
+        match self {
+            Self::Announced { disk, .. } | Self::Begun { disk, .. } => Arc::clone(disk),
+        }
+    }
+}
+
+/// Receiving never takes what is kept free for results. Blocks.
+fn check_room(disk: &DiskGuard) -> Result<(), StoreFailure> {
+    let state = disk.look().map_err(|error| failure(&error))?;
+    if state.stopped {
+        return Err(StoreFailure::out_of_resources(format!(
+            "{} MiB free on the archive's disk",
+            state.free_bytes >> 20
+        )));
+    }
+    Ok(())
 }
 
 async fn append(object: Object, bytes: Bytes) -> Result<Object, StoreFailure> {
     blocking(move || {
+        let disk = object.disk();
         let mut incoming = object.begin()?;
         incoming.write(&bytes).map_err(|error| failure(&error))?;
-        Ok(Object::Begun(incoming))
+        check_room(&disk)?;
+        Ok(Object::Begun { incoming: Box::new(incoming), disk })
     })
     .await
 }
@@ -227,7 +302,18 @@ pub struct ReceivingAssociation {
     calling_ae_title: Option<AeTitle>,
     called_ae_title: Option<AeTitle>,
     peer_address: std::net::IpAddr,
+    /// The status for other bytes under a known SOP Instance UID; `None` when they are kept.
+    refuse_duplicates: Option<u16>,
     started: Instant,
+}
+
+/// A transient rejection: whoever may call learns it as well as strangers, and both come back later.
+fn no_room(lines: DiskLines) -> Rejection {
+    Rejection::local_limit_exceeded(
+        format!("more than {} MiB free on the archive's disk", lines.resume_bytes >> 20),
+        "an association while there is less",
+        "make room on the archive's disk or enlarge it; the peer tries again by itself",
+    )
 }
 
 impl ReceivingAssociation {
@@ -254,6 +340,9 @@ impl AssociationHandler for Receiver {
     async fn admit(&self, request: &AssociationRequest) -> Result<Admission, Rejection> {
         let snapshot = self.site.borrow().clone();
         let site = snapshot.as_deref();
+        if self.disk.is_stopped() {
+            return Err(no_room(self.disk.lines()));
+        }
         let admitted = admit(site.map(|snapshot| &snapshot.site), &self.settings.policy, request, |peer| {
             site.map(|snapshot| snapshot.addresses(peer)).unwrap_or_default()
         })?;
@@ -345,6 +434,7 @@ impl AssociationHandler for Receiver {
             calling_ae_title: request.calling_ae_title.title.clone(),
             called_ae_title: request.called_ae_title.title.clone(),
             peer_address: request.peer_address.ip().to_canonical(),
+            refuse_duplicates: self.refuse_duplicates(request),
             started: Instant::now(),
         }
     }
@@ -365,7 +455,9 @@ impl AssociationHandler for Receiver {
         };
         let started = Instant::now();
         let mut received_bytes = 0;
-        match self.store_object(origin, &request, data, &mut received_bytes).await {
+        let (calling_ae_title, local_ae_title) = (origin.calling_ae_title.clone(), origin.called_ae_title.clone());
+        let refuse_duplicates = association.refuse_duplicates;
+        match self.store_object(origin, &request, refuse_duplicates, data, &mut received_bytes).await {
             Ok(stored) => {
                 events::ObjectStored {
                     association_id: association.id,
@@ -378,7 +470,7 @@ impl AssociationHandler for Receiver {
                 self.index.stored(stored);
                 Ok(())
             }
-            Err(failure) => {
+            Err(NotStored { failure, duplicate }) => {
                 events::ObjectRefused {
                     association_id: association.id,
                     sop_instance_uid: request.affected_sop_instance_uid.as_str(),
@@ -387,6 +479,16 @@ impl AssociationHandler for Receiver {
                     received_bytes,
                 }
                 .emit(&self.metrics);
+                if duplicate {
+                    self.metrics.duplicate_refused();
+                    self.index.duplicate_refused(DuplicateRefusal {
+                        sop_instance_uid: request.affected_sop_instance_uid,
+                        local_ae_title,
+                        calling_ae_title,
+                        association_id: association.id,
+                        status: failure.status,
+                    });
+                }
                 Err(failure)
             }
         }

@@ -192,6 +192,16 @@ label! {
     }
 }
 
+label! {
+    /// What retention removes.
+    RetentionKind as "kind" {
+        /// Received objects.
+        Objects = "objects",
+        /// Results, their pictures left out.
+        Results = "results",
+    }
+}
+
 /// One label with its name.
 type By<L> = [(&'static str, L); 1];
 
@@ -210,6 +220,9 @@ where
     }
 }
 
+/// For a metric that is absent at times.
+type NoLabels = [(&'static str, &'static str); 0];
+
 type SecondsGauge = Gauge<f64, AtomicU64>;
 
 /// Every metric of one process. Made once, shared by reference; gauges are set by whoever knows the value, everything
@@ -224,6 +237,7 @@ pub struct Metrics {
     objects_stored: Counter,
     objects_duplicate: Counter,
     objects_version_conflict: Counter,
+    objects_duplicate_refused: Counter,
     objects_refused: Family<By<RefusalStatus>, Counter>,
     received_bytes: Counter,
     store_seconds: Histogram,
@@ -238,6 +252,10 @@ pub struct Metrics {
     infer_restarts: Counter,
     archive_free_bytes: Gauge<u64, AtomicU64>,
     tls_certificate_expires_seconds: SecondsGauge,
+    archive_receiving_stopped: Gauge,
+    /// Empty while the disk does not fill.
+    archive_seconds_to_full: Family<NoLabels, SecondsGauge>,
+    retention_removed_bytes: Family<By<RetentionKind>, Counter>,
 }
 
 /// Makes the histogram of one stage.
@@ -269,6 +287,7 @@ impl Metrics {
             objects_stored: Counter::default(),
             objects_duplicate: Counter::default(),
             objects_version_conflict: Counter::default(),
+            objects_duplicate_refused: Counter::default(),
             objects_refused: Family::default(),
             received_bytes: Counter::default(),
             store_seconds: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0]),
@@ -283,6 +302,9 @@ impl Metrics {
             infer_restarts: Counter::default(),
             archive_free_bytes: Gauge::default(),
             tls_certificate_expires_seconds: SecondsGauge::default(),
+            archive_receiving_stopped: Gauge::default(),
+            archive_seconds_to_full: Family::default(),
+            retention_removed_bytes: Family::default(),
         };
         // Without a certificate none ends.
         metrics.tls_certificate_expires_seconds.set(f64::INFINITY);
@@ -292,6 +314,7 @@ impl Metrics {
         start_at_zero(&metrics.runs_ended);
         start_at_zero(&metrics.run_stage_seconds);
         start_at_zero(&metrics.deliveries_ended);
+        start_at_zero(&metrics.retention_removed_bytes);
         metrics.registered()
     }
 
@@ -323,6 +346,11 @@ impl Metrics {
             "objects_version_conflict",
             "Objects that arrived under a known UID with other bytes and were kept as a further version",
             self.objects_version_conflict.clone(),
+        );
+        registry.register(
+            "objects_duplicate_refused",
+            "Objects that were refused because their UID is known with other bytes",
+            self.objects_duplicate_refused.clone(),
         );
         registry.register("objects_refused", "Objects that were refused, by status", self.objects_refused.clone());
         registry.register_with_unit(
@@ -384,6 +412,22 @@ impl Metrics {
             Unit::Seconds,
             self.tls_certificate_expires_seconds.clone(),
         );
+        registry.register(
+            "archive_receiving_stopped",
+            "1 while too little space is free on the archive's disk to receive",
+            self.archive_receiving_stopped.clone(),
+        );
+        registry.register(
+            "archive_seconds_to_full",
+            "Until receiving stops for want of space, at the rate of the last minutes; absent while the disk does not fill",
+            self.archive_seconds_to_full.clone(),
+        );
+        registry.register_with_unit(
+            "retention_removed",
+            "What retention has removed, by kind",
+            Unit::Bytes,
+            self.retention_removed_bytes.clone(),
+        );
         registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         self
     }
@@ -419,6 +463,27 @@ impl Metrics {
     /// Sets the time until our TLS certificate expires, in seconds; negative once it has.
     pub fn set_tls_certificate_expires(&self, seconds: f64) {
         self.tls_certificate_expires_seconds.set(seconds);
+    }
+
+    /// Sets whether receiving is stopped for want of space, and when it will be; `None` while the disk does not fill.
+    pub fn set_archive_room(&self, stopped: bool, seconds_to_full: Option<f64>) {
+        self.archive_receiving_stopped.set(i64::from(stopped));
+        match seconds_to_full {
+            Some(seconds) => {
+                self.archive_seconds_to_full.get_or_create(&[]).set(seconds);
+            }
+            None => self.archive_seconds_to_full.clear(),
+        }
+    }
+
+    /// Counts an object that was refused because its UID is known with other bytes.
+    pub fn duplicate_refused(&self) {
+        self.objects_duplicate_refused.inc();
+    }
+
+    /// Counts bytes that retention has removed.
+    pub fn retention_removed(&self, kind: RetentionKind, bytes: u64) {
+        self.retention_removed_bytes.get_or_create(&by(kind)).inc_by(bytes);
     }
 
     pub(super) fn association_accepted(&self) {
@@ -536,8 +601,10 @@ mod tests {
     fn the_documentation_lists_every_metric_and_no_other() {
         let docs = fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap();
         let documented = from_docs(&docs);
-        let registered = from_exposition(&Metrics::new().encode());
-        assert_eq!(registered.len(), 22);
+        let metrics = Metrics::new();
+        metrics.set_archive_room(false, Some(1.0));
+        let registered = from_exposition(&metrics.encode());
+        assert_eq!(registered.len(), 26);
         assert_eq!(documented, registered);
     }
 
@@ -568,6 +635,7 @@ mod tests {
         check::<RunEnd>();
         check::<RunStage>();
         check::<DeliveryEnd>();
+        check::<RetentionKind>();
     }
 
     #[test]
@@ -584,14 +652,27 @@ mod tests {
         metrics.set_index_backlog(3, Duration::from_millis(1500));
         metrics.set_deliveries_waiting(7);
         metrics.set_archive_free_bytes(1 << 40);
+        metrics.set_archive_room(true, Some(3600.5));
         let text = metrics.encode();
         for line in [
             "hilum_index_queue_objects 3",
             "hilum_index_lag_seconds 1.5",
             "hilum_deliveries_waiting 7",
             "hilum_archive_free_bytes 1099511627776",
+            "hilum_archive_receiving_stopped 1",
+            "hilum_archive_seconds_to_full 3600.5",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn time_to_full_is_absent_while_nothing_fills() {
+        let metrics = Metrics::new();
+        assert!(!metrics.encode().contains("seconds_to_full "), "{}", metrics.encode());
+        metrics.set_archive_room(false, Some(9.0));
+        assert!(metrics.encode().contains("seconds_to_full 9.0"), "{}", metrics.encode());
+        metrics.set_archive_room(false, None);
+        assert!(!metrics.encode().contains("seconds_to_full 9.0"));
     }
 }

@@ -8,6 +8,7 @@ mod ae_title;
 mod commitment;
 mod object;
 mod policy;
+mod requirement;
 mod run;
 mod sha256;
 mod site;
@@ -19,11 +20,14 @@ pub use object::{ObjectHeader, ObjectOrigin, StoredObject};
 pub use policy::{
     AssociationPolicy, IdentityUser, PasscodeHash, PasscodeHashError, RequiredIdentity, UserIdentityPolicy,
 };
+pub use requirement::{Requirement, RequirementError, SeriesFacts};
 pub use run::{
     BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, ExcludedImage, GateResult, HeatMap,
     ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument,
     ReasonCode, RunOutcome, RunRecord, SourceImage, UNTRAINED_NOTICE,
 };
 pub use sha256::{Sha256Digest, Sha256DigestError};
-pub use site::{Destination, DestinationKind, LocalAe, Peer, Pipeline, Route, SiteConfig, SiteProblem};
+pub use site::{
+    Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig, SiteProblem,
+};
 pub use uid::{Uid, UidError};

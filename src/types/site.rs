@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AeTitle, AssociationPolicy, Sha256Digest};
+use super::{AeTitle, AssociationPolicy, Requirement, Sha256Digest};
 
 fn default_true() -> bool {
     true
@@ -61,6 +61,44 @@ pub struct Peer {
     /// the subject's common name.
     #[serde(default)]
     pub tls_subject_name: Option<String>,
+    /// Ask it by C-FIND how many instances a study has, before a study that it sent counts as complete.
+    #[serde(default)]
+    pub count_at_source: bool,
+    /// What to do when it sends other bytes under a known SOP Instance UID.
+    #[serde(default)]
+    pub duplicates: Duplicates,
+    /// The C-STORE status of a refused duplicate, [`Peer::DUPLICATE_STATUS`] when not given; a failure status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate_status: Option<u16>,
+}
+
+/// What to do with other bytes under a known SOP Instance UID. The same bytes again are always answered with Success
+/// and stored once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Duplicates {
+    /// Keep them beside the first.
+    #[default]
+    KeepVersion,
+    /// Answer with a failure status and keep the first only.
+    Refuse,
+}
+
+impl Peer {
+    /// Duplicate SOP instance (PS3.7 section C.5.6).
+    pub const DUPLICATE_STATUS: u16 = 0x0111;
+
+    /// The status of a refused duplicate.
+    #[must_use]
+    pub fn duplicate_status(&self) -> u16 {
+        self.duplicate_status.unwrap_or(Self::DUPLICATE_STATUS)
+    }
+
+    /// Whether senders take a status as "not stored, do not try again": PS3.7 annex C, PS3.4 table B.2-1. A warning
+    /// would say that the object is stored.
+    const fn refuses_for_good(status: u16) -> bool {
+        matches!(status, Self::DUPLICATE_STATUS | 0x0110 | 0x0117 | 0x0124 | 0xA900..=0xA9FF | 0xC000..=0xCFFF)
+    }
 }
 
 /// How results travel to a destination.
@@ -96,6 +134,17 @@ pub enum Pipeline {
     ChestRadiograph,
 }
 
+/// What becomes of images that arrive when their study has been analysed already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LateImages {
+    /// The study is analysed again with them.
+    #[default]
+    NewRevision,
+    /// They are kept and told of; nothing is analysed again.
+    Ignore,
+}
+
 /// Which studies get which pipeline and where the results go. The first enabled route in `order` that matches
 /// decides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,9 +172,77 @@ pub struct Route {
     pub quiet_seconds: u32,
     /// A study is complete at the latest so long after its first object.
     pub max_wait_seconds: u32,
+    /// Instead of `quiet_seconds`, when every association that stored to the study was released; at least so long
+    /// for senders that are known to pause for longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released_quiet_seconds: Option<u32>,
+    /// Instead of `quiet_seconds`, when an association was lost and its sender has not come again; at most so long
+    /// for senders that are known to pause. Three times `quiet_seconds` when not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_quiet_seconds: Option<u32>,
+    /// What must be there before a study is complete, unless `max_wait_seconds` have passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<Requirement>,
+    /// What becomes of images that arrive when their study has been analysed already.
+    #[serde(default)]
+    pub late_images: LateImages,
+    /// With `late_images = "new_revision"`: only so long after the study was complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_images_within_seconds: Option<u32>,
     /// Names of destinations that get the results.
     #[serde(default)]
     pub destinations: Vec<String>,
+}
+
+impl Route {
+    /// Silence that completes a study whose associations were all released.
+    #[must_use]
+    pub fn released_quiet_seconds(&self) -> u32 {
+        self.released_quiet_seconds.unwrap_or(self.quiet_seconds)
+    }
+
+    /// Silence that completes a study one of whose associations was lost.
+    #[must_use]
+    pub fn lost_quiet_seconds(&self) -> u32 {
+        let thrice = self.quiet_seconds.saturating_mul(3).min(self.max_wait_seconds);
+        self.lost_quiet_seconds.unwrap_or(thrice)
+    }
+
+    /// The keys that contradict each other, in words.
+    fn contradictions(&self) -> Vec<(String, &'static str)> {
+        let mut found = Vec::new();
+        let (quiet, longest) = (self.quiet_seconds, self.max_wait_seconds);
+        if quiet == 0 || longest < quiet {
+            found.push((
+                format!("has quiet_seconds = {quiet} and max_wait_seconds = {longest}"),
+                "quiet_seconds must be at least 1 and max_wait_seconds at least as long",
+            ));
+            return found;
+        }
+        if let Some(released) = self.released_quiet_seconds.filter(|released| !(1..=quiet).contains(released)) {
+            found.push((
+                format!("has released_quiet_seconds = {released} and quiet_seconds = {quiet}"),
+                "released_quiet_seconds must be at least 1 and at most quiet_seconds",
+            ));
+        }
+        if let Some(lost) = self.lost_quiet_seconds.filter(|lost| !(quiet..=longest).contains(lost)) {
+            found.push((
+                format!("has lost_quiet_seconds = {lost}, quiet_seconds = {quiet} and max_wait_seconds = {longest}"),
+                "lost_quiet_seconds must be at least quiet_seconds and at most max_wait_seconds",
+            ));
+        }
+        match (self.late_images, self.late_images_within_seconds) {
+            (LateImages::Ignore, Some(_)) => found.push((
+                "has late_images_within_seconds and late_images = \"ignore\"".to_owned(),
+                "remove one of the two",
+            )),
+            (LateImages::NewRevision, Some(0)) => {
+                found.push(("has late_images_within_seconds = 0".to_owned(), "give late_images = \"ignore\" instead"));
+            }
+            _ => {}
+        }
+        found
+    }
 }
 
 /// Everything administrators own, as applied from a file, kept in Postgres, and snapshotted on disk for
@@ -193,6 +310,26 @@ impl SiteConfig {
             if peer.port == Some(0) {
                 report(subject(), "has port 0".into(), "give the TCP port it listens on, 1 to 65535");
             }
+            if peer.count_at_source && (peer.port.is_none() || peer.host == "*") {
+                report(
+                    subject(),
+                    "has count_at_source and no host and port to ask".into(),
+                    "give it a host and a port, or remove count_at_source",
+                );
+            }
+            match (peer.duplicates, peer.duplicate_status) {
+                (Duplicates::KeepVersion, Some(_)) => report(
+                    subject(),
+                    "has duplicate_status and refuses no duplicates".into(),
+                    "give duplicates = \"refuse\", or remove duplicate_status",
+                ),
+                (Duplicates::Refuse, Some(status)) if !Peer::refuses_for_good(status) => report(
+                    subject(),
+                    format!("has duplicate_status = {status:#06X}"),
+                    "give a status that says \"not stored\", such as 0x0111; a warning would say that it is stored",
+                ),
+                _ => {}
+            }
         }
         let policies = self
             .local_aes
@@ -232,15 +369,8 @@ impl SiteConfig {
             if route.modalities.is_empty() {
                 report(subject(), "has no modalities".into(), "list at least one, such as \"DX\"");
             }
-            if route.quiet_seconds == 0 || route.max_wait_seconds < route.quiet_seconds {
-                report(
-                    subject(),
-                    format!(
-                        "has quiet_seconds = {} and max_wait_seconds = {}",
-                        route.quiet_seconds, route.max_wait_seconds
-                    ),
-                    "quiet_seconds must be at least 1 and max_wait_seconds at least as long",
-                );
+            for (problem, remedy) in route.contradictions() {
+                report(subject(), problem, remedy);
             }
             for name in &route.destinations {
                 if !self.destinations.iter().any(|destination| &destination.name == name) {
@@ -304,5 +434,66 @@ mod tests {
         assert!(problems[0].contains("no host and port"));
         assert!(problems.iter().any(|problem| problem.contains("`OTHER`, which does not exist")));
         assert!(problems.iter().any(|problem| problem.contains("`nowhere`")));
+    }
+
+    fn problems_of(peer_keys: &str, route_keys: &str) -> Vec<String> {
+        let text = format!(
+            r#"
+            [[local_ae]]
+            ae_title = "HILUM"
+            [[peer]]
+            name = "ct"
+            ae_title = "CT"
+            host = "10.0.0.9"
+            {peer_keys}
+            [[route]]
+            name = "chest"
+            order = 1
+            called_ae_title = "HILUM"
+            modalities = ["DX"]
+            pipeline = "chest_radiograph"
+            bundle = "cxr"
+            quiet_seconds = 10
+            max_wait_seconds = 100
+            {route_keys}
+            "#
+        );
+        toml::from_str::<SiteConfig>(&text).unwrap().problems().iter().map(ToString::to_string).collect()
+    }
+
+    #[rstest::rstest]
+    #[case("", "", "")]
+    #[case("duplicates = \"refuse\"", "", "")]
+    #[case("duplicates = \"refuse\"\nduplicate_status = 0xC111", "", "")]
+    #[case("duplicates = \"refuse\"\nduplicate_status = 0xB000", "", "a warning would say that it is stored")]
+    #[case("duplicate_status = 0x0111", "", "refuses no duplicates")]
+    #[case("count_at_source = true", "", "no host and port to ask")]
+    #[case("count_at_source = true\nport = 104", "", "")]
+    #[case("", "released_quiet_seconds = 3\nlost_quiet_seconds = 60", "")]
+    #[case("", "released_quiet_seconds = 11", "at most quiet_seconds")]
+    #[case("", "lost_quiet_seconds = 101", "at most max_wait_seconds")]
+    #[case("", "late_images = \"ignore\"\nlate_images_within_seconds = 5", "remove one of the two")]
+    #[case("", "late_images_within_seconds = 0", "\"ignore\" instead")]
+    #[case("", "required = 'series >= 2'\nlate_images_within_seconds = 5", "")]
+    fn evidence_and_duplicate_keys_are_checked(#[case] peer: &str, #[case] route: &str, #[case] words: &str) {
+        let problems = problems_of(peer, route);
+        assert_eq!(problems.len(), usize::from(!words.is_empty()), "{problems:?}");
+        assert!(problems.iter().all(|problem| problem.contains(words)), "{problems:?}");
+    }
+
+    #[test]
+    fn a_lost_association_waits_three_times_as_long_unless_told() {
+        let route = |keys: &str| -> Route {
+            toml::from_str(&format!(
+                "name = \"r\"\norder = 1\ncalled_ae_title = \"H\"\nmodalities = [\"DX\"]\n\
+                 pipeline = \"chest_radiograph\"\nbundle = \"b\"\nmax_wait_seconds = 50\n{keys}"
+            ))
+            .unwrap()
+        };
+        let plain = route("quiet_seconds = 10");
+        assert_eq!((plain.released_quiet_seconds(), plain.lost_quiet_seconds()), (10, 30));
+        assert_eq!(route("quiet_seconds = 20").lost_quiet_seconds(), 50, "never later than the maximum");
+        let told = route("quiet_seconds = 10\nreleased_quiet_seconds = 2\nlost_quiet_seconds = 15");
+        assert_eq!((told.released_quiet_seconds(), told.lost_quiet_seconds()), (2, 15));
     }
 }

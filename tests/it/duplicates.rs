@@ -73,3 +73,73 @@ fn heavy_other_bytes_under_a_known_uid_are_a_second_version() {
     assert_eq!(node.archived_objects().len(), 2);
     node.assert_clean_log();
 }
+
+#[test]
+fn heavy_a_peer_may_send_no_duplicates() {
+    let site = Site::new("HILUM").sender_with("SCANNER", "duplicates = \"refuse\"").sender("OTHER").route(
+        "cxr-untrained",
+        1,
+        &[],
+    );
+    let postgres = PrivatePostgres::start(true);
+    let options = NodeOptions { database: Some(postgres.fresh_database()), ..NodeOptions::default() };
+    let node = Node::start_with(&site, options);
+    let first = Radiograph::default().write(&node.scratch("sent"));
+    let corrected = |words: &str, folder: &str| {
+        let mut object = first.object();
+        object.put_str(tags::IMAGE_COMMENTS, VR::LT, words);
+        Sample::write(&object, &node.scratch(folder))
+    };
+    let (second, third) = (corrected("second", "second"), corrected("third", "third"));
+    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&first.path]);
+    // At once, perhaps before it is indexed; and the same bytes are no duplicate.
+    let refused = storescu(node.dicom_port, "SCANNER", "HILUM", &[], &[&second.path]);
+    assert!(!refused.status.success() && said(&refused).contains("0x0111"), "{}", said(&refused));
+    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&first.path]);
+    node.wait_for_workup(&first.study_instance_uid, "answered");
+    let instance = node.database.row("select * from instance");
+    assert!(data_set_bytes(&node.archived(instance["archive_key"].as_str().expect("a key"))) == first.data_set_bytes());
+
+    // When it is indexed, and after a restart, Postgres knows.
+    let refused = storescu(node.dicom_port, "SCANNER", "HILUM", &[], &[&third.path]);
+    assert!(!refused.status.success() && said(&refused).contains("0x0111"), "{}", said(&refused));
+    let events = node.database.wait_for_rows(2, "select * from event where kind = 'duplicate_refused'");
+    assert!(events.iter().all(|event| event["subject_id"] == instance["id"]), "{events:#?}");
+    assert!((node.metric("hilum_objects_duplicate_refused_total") - 2.0).abs() < 1e-9);
+    let timeline = node.hilum_ok(&["timeline", &first.study_instance_uid]);
+    assert!(timeline.contains("with other bytes: refused with 0x0111"), "{timeline}");
+    assert!(timeline.contains("again with the same bytes: stored once"), "{timeline}");
+    let page = node.get(&format!("/studies/{}", first.study_instance_uid)).text();
+    assert!(page.contains("refused with 0x0111"), "the page does not show the refusal");
+    assert_eq!(node.database.count("select id from workup where revision = 1"), 1);
+
+    // Another peer's policy is another's.
+    storescu_ok(node.dicom_port, "OTHER", "HILUM", &[], &[&second.path]);
+    node.database.wait_for_rows(2, "select id from instance");
+
+    // A Postgres that is down stops nobody: what may be a duplicate is kept as a version, and the log says so.
+    let mut node = node;
+    node.terminate();
+    node.start_again();
+    postgres.stop();
+    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&third.path]);
+    assert!(node.log().contains("Postgres cannot be asked for a duplicate"), "the log does not say so");
+    let mut postgres = postgres;
+    postgres.start_again();
+    let versions = node.database.wait_for_rows(3, "select version from instance order by version");
+    assert_eq!(versions[2]["version"], 3);
+}
+
+#[test]
+fn heavy_another_status_for_duplicates_is_the_administrators_choice() {
+    let keys = "duplicates = \"refuse\"\nduplicate_status = 0xC111";
+    let node = Node::start(&Site::new("HILUM").sender_with("SCANNER", keys));
+    let first = Radiograph::default().write(&node.scratch("sent"));
+    let mut object = first.object();
+    object.put_str(tags::IMAGE_COMMENTS, VR::LT, "corrected");
+    let second = Sample::write(&object, &node.scratch("corrected"));
+    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&first.path]);
+    let refused = storescu(node.dicom_port, "SCANNER", "HILUM", &[], &[&second.path]);
+    assert!(!refused.status.success() && said(&refused).to_lowercase().contains("c111"), "{}", said(&refused));
+    assert_eq!(node.archived_objects().len(), 1);
+}

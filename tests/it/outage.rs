@@ -14,7 +14,7 @@ use super::{
     hostile::{CR_STORAGE, RawPeer, plain_header},
     support::{
         Node, NodeOptions, Orthanc, PATIENCE, PrivatePostgres, Radiograph, Site, StoreScp, fresh_uid, http, run, said,
-        wait_for,
+        storescu, wait_for,
     },
 };
 
@@ -165,31 +165,85 @@ fn heavy_everything_completes_when_the_queue_forgets_its_jobs() {
     assert_eq!(node.database.count("select 1 from delivery where state = 'delivered'"), 5 * 3);
 }
 
-/// Less free than `archive.minimum_free_bytes`: a transient failure for the object, and the association goes on.
+/// Below the line objects are refused and new associations rejected, both transiently; above the line and a margin
+/// receiving goes on. Sending never stops.
 #[test]
-fn too_little_free_space_refuses_objects_and_keeps_the_association() {
-    let pacs = StoreScp::start();
-    let options = NodeOptions::default().setting("HILUM__ARCHIVE__MINIMUM_FREE_BYTES", "900 TiB");
-    let node = {
-        let mut node = Node::prepare(options);
-        node.hilum_ok(&["migrate"]);
-        node.apply(&Site::usual(pacs.port));
-        node.run();
-        node.wait_until_listening();
-        node
-    };
+fn heavy_too_little_free_space_stops_receiving_and_nothing_else() {
+    let mut pacs = StoreScp::start();
+    let options = NodeOptions::default().setting("HILUM__ARCHIVE__RESUME_MARGIN_BYTES", "16 MiB");
+    let mut node = Node::prepare(options);
+    let archive = node.data_folder.join("archive");
+    fs_err::create_dir_all(&archive).expect("a folder");
+    let disk = SmallDisk::mount(&archive, 128);
+    node.hilum_ok(&["migrate"]);
+    node.apply(&Site::usual(pacs.port));
+    node.run();
+    node.wait_until_ready();
+    pacs.stop();
+    let owed = Radiograph::default().write(&node.scratch("owed"));
+    node.send("SCANNER", &[&owed.path]);
+    node.database.wait_for_rows(2, "select id from delivery where state = 'waiting' and attempts > 0");
+
     let mut peer = RawPeer::associate(node.dicom_port, "SCANNER", "HILUM");
+    let filler = archive.join("filler");
+    // Grows or shrinks in one step: the node must see nothing in between.
+    let fill_to = |free_mebibytes: u64| {
+        let file = fs_err::File::options().create(true).append(true).open(&filler).expect("our file");
+        let stat = rustix::fs::statvfs(&archive).expect("a file system");
+        let length = file.metadata().expect("our file").len();
+        let wanted = length + stat.f_bavail * stat.f_frsize - (free_mebibytes << 20);
+        if wanted < length {
+            file.set_len(wanted).expect("our file");
+        } else {
+            let more = usize::try_from(wanted - length).expect("it fits");
+            std::io::Write::write_all(&mut file.into_file(), &vec![0xAA; more]).expect("there is room");
+        }
+    };
+    fill_to(50);
+    let before = node.database.count("select id from instance");
     for _ in 0..2 {
         let uid = fresh_uid();
         assert_eq!(peer.store(CR_STORAGE, &uid, &plain_header(CR_STORAGE, &uid)), 0xA700);
     }
     assert_eq!(peer.echo(), 0x0000, "the association was not kept");
+    let late = Radiograph::default().write(&node.scratch("late"));
+    let rejected = storescu(node.dicom_port, "SCANNER", "HILUM", &[], &[&late.path]);
+    let told = said(&rejected);
+    assert!(!rejected.status.success() && told.contains("Rejected Transient"), "{told}");
+    let refusal = node.database.wait_for_rows(1, "select * from association where end_kind = 'refused'").remove(0);
+    assert!(refusal["expected"].as_str().is_some_and(|words| words.contains("80 MiB free")), "{refusal:#}");
+    let ready = node.get("/readyz");
+    assert_eq!(ready.status, 503);
+    assert!(ready.text().contains("receiving stopped below 0.1 GiB"), "{}", ready.text());
+    assert!(node.get("/").text().contains("receiving stopped below"), "the page does not tell");
+    wait_for("the metric tells", PATIENCE, || (node.metric("hilum_archive_receiving_stopped") > 0.5).then_some(()));
+
+    // Results are sent all the same.
+    pacs.start_again();
+    node.wait_for_workup(&owed.study_instance_uid, "answered");
+    assert_eq!(pacs.files().len(), 2);
+
+    // More than the first line, less than the second.
+    fill_to(72);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(
+        !storescu(node.dicom_port, "SCANNER", "HILUM", &[], &[&late.path]).status.success(),
+        "it went on too early"
+    );
+    fs_err::remove_file(&filler).expect("our file");
+    wait_for("receiving goes on", PATIENCE, || {
+        storescu(node.dicom_port, "SCANNER", "HILUM", &[], &[&late.path]).status.success().then_some(())
+    });
     peer.release();
-    let row = node.database.wait_for_rows(1, "select * from association where end_kind = 'released'").remove(0);
-    assert_eq!((row["objects_stored"].as_i64(), row["objects_refused"].as_i64()), (Some(0), Some(2)));
-    assert!(files_below(&node.data_folder.join("archive"), "dcm").is_empty());
-    assert!(files_below(&node.data_folder.join("archive"), "part").is_empty());
-    assert_eq!(http::get(node.http_port, "/readyz").map(|answer| answer.status), Some(503), "readiness does not tell");
+    node.wait_for_workup(&late.study_instance_uid, "answered");
+    assert_eq!(node.database.count("select id from instance"), before + 1);
+    let log = node.log();
+    assert_eq!(log.matches("the archive's disk is nearly full").count(), 1, "once for each change");
+    assert_eq!(log.matches("the archive's disk has room again").count(), 1, "once for each change");
+    let released = node.database.wait_for_rows(1, "select * from association where objects_refused = 2").remove(0);
+    assert_eq!(released["end_kind"], "released");
+    node.terminate();
+    drop(disk);
 }
 
 /// A file system of a few MiB, gone with the value.
@@ -222,7 +276,10 @@ impl Drop for SmallDisk {
 fn heavy_a_full_disk_refuses_new_objects_and_keeps_the_old_ones() {
     let pacs = StoreScp::start();
     // Below the stop line there is room for the results of all that came before it: each takes twice its image.
-    let options = NodeOptions::default().setting("HILUM__ARCHIVE__MINIMUM_FREE_BYTES", "72 MiB");
+    let options = NodeOptions::default()
+        .setting("HILUM__ARCHIVE__MINIMUM_FREE_BYTES", "72 MiB")
+        .setting("HILUM__ARCHIVE__RESUME_MARGIN_BYTES", 0)
+        .setting("HILUM__ARCHIVE__RESULTS_MINIMUM_FREE_BYTES", "1 MiB");
     let mut node = Node::prepare(options);
     let archive = node.data_folder.join("archive");
     fs_err::create_dir_all(&archive).expect("a folder");
@@ -266,6 +323,9 @@ fn heavy_a_full_disk_refuses_new_objects_and_keeps_the_old_ones() {
     fs_err::remove_file(&filler).expect("our file");
     node.wait_for_workup(&late.study_instance_uid, "answered");
     peer.release();
+    wait_for("the node receives again", PATIENCE, || {
+        (node.metric("hilum_archive_receiving_stopped") < 0.5).then_some(())
+    });
 
     // Many radiographs until less than minimum_free_bytes are left.
     let (folder, log) = (node.scratch("many"), node.scratch("logs").join("acknowledged"));

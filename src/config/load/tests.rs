@@ -93,7 +93,7 @@ listen = "0.0.0.0:8088"
       hilum.toml:7:1: `dicom.max_pdu_length_bytes`: got integer `1024`; give a whole number from 4096 to 1048576
       hilum.toml:8:1: `dicom.message_timeout_seconds`: got string "ten"; give a whole number from 1 to 86400
       hilum.toml:11:1: `http.listen`: 0.0.0.0:8088 can be reached from other machines, and the page has no sign-in yet; give a loopback address, such as "127.0.0.1:8088", and an SSH tunnel to those who need it
-      hilum.toml:13:2: `telemtry`: unknown key; remove it; this file knows `node`, `database`, `dicom`, `tls`, `policy`, `archive`, `assemble`, `inference`, `deliver`, `http`, `log`
+      hilum.toml:13:2: `telemtry`: unknown key; remove it; this file knows `node`, `database`, `dicom`, `tls`, `policy`, `archive`, `retention`, `assemble`, `inference`, `deliver`, `http`, `log`
     "#);
 }
 
@@ -131,6 +131,10 @@ fn syntax_errors_do_not_hide_other_problems() {
 #[case::backslash("[node]\ninstitution_name = 'a\\b'", "give at most 64 characters without backslash")]
 #[case::offset("[node]\nutc_offset = \"CET\"", "give an offset from UTC from \"-12:00\" to \"+14:00\"")]
 #[case::same_port("[dicom]\nlisten = \"0.0.0.0:8088\"", "`dicom.listen` takes port 8088 already")]
+#[case::results_reserve(
+    "[archive]\nminimum_free_bytes = \"1 GiB\"\nresults_minimum_free_bytes = \"2 GiB\"",
+    "2 GiB is more than"
+)]
 #[case::backoff("[deliver]\ninitial_backoff_seconds = 9\nmaximum_backoff_seconds = 8", "9 is more than")]
 #[case::restart("[inference]\nrestart_backoff_minimum_seconds = 90", "90 is more than")]
 #[case::two_sources(
@@ -206,7 +210,7 @@ fn problems_of_the_environment_name_the_variable() {
     ]);
     insta::assert_snapshot!(problems("[dicom]\nmax_associations = 5\n", &vars), @r#"
     the node's configuration has 5 problems:
-      environment variable HILUM__COLOUR__OF: `colour`: unknown key; remove it; this file knows `node`, `database`, `dicom`, `tls`, `policy`, `archive`, `assemble`, `inference`, `deliver`, `http`, `log`
+      environment variable HILUM__COLOUR__OF: `colour`: unknown key; remove it; this file knows `node`, `database`, `dicom`, `tls`, `policy`, `archive`, `retention`, `assemble`, `inference`, `deliver`, `http`, `log`
       environment variable HILUM__DICOM: the name does not name a section and a key; write HILUM__SECTION__KEY, such as HILUM__DICOM__LISTEN
       environment variable HILUM__DICOM__LISTENS: `dicom.listens`: unknown key; did you mean `listen`?
       environment variable HILUM__DICOM__MAX_ASSOCIATIONS: `dicom.max_associations`: got string "many"; give a whole number from 1 to 4096

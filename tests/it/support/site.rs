@@ -43,6 +43,16 @@ impl Site {
         self
     }
 
+    /// Somebody on this machine who may send, with further keys.
+    pub(crate) fn sender_with(mut self, ae_title: &str, keys: &str) -> Self {
+        let name = ae_title.to_lowercase();
+        let _ = writeln!(
+            self.text,
+            "[[peer]]\nname = \"{name}\"\nae_title = \"{ae_title}\"\nhost = \"127.0.0.1\"\nmay_store = true\n{keys}\n"
+        );
+        self
+    }
+
     /// Somebody on this machine who may send and can be called.
     pub(crate) fn partner(mut self, name: &str, ae_title: &str, port: u16) -> Self {
         let _ = writeln!(
@@ -74,14 +84,19 @@ impl Site {
     }
 
     /// A route for radiographs that were sent to `HILUM`.
-    pub(crate) fn route(mut self, bundle: &str, quiet_seconds: u32, destinations: &[&str]) -> Self {
+    pub(crate) fn route(self, bundle: &str, quiet_seconds: u32, destinations: &[&str]) -> Self {
+        self.route_with("HILUM", bundle, &format!("quiet_seconds = {quiet_seconds}\ndestinations = {destinations:?}"))
+    }
+
+    /// A route for radiographs that were sent to `called`, with further keys.
+    pub(crate) fn route_with(mut self, called: &str, bundle: &str, keys: &str) -> Self {
         self.routes += 10;
         let order = self.routes;
         let _ = writeln!(
             self.text,
-            "[[route]]\nname = \"route-{order}\"\norder = {order}\ncalled_ae_title = \"HILUM\"\n\
+            "[[route]]\nname = \"route-{order}\"\norder = {order}\ncalled_ae_title = \"{called}\"\n\
              modalities = [\"CR\", \"DX\"]\npipeline = \"chest_radiograph\"\nbundle = \"{bundle}\"\n\
-             quiet_seconds = {quiet_seconds}\nmax_wait_seconds = 600\ndestinations = {destinations:?}\n"
+             max_wait_seconds = 600\n{keys}\n"
         );
         self
     }

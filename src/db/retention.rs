@@ -1,0 +1,240 @@
+//! What may be removed, and its removal: rows are marked and their files listed in one transaction; the caller removes
+//! the files then.
+
+use serde_json::json;
+use sqlx::FromRow;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Connection, Result, event};
+
+/// A workup `w` for which nothing is owed any more: its files are read by nobody. A parked run, a result that a
+/// destination has refused, and a Storage Commitment request that is not answered yet keep everything.
+macro_rules! settled {
+    () => {
+        "w.state in ('answered', 'not_routed')
+         and not exists (select from run r where r.workup_id = w.id
+                         and (r.state in ('queued', 'running', 'failed', 'parked')
+                              or r.state in ('succeeded', 'not_analysed') and r.rendered_at is null))
+         and not exists (select from run r join result x on x.run_id = r.id join delivery d on d.result_id = x.id
+                         where r.workup_id = w.id and d.state in ('waiting', 'sending', 'dead'))
+         and not exists (select from commitment_request c
+                         join commitment_instance ci on ci.commitment_request_id = c.id
+                         join instance i on i.sop_instance_uid = ci.sop_instance_uid
+                         where c.evaluated_at is null and i.study_instance_uid = w.study_instance_uid
+                         and i.local_ae_title = w.local_ae_title)"
+    };
+}
+
+/// What is kept by age and size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Received objects.
+    Objects,
+    /// Rendered results with their pictures.
+    Results,
+}
+
+impl Kind {
+    /// As in events and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Objects => "objects",
+            Self::Results => "results",
+        }
+    }
+}
+
+/// The files of one kind of a settled workup.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct Candidate {
+    /// The workup.
+    pub workup_id: Uuid,
+    /// The newest of them.
+    pub newest_at: OffsetDateTime,
+    /// How many there are.
+    pub files: i64,
+    /// How many bytes they take.
+    pub bytes: i64,
+}
+
+/// Settled workups with files whose newest is from before `before`, oldest first.
+pub async fn candidates(
+    connection: &mut Connection,
+    kind: Kind,
+    before: OffsetDateTime,
+    limit: i64,
+) -> Result<Vec<Candidate>> {
+    let query = match kind {
+        Kind::Objects => concat!(
+            "select w.id as workup_id, w.last_object_at as newest_at, i.files, i.bytes
+             from workup w join lateral (
+                 select count(*) as files, sum(i.size_bytes)::bigint as bytes from instance i
+                 where i.study_instance_uid = w.study_instance_uid and i.local_ae_title = w.local_ae_title
+                   and i.removed_at is null) i on i.files > 0
+             where w.last_object_at < $1 and ",
+            settled!(),
+            " order by w.last_object_at, w.id limit $2"
+        ),
+        Kind::Results => concat!(
+            "select w.id as workup_id, x.newest_at, x.files, x.bytes
+             from workup w join lateral (
+                 select max(x.created_at) as newest_at, count(*) as files, sum(x.size_bytes)::bigint as bytes
+                 from run r join result x on x.run_id = r.id
+                 where r.workup_id = w.id and x.removed_at is null) x on x.files > 0
+             where x.newest_at < $1 and ",
+            settled!(),
+            " order by x.newest_at, w.id limit $2"
+        ),
+    };
+    Ok(sqlx::query_as(query).bind(before).bind(limit).fetch_all(connection).await?)
+}
+
+/// Bytes that the files of a kind take, previews left out.
+pub async fn kept_bytes(connection: &mut Connection, kind: Kind) -> Result<i64> {
+    let query = match kind {
+        Kind::Objects => "select coalesce(sum(size_bytes), 0)::bigint from instance where removed_at is null",
+        Kind::Results => "select coalesce(sum(size_bytes), 0)::bigint from result where removed_at is null",
+    };
+    Ok(sqlx::query_scalar(query).fetch_one(connection).await?)
+}
+
+/// Files whose rows are marked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Their keys, previews included.
+    pub archive_keys: Vec<String>,
+    /// Their bytes, previews left out.
+    pub bytes: i64,
+}
+
+/// Marks the files of a candidate, unless it is not settled any more or something newer came: the workup is locked and
+/// looked at in the same statement. `why` is told on its timeline.
+pub async fn remove(
+    connection: &mut Connection,
+    kind: Kind,
+    candidate: &Candidate,
+    before: OffsetDateTime,
+    why: &str,
+) -> Result<Removed> {
+    let query = match kind {
+        Kind::Objects => concat!(
+            "with w as (select w.study_instance_uid, w.local_ae_title from workup w
+                        where w.id = $1 and w.last_object_at < $2 and ",
+            settled!(),
+            " for update),
+             gone as (update instance i set removed_at = now() from w
+                      where i.study_instance_uid = w.study_instance_uid and i.local_ae_title = w.local_ae_title
+                        and i.removed_at is null
+                      returning i.archive_key, null::text as preview_key, i.size_bytes),
+             listed as (insert into file_to_remove (archive_key) select archive_key from gone on conflict do nothing)
+             select archive_key, preview_key, size_bytes from gone"
+        ),
+        Kind::Results => concat!(
+            "with w as (select w.id from workup w where w.id = $1 and ",
+            settled!(),
+            " for update),
+             gone as (update result x set removed_at = now() from w, run r
+                      where r.workup_id = w.id and x.run_id = r.id and x.removed_at is null and x.created_at < $2
+                      returning x.archive_key, x.preview_key, x.size_bytes),
+             listed as (insert into file_to_remove (archive_key)
+                        select archive_key from gone union select preview_key from gone where preview_key is not null
+                        on conflict do nothing)
+             select archive_key, preview_key, size_bytes from gone"
+        ),
+    };
+    let rows: Vec<(String, Option<String>, i64)> =
+        sqlx::query_as(query).bind(candidate.workup_id).bind(before).fetch_all(&mut *connection).await?;
+    if rows.is_empty() {
+        return Ok(Removed::default());
+    }
+    let bytes = rows.iter().map(|(_, _, bytes)| bytes).sum();
+    let words = format!("{} {} ({bytes} bytes) removed by retention: {why}", rows.len(), noun(kind));
+    let event_kind = format!("{}_removed", kind.as_str());
+    let data = json!({ "files": rows.len(), "bytes": bytes });
+    event::append(connection, event::Subject::Workup, candidate.workup_id, &event_kind, &words, data).await?;
+    let archive_keys = rows.into_iter().flat_map(|(key, preview, _)| [Some(key), preview]).flatten().collect();
+    Ok(Removed { archive_keys, bytes })
+}
+
+const fn noun(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Objects => "received object(s)",
+        Kind::Results => "result(s)",
+    }
+}
+
+/// Files that an earlier process marked and may not have removed.
+pub async fn files_to_remove(connection: &mut Connection, limit: i64) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar("select archive_key from file_to_remove order by since limit $1")
+        .bind(limit)
+        .fetch_all(connection)
+        .await?)
+}
+
+/// These are gone.
+pub async fn files_removed(connection: &mut Connection, archive_keys: &[String]) -> Result<()> {
+    sqlx::query("delete from file_to_remove where archive_key = any($1)")
+        .bind(archive_keys)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Which of these result files no row names.
+pub async fn unknown_results(connection: &mut Connection, archive_keys: &[String]) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar(
+        "select key from unnest($1::text[]) key
+         where not exists (select from result x where x.archive_key = key)
+           and not exists (select from result x where x.preview_key = key)
+           and not exists (select from file_to_remove f where f.archive_key = key)",
+    )
+    .bind(archive_keys)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Deletes at most `limit` steps of timelines from before `before`; not those of studies that are under way, and not
+/// what administrators have changed. Returns how many.
+pub async fn forget_events(connection: &mut Connection, before: OffsetDateTime, limit: i64) -> Result<u64> {
+    let done = sqlx::query(
+        "with open as (select w.id from workup w where w.state not in ('answered', 'not_routed')),
+              kept as (select 'workup' as subject_kind, id::text as subject_id from open
+                       union all select 'run', r.id::text from run r join open on open.id = r.workup_id
+                       union all select 'delivery', d.id::text from delivery d join result x on x.id = d.result_id
+                                 join run r on r.id = x.run_id join open on open.id = r.workup_id
+                       union all select 'delivery', d.id::text from delivery d
+                                 where d.state in ('waiting', 'sending', 'dead'))
+         delete from event where id in (
+             select e.id from event e
+             where e.at < $1 and e.subject_kind not in ('site', 'node')
+               and not exists (select from kept where kept.subject_kind = e.subject_kind
+                               and kept.subject_id = e.subject_id)
+             order by e.at limit $2)",
+    )
+    .bind(before)
+    .bind(limit)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Deletes at most `limit` associations that ended before `before`; not those that stored to studies that are under
+/// way. Returns how many.
+pub async fn forget_associations(connection: &mut Connection, before: OffsetDateTime, limit: i64) -> Result<u64> {
+    let done = sqlx::query(
+        "delete from association where id in (
+             select a.id from association a
+             where a.started_at < $1 and a.ended_at < $1 and not exists (
+                 select from instance i join workup w on w.study_instance_uid = i.study_instance_uid
+                        and w.local_ae_title = i.local_ae_title
+                 where i.association_id = a.id and w.state not in ('answered', 'not_routed'))
+             order by a.started_at limit $2)",
+    )
+    .bind(before)
+    .bind(limit)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
