@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
     /// Adds a peer, or replaces what is known of it
-    Add(Add),
+    Add(Box<Add>),
     /// Lists them
     List(ListOptions),
     /// Removes one that no destination names
@@ -117,7 +117,9 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
         }
         Action::List(options) => {
             let mut peers = site::load(global).await?.peers;
-            peers.iter_mut().for_each(|peer| peer.policy = peer.policy.redacted());
+            for peer in &mut peers {
+                peer.policy = peer.policy.redacted();
+            }
             options.print(&peers, table)
         }
         Action::Remove { name } => {
