@@ -37,7 +37,7 @@ use crate::{
     assemble::CompleteWorkup,
     config::{ByteSize, Config, DatabaseSource, RetentionConfig, TlsConfig},
     db::{Db, DbError},
-    deliver::{Deliver, DeliverSettings, ReportCommitment},
+    deliver::{Caller, Deliver, DeliverSettings, ReportCommitment},
     dimse::{Acceptor, AcceptorOptions, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, OpenAssociations},
     jobs::{self, JobHandler, JobKind, WorkerSettings},
     receive::{Indexer, IndexerSettings, Receiver, ReceiverSettings, SiteSnapshot, SiteWatch},
@@ -208,18 +208,18 @@ impl App {
             }
         }
         Ok(Self {
-            dicom_address,
-            tls_address,
-            tls_watch,
-            tls,
-            http_address,
-            acceptor,
-            http,
             config,
             db,
             archive,
             disk,
             metrics,
+            acceptor,
+            dicom_address,
+            tls_address,
+            tls_watch,
+            tls,
+            http,
+            http_address,
             site_watch,
             site,
             indexer,
@@ -444,30 +444,30 @@ async fn run_jobs(
     if let Err(error) = jobs::release_dead_workers(&db, &node, &kinds).await {
         tracing::warn!(%error, "cannot give back the jobs of dead workers; they come back by heartbeat");
     }
+    let caller = Caller {
+        connect_timeout: config.deliver.connect_timeout,
+        response_timeout: config.deliver.response_timeout,
+        tls,
+    };
     let complete: Arc<dyn JobHandler> = Arc::new(CompleteWorkup {
         db: db.clone(),
         maximum_attempts: config.inference.maximum_attempts,
-        source: Arc::new(AskPeer {
-            connect_timeout: config.deliver.connect_timeout,
-            response_timeout: config.deliver.response_timeout,
-        }),
+        source: Arc::new(AskPeer(caller.clone())),
     });
     let delivering = DeliverSettings {
         maximum_age: config.deliver.maximum_age,
         initial_backoff: config.deliver.initial_backoff,
         maximum_backoff: config.deliver.maximum_backoff,
-        connect_timeout: config.deliver.connect_timeout,
-        response_timeout: config.deliver.response_timeout,
     };
     let report: Arc<dyn JobHandler> = Arc::new(ReportCommitment {
         db: db.clone(),
         archive: archive.clone(),
         settings: delivering,
         open_associations,
-        tls: tls.clone(),
+        caller: caller.clone(),
     });
     let deliver: Arc<dyn JobHandler> =
-        Arc::new(Deliver { db: db.clone(), archive, settings: delivering, metrics, tls });
+        Arc::new(Deliver { db: db.clone(), archive, settings: delivering, caller, metrics });
     let settings = |kind, concurrency| WorkerSettings {
         kind,
         concurrency,

@@ -14,8 +14,10 @@ use super::{
     peer,
     send::files,
     store::Store,
+    tls,
 };
 use crate::{
+    config::Config,
     db::{self, DbError, commitment, commitment::AskedInstance},
     dimse::{
         Association, AssociationRequestor, RequestorTimeouts, ServiceFailure,
@@ -52,8 +54,9 @@ pub(super) struct Options {
 }
 
 pub(super) async fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
-    let store = Store::open(&global.load()?).await?;
-    let asked = ask(&store, options).await;
+    let config = global.load()?;
+    let store = Store::open(&config).await?;
+    let asked = ask(&config, &store, options).await;
     store.close().await?;
     let (transaction_uid, instances) = asked?;
     if options.json {
@@ -67,7 +70,7 @@ pub(super) async fn run(global: &Global, options: &Options) -> anyhow::Result<()
 }
 
 /// Asks, and waits for the answer whichever way it comes.
-async fn ask(store: &Store, options: &Options) -> anyhow::Result<(Uid, Vec<AskedInstance>)> {
+async fn ask(config: &Config, store: &Store, options: &Options) -> anyhow::Result<(Uid, Vec<AskedInstance>)> {
     let site = db::site::load(&mut *store.db.acquire().await?).await?;
     let (peer, address) = peer::find_callable(&site, &options.peer)?;
     let calling = peer::calling_as(&site, options.calling.clone())?;
@@ -83,6 +86,7 @@ async fn ask(store: &Store, options: &Options) -> anyhow::Result<(Uid, Vec<Asked
     let mut association =
         AssociationRequestor::new(calling.clone(), peer.ae_title.clone(), address.host.as_str(), address.port)
             .with_timeouts(RequestorTimeouts { connect: timeout, acse: timeout, dimse: timeout * 3 })
+            .with_tls(tls::client_for(config, peer)?)
             .propose_commitment()
             .establish()
             .await?;

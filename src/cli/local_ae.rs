@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
     /// Adds an AE title, or replaces what is known of it
-    Add(Add),
+    Add(Box<Add>),
     /// Lists them
     List(ListOptions),
     /// Removes one that no route listens to
@@ -80,7 +80,9 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
         }
         Action::List(options) => {
             let mut local_aes = site::load(global).await?.local_aes;
-            local_aes.iter_mut().for_each(|ae| ae.policy = ae.policy.redacted());
+            for ae in &mut local_aes {
+                ae.policy = ae.policy.redacted();
+            }
             options.print(&local_aes, table)
         }
         Action::Remove { ae_title } => {

@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
     /// Adds a peer, or replaces what is known of it
-    Add(Add),
+    Add(Box<Add>),
     /// Lists them
     List(ListOptions),
     /// Removes one that no destination names
@@ -57,7 +57,7 @@ pub(super) struct Add {
     /// What its associations may do, as in the site file, such as "max_associations = 8" [default: as it is]
     #[arg(long, value_name = "TOML", value_parser = tls::policy)]
     policy: Option<AssociationPolicy>,
-    /// Call it over TLS
+    /// Call it over TLS; without any option of TLS what is known of that stays as it is
     #[arg(long)]
     tls: bool,
     /// Refuse its associations unless they come over TLS
@@ -69,6 +69,9 @@ pub(super) struct Add {
     /// A name that its certificate must have
     #[arg(long, value_name = "NAME")]
     tls_subject_name: Option<String>,
+    /// Forget what is known of its TLS: neither called nor required, no certificate bound
+    #[arg(long, conflicts_with_all = ["tls", "require_tls", "tls_certificate_sha256", "tls_subject_name"])]
+    forget_tls: bool,
     /// Ask it by C-FIND how many instances a study has, before a study that it sent counts as complete
     #[arg(long)]
     count_at_source: bool,
@@ -90,8 +93,19 @@ fn status(text: &str) -> Result<u16, String> {
 }
 
 impl Add {
-    /// What it leaves unsaid of the policy stays as it is.
-    fn over(self, known: Option<&Peer>) -> Peer {
+    /// What it leaves unsaid of policy and TLS stays as it is: whoever mends an address must not open a door.
+    fn over(mut self, known: Option<&Peer>) -> Peer {
+        let says_nothing_of_tls = !self.tls
+            && !self.require_tls
+            && self.tls_certificate_sha256.is_empty()
+            && self.tls_subject_name.is_none()
+            && !self.forget_tls;
+        if let Some(known) = known.filter(|_| says_nothing_of_tls) {
+            self.tls = known.tls;
+            self.require_tls = known.require_tls;
+            self.tls_certificate_sha256.clone_from(&known.tls_certificate_sha256);
+            self.tls_subject_name.clone_from(&known.tls_subject_name);
+        }
         Peer {
             name: self.name,
             ae_title: self.ae_title,
@@ -124,7 +138,9 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
         }
         Action::List(options) => {
             let mut peers = site::load(global).await?.peers;
-            peers.iter_mut().for_each(|peer| peer.policy = peer.policy.redacted());
+            for peer in &mut peers {
+                peer.policy = peer.policy.redacted();
+            }
             options.print(&peers, table)
         }
         Action::Remove { name } => {
@@ -205,6 +221,31 @@ mod tests {
         dx-room-1  DX_ROOM_1  192.0.2.21        -     yes        ext. 4711
         pacs       PACS       pacs.example.org  104   no         -
         ");
+    }
+
+    #[test]
+    fn adding_a_known_peer_again_keeps_its_policy_and_its_tls() {
+        let add = |options: &[&str]| -> Add {
+            #[derive(clap::Parser)]
+            struct Line {
+                #[command(flatten)]
+                add: Add,
+            }
+            let words = ["add", "ct", "--ae-title", "CT01", "--host", "192.0.2.1"].iter().chain(options);
+            <Line as clap::Parser>::try_parse_from(words).unwrap_or_else(|error| panic!("{error}")).add
+        };
+        let fingerprint = Sha256Digest::of(b"x").to_string();
+        let strict =
+            add(&["--require-tls", "--tls-certificate-sha256", &fingerprint, "--policy", "max_associations = 4"]);
+        let known = strict.over(None);
+        assert!(known.require_tls && known.tls_certificate_sha256.len() == 1);
+        let again = add(&[]).over(Some(&known));
+        assert_eq!(again, known);
+        let named = add(&["--tls-subject-name", "ct.example.org", "--policy", ""]).over(Some(&known));
+        assert!(!named.require_tls && named.tls_certificate_sha256.is_empty());
+        assert_eq!((named.tls_subject_name.as_deref(), named.policy.max_associations), (Some("ct.example.org"), None));
+        let open = add(&["--forget-tls"]).over(Some(&known));
+        assert!(!open.require_tls && open.tls_certificate_sha256.is_empty() && open.policy == known.policy);
     }
 
     #[tokio::test]

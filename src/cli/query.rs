@@ -9,7 +9,7 @@ use super::{
     Global, echo,
     failure::{Usage, hinted},
     output::{Table, print, print_json},
-    peer, site,
+    peer, site, tls,
 };
 use crate::{
     dimse::{
@@ -98,6 +98,7 @@ pub(super) async fn run(global: &Global, options: &Options) -> anyhow::Result<()
     let mut association =
         AssociationRequestor::new(calling, peer.ae_title.clone(), address.host.as_str(), address.port)
             .with_timeouts(RequestorTimeouts { connect: timeout, acse: timeout, dimse: timeout * 3 })
+            .with_tls(tls::client_for(&global.load()?, peer)?)
             .propose_find()
             .establish()
             .await?;

@@ -25,6 +25,9 @@ struct PeerRow {
     require_tls: bool,
     tls_certificate_sha256: Vec<String>,
     tls_subject_name: Option<String>,
+    count_at_source: bool,
+    duplicates: String,
+    duplicate_status: Option<i32>,
 }
 
 #[derive(FromRow)]
@@ -45,19 +48,6 @@ struct RouteRow {
     late_images: String,
     late_images_within_seconds: Option<i32>,
     destinations: Vec<String>,
-}
-
-#[derive(FromRow)]
-struct PeerRow {
-    name: String,
-    ae_title: String,
-    host: String,
-    port: Option<i32>,
-    may_store: bool,
-    contact: String,
-    count_at_source: bool,
-    duplicates: String,
-    duplicate_status: Option<i32>,
 }
 
 fn ae_title(text: &str) -> Result<AeTitle> {

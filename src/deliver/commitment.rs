@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{DeliverSettings, opened};
+use super::{Caller, DeliverSettings, opened};
 use crate::{
     archive::{Archive, ArchiveError},
     db::{
@@ -16,7 +16,7 @@ use crate::{
         workup,
     },
     dimse::{
-        AssociationRequestor, CommitmentResponse, OpenAssociations, RequestError, RequestorTimeouts,
+        CommitmentResponse, OpenAssociations, RequestError,
         status::{self as dimse_status, Category},
     },
     jobs::{self, Job, JobHandler},
@@ -40,6 +40,8 @@ pub struct ReportCommitment {
     pub archive: Archive,
     /// Limits and pauses, the same as for deliveries.
     pub settings: DeliverSettings,
+    /// Calls the peers.
+    pub caller: Caller,
     /// The associations that peers hold open.
     pub open_associations: OpenAssociations,
 }
@@ -129,7 +131,7 @@ impl ReportCommitment {
         let (open, id) = (&self.open_associations, request.association_id);
         if open.contains(id) {
             tokio::time::sleep(RELEASE_FIRST).await;
-            if let Some(response) = open.report(id, report.clone(), self.settings.response_timeout).await {
+            if let Some(response) = open.report(id, report.clone(), self.caller.response_timeout).await {
                 return Told::Answered(response.status);
             }
         }
@@ -137,7 +139,7 @@ impl ReportCommitment {
             Ok(callable) => callable,
             Err(words) => return Told::NotTold(words),
         };
-        match self.call(request, report, peer, port).await {
+        match self.call(request, report, peer).await {
             Ok(response) => Told::Answered(response.status),
             Err(error) => Told::NotTold(error.to_string()),
         }
@@ -148,18 +150,9 @@ impl ReportCommitment {
         request: &OpenRequest,
         report: &CommitmentReport,
         peer: &Peer,
-        port: u16,
-    ) -> Result<CommitmentResponse, RequestError> {
-        let calling = AeTitle::new(&request.local_ae_title).map_err(|error| RequestError::Encode(error.to_string()))?;
-        let mut association = AssociationRequestor::new(calling, peer.ae_title.clone(), peer.host.clone(), port)
-            .with_timeouts(RequestorTimeouts {
-                connect: self.settings.connect_timeout,
-                acse: self.settings.response_timeout,
-                dimse: self.settings.response_timeout,
-            })
-            .propose_commitment_report()
-            .establish()
-            .await?;
+    ) -> anyhow::Result<CommitmentResponse> {
+        let calling = AeTitle::new(&request.local_ae_title)?;
+        let mut association = self.caller.requestor(calling, peer)?.propose_commitment_report().establish().await?;
         opened(&self.db, &peer.name, association.peer(), association.contexts()).await;
         let told = association.report_commitment(report).await;
         match &told {
@@ -170,7 +163,7 @@ impl ReportCommitment {
             }
             Err(_) => association.abort().await,
         }
-        told
+        Ok(told?)
     }
 
     fn verdict(&self, request: &OpenRequest, told: Told) -> (AttemptEnd, Option<u16>, String) {
@@ -348,8 +341,6 @@ mod tests {
             maximum_age: Duration::from_hours(48),
             initial_backoff: Duration::from_secs(10),
             maximum_backoff: Duration::from_hours(1),
-            connect_timeout: Duration::from_secs(1),
-            response_timeout: Duration::from_secs(1),
         }
     }
 
@@ -369,6 +360,11 @@ mod tests {
             port,
             may_store: true,
             contact: String::new(),
+            policy: crate::types::AssociationPolicy::default(),
+            tls: false,
+            require_tls: false,
+            tls_certificate_sha256: Vec::new(),
+            tls_subject_name: None,
             count_at_source: false,
             duplicates: crate::types::Duplicates::KeepVersion,
             duplicate_status: None,

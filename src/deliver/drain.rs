@@ -4,16 +4,15 @@ use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use time::OffsetDateTime;
-use tokio::{io::AsyncReadExt as _, sync::watch};
+use tokio::io::AsyncReadExt as _;
 
-use super::{Verdict, backoff, opened, verdict};
+use super::{Caller, Verdict, backoff, opened, verdict};
 use crate::{
     archive::Archive,
     db::{self, Db, delivery, delivery::DueDelivery, event},
-    dimse::{Association, AssociationRequestor, RequestError, RequestorTimeouts, StoreSource, TlsClient, status},
+    dimse::{Association, RequestError, StoreSource, status},
     jobs::{self, Job, JobHandler},
     telemetry::{DeliveryEnd, Metrics, events},
-    tls::TlsMaterial,
     types::{Destination, DestinationKind, Peer, SiteConfig, Uid},
 };
 
@@ -26,10 +25,6 @@ pub struct DeliverSettings {
     pub initial_backoff: Duration,
     /// Longest pause.
     pub maximum_backoff: Duration,
-    /// For the TCP connection.
-    pub connect_timeout: Duration,
-    /// For each answer of the peer.
-    pub response_timeout: Duration,
 }
 
 /// Deliveries that go on one association.
@@ -46,8 +41,8 @@ pub struct Deliver {
     pub settings: DeliverSettings,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Our certificate and whom we trust, for peers that are called over TLS.
-    pub tls: watch::Receiver<Arc<TlsMaterial>>,
+    /// Calls the destination.
+    pub caller: Caller,
 }
 
 /// How one attempt ended.
@@ -152,19 +147,7 @@ impl Deliver {
         destination: &Destination,
         peer: &Peer,
     ) -> anyhow::Result<Association> {
-        let material = self.tls.borrow().clone();
-        let mut requestor = AssociationRequestor::new(
-            destination.calling_ae_title.clone(),
-            peer.ae_title.clone(),
-            peer.host.clone(),
-            peer.port.unwrap_or_default(),
-        )
-        .with_timeouts(RequestorTimeouts {
-            connect: self.settings.connect_timeout,
-            acse: self.settings.response_timeout,
-            dimse: self.settings.response_timeout,
-        })
-        .with_tls(material.client_for(peer)?.map(|config| TlsClient { config }));
+        let mut requestor = self.caller.requestor(destination.calling_ae_title.clone(), peer)?;
         for delivery in due {
             requestor = requestor.propose(&delivery.sop_class_uid, &[&delivery.transfer_syntax_uid]);
         }

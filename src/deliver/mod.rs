@@ -7,6 +7,7 @@
 //!
 //! Architecture invariant: knows no models.
 
+mod caller;
 mod commitment;
 mod drain;
 mod opened;
@@ -14,6 +15,7 @@ mod policy;
 
 use opened::opened;
 
+pub use caller::Caller;
 pub use commitment::ReportCommitment;
 pub use drain::{Deliver, DeliverSettings};
 pub use policy::{Verdict, backoff, verdict};

@@ -72,8 +72,8 @@ impl Keeper {
 impl AssociationHandler for Keeper {
     type Association = ();
 
-    fn admit(&self, _: &AssociationRequest) -> Result<NegotiationPolicy, Rejection> {
-        Ok(storage_policy())
+    async fn admit(&self, _: &AssociationRequest) -> Result<Admission, Rejection> {
+        Ok(storage_policy().into())
     }
 
     fn rejected(&self, _: &AssociationRequest, _: &Rejection) {}

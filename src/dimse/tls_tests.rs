@@ -38,7 +38,7 @@ struct Watcher {
 enum Seen {
     Accepted(Box<AssociationRequest>),
     Rejected(Rejection),
-    Failed(NotEstablished),
+    Failed(Box<NotEstablished>),
     Other,
 }
 
@@ -62,7 +62,7 @@ impl AssociationHandler for Watcher {
     }
 
     fn not_established(&self, failure: &NotEstablished) {
-        self.seen.try_send(Seen::Failed(failure.clone())).unwrap();
+        self.seen.try_send(Seen::Failed(Box::new(failure.clone()))).unwrap();
     }
 
     fn accepted(&self, request: &AssociationRequest, _: &[NegotiatedContext]) {
@@ -117,7 +117,7 @@ impl Node {
 
     async fn failure(&mut self) -> NotEstablished {
         match self.next().await {
-            Seen::Failed(failure) => failure,
+            Seen::Failed(failure) => *failure,
             other => panic!("{other:?}"),
         }
     }
@@ -147,6 +147,7 @@ fn requestor(port: u16, tls: Option<TlsClient>) -> AssociationRequestor {
         .propose_verification()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "it is what the requestor takes")]
 fn client(material: &TlsMaterial, expected: ExpectedServer) -> Option<TlsClient> {
     Some(TlsClient { config: material.client(expected).unwrap() })
 }

@@ -115,13 +115,9 @@ pub fn admit(
         });
     };
     // Of several peers with this title and address it is the one whose certificate fits.
-    let peer = match candidates.iter().find(|peer| check_security(peer, &request.security).is_ok()) {
-        Some(peer) => peer,
-        None => {
-            check_security(first, &request.security)?;
-            first
-        }
-    };
+    let fitting = candidates.iter().find(|peer| check_security(peer, &request.security).is_ok());
+    let peer = fitting.unwrap_or(first);
+    check_security(peer, &request.security)?;
     Ok(Admitted {
         subject: format!("peer `{}`", peer.name),
         admission: policy::admission(node, local_ae, peer),

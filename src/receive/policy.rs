@@ -20,15 +20,11 @@ pub(super) fn required_identity<'a>(
 pub(super) fn admission(node: &AssociationPolicy, local_ae: &LocalAe, peer: &Peer) -> Admission {
     let (ours, theirs) = (&local_ae.policy, &peer.policy);
     let shorter = [ours.max_pdu_length_bytes, theirs.max_pdu_length_bytes].into_iter().flatten().min();
+    let sop_classes = both(ours.sop_classes.as_deref(), theirs.sop_classes.as_deref(), node.sop_classes.as_deref());
+    let transfer_syntaxes =
+        both(ours.transfer_syntaxes.as_deref(), theirs.transfer_syntaxes.as_deref(), node.transfer_syntaxes.as_deref());
     Admission {
-        contexts: contexts(
-            both(ours.sop_classes.as_deref(), theirs.sop_classes.as_deref(), node.sop_classes.as_deref()),
-            both(
-                ours.transfer_syntaxes.as_deref(),
-                theirs.transfer_syntaxes.as_deref(),
-                node.transfer_syntaxes.as_deref(),
-            ),
-        ),
+        contexts: contexts(sop_classes.as_deref(), transfer_syntaxes.as_deref()),
         max_pdu_length: shorter.or(node.max_pdu_length_bytes),
         quotas: vec![
             Quota {
@@ -59,17 +55,17 @@ fn both(ours: Option<&[Uid]>, theirs: Option<&[Uid]>, nodes: Option<&[Uid]>) -> 
 
 /// The presentation contexts: what the node offers anyway, with other storage SOP classes or transfer syntaxes where
 /// they are given.
-fn contexts(sop_classes: Option<Vec<Uid>>, transfer_syntaxes: Option<Vec<Uid>>) -> NegotiationPolicy {
+fn contexts(sop_classes: Option<&[Uid]>, transfer_syntaxes: Option<&[Uid]>) -> NegotiationPolicy {
     let offered = storage_policy();
     if sop_classes.is_none() && transfer_syntaxes.is_none() {
         return offered;
     }
     let services = offered.retain(|sop_class| !negotiation::STORAGE_SOP_CLASSES.contains(&sop_class));
-    let transfer_syntaxes: Vec<&str> = match &transfer_syntaxes {
+    let transfer_syntaxes: Vec<&str> = match transfer_syntaxes {
         Some(given) => given.iter().map(Uid::as_str).collect(),
         None => negotiation::DECODABLE_TRANSFER_SYNTAXES.to_vec(),
     };
-    let sop_classes: Vec<&str> = match &sop_classes {
+    let sop_classes: Vec<&str> = match sop_classes {
         Some(given) => given.iter().map(Uid::as_str).collect(),
         None => negotiation::STORAGE_SOP_CLASSES.to_vec(),
     };

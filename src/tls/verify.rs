@@ -75,7 +75,9 @@ impl ServerCertVerifier for ServerVerifier {
                 Err(Error::InvalidCertificate(
                     CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
                 )) if self.expected.subject_name.is_some() => {}
-                verified => drop(verified?),
+                verified => {
+                    verified?;
+                }
             }
         } else {
             let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);

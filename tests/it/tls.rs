@@ -164,11 +164,11 @@ impl Secured {
         let node = Node::start_with(&site, options);
         Self { node, tls_port, ca, own }
     }
+}
 
-    /// The arguments with which `hilum` calls over TLS with this certificate.
-    fn arguments<'a>(&self, own: &'a Signed, ca: &'a Path) -> Vec<&'a str> {
-        vec!["--tls-ca", text(ca), "--tls-certificate", text(&own.certificate), "--tls-key", text(&own.key)]
-    }
+/// The arguments with which `hilum` calls over TLS with this certificate.
+fn tls_arguments<'a>(own: &'a Signed, ca: &'a Path) -> [&'a str; 6] {
+    ["--tls-ca", text(ca), "--tls-certificate", text(&own.certificate), "--tls-key", text(&own.key)]
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn new_certificate_files_are_used_without_a_restart_and_the_end_is_warned_about(
     let ca_file = ca.file();
     let echo = |extra: &[&str]| {
         let mut arguments = vec!["echo", &address, "--called", "HILUM", "--calling", "SCANNER"];
-        arguments.extend(secured.arguments(own, &ca_file));
+        arguments.extend(tls_arguments(own, &ca_file));
         arguments.extend(extra);
         node.hilum(&arguments)
     };
@@ -316,7 +316,7 @@ fn images_come_and_results_go_over_tls() {
     let file = image.write(&node.scratch("images")).path;
     let (ca_file, to) = (ca.file(), format!("127.0.0.1:{tls_port}"));
     let mut arguments = vec!["send", "--to", &to, "--called", "HILUM", "--calling", "SCANNER", text(&file)];
-    arguments.extend(secured.arguments(&dcmtk, &ca_file));
+    arguments.extend(tls_arguments(&dcmtk, &ca_file));
     node.hilum_ok(&arguments);
     node.wait_for_deliveries(&image.study_instance_uid, 2);
     assert_eq!(orthanc.instances_of(&image.study_instance_uid).len(), 2);
@@ -332,7 +332,7 @@ fn images_come_and_results_go_over_tls() {
     );
     let to = format!("127.0.0.1:{port}");
     let mut arguments = vec!["send", "--to", &to, "--called", "ANY", text(&file)];
-    arguments.extend(secured.arguments(own, &ca_file));
+    arguments.extend(tls_arguments(own, &ca_file));
     wait_for("storescp takes the file over TLS", PATIENCE, || node.hilum(&arguments).status.success().then_some(()));
     assert!(fs_err::read_dir(&folder).expect("a folder").count() >= 1);
     let _ = storescp.kill();

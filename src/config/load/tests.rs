@@ -58,7 +58,19 @@ fn the_example_mentions_every_key_in_its_section() {
 fn the_examples_commented_keys_work() {
     let text = fs_err::read_to_string(example()).unwrap();
     let commented: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# ")).collect();
-    for (line, section) in [("manufacturer_name = ", "node"), ("utc_offset = ", "node"), ("url = ", "database")] {
+    for (line, section) in [
+        ("manufacturer_name = ", "node"),
+        ("utc_offset = ", "node"),
+        ("url = ", "database"),
+        ("max_connections_per_address = ", "dicom"),
+        ("sop_classes = ", "policy"),
+        ("transfer_syntaxes = ", "policy"),
+        ("user_identity = ", "policy"),
+        ("max_pdu_length_bytes = ", "policy"),
+        ("max_associations = ", "policy"),
+        ("max_associations_per_minute = ", "policy"),
+        ("max_bytes_per_second = ", "policy"),
+    ] {
         let line = commented.iter().find(|comment| comment.starts_with(line)).unwrap();
         load(&format!("[{section}]\n{line}\n"), &Map::new()).unwrap();
     }
@@ -141,9 +153,18 @@ fn syntax_errors_do_not_hide_other_problems() {
     "[database]\nmanaged = true\nurl = \"postgres://h/d\"",
     "`database.url`, `database.managed` are given"
 )]
-#[case::tls_same_port("[tls]\nlisten = \"0.0.0.0:11112\"", "`dicom.listen` takes port 11112 already")]
-#[case::tls_without_key("[tls]\nlisten = \"0.0.0.0:2762\"", "a listener for TLS needs a certificate and its key")]
-#[case::tls_without_ca("[tls]\nlisten = \"0.0.0.0:2762\"", "no CA is trusted")]
+#[case::tls_same_port(
+    "[tls]\nlisten = \"0.0.0.0:11112\"\ncertificate_file = \"c\"\nprivate_key_file = \"k\"\nca_files = [\"a\"]",
+    "`dicom.listen` takes port 11112 already"
+)]
+#[case::tls_without_key(
+    "[tls]\nlisten = \"0.0.0.0:2762\"\nca_files = [\"a\"]",
+    "a listener for TLS needs a certificate and its key"
+)]
+#[case::tls_without_ca(
+    "[tls]\nlisten = \"0.0.0.0:2762\"\ncertificate_file = \"c\"\nprivate_key_file = \"k\"",
+    "no CA is trusted"
+)]
 #[case::tls_half_a_pair("[tls]\ncertificate_file = \"c.pem\"", "`tls.certificate_file`: comes without its key")]
 #[case::policy("[policy]\nmax_associations = 0", "has policy.max_associations = 0")]
 #[case::per_address("[dicom]\nmax_connections_per_address = 0", "give a whole number from 1 to 8192")]
