@@ -60,9 +60,9 @@ pub(super) async fn run(global: &Global, options: &Options) -> anyhow::Result<()
     store.close().await?;
     let (transaction_uid, instances) = asked?;
     if options.json {
-        print_json(&to_json(&transaction_uid, &instances))?
+        print_json(&to_json(&transaction_uid, &instances))?;
     } else {
-        print(&table(&instances))?
+        print(&table(&instances))?;
     }
     let n_open = instances.iter().filter(|one| one.answer.as_deref() != Some("committed")).count();
     anyhow::ensure!(n_open == 0, "peer `{}` does not keep {}", options.peer, count(n_open, "instance"));

@@ -330,7 +330,7 @@ async fn an_action_without_a_data_set_is_refused_at_once_and_a_list_without_end_
     assert_eq!(command_number(&heard(peer.receive().await), 0x0900), Some(0x0212));
     peer.send(&pdu(4, &pdv(1, 3, &action(COMMITMENT, COMMITMENT_INSTANCE, 1, 0)))).await;
     for _ in 0..50 {
-        peer.send(&pdu(4, &pdv(1, 0, &[0; 100_000]))).await;
+        peer.send(&pdu(4, &pdv(1, 0, &vec![0; 100_000]))).await;
     }
     peer.send(&pdu(4, &pdv(1, 2, &[]))).await;
     assert_eq!(command_number(&heard(peer.receive().await), 0x0900), Some(0x0213));
@@ -514,7 +514,7 @@ async fn a_peer_that_ignores_the_cancel_is_aborted() {
 #[rstest]
 #[case::pending_without_identifier(found(0xFF00, None), "pending response without an identifier")]
 #[case::broken_identifier(found(0xFF00, Some(b"\x08\0\x05\0\xFF\xFF\0\0")), "longer than what holds it")]
-#[case::long_identifier(found(0xFF00, Some(&[0; 60_000])), "an identifier of more than 50000 bytes")]
+#[case::long_identifier(found(0xFF00, Some(&vec![0; 60_000])), "an identifier of more than 50000 bytes")]
 #[case::other_message_id(
     pdu(4, &pdv(1, 3, &command(&[(0x0100, &[0x20, 0x80]), (0x0120, &[2, 0]), (0x0800, &[1, 1]), (0x0900, &[0, 0])]))),
     "answers no request")]

@@ -706,8 +706,10 @@ async fn fragmented_commands_are_joined_and_ids_are_never_stale() {
 /// Commands that are refused with a status, whatever follows them, and the association goes on.
 #[rstest]
 #[case::find(command(&[(0x0100, &[0x20, 0]), (0x0110, &[5, 0]), (0x0800, &[1, 0])]), 0x8020, status::UNRECOGNIZED_OPERATION)]
-#[case::n_event_report(
-    command(&[(0x0100, &[0, 1]), (0x0110, &[5, 0]), (0x0800, &[1, 0])]), 0x8100, status::UNRECOGNIZED_OPERATION)]
+#[case::n_event_report_here(
+    command(&[(0x0100, &[0, 1]), (0x0110, &[5, 0]), (0x0800, &[1, 0])]), 0x8100, status::NO_SUCH_SOP_CLASS)]
+#[case::n_set(
+    command(&[(0x0100, &[0x20, 1]), (0x0110, &[5, 0]), (0x0800, &[1, 0])]), 0x8120, status::UNRECOGNIZED_OPERATION)]
 #[case::store_of_another_class(
     command(&[(0x0002, b"1.2.3\0"), (0x0100, &[1, 0]), (0x0110, &[5, 0]), (0x0800, &[1, 0]), (0x1000, b"1.2\0")]),
     0x8001, status::SOP_CLASS_NOT_SUPPORTED)]
