@@ -113,12 +113,7 @@ impl std::fmt::Display for Why {
 }
 
 /// Of candidates that are old enough, oldest first, those that go: by age, and until `excess_bytes` are freed.
-fn choose(
-    candidates: &[Candidate],
-    limits: Limits,
-    now: OffsetDateTime,
-    excess_bytes: u64,
-) -> Vec<(&Candidate, Why)> {
+fn choose(candidates: &[Candidate], limits: Limits, now: OffsetDateTime, excess_bytes: u64) -> Vec<(&Candidate, Why)> {
     let mut freed_bytes = 0_u64;
     let mut chosen = Vec::new();
     for candidate in candidates {

@@ -84,10 +84,11 @@ fn assert_refused(node: &Node, sent: &std::process::Output, status: &str) {
 
 #[test]
 fn heavy_a_peer_may_send_no_duplicates() {
-    let site = Site::new("HILUM")
-        .sender_with("SCANNER", "duplicates = \"refuse\"")
-        .sender("OTHER")
-        .route("cxr-untrained", 1, &[]);
+    let site = Site::new("HILUM").sender_with("SCANNER", "duplicates = \"refuse\"").sender("OTHER").route(
+        "cxr-untrained",
+        1,
+        &[],
+    );
     let postgres = PrivatePostgres::start(true);
     let options = NodeOptions { database: Some(postgres.fresh_database()), ..NodeOptions::default() };
     let node = Node::start_with(&site, options);

@@ -44,8 +44,12 @@ fn heavy_the_same_study_sent_to_two_titles_is_two_workups() {
     for called in ["HILUM", "RESEARCH"] {
         storescu_ok(node.dicom_port, "SCANNER", called, &[], &[&sample.path]);
     }
-    let workups = node.database.wait_for_rows(2, "select * from workup where state = 'answered' order by local_ae_title");
-    assert_eq!((words(&workups[0], "local_ae_title"), words(&workups[1], "local_ae_title")), ("HILUM".into(), "RESEARCH".into()));
+    let workups =
+        node.database.wait_for_rows(2, "select * from workup where state = 'answered' order by local_ae_title");
+    assert_eq!(
+        (words(&workups[0], "local_ae_title"), words(&workups[1], "local_ae_title")),
+        ("HILUM".into(), "RESEARCH".into())
+    );
     assert_ne!(workups[0]["route_name"], workups[1]["route_name"]);
     assert_eq!(node.database.count("select distinct workup_id from run where state = 'succeeded'"), 2);
     assert_eq!(node.database.count("select distinct sop_instance_uid from result"), 4, "results share no UID");
@@ -72,8 +76,12 @@ fn heavy_a_lost_association_is_waited_for_and_a_release_is_enough() {
     assert_eq!(peer.store(CR_STORAGE, &first.sop_instance_uid, &first.data_set_bytes()), 0x0000);
     drop(peer);
     let told = wait_until_it_waits_for(&node, &first, "lost");
-    assert!(told.contains("1 association(s) lost and not made again") && told.contains("lost_quiet_seconds = 300"), "{told}");
-    let waiting = node.database.row("select extract(epoch from due_at - last_object_at)::int as seconds, * from workup");
+    assert!(
+        told.contains("1 association(s) lost and not made again") && told.contains("lost_quiet_seconds = 300"),
+        "{told}"
+    );
+    let waiting =
+        node.database.row("select extract(epoch from due_at - last_object_at)::int as seconds, * from workup");
     assert_eq!((waiting["seconds"].as_i64(), words(&waiting, "state")), (Some(300), "receiving".into()));
     assert!(node.hilum_ok(&["studies"]).contains("lost and not made again"));
     assert!(node.get("/").text().contains("lost and not made again"), "the page does not say why it waits");
@@ -87,7 +95,8 @@ fn heavy_a_lost_association_is_waited_for_and_a_release_is_enough() {
     assert!(words(&workup, "completeness_reason").contains("released_quiet_seconds = 1"), "{workup:#}");
     assert_eq!(workup["completeness_data"]["objects"], 2);
     assert_eq!(node.database.count("select 1 from event where kind = 'duplicate'"), 1);
-    let habit = node.database.row("select calling_ae_title, cardinality(longest_gap_seconds) as studies from sender_habit");
+    let habit =
+        node.database.row("select calling_ae_title, cardinality(longest_gap_seconds) as studies from sender_habit");
     assert_eq!((words(&habit, "calling_ae_title"), habit["studies"].as_i64()), ("SCANNER".into(), Some(1)));
 }
 
@@ -119,7 +128,10 @@ fn heavy_a_route_requires_what_must_be_there_and_a_person_may_insist() {
     assert_eq!(words(&workup, "completeness_kind"), "forced", "{workup:#}");
     assert!(words(&workup, "completeness_reason").contains("hilum study complete"), "{workup:#}");
     let timeline = node.hilum_ok(&["timeline", study]);
-    assert!(timeline.contains("the route still requires instances >= 2") && timeline.contains("wants it complete"), "{timeline}");
+    assert!(
+        timeline.contains("the route still requires instances >= 2") && timeline.contains("wants it complete"),
+        "{timeline}"
+    );
     let again = node.hilum(&["study", "complete", study]);
     assert!(!again.status.success() && said(&again).contains("complete already"), "{}", said(&again));
     let unknown = node.hilum(&["study", "complete", "1.2.3"]);

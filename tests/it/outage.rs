@@ -226,7 +226,10 @@ fn heavy_too_little_free_space_stops_receiving_and_nothing_else() {
     // More than the first line, less than the second.
     fill_to(72);
     std::thread::sleep(Duration::from_secs(2));
-    assert!(!storescu(node.dicom_port, "SCANNER", "HILUM", &[], &[&late.path]).status.success(), "it went on too early");
+    assert!(
+        !storescu(node.dicom_port, "SCANNER", "HILUM", &[], &[&late.path]).status.success(),
+        "it went on too early"
+    );
     fs_err::remove_file(&filler).expect("our file");
     wait_for("receiving goes on", PATIENCE, || {
         storescu(node.dicom_port, "SCANNER", "HILUM", &[], &[&late.path]).status.success().then_some(())

@@ -28,7 +28,9 @@ fn age(node: &Node, sample: &Sample, days: u32) {
 }
 
 fn object_of(node: &Node, sample: &Sample) -> PathBuf {
-    let row = node.database.row(&format!("select archive_key from instance where sop_instance_uid = '{}'", sample.sop_instance_uid));
+    let row = node
+        .database
+        .row(&format!("select archive_key from instance where sop_instance_uid = '{}'", sample.sop_instance_uid));
     node.archived(row["archive_key"].as_str().expect("a key"))
 }
 
@@ -69,7 +71,8 @@ fn heavy_retention_removes_what_is_old_and_settled_and_it_can_come_again() {
     for sample in [&old, &young] {
         node.wait_for_workup(&sample.study_instance_uid, "answered");
     }
-    node.database.wait_for_rows(2, "select id from delivery where destination = 'pacs' and state = 'waiting' and attempts > 0");
+    node.database
+        .wait_for_rows(2, "select id from delivery where destination = 'pacs' and state = 'waiting' and attempts > 0");
     let ct = ct_slices(&sent, 1).remove(0);
     storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&ct.path]);
     node.database.wait_for_rows(1, "select id from workup where state = 'not_routed'");
@@ -91,9 +94,15 @@ fn heavy_retention_removes_what_is_old_and_settled_and_it_can_come_again() {
     node.database.execute("insert into file_to_remove (archive_key) values ('results/2020/01/02/03/marked.png')");
 
     let planned = node.hilum_ok(&["retention", "--dry-run"]);
-    assert!(planned.contains("2 received objects of 2 studies,") && planned.contains("2 results of 1 study,"), "{planned}");
+    assert!(
+        planned.contains("2 received objects of 2 studies,") && planned.contains("2 results of 1 study,"),
+        "{planned}"
+    );
     assert!(planned.contains("1 file without a row would be removed"), "{planned}");
-    assert!(gone_objects.iter().chain(&gone_results).chain([&orphan, &marked]).all(|file| file.exists()), "a dry run removed something");
+    assert!(
+        gone_objects.iter().chain(&gone_results).chain([&orphan, &marked]).all(|file| file.exists()),
+        "a dry run removed something"
+    );
 
     let told = node.hilum_ok(&["retention"]);
     assert!(told.contains("2 received objects of 2 studies,") && told.contains("2 results of 1 study,"), "{told}");
@@ -170,5 +179,8 @@ fn heavy_retention_by_size_takes_the_oldest_and_is_off_unless_told() {
     wait_for("their files are gone", PATIENCE, || (node.archived_objects().len() == 1).then_some(()));
     assert!(node.metric("hilum_retention_removed_bytes_total") > 1_400_000.0);
     let words = node.database.rows("select words from event where kind = 'objects_removed'");
-    assert!(words[0]["words"].as_str().is_some_and(|words| words.contains("take more than 1048576 bytes")), "{words:?}");
+    assert!(
+        words[0]["words"].as_str().is_some_and(|words| words.contains("take more than 1048576 bytes")),
+        "{words:?}"
+    );
 }
