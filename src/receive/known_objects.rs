@@ -206,8 +206,8 @@ mod tests {
         assert!(started.elapsed() < PATIENCE);
     }
 
-    #[test]
-    fn memory_is_bounded() {
+    #[tokio::test]
+    async fn memory_is_bounded() {
         let known = known();
         for number in 0..REMEMBERED + 10 {
             known.stored(&object(number, 1));

@@ -3,11 +3,16 @@
 //! Labels are closed enums. Every value of every label exists from the start with 0, so that `rate()` sees the first
 //! event and alerts can be written before anything went wrong.
 
-use std::{fmt, sync::atomic::AtomicU64, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    time::Duration,
+};
 
 use prometheus_client::{
-    encoding::{EncodeLabelValue, LabelValueEncoder, text},
+    encoding::{EncodeLabelValue, EncodeMetric, LabelValueEncoder, MetricEncoder, text},
     metrics::{
+        MetricType,
         counter::Counter,
         family::{Family, MetricConstructor},
         gauge::Gauge,
@@ -220,10 +225,34 @@ where
     }
 }
 
-/// For a metric that is absent at times.
-type NoLabels = [(&'static str, &'static str); 0];
-
 type SecondsGauge = Gauge<f64, AtomicU64>;
+
+/// A gauge that has no value at times, and no series then.
+#[derive(Debug, Clone, Default)]
+struct GaugeAtTimes(Arc<Mutex<Option<f64>>>);
+
+impl GaugeAtTimes {
+    fn value(&self) -> MutexGuard<'_, Option<f64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EncodeMetric for GaugeAtTimes {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        match *self.value() {
+            Some(value) => encoder.encode_gauge(&value),
+            None => Ok(()),
+        }
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+
+    fn is_empty(&self) -> bool {
+        self.value().is_none()
+    }
+}
 
 /// Every metric of one process. Made once, shared by reference; gauges are set by whoever knows the value, everything
 /// else is counted by [`super::events`].
@@ -254,7 +283,7 @@ pub struct Metrics {
     tls_certificate_expires_seconds: SecondsGauge,
     archive_receiving_stopped: Gauge,
     /// Empty while the disk does not fill.
-    archive_seconds_to_full: Family<NoLabels, SecondsGauge>,
+    archive_seconds_to_full: GaugeAtTimes,
     retention_removed_bytes: Family<By<RetentionKind>, Counter>,
 }
 
@@ -303,7 +332,7 @@ impl Metrics {
             archive_free_bytes: Gauge::default(),
             tls_certificate_expires_seconds: SecondsGauge::default(),
             archive_receiving_stopped: Gauge::default(),
-            archive_seconds_to_full: Family::default(),
+            archive_seconds_to_full: GaugeAtTimes::default(),
             retention_removed_bytes: Family::default(),
         };
         // Without a certificate none ends.
@@ -468,12 +497,7 @@ impl Metrics {
     /// Sets whether receiving is stopped for want of space, and when it will be; `None` while the disk does not fill.
     pub fn set_archive_room(&self, stopped: bool, seconds_to_full: Option<f64>) {
         self.archive_receiving_stopped.set(i64::from(stopped));
-        match seconds_to_full {
-            Some(seconds) => {
-                self.archive_seconds_to_full.get_or_create(&[]).set(seconds);
-            }
-            None => self.archive_seconds_to_full.clear(),
-        }
+        *self.archive_seconds_to_full.value() = seconds_to_full;
     }
 
     /// Counts an object that was refused because its UID is known with other bytes.
@@ -669,10 +693,11 @@ mod tests {
     #[test]
     fn time_to_full_is_absent_while_nothing_fills() {
         let metrics = Metrics::new();
-        assert!(!metrics.encode().contains("seconds_to_full "), "{}", metrics.encode());
+        let shown = || metrics.encode().lines().any(|line| line.starts_with("hilum_archive_seconds_to_full "));
+        assert!(!shown());
         metrics.set_archive_room(false, Some(9.0));
-        assert!(metrics.encode().contains("seconds_to_full 9.0"), "{}", metrics.encode());
+        assert!(shown(), "{}", metrics.encode());
         metrics.set_archive_room(false, None);
-        assert!(!metrics.encode().contains("seconds_to_full 9.0"));
+        assert!(!shown());
     }
 }
