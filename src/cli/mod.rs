@@ -207,7 +207,7 @@ pub fn run(command_line: CommandLine) -> anyhow::Result<()> {
 async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve => serve::run(load_for_service(global)?, global.config_file()).await,
-        Command::InferChild => infer::run(load_for_service(global)?).await,
+        Command::InferChild => Box::pin(infer::run(load_for_service(global)?)).await,
         Command::Dev(options) => dev::run(options).await,
         Command::CheckConfig(options) => check_config::run(global, &options),
         Command::Migrate => migrate::run(global).await,

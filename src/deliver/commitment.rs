@@ -135,7 +135,7 @@ impl ReportCommitment {
                 return Told::Answered(response.status);
             }
         }
-        let (peer, port) = match callable(site, request) {
+        let peer = match callable(site, request) {
             Ok(callable) => callable,
             Err(words) => return Told::NotTold(words),
         };
@@ -226,16 +226,13 @@ fn pause(since_evaluation: Duration, settings: &DeliverSettings) -> Duration {
 }
 
 /// The peer that asked, with the port to call; of several with its title the one at its address.
-fn callable<'a>(site: &'a SiteConfig, request: &OpenRequest) -> Result<(&'a Peer, u16), String> {
+fn callable<'a>(site: &'a SiteConfig, request: &OpenRequest) -> Result<&'a Peer, String> {
     let title = &request.calling_ae_title;
-    let callable: Vec<(&Peer, u16)> = site
-        .peers
-        .iter()
-        .filter(|peer| peer.ae_title.as_str() == title && peer.host != "*")
-        .filter_map(|peer| Some((peer, peer.port?)))
-        .collect();
-    let here = callable.iter().find(|(peer, _)| peer.host == request.peer_address);
-    here.or(callable.first()).copied().ok_or_else(|| {
+    let callable = || {
+        site.peers.iter().filter(|peer| peer.ae_title.as_str() == title && peer.host != "*" && peer.port.is_some())
+    };
+    let here = callable().find(|peer| peer.host == request.peer_address);
+    here.or_else(|| callable().next()).ok_or_else(|| {
         format!(
             "`{title}` does not hold its association open, and no peer with this title has a host and port to call: \
              run `hilum peer add NAME --ae-title {title} --host HOST --port PORT`"
