@@ -11,6 +11,8 @@
 
 mod acceptor;
 pub mod command;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod message;
 pub mod negotiation;
 mod pdu_io;
