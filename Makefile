@@ -19,13 +19,14 @@ radiographs := $(HILUM_TEST_FIXTURES)/pydicom-data-1.0.0/data_store/data
 
 DATA ?= data/dev
 ARGS ?=
+SECONDS_EACH ?= 60
 NEXTEST_PROFILE ?= $(if $(CI),ci,default)
 hilum := $(CARGO_TARGET_DIR)/debug/hilum
 
 .PHONY: help
 help: ## Lists these commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r name text; do \
-	    printf '  make %-9s %s\n' "$$name" "$$text"; done
+	    printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 .PHONY: run
 run: setup-run ## Builds and starts Hilum on its own Postgres, sends a real radiograph, shows the results (ONCE=1: then stops)
@@ -58,6 +59,14 @@ bench: setup-bench ## Measures beside Orthanc and storescp (PROFILE=release: wit
 golden: setup-golden ## Writes the reference outputs of the networks anew with PyTorch (a 5 GB environment)
 	@$(HILUM_CACHE)/golden-venv/bin/python deploy/golden/make_golden.py $(ARGS)
 
+.PHONY: golden-pixels
+golden-pixels: setup-golden-pixels ## Writes the reference of pixel decoding anew with pydicom, GDCM, OpenJPEG and dcmtk
+	@$(HILUM_CACHE)/pixels-venv/bin/python deploy/golden/make_pixels.py $(HILUM_TEST_FIXTURES) tests/golden/pixels.json
+
+.PHONY: fuzz
+fuzz: setup-fuzz ## Fuzzes each target for a minute (SECONDS_EACH=600: for longer; ARGS='pdu': only that one)
+	@deploy/fuzz.sh $(SECONDS_EACH) $(ARGS)
+
 .PHONY: release
 release: setup-run ## Builds the optimised binary for production
 	@cargo build --release --bin hilum
@@ -67,7 +76,7 @@ release: setup-run ## Builds the optimised binary for production
 .PHONY: setup
 setup: setup-test ## Only installs what the other commands need
 
-setup_targets := setup-run setup-check setup-test setup-bench setup-golden
+setup_targets := setup-run setup-check setup-test setup-bench setup-golden setup-golden-pixels setup-fuzz
 .PHONY: $(setup_targets)
 $(setup_targets):
 	@deploy/setup.sh $(@:setup-%=%)

@@ -7,6 +7,8 @@
 #   deploy/setup.sh test     what `make test` needs: all of that, and the real DICOM peers
 #   deploy/setup.sh bench    what `make bench` needs: the same as test
 #   deploy/setup.sh golden   what `make golden` needs: a PyTorch environment (about 5 GB)
+#   deploy/setup.sh golden-pixels  what `make golden-pixels` needs: the decoders that ours is compared with
+#   deploy/setup.sh fuzz     what `make fuzz` needs: all of test, and cargo-fuzz
 #
 # Everything but Debian packages goes below $HILUM_CACHE (default: ~/.cache/hilum). Downloads are pinned by version and
 # SHA-256. HILUM_SETUP_NO_ROOT=1 forbids installing Debian packages: the script then lists what is missing.
@@ -15,6 +17,7 @@ set -euo pipefail
 readonly MINIMUM_RUST_MINOR=94
 readonly NEXTEST_VERSION=0.9.143
 readonly DENY_VERSION=0.20.2
+readonly FUZZ_VERSION=0.13.2
 
 deploy_folder="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 cache="${HILUM_CACHE:-$HOME/.cache/hilum}"
@@ -86,7 +89,10 @@ find_missing_packages() {
     need git program git
     need unzip program unzip
     need postgresql postgres_programs
-    if [[ "$profile" == test || "$profile" == bench ]]; then
+    if [[ "$profile" == golden-pixels ]]; then
+        need dcmtk program dcmdjpeg
+    fi
+    if [[ "$profile" == test || "$profile" == bench || "$profile" == fuzz ]]; then
         need dcmtk program storescu
         need orthanc eval 'program Orthanc || test -x /usr/sbin/Orthanc'
         need dicom3tools program dciodvfy
@@ -257,6 +263,12 @@ install_files() {
     unpack "$requirements" "$folder"
 }
 
+install_test_files() {
+    install_files "$deploy_folder/radiograph-requirements.txt" "$cache/pydicom-data-1.0.0" \
+        "the demonstration radiographs (34 MB)"
+    install_files "$deploy_folder/test-files-requirements.txt" "$cache/pydicom-3.0.2" "pydicom's test files (2 MB)"
+}
+
 # --- Python environments -----------------------------------------------------------------------------------------
 
 # The first Python for which peers-requirements.txt has hashes.
@@ -307,8 +319,8 @@ install_cargo_tool() {
 # -----------------------------------------------------------------------------------------------------------------
 
 case "$profile" in
-run | check | test | bench | golden) ;;
-*) fail "usage: deploy/setup.sh run|check|test|bench|golden" ;;
+run | check | test | bench | golden | golden-pixels | fuzz) ;;
+*) fail "usage: deploy/setup.sh run|check|test|bench|golden|golden-pixels|fuzz" ;;
 esac
 
 [[ "$cache" == /* ]] || fail "HILUM_CACHE is '$cache' and must be an absolute path."
@@ -334,12 +346,15 @@ check)
     check_rust_components
     install_cargo_tool cargo-deny "$DENY_VERSION"
     ;;
-test | bench)
-    install_files "$deploy_folder/radiograph-requirements.txt" "$cache/pydicom-data-1.0.0" \
-        "the demonstration radiographs (34 MB)"
-    install_files "$deploy_folder/test-files-requirements.txt" "$cache/pydicom-3.0.2" "pydicom's test files (2 MB)"
+test | bench | fuzz)
+    install_test_files
     install_environment "$deploy_folder/peers-requirements.txt" "$cache/peers-venv" "the DICOM peers of the tests"
     install_cargo_tool cargo-nextest "$NEXTEST_VERSION"
+    [[ "$profile" != fuzz ]] || install_cargo_tool cargo-fuzz "$FUZZ_VERSION"
+    ;;
+golden-pixels)
+    install_test_files
+    install_environment "$deploy_folder/pixels-requirements.txt" "$cache/pixels-venv" "pydicom, GDCM and OpenJPEG"
     ;;
 golden)
     install_environment "$deploy_folder/golden-requirements.txt" "$cache/golden-venv" "PyTorch (about 5 GB)"

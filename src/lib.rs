@@ -39,3 +39,6 @@ pub mod telemetry;
 pub mod cli;
 
 pub mod app;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;

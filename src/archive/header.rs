@@ -6,11 +6,10 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, BufRead, Read, Seek},
+    io::{self, BufRead, Read, Seek, SeekFrom},
 };
 
-use dicom_encoding::text::{SpecificCharacterSet, TextCodec};
-
+use super::character_set::CharacterSet;
 use crate::types::{ObjectHeader, Uid, UidError};
 
 /// Why a data set's header is not acceptable.
@@ -51,8 +50,11 @@ const MAXIMUM_DEPTH: usize = 64;
 const MAXIMUM_ELEMENTS: usize = 200_000;
 /// The longest value that is kept; longer ones are cut.
 const MAXIMUM_VALUE_BYTES: u32 = 16 * 1024;
+/// How much of a deflated data set is inflated in search of the attributes that we need.
+const MAXIMUM_INFLATED_BYTES: u64 = 64 << 20;
 /// The last attribute of [`WANTED`].
 const LAST_WANTED: u32 = 0x0020_0013;
+const PATIENT_NAME: u32 = 0x0010_0010;
 const UNDEFINED_LENGTH: u32 = 0xFFFF_FFFF;
 
 const WANTED: [u32; 19] = [
@@ -80,15 +82,24 @@ const WANTED: [u32; 19] = [
 /// Reads the header of a data set that starts at the reader's position.
 pub(super) fn read(reader: &mut (impl BufRead + Seek), transfer_syntax_uid: &Uid) -> Result<ObjectHeader, HeaderError> {
     let values = match transfer_syntax_uid.as_str() {
-        "1.2.840.10008.1.2" => collect(&mut Seeking(reader), Encoding { explicit_vr: false, big_endian: false }),
-        "1.2.840.10008.1.2.2" => collect(&mut Seeking(reader), Encoding { explicit_vr: true, big_endian: true }),
+        "1.2.840.10008.1.2" => collect(&mut Seeking::new(reader)?, Encoding { explicit_vr: false, big_endian: false }),
+        "1.2.840.10008.1.2.2" => collect(&mut Seeking::new(reader)?, Encoding { explicit_vr: true, big_endian: true }),
         "1.2.840.10008.1.2.1.99" => {
             let inflated = io::BufReader::new(flate2::bufread::DeflateDecoder::new(reader));
-            collect(&mut Draining(inflated), Encoding { explicit_vr: true, big_endian: false })
+            let mut source = Draining { reader: inflated, left: MAXIMUM_INFLATED_BYTES };
+            collect(&mut source, Encoding { explicit_vr: true, big_endian: false })
         }
-        _ => collect(&mut Seeking(reader), Encoding { explicit_vr: true, big_endian: false }),
+        _ => collect(&mut Seeking::new(reader)?, Encoding { explicit_vr: true, big_endian: false }),
     }?;
     header_from(&values)
+}
+
+/// The header of a data set in memory, as [`super::Archive`] reads it from a file.
+///
+/// # Errors
+/// [`HeaderError`] when the bytes are no data set, or one that cannot be filed.
+pub fn read_header(data_set: &[u8], transfer_syntax_uid: &Uid) -> Result<ObjectHeader, HeaderError> {
+    read(&mut io::Cursor::new(data_set), transfer_syntax_uid)
 }
 
 /// A source of bytes that can skip.
@@ -96,33 +107,66 @@ trait Source: Read {
     fn skip(&mut self, count: u64) -> io::Result<()>;
 }
 
-struct Seeking<'a, R>(&'a mut R);
+/// Skips by seeking, never beyond the end: what a length declares must be there.
+struct Seeking<'a, R> {
+    reader: &'a mut R,
+    left: u64,
+}
+
+impl<'a, R: Seek> Seeking<'a, R> {
+    fn new(reader: &'a mut R) -> Result<Self, HeaderError> {
+        let to_the_end = |reader: &mut R| -> io::Result<u64> {
+            let start = reader.stream_position()?;
+            let end = reader.seek(SeekFrom::End(0))?;
+            reader.seek(SeekFrom::Start(start))?;
+            Ok(end.saturating_sub(start))
+        };
+        let left = to_the_end(reader).map_err(|error| HeaderError::Malformed(error.to_string()))?;
+        Ok(Self { reader, left })
+    }
+}
 
 impl<R: Read> Read for Seeking<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
+        let count = self.reader.read(buffer)?;
+        self.left = self.left.saturating_sub(count as u64);
+        Ok(count)
     }
 }
 
 impl<R: BufRead + Seek> Source for Seeking<'_, R> {
     fn skip(&mut self, count: u64) -> io::Result<()> {
+        self.left =
+            self.left.checked_sub(count).ok_or_else(|| io::Error::other("a value is longer than what is left"))?;
         let count = i64::try_from(count).map_err(io::Error::other)?;
         // Unlike `seek`, this keeps what is in the buffer.
-        self.0.seek_relative(count)
+        self.reader.seek_relative(count)
     }
 }
 
-struct Draining<R>(R);
+/// Skips by reading, and gives up after so many bytes: a small deflated object may inflate for hours.
+struct Draining<R> {
+    reader: R,
+    left: u64,
+}
 
 impl<R: Read> Read for Draining<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
+        let count = self.reader.read(buffer)?;
+        let left = self.left.checked_sub(count as u64);
+        self.left = left.ok_or_else(|| {
+            io::Error::other(format!("it inflates to more than {MAXIMUM_INFLATED_BYTES} bytes before (0020,0013)"))
+        })?;
+        Ok(count)
     }
 }
 
 impl<R: Read> Source for Draining<R> {
     fn skip(&mut self, count: u64) -> io::Result<()> {
-        io::copy(&mut (&mut self.0).take(count), &mut io::sink()).map(|_| ())
+        match io::copy(&mut self.by_ref().take(count), &mut io::sink())? {
+            skipped if skipped == count => Ok(()),
+            _ => Err(io::Error::other("a value is longer than what is left")),
+        }
     }
 }
 
@@ -255,19 +299,9 @@ fn problem_of(error: &UidError) -> String {
 }
 
 fn header_from(values: &BTreeMap<u32, Vec<u8>>) -> Result<ObjectHeader, HeaderError> {
-    let character_set = values
-        .get(&0x0008_0005)
-        .and_then(|value| std::str::from_utf8(value).ok())
-        .and_then(|codes| codes.split('\\').map(|code| code.trim_matches(['\0', ' '])).find(|code| !code.is_empty()))
-        .and_then(SpecificCharacterSet::from_code);
+    let character_set = CharacterSet::of_value(values.get(&0x0008_0005).map(Vec::as_slice));
     let text = |tag: u32| {
-        let raw = values.get(&tag)?;
-        let decoded = match &character_set {
-            Some(character_set) => character_set.decode(raw).ok(),
-            None => std::str::from_utf8(raw).ok().map(str::to_owned),
-        };
-        // Bytes that the declared set does not know are shown as Latin-1; the stored file keeps them unchanged.
-        let decoded = decoded.unwrap_or_else(|| raw.iter().map(|byte| char::from(*byte)).collect());
+        let decoded = character_set.decode(values.get(&tag)?, tag == PATIENT_NAME);
         let trimmed = decoded.trim_matches(['\0', ' ']);
         (!trimmed.is_empty()).then(|| trimmed.to_owned())
     };
@@ -433,7 +467,22 @@ mod tests {
     #[test]
     fn a_huge_declared_length_costs_no_memory() {
         let bytes = [head(), long(0x0008_1190, b"UR", 0xFFFF_FFF0)].concat();
-        assert!(matches!(read_bytes(bytes, EXPLICIT), Err(HeaderError::Missing(_))));
+        let error = read_bytes(bytes, EXPLICIT).unwrap_err();
+        assert!(
+            matches!(&error, HeaderError::Malformed(words) if words.contains("longer than what is left")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn inflating_is_bounded() {
+        use std::io::Write as _;
+        // 80 KiB that inflate to 80 MiB in front of the identifiers.
+        let bytes = [long(0x0008_1190, b"UR", 80 << 20), vec![b' '; 80 << 20], head(), uids()].concat();
+        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&bytes).unwrap();
+        let error = read_bytes(encoder.finish().unwrap(), "1.2.840.10008.1.2.1.99").unwrap_err();
+        assert!(error.to_string().contains("inflates to more than 67108864 bytes"), "{error}");
     }
 
     #[test]

@@ -126,6 +126,14 @@ impl Config {
     }
 }
 
+/// How many problems a text has as a node's configuration file. The files that it names are not read.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn problems_of_text(text: &str) -> usize {
+    let mut document = Document::parse(text, Path::new("hilum.toml"));
+    let _ = read_sections(&mut document);
+    document.into_problems().len()
+}
+
 /// The configuration as a file would say it, defaults included, secrets redacted.
 #[must_use]
 pub fn effective_toml(config: &Config) -> String {

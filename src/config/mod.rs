@@ -18,6 +18,8 @@ mod site;
 mod values;
 mod vars;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use load::problems_of_text;
 pub use load::{Config, effective_toml};
 pub use problem::{ConfigErrors, ConfigProblem, Origin};
 pub use sections::{

@@ -228,9 +228,8 @@ fn pause(since_evaluation: Duration, settings: &DeliverSettings) -> Duration {
 /// The peer that asked, with the port to call; of several with its title the one at its address.
 fn callable<'a>(site: &'a SiteConfig, request: &OpenRequest) -> Result<&'a Peer, String> {
     let title = &request.calling_ae_title;
-    let callable = || {
-        site.peers.iter().filter(|peer| peer.ae_title.as_str() == title && peer.host != "*" && peer.port.is_some())
-    };
+    let callable =
+        || site.peers.iter().filter(|peer| peer.ae_title.as_str() == title && peer.host != "*" && peer.port.is_some());
     let here = callable().find(|peer| peer.host == request.peer_address);
     here.or_else(|| callable().next()).ok_or_else(|| {
         format!(
@@ -382,8 +381,8 @@ mod tests {
         let words = callable(&site, &request).unwrap_err();
         assert!(words.contains("hilum peer add NAME --ae-title CT01"), "{words}");
         site.peers.extend([peer("silent", "10.1.2.3", None), peer("other", "10.9.9.9", Some(105))]);
-        assert_eq!(callable(&site, &request).unwrap().1, 105);
+        assert_eq!(callable(&site, &request).unwrap().port, Some(105));
         site.peers.push(peer("here", "10.1.2.3", Some(106)));
-        assert_eq!(callable(&site, &request).unwrap().1, 106);
+        assert_eq!(callable(&site, &request).unwrap().port, Some(106));
     }
 }

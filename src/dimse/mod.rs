@@ -15,6 +15,8 @@ pub mod command;
 mod commitment;
 mod data_set;
 mod find;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod identifier;
 mod message;
 pub mod negotiation;

@@ -34,7 +34,7 @@ pub const STORAGE_SOP_CLASSES: &[&str] = &[
 /// A sender that wants an object to arrive as it is proposes its syntax in a context of its own, as PACS and
 /// dcmtk do; each is then accepted.
 ///
-/// Not here: JPEG Extended (12 bit), which the decoder does not read, video, JPEG XL and HTJ2K.
+/// Not here: video, JPEG XL and HTJ2K.
 pub const DECODABLE_TRANSFER_SYNTAXES: &[&str] = &[
     uids::EXPLICIT_VR_LITTLE_ENDIAN,
     uids::IMPLICIT_VR_LITTLE_ENDIAN,
@@ -48,6 +48,7 @@ pub const DECODABLE_TRANSFER_SYNTAXES: &[&str] = &[
     uids::JPEGLS_NEAR_LOSSLESS,
     uids::JPEG2000,
     uids::JPEG_BASELINE8_BIT,
+    uids::JPEG_EXTENDED12_BIT,
 ];
 
 /// Retired from the standard in 2006, still proposed by every dcmtk tool.
@@ -445,7 +446,7 @@ mod tests {
             (CT, &[J2K], accepted(J2K)),
             (CT, &[J2K, IMPLICIT], accepted(IMPLICIT)),
             (CT, &[uids::JPEG_BASELINE8_BIT, J2K], accepted(J2K)),
-            (CT, &[uids::JPEG_EXTENDED12_BIT], ContextOutcome::TransferSyntaxesNotSupported),
+            (CT, &[uids::JPEG_EXTENDED12_BIT], accepted(uids::JPEG_EXTENDED12_BIT)),
             (CT, &[], ContextOutcome::TransferSyntaxesNotSupported),
             (uids::VERIFICATION, &[IMPLICIT], accepted(IMPLICIT)),
             (uids::VERIFICATION, &[J2K], ContextOutcome::TransferSyntaxesNotSupported),

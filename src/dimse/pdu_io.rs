@@ -390,6 +390,9 @@ fn parse_p_data(mut body: Bytes) -> Result<Vec<Pdv>, &'static str> {
 /// Bytes before the items of A-ASSOCIATE-RQ and -AC: protocol version, reserved, AE titles, reserved.
 const ASSOCIATION_FIXED_BYTES: usize = 68;
 
+/// There are no more: their identifiers are the odd numbers of one byte (PS3.8 section 9.3.2.2).
+const MAX_PRESENTATION_CONTEXTS: usize = 128;
+
 /// The whole PDU (with a header) without the items that Hilum does not use, as PS3.8 section 9.3.1 demands of
 /// unrecognised ones. Extended negotiation and asynchronous operations are optional for an acceptor to answer
 /// (PS3.7 annex D.3.3) and left out too; so nothing in them can break the parser.
@@ -401,10 +404,15 @@ fn keep_known_items(pdu_type: u8, body: &[u8]) -> Result<Vec<u8>, &'static str> 
     let presentation_context = if pdu_type == A_ASSOCIATE_RQ { 0x20 } else { 0x21 };
     let mut kept = vec![pdu_type, 0, 0, 0, 0, 0];
     kept.extend_from_slice(fixed);
+    let mut n_contexts = 0;
     for_each_item(items, |item_type, value| {
         match item_type {
             0x10 => push_item(&mut kept, item_type, trim_uid(value)),
             0x20 | 0x21 if item_type == presentation_context => {
+                n_contexts += 1;
+                if n_contexts > MAX_PRESENTATION_CONTEXTS {
+                    return Err("it has more than 128 presentation contexts");
+                }
                 push_item(&mut kept, item_type, &known_context_items(item_type, value)?);
             }
             0x50 => push_item(&mut kept, item_type, &known_user_items(value)?),

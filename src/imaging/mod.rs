@@ -9,11 +9,16 @@
 
 pub mod canvas;
 mod codestream;
+mod color;
 mod error;
+mod frame;
+#[cfg(test)]
+mod golden_tests;
 mod grey;
 mod guard;
 mod header;
 pub mod heat;
+mod jpeg12;
 pub mod lungs;
 mod lut;
 mod overlay;
@@ -23,8 +28,10 @@ mod text;
 
 pub use canvas::{MaskMode, Plane, Plane3, PlaneError};
 pub use error::ImagingError;
+pub use frame::{StoredFrame, decode_frame};
 pub use grey::{DecodeLimits, GreyImage, decode_grey, display_image, display_object};
 pub use guard::{GuardError, GuardLimits, check_part10, read_object};
 pub use header::{ImageHeader, PatientAge, View};
+pub use jpeg12::decode as decode_jpeg_12_bit;
 pub use lut::{LookUpTable, Voi, WindowFunction};
 pub use overlay::{OverlayError, OverlayOptions, encode_png, render_overlay};

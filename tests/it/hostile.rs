@@ -52,11 +52,33 @@ impl RawPeer {
     /// An association for C-ECHO and C-STORE of CR in Explicit VR Little Endian.
     #[track_caller]
     pub(crate) fn associate(port: u16, calling: &str, called: &str) -> Self {
+        Self::negotiate(port, calling, called, CR_STORAGE, EXPLICIT_LITTLE_ENDIAN).0
+    }
+
+    /// The same for another SOP class and transfer syntax, with the result of that context (PS3.8 table 9-18): 0 is
+    /// acceptance.
+    #[track_caller]
+    pub(crate) fn negotiate(
+        port: u16,
+        calling: &str,
+        called: &str,
+        sop_class: &str,
+        transfer_syntax: &str,
+    ) -> (Self, u8) {
         let mut peer = Self::connect(port);
-        peer.send(&association_request(calling, called));
+        peer.send(&association_request_for(calling, called, sop_class, transfer_syntax));
         let (kind, body) = peer.read_pdu().expect("an answer");
         assert_eq!(kind, ASSOCIATE_ACCEPT, "not accepted: {body:?}");
-        peer
+        // The items that follow the fixed part; in a presentation context its identifier comes first.
+        let mut items = &body[68..];
+        while let [item_type, _, high, low, rest @ ..] = items {
+            let (value, after) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+            if *item_type == 0x21 && value[0] == STORE_CONTEXT {
+                return (peer, value[2]);
+            }
+            items = after;
+        }
+        panic!("the context is not answered: {body:?}");
     }
 
     #[track_caller]
@@ -156,6 +178,10 @@ impl RawPeer {
 }
 
 fn association_request(calling: &str, called: &str) -> Vec<u8> {
+    association_request_for(calling, called, CR_STORAGE, EXPLICIT_LITTLE_ENDIAN)
+}
+
+fn association_request_for(calling: &str, called: &str, sop_class: &str, transfer_syntax: &str) -> Vec<u8> {
     let item = |kind: u8, content: &[u8]| {
         let length = u16::try_from(content.len()).expect("short").to_be_bytes();
         [&[kind, 0][..], &length, content].concat()
@@ -172,7 +198,7 @@ fn association_request(calling: &str, called: &str) -> Vec<u8> {
         format!("{called:<16}{calling:<16}").into_bytes(),
         vec![0; 32],
         item(0x10, b"1.2.840.10008.3.1.1.1"),
-        context(STORE_CONTEXT, CR_STORAGE, EXPLICIT_LITTLE_ENDIAN),
+        context(STORE_CONTEXT, sop_class, transfer_syntax),
         context(ECHO_CONTEXT, VERIFICATION, IMPLICIT_LITTLE_ENDIAN),
         item(0x50, &user),
     ]
@@ -347,6 +373,29 @@ fn a_peer_that_stalls_is_timed_out() {
     let rows =
         node.database.wait_for_rows(2, "select end_words from association where end_kind = 'timed_out' order by id");
     assert!(rows[1]["end_words"].as_str().expect("words").contains("a message took too long"), "{rows:?}");
+
+    // Bytes that trickle inside one P-DATA-TF: of a command, and of a data set.
+    let command = p_data(STORE_CONTEXT, 0x03, &command_set(&[(0x0002, padded_uid(CR_STORAGE))]));
+    let data = p_data(STORE_CONTEXT, 0x00, &[0; 200]);
+    for (n_timed_out, pdu, after_command) in [(3, command, false), (4, data, true)] {
+        let mut slow = RawPeer::associate(node.dicom_port, "SCANNER", "HILUM");
+        if after_command {
+            slow.send_store_command(CR_STORAGE, &fresh_uid());
+        }
+        let started = Instant::now();
+        slow.stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
+        let mut bytes = pdu.iter();
+        let aborted = loop {
+            if let Ok((kind, _)) = slow.read_pdu() {
+                break kind;
+            }
+            assert!(started.elapsed() < PATIENCE, "the node waits for ever");
+            // Never the last byte.
+            let _ = slow.stream.write_all(&[*bytes.next().filter(|_| bytes.len() > 1).unwrap_or(&0)]);
+        };
+        assert_eq!(aborted, ABORT);
+        node.database.wait_for_rows(n_timed_out, "select 1 from association where end_kind = 'timed_out'");
+    }
     assert_nothing_stored(&node);
 }
 

@@ -113,7 +113,7 @@ fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("cannot run `{program}`: {error}; `make test` installs it"))
 }
 
-fn peers_python() -> PathBuf {
+pub(crate) fn peers_python() -> PathBuf {
     std::env::var_os("HILUM_PEERS_PYTHON").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/hilum/peers-venv/bin/python"),
         PathBuf::from,

@@ -17,6 +17,24 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
     path
 }
 
+/// All files of the packages `pydicom` and `pydicom-data`, which are no DICOM files here and there.
+#[track_caller]
+pub(crate) fn package_files() -> Vec<PathBuf> {
+    let fixtures = std::env::var_os("HILUM_TEST_FIXTURES").map_or_else(cache, PathBuf::from);
+    let mut folders =
+        vec![fixtures.join("pydicom-3.0.2/pydicom/data"), fixtures.join("pydicom-data-1.0.0/data_store/data")];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        let entries = fs_err::read_dir(folder).expect("`make setup` fetches the packages");
+        for path in entries.map(|entry| entry.expect("a folder").path()) {
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files.sort();
+    assert!(files.len() > 250, "only {} files", files.len());
+    files
+}
+
 /// A UID that nobody has.
 pub(crate) fn fresh_uid() -> String {
     format!("2.25.{}", uuid::Uuid::new_v4().as_u128())
