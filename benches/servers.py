@@ -133,6 +133,7 @@ class Orthanc(Server):
             "Name": "BENCH", "StorageDirectory": "objects", "IndexDirectory": "objects", "Plugins": [],
             "DicomAet": CALLED, "DicomPort": self.port, "DicomAlwaysAllowStore": True,
             "HttpPort": self.http_port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
+            **self.more_configuration(),
         }
         (self.folder / "orthanc.json").write_text(json.dumps(configuration))
         self._start("Orthanc", "orthanc.json")
@@ -140,6 +141,9 @@ class Orthanc(Server):
     def stored(self) -> int:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/statistics", timeout=10) as answer:
             return json.load(answer)["CountInstances"]
+
+    def more_configuration(self) -> dict:
+        return {}
 
 
 CONFIGURATION = """\
@@ -225,7 +229,7 @@ class Hilum(Server):
             self._run("model", "init")
         (self.folder / "site.toml").write_text(site)
         self._start(self.program, "--config", "hilum.toml", "serve")
-        self._health_url = f"http://127.0.0.1:{http_port}/healthz"
+        self.http_url = f"http://127.0.0.1:{http_port}"
         wait_until(self._listens, "hilum listening", pause=0.1)
         self._run("apply", "site.toml")
         postmaster = next(self.folder.glob("data/postgres/cluster/postmaster.pid")).read_text().splitlines()
@@ -239,7 +243,7 @@ class Hilum(Server):
         if self.process.poll() is not None:
             raise RuntimeError(f"hilum ended: {(self.folder / 'log').read_text(errors='replace')[-2000:]}")
         try:
-            with urllib.request.urlopen(self._health_url, timeout=5) as answer:
+            with urllib.request.urlopen(f"{self.http_url}/healthz", timeout=5) as answer:
                 return answer.status == 200
         except OSError:
             return False

@@ -115,7 +115,7 @@ def delivered(pacs: Orthanc, kept: dict[str, bytes], sent: dict[str, dict], ackn
         result = pydicom.dcmread(io.BytesIO(part10))
         uid, study = str(result.SOPInstanceUID), str(result.StudyInstanceUID)
         if uid not in kept:
-            judge.find("duplicated", f"the PACS has {uid}, which the node does not")
+            judge.find("corrupted", f"the PACS has {uid}, which the node does not keep")
         elif digest_of_content(part10) != digest_of_content(kept[uid]):
             judge.find("corrupted", f"the result {uid} of the PACS is not what the node keeps")
         if result.SOPClassUID == SecondaryCaptureImageStorage:

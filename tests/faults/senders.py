@@ -130,6 +130,11 @@ class Load:
         if missing or any(thread.is_alive() for thread in self._threads):
             raise RuntimeError(f"{missing} objects are not acknowledged {patience_seconds:.0f} s after the last fault")
 
+    def raise_failures(self) -> None:
+        """What ended a worker."""
+        if self.failures:
+            raise self.failures[0]
+
     def _next(self, choice: random.Random) -> Batch | None:
         try:
             return self._again.get_nowait()

@@ -47,48 +47,6 @@ class Program:
             raise RuntimeError(f"{type(self).__name__} ended with {self.process.returncode}:\n{end}")
 
 
-def _programs_of_postgres() -> pathlib.Path:
-    found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else pathlib.Path(shutil.which("initdb") or "/usr/bin/initdb").parent
-
-
-class Postgres(Program):
-    """A server of the run's own. It does not synchronise: its processes are killed, the machine is not."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        super().__init__(folder)
-        self.bin, self.cluster = _programs_of_postgres(), folder / "postgres"
-        # Postgres refuses to be root.
-        self.user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
-        self.cluster.mkdir()
-        if self.user:
-            shutil.chown(self.cluster, "postgres", "postgres")
-        subprocess.run(
-            [self.bin / "initdb", "-D", self.cluster, "-A", "trust", "-U", "hilum", "--no-sync", "-E", "UTF8"],
-            check=True, capture_output=True, cwd="/", **self.user,
-        )
-        self.url = f"postgres://hilum@localhost/hilum?host={self.cluster}"
-        self.start()
-        self._psql("create database hilum", "postgres")
-
-    def _psql(self, statement: str, database: str = "hilum") -> int:
-        command = ["psql", "-XAtq", "-h", str(self.cluster), "-U", "hilum", "-d", database, "-c", statement]
-        return subprocess.run(command, capture_output=True, check=False).returncode
-
-    def start(self) -> None:
-        command = [str(self.bin / "postgres"), "-D", str(self.cluster), "-k", str(self.cluster), "-c", "listen_addresses=",
-                   "-c", "fsync=off", "-c", "max_connections=80"]
-
-        def answers() -> bool:
-            # Children of a killed server hold its memory for a moment: until they have gone it does not start.
-            if self.process is None or self.process.poll() is not None:
-                self._spawn(command, **self.user)
-            return self._psql("select 1", "postgres") == 0
-
-        self.process = None
-        wait_until(answers, "Postgres starting", 90, 0.1)
-
-
 class Node(Program):
     """`hilum serve`; `environment` loads the file layer below it."""
 
@@ -180,7 +138,14 @@ destinations = ["pacs"]
             return False
 
     def wait_until_listening(self) -> None:
+        """Started again as a supervisor does when a fault of the disk ended the start."""
+        attempts = 1
+
         def listens() -> bool:
+            nonlocal attempts
+            if self.process.poll() is not None and attempts < 10:
+                attempts += 1
+                self.start()
             self._alive()
             return self.answers("/healthz")
 
