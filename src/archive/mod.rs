@@ -142,7 +142,10 @@ impl Archive {
         let folder = path.parent().ok_or_else(|| ArchiveError::BadKey(key.to_owned()))?;
         self.make_folder(folder)?;
         fs::rename(temporary, &path)?;
-        sync_folder(folder)?;
+        sync_folder(folder).inspect_err(|_| {
+            // Nobody will ask for it: a copy comes again. What cannot be removed now is found by the next scan.
+            let _ = fs::remove_file(&path);
+        })?;
         Ok(())
     }
 
