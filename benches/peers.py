@@ -8,21 +8,7 @@ from postgres import Postgres
 from servers import CALLED, Orthanc, Server
 
 INDEX_PLUGIN = "/usr/share/orthanc/plugins/libOrthancPostgreSQLIndex.so"
-PYNETDICOM = '''
-import os, sys
-from pynetdicom import AE, StoragePresentationContexts, evt
-from pynetdicom.sop_class import Verification
-port, folder = int(sys.argv[1]), sys.argv[2]
-def on_store(event):
-    with open(os.path.join(folder, event.request.AffectedSOPInstanceUID + ".dcm"), "wb") as file:
-        file.write(event.encoded_dataset())
-    return 0x0000
-entity = AE(ae_title="HILUM")
-entity.maximum_associations = 64
-entity.supported_contexts = StoragePresentationContexts
-entity.add_supported_context(Verification)
-entity.start_server(("127.0.0.1", port), evt_handlers=[(evt.EVT_C_STORE, on_store)])
-'''
+PYNETDICOM = pathlib.Path(__file__).resolve().parent / "pynetdicom_peer.py"
 
 
 class OrthancOnPostgres(Orthanc):
@@ -70,11 +56,13 @@ class Pynetdicom(Server):
 
     name = "pynetdicom"
     durability = "no: written, not synced, no index"
+    # Certificate, key and CA, for TLS.
+    more_arguments: tuple[str, ...] = ()
 
     def start(self) -> None:
         objects = self.folder / "objects"
         objects.mkdir()
-        self._start(sys.executable, "-c", PYNETDICOM, str(self.port), str(objects))
+        self._start(sys.executable, str(PYNETDICOM), "serve", str(self.port), str(objects), *self.more_arguments)
 
     def stored(self) -> int:
         return len(os.listdir(self.folder / "objects"))

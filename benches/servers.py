@@ -56,6 +56,7 @@ class Server:
             )
 
     def _answers(self) -> bool:
+        """Whether it answers C-ECHO."""
         if self.process.poll() is not None:
             raise RuntimeError(f"{self.name} ended: {(self.folder / 'log').read_text(errors='replace')[-2000:]}")
         echo = ["echoscu", "-to", "2", "-aet", CALLING, "-aec", CALLED, "127.0.0.1", str(self.port)]
@@ -103,6 +104,7 @@ class Storescp(Server):
 
     name = "dcmtk storescp"
     durability = "no: written, not synced, no index"
+    more_options: tuple[str, ...] = ()
 
     def __init__(self, folder: pathlib.Path, fork: bool = False) -> None:
         super().__init__(folder)
@@ -111,7 +113,7 @@ class Storescp(Server):
     def start(self) -> None:
         objects = self.folder / "objects"
         objects.mkdir()
-        options = ["--fork"] if self.fork else []
+        options = (["--fork"] if self.fork else []) + list(self.more_options)
         self._start("storescp", *options, "-aet", CALLED, "-od", str(objects), str(self.port))
 
     def forks(self) -> bool:
@@ -205,6 +207,8 @@ class Hilum(Server):
 
     name = "hilum"
     durability = "yes: file and its folder synced; index follows"
+    # Further sections of its configuration file.
+    more_configuration = ""
 
     def __init__(self, folder: pathlib.Path, pacs_port: int | None = None, quiet_seconds: int = 2) -> None:
         super().__init__(folder)
@@ -221,7 +225,7 @@ class Hilum(Server):
 
     def start(self) -> None:
         http_port = free_port()
-        text = CONFIGURATION.format(folder=self.folder, port=self.port, http_port=http_port)
+        text = CONFIGURATION.format(folder=self.folder, port=self.port, http_port=http_port) + self.more_configuration
         (self.folder / "hilum.toml").write_text(text)
         site = SITE.format(called=CALLED, calling=CALLING)
         if self.pacs_port:
