@@ -85,8 +85,10 @@ class OrthancPeer(Orthanc):
     tls: Certificates | None = None
 
     def more_configuration(self) -> dict:
-        target = {"AET": CALLED, "Host": "127.0.0.1", "Port": self.hilum_port, "UseDicomTls": self.tls is not None}
-        more = {"DicomAet": CALLING, "DicomCheckCalledAet": False, "DicomModalities": {"hilum": target}}
+        more = {"DicomAet": CALLING, "DicomCheckCalledAet": False}
+        if self.hilum_port:
+            target = {"AET": CALLED, "Host": "127.0.0.1", "Port": self.hilum_port, "UseDicomTls": self.tls is not None}
+            more["DicomModalities"] = {"hilum": target}
         if self.tls:
             more |= {"DicomTlsEnabled": True, **self.tls.of_orthanc()}
         return more
@@ -128,6 +130,9 @@ def objects(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         image = pydicom.dcmread(source / file)
         image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
         image.Modality = "CR"
+        image.pop("DataSetTrailingPadding", None)  # dcmtk leaves it out
+        if image.file_meta.TransferSyntaxUID.is_encapsulated:
+            image["PixelData"].VR = "OB"  # PS3.5 A.4; some of these files say OW
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = images.fresh_uid()
         image.StudyInstanceUID, image.SeriesInstanceUID = images.fresh_uid(), images.fresh_uid()
         made[name] = folder / f"{index}.dcm"

@@ -20,6 +20,7 @@ mod validators;
 
 mod crash;
 mod duplicates;
+mod faults;
 mod hostile;
 mod outage;
 mod path;
