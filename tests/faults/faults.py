@@ -33,6 +33,8 @@ from servers import free_port, wait_until  # noqa: E402
 from world import Node, Orthanc  # noqa: E402
 
 QUIET_SECONDS = 4
+# By how much of all the faults may be ahead of the load.
+AHEAD = 0.05
 
 
 class World:
@@ -70,10 +72,11 @@ class World:
 
 class Faults:
     """Three lanes of faults, each with choices of its own from the seed: what happens to processes, to files and
-    sender connections, and to the PACS. Each lane goes on until the wanted number of faults has happened."""
+    sender connections, and to the PACS. Each lane goes on until the wanted number of faults has happened, in step with
+    the `progress` of the load from 0 to 1, so that the faults meet all of it."""
 
-    def __init__(self, world: World, seed: int, wanted: int, only: str | None = None) -> None:
-        self.world, self.wanted = world, wanted
+    def __init__(self, world: World, seed: int, wanted: int, progress, only: str | None = None) -> None:
+        self.world, self.wanted, self.progress = world, wanted, progress
         self.happened: collections.Counter[str] = collections.Counter()
         self.failures: list[BaseException] = []
         self._lock = threading.Lock()
@@ -102,6 +105,9 @@ class Faults:
     def _run(self, choice: random.Random, kinds: dict) -> None:
         try:
             while self.happened.total() < self.wanted:
+                if self.happened.total() / self.wanted > self.progress() + AHEAD:
+                    time.sleep(0.1)
+                    continue
                 fault = choice.choices(list(kinds), list(kinds.values()))[0]
                 name = fault(choice)
                 if name:
@@ -211,7 +217,7 @@ def run(options: argparse.Namespace, folder: pathlib.Path, only: str | None = No
         load = Load(world.node, world.to_node.port, Stock(folder / "sent", manifest), folder / "senders", options.seed,
                     options.senders)
         load.objects_wanted, load.radiographs_wanted = options.objects, options.radiographs
-        faults = Faults(world, options.seed, options.faults, only)
+        faults = Faults(world, options.seed, options.faults, load.progress, only)
         started = time.monotonic()
         load.start()
         faults.start()

@@ -130,6 +130,10 @@ class Load:
         if missing or any(thread.is_alive() for thread in self._threads):
             raise RuntimeError(f"{missing} objects are not acknowledged {patience_seconds:.0f} s after the last fault")
 
+    def progress(self) -> float:
+        """The share of the wanted objects that is acknowledged."""
+        return len(self.acknowledged) / max(1, self.objects_wanted)
+
     def raise_failures(self) -> None:
         """What ended a worker."""
         if self.failures:
