@@ -119,7 +119,7 @@ class Faults:
 
     def kill_node(self, choice: random.Random) -> str:
         node = self.world.node
-        node._alive()
+        node.check_alive()
         if choice.random() < 0.5:
             node.kill()
         else:
@@ -132,7 +132,7 @@ class Faults:
 
     def cut_power(self, choice: random.Random) -> str:
         node = self.world.node
-        node._alive()
+        node.check_alive()
         node.kill_everything()
         with_postgres = choice.random() < 0.3
         if with_postgres:

@@ -41,7 +41,7 @@ class Program:
         time.sleep(seconds)
         os.kill(self.process.pid, signal.SIGCONT)
 
-    def _alive(self) -> None:
+    def check_alive(self) -> None:
         if self.process.poll() is not None:
             end = self.log.read_text(errors="replace")[-3000:]
             raise RuntimeError(f"{type(self).__name__} ended with {self.process.returncode}:\n{end}")
@@ -146,7 +146,7 @@ destinations = ["pacs"]
             if self.process.poll() is not None and attempts < 10:
                 attempts += 1
                 self.start()
-            self._alive()
+            self.check_alive()
             return self.answers("/healthz")
 
         wait_until(listens, "the node listening", 90, 0.05)
@@ -215,7 +215,7 @@ class Orthanc(Program):
         self._spawn([program, "orthanc.json"])
 
         def answers() -> bool:
-            self._alive()
+            self.check_alive()
             try:
                 with urllib.request.urlopen(f"{self.url}/system", timeout=5) as answer:
                     return answer.status == 200
