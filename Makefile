@@ -53,7 +53,27 @@ check: setup-check ## Checks format, lints, architecture, dependencies and their
 .PHONY: bench
 bench: setup-bench ## Measures beside Orthanc and storescp (PROFILE=release: with the optimised binary)
 	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
-	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh $(ARGS)
+	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh bench $(ARGS)
+
+.PHONY: bench-receive
+bench-receive: setup-bench ## Measures receiving beside Orthanc, dcmtk, dicom-rs and pynetdicom (PROFILE=release)
+	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
+	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh receive $(ARGS)
+
+.PHONY: bench-scale
+bench-scale: setup-bench ## Measures a node with a million studies beside one with a thousand (PROFILE=release)
+	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
+	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh scale $(ARGS)
+
+.PHONY: interop
+interop: setup-bench ## Tries every cell of the interoperation matrix and writes docs/interoperation.md
+	@cargo build --bin hilum
+	@HILUM=$(hilum) bash benches/run.sh interop $(ARGS)
+
+.PHONY: faults
+faults: setup-test ## A thousand random faults under load; nothing acknowledged may be lost, doubled or damaged
+	@cargo build --bin hilum
+	@HILUM=$(hilum) bash benches/run.sh faults $(ARGS)
 
 .PHONY: golden
 golden: setup-golden ## Writes the reference outputs of the networks anew with PyTorch (a 5 GB environment)

@@ -55,8 +55,9 @@ def write_set(folder: pathlib.Path, modality: str, count: int, associations: int
     sop_class, rows, columns = {
         "CT": (CTImageStorage, 512, 512),
         "CR": (ComputedRadiographyImageStorage, 2000, 2500),
+        "LARGE": (ComputedRadiographyImageStorage, 8000, 8000),
     }[modality]
-    image = template(modality, sop_class, rows, columns)
+    image = template("CT" if modality == "CT" else "CR", sop_class, rows, columns)
     source = folder / "template.dcm"
     folder.mkdir(parents=True)
     image.save_as(source, enforce_file_format=True)

@@ -1,25 +1,38 @@
 #!/usr/bin/env bash
-# Benchmarks of the node beside Orthanc and dcmtk's storescp, side by side in one run. `make bench` starts this.
+# Starts one of the measurements that run beside other people's programs; `make bench`, `make bench-receive`, `make
+# bench-scale`, `make interop` and `make faults` do it.
+#
+#   run.sh bench|receive|scale|interop|faults [OPTIONS]     --help lists the options of each
 #
 #   HILUM   the binary to measure (default: the one that `make run` builds)
-#   ARGS    options of bench.py, for example: make bench ARGS='--quick', ARGS='--only receive', ARGS=--help
 #
-# A complete run writes its tables into docs/benchmarks.md. Nothing here is a test: speed never fails a build.
+# Nothing here is a test of speed: speed never fails a build. `faults` is one of durability and does.
 set -euo pipefail
 
 folder="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-cache="${HILUM_CACHE:-$HOME/.cache/hilum}"
-export HILUM="${HILUM:-${CARGO_TARGET_DIR:-$cache/target}/debug/hilum}"
+export HILUM_CACHE="${HILUM_CACHE:-$HOME/.cache/hilum}"
+export HILUM="${HILUM:-${CARGO_TARGET_DIR:-$HILUM_CACHE/target}/debug/hilum}"
 export PATH="$PATH:/usr/sbin" # Debian's Orthanc
 
+what="${1:?usage: benches/run.sh bench|receive|scale|interop|faults [OPTIONS]}"
+shift
+case "$what" in
+bench | receive | scale | interop) script="$folder/$what.py" setup=bench ;;
+faults) script="$folder/../tests/faults/faults.py" setup=test ;;
+*)
+    printf 'run.sh: there is no %s; expected bench, receive, scale, interop or faults\n' "$what" >&2
+    exit 2
+    ;;
+esac
+
 [[ -x "$HILUM" ]] || {
-    printf 'bench: there is no program %s; run `make bench`, or name one with HILUM=\n' "$HILUM" >&2
+    printf '%s: there is no program %s; run `make run` once, or name one with HILUM=\n' "$what" "$HILUM" >&2
     exit 1
 }
-for program in storescu storescp Orthanc psql strace; do
+for program in storescu storescp Orthanc psql strace cc; do
     command -v "$program" >/dev/null || {
-        printf 'bench: %s is missing; `deploy/setup.sh bench` installs it\n' "$program" >&2
+        printf '%s: %s is missing; `deploy/setup.sh %s` installs it\n' "$what" "$program" "$setup" >&2
         exit 1
     }
 done
-exec "${HILUM_PEERS_PYTHON:-$cache/peers-venv/bin/python}" "$folder/bench.py" "$@"
+exec "${HILUM_PEERS_PYTHON:-$HILUM_CACHE/peers-venv/bin/python}" "$script" "$@"

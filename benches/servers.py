@@ -56,6 +56,7 @@ class Server:
             )
 
     def _answers(self) -> bool:
+        """Whether it answers C-ECHO."""
         if self.process.poll() is not None:
             raise RuntimeError(f"{self.name} ended: {(self.folder / 'log').read_text(errors='replace')[-2000:]}")
         echo = ["echoscu", "-to", "2", "-aet", CALLING, "-aec", CALLED, "127.0.0.1", str(self.port)]
@@ -103,6 +104,7 @@ class Storescp(Server):
 
     name = "dcmtk storescp"
     durability = "no: written, not synced, no index"
+    more_options: tuple[str, ...] = ()
 
     def __init__(self, folder: pathlib.Path, fork: bool = False) -> None:
         super().__init__(folder)
@@ -111,7 +113,7 @@ class Storescp(Server):
     def start(self) -> None:
         objects = self.folder / "objects"
         objects.mkdir()
-        options = ["--fork"] if self.fork else []
+        options = (["--fork"] if self.fork else []) + list(self.more_options)
         self._start("storescp", *options, "-aet", CALLED, "-od", str(objects), str(self.port))
 
     def forks(self) -> bool:
@@ -133,6 +135,7 @@ class Orthanc(Server):
             "Name": "BENCH", "StorageDirectory": "objects", "IndexDirectory": "objects", "Plugins": [],
             "DicomAet": CALLED, "DicomPort": self.port, "DicomAlwaysAllowStore": True,
             "HttpPort": self.http_port, "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
+            **self.more_configuration(),
         }
         (self.folder / "orthanc.json").write_text(json.dumps(configuration))
         self._start("Orthanc", "orthanc.json")
@@ -140,6 +143,9 @@ class Orthanc(Server):
     def stored(self) -> int:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/statistics", timeout=10) as answer:
             return json.load(answer)["CountInstances"]
+
+    def more_configuration(self) -> dict:
+        return {}
 
 
 CONFIGURATION = """\
@@ -201,6 +207,8 @@ class Hilum(Server):
 
     name = "hilum"
     durability = "yes: file and its folder synced; index follows"
+    # Further sections of its configuration file.
+    more_configuration = ""
 
     def __init__(self, folder: pathlib.Path, pacs_port: int | None = None, quiet_seconds: int = 2) -> None:
         super().__init__(folder)
@@ -217,7 +225,7 @@ class Hilum(Server):
 
     def start(self) -> None:
         http_port = free_port()
-        text = CONFIGURATION.format(folder=self.folder, port=self.port, http_port=http_port)
+        text = CONFIGURATION.format(folder=self.folder, port=self.port, http_port=http_port) + self.more_configuration
         (self.folder / "hilum.toml").write_text(text)
         site = SITE.format(called=CALLED, calling=CALLING)
         if self.pacs_port:
@@ -225,7 +233,7 @@ class Hilum(Server):
             self._run("model", "init")
         (self.folder / "site.toml").write_text(site)
         self._start(self.program, "--config", "hilum.toml", "serve")
-        self._health_url = f"http://127.0.0.1:{http_port}/healthz"
+        self.http_url = f"http://127.0.0.1:{http_port}"
         wait_until(self._listens, "hilum listening", pause=0.1)
         self._run("apply", "site.toml")
         postmaster = next(self.folder.glob("data/postgres/cluster/postmaster.pid")).read_text().splitlines()
@@ -239,7 +247,7 @@ class Hilum(Server):
         if self.process.poll() is not None:
             raise RuntimeError(f"hilum ended: {(self.folder / 'log').read_text(errors='replace')[-2000:]}")
         try:
-            with urllib.request.urlopen(self._health_url, timeout=5) as answer:
+            with urllib.request.urlopen(f"{self.http_url}/healthz", timeout=5) as answer:
                 return answer.status == 200
         except OSError:
             return False

@@ -5,7 +5,7 @@
 #   deploy/setup.sh run      what `make run` needs: compiler, Postgres programs, libtorch, the demo radiograph
 #   deploy/setup.sh check    what `make check` needs: the compiler, libtorch, cargo-deny
 #   deploy/setup.sh test     what `make test` needs: all of that, and the real DICOM peers
-#   deploy/setup.sh bench    what `make bench` needs: the same as test
+#   deploy/setup.sh bench    what the benchmarks need: that, and the servers that are measured beside Hilum
 #   deploy/setup.sh golden   what `make golden` needs: a PyTorch environment (about 5 GB)
 #   deploy/setup.sh golden-pixels  what `make golden-pixels` needs: the decoders that ours is compared with
 #   deploy/setup.sh fuzz     what `make fuzz` needs: all of test, and cargo-fuzz
@@ -18,6 +18,7 @@ readonly MINIMUM_RUST_MINOR=94
 readonly NEXTEST_VERSION=0.9.143
 readonly DENY_VERSION=0.20.2
 readonly FUZZ_VERSION=0.13.2
+readonly DICOM_RS_VERSION=0.10.1
 
 deploy_folder="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 cache="${HILUM_CACHE:-$HOME/.cache/hilum}"
@@ -98,6 +99,9 @@ find_missing_packages() {
         need dicom3tools program dciodvfy
         need strace program strace
         need openssl program openssl
+    fi
+    if [[ "$profile" == bench ]]; then
+        need orthanc-postgresql test -e /usr/share/orthanc/plugins/libOrthancPostgreSQLIndex.so
     fi
 }
 
@@ -302,15 +306,15 @@ install_environment() {
 
 # --- cargo tools -------------------------------------------------------------------------------------------------
 
-# install_cargo_tool PROGRAM VERSION: compiles it once unless the machine has one. Light optimisation: it starts minutes
-# earlier and is fast enough. An interrupted compilation goes on where it stopped.
+# install_cargo_tool PROGRAM VERSION [OPT_LEVEL]: compiles it once unless the machine has one. Light optimisation unless
+# it is to be measured: it starts minutes earlier and is fast enough. An interrupted compilation goes on where it stopped.
 install_cargo_tool() {
-    local tool="$1" version="$2"
+    local tool="$1" version="$2" opt_level="${3:-1}"
     ! command -v "$tool" >/dev/null || return 0
     [[ ! -x "$cache/cargo-tools/bin/$tool" ]] || return 0
     say "compiling $tool $version (some minutes, once)"
     (cd / && CARGO_TARGET_DIR="$cache/cargo-tools-build" CARGO_PROFILE_RELEASE_LTO=off \
-        CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=false \
+        CARGO_PROFILE_RELEASE_OPT_LEVEL="$opt_level" CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=false \
         cargo install --quiet --locked --version "$version" --root "$cache/cargo-tools" "$tool") ||
         fail "$tool $version cannot be compiled; cargo's own message is above. Run this again to go on."
     rm -rf "$cache/cargo-tools-build"
@@ -351,6 +355,10 @@ test | bench | fuzz)
     install_environment "$deploy_folder/peers-requirements.txt" "$cache/peers-venv" "the DICOM peers of the tests"
     install_cargo_tool cargo-nextest "$NEXTEST_VERSION"
     [[ "$profile" != fuzz ]] || install_cargo_tool cargo-fuzz "$FUZZ_VERSION"
+    if [[ "$profile" == bench ]]; then
+        install_cargo_tool dicom-storescp "$DICOM_RS_VERSION" 3
+        install_cargo_tool dicom-storescu "$DICOM_RS_VERSION" 3
+    fi
     ;;
 golden-pixels)
     install_test_files

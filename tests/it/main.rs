@@ -22,6 +22,7 @@ mod commitment;
 mod crash;
 mod duplicates;
 mod evidence;
+mod faults;
 mod hostile;
 mod names;
 mod outage;

@@ -1,0 +1,277 @@
+"""How fast objects are received: Hilum, which synchronises before it says Success, beside Orthanc and programs that do
+not, all with the same senders, taking turns in one run. `make bench-receive` starts this; a complete run writes its
+tables into docs/benchmarks.md. The last line holds the medians of the paired runs."""
+
+import argparse
+import dataclasses
+import datetime
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import images
+import processes
+from bench import DOCUMENT, Load, Options, loads, median, say, table
+from peers import DicomRs, OrthancOnPostgres, Pynetdicom
+from servers import CALLED, CALLING, Hilum, Orthanc, Server, Storescp, environment, wait_until
+
+BEGIN, END = "<!-- received: begin -->", "<!-- received: end -->"
+# dcmtk's log with the time of day in microseconds, one line for the start and one for the end of each object.
+LOG_CONFIGURATION = """\
+log4cplus.rootLogger = INFO, console
+log4cplus.appender.console = log4cplus::ConsoleAppender
+log4cplus.appender.console.logToStdErr = true
+log4cplus.appender.console.ImmediateFlush = true
+log4cplus.appender.console.layout = log4cplus::PatternLayout
+log4cplus.appender.console.layout.ConversionPattern = %D{%s.%q} %m%n
+"""
+TIMED = re.compile(r"^(\d+)\.(\d+) (Sending file|Received Store Response \(Success\))", re.MULTILINE)
+
+
+@dataclasses.dataclass
+class Workload:
+    """What is sent: `count` objects on each of so many associations."""
+
+    name: str
+    title: str
+    modality: str
+    count: int
+    associations: int = 1
+    tcp_nodelay: bool = True
+
+
+WORKLOADS = [
+    Workload("ct1", "CT, 0.5 MB, one association", "CT", 200),
+    Workload("ct1-default", "CT, 0.5 MB, one association, senders and servers as Debian ships them", "CT", 100, 1, False),
+    Workload("ct8", "CT, 0.5 MB, 8 associations", "CT", 100, 8),
+    Workload("ct32", "CT, 0.5 MB, 32 associations", "CT", 30, 32),
+    Workload("cr1", "CR, 10 MB, one association", "CR", 12),
+    Workload("cr8", "CR, 10 MB, 8 associations", "CR", 4, 8),
+    Workload("large", "Objects of 128 MB, one association", "LARGE", 2),
+]
+
+
+def servers(workload: Workload) -> dict:
+    """Who receives. Plain storescp and pynetdicom's default take one association after the other or are threads."""
+    parallel = workload.associations > 1
+    dcmtk = "dcmtk storescp --fork" if parallel else "dcmtk storescp"
+    return {
+        "hilum": Hilum, "Orthanc": Orthanc, "Orthanc, PostgreSQL": OrthancOnPostgres,
+        dcmtk: lambda folder: Storescp(folder, fork=parallel), "dicom-rs storescp": DicomRs, "pynetdicom": Pynetdicom,
+    }
+
+
+@dataclasses.dataclass
+class Run:
+    seconds: float
+    # Seconds of each object, from "Sending file" to Success, as the senders logged them.
+    objects: list[float]
+    # Objects of each association when the first of them was done.
+    shares: list[int]
+    failures: int
+    growth_mib: float
+    cpu_seconds: float
+    load: Load
+
+
+def send(server: Server, folders: list[pathlib.Path], work: pathlib.Path, tcp_nodelay: bool) -> tuple[list, int]:
+    """Each folder on an association of its own, all at once. Returns each one's times of start and Success."""
+    configuration = work / "storescu.cfg"
+    configuration.write_text(LOG_CONFIGURATION)
+    logs = [work / f"sender-{index}.log" for index in range(len(folders))]
+    senders = []
+    for folder, log in zip(folders, logs):
+        with open(log, "wb") as output:
+            senders.append(subprocess.Popen(
+                ["storescu", "-lc", str(configuration), "-aet", CALLING, "-aec", CALLED, "-R", "+sd", "127.0.0.1",
+                 str(server.port), str(folder)], env=environment(tcp_nodelay), stdout=output, stderr=output))
+    failures = sum(sender.wait() != 0 for sender in senders)
+    times = []
+    for log in logs:
+        moments = [(int(seconds) + float(f"0.{fraction}"), kind.startswith("Sending"))
+                   for seconds, fraction, kind in TIMED.findall(log.read_text(errors="replace"))]
+        pairs = [(start, end) for (start, begins), (end, begins_too) in zip(moments, moments[1:])
+                 if begins and not begins_too]
+        times.append(pairs)
+    return times, failures
+
+
+def one_run(server: Server, workload: Workload, folders: list[pathlib.Path], work: pathlib.Path, load: Load) -> Run:
+    process_id = server.process.pid
+    processes.reset_peak(process_id)
+    idle_mib = processes.memory_mib(process_id, "VmRSS")
+    cpu_before = server.cpu_seconds()
+    times, failures = send(server, folders, work, workload.tcp_nodelay)
+    total = workload.count * workload.associations
+    kept = sum(len(pairs) for pairs in times)
+    if failures == 0 and kept != total:
+        raise RuntimeError(f"{server.name}: the senders logged {kept} of {total} objects as stored")
+    if failures == 0:
+        wait_until(lambda: server.stored() >= total, f"{server.name} keeping {total} objects")
+    peak_mib = processes.memory_mib(process_id, "VmHWM")
+    cpu = server.cpu_seconds() - cpu_before
+    every = [pair for pairs in times for pair in pairs]
+    first_done = min(max((end for _, end in pairs), default=0.0) for pairs in times)
+    return Run(
+        seconds=max(end for _, end in every) - min(start for start, _ in every),
+        objects=[end - start for start, end in every],
+        shares=[sum(end <= first_done for _, end in pairs) for pairs in times],
+        failures=failures, growth_mib=peak_mib - idle_mib, cpu_seconds=cpu, load=load,
+    )
+
+
+def measure(options: Options, workload: Workload) -> dict[str, list[Run]]:
+    """The runs of each server, taking turns."""
+    count = max(2, workload.count // options.count_divisor)
+    workload = dataclasses.replace(workload, count=count)
+    folders = images.write_set(options.folder / "images", workload.modality, count, workload.associations)
+    runs: dict[str, list[Run]] = {}
+    for repetition in range(options.repetitions):
+        for name, kind in servers(workload).items():
+            load = Load.before_run(options)
+            server = kind(options.folder / "server")
+            server.tcp_nodelay = workload.tcp_nodelay
+            with server:
+                run = one_run(server, workload, folders, options.folder, load)
+            runs.setdefault(name, []).append(run)
+            shutil.rmtree(options.folder / "server")
+            say(f"{workload.name}, {name}, run {repetition + 1}: {len(run.objects) / run.seconds:.1f} objects/s, "
+                f"{run.failures} failed senders")
+    shutil.rmtree(options.folder / "images")
+    return runs
+
+
+def rate(run: Run) -> float:
+    return len(run.objects) / run.seconds
+
+
+def tell(workload: Workload, runs: dict[str, list[Run]]) -> str:
+    bytes_each = {"CT": 0.525, "CR": 10.0, "LARGE": 128.0}[workload.modality]
+    rows = []
+    for name, of in runs.items():
+        p95 = [statistics.quantiles(run.objects, n=20)[18] * 1e3 for run in of]
+        share = [max(run.shares) / max(1, min(run.shares)) for run in of]
+        rows.append([
+            name, median([rate(run) for run in of], 1), f"{statistics.median(map(rate, of)) * bytes_each:.1f}",
+            median([rate(own) / rate(run) for own, run in zip(runs["hilum"], of)], 2), median(p95, 1, with_range=False),
+            median([run.growth_mib for run in of], 1, with_range=False), median([run.cpu_seconds for run in of], 2, False),
+            str(sum(run.failures for run in of)),
+            median(share, 2, with_range=False) if workload.associations > 1 else "",
+            loads([run.load for run in of]),
+        ])
+    return f"### {workload.title}\n\n" + table(
+        ["server", "objects/s", "MB/s", "hilum ÷ it", "p95 ms", "growth MiB", "CPU s", "failed senders",
+         "largest ÷ smallest share", "load average; cores busy before"], rows)
+
+
+def synchronised_before_success(options: Options) -> str:
+    """By strace: before each C-STORE response leaves, as many files are synchronised, renamed, and their folder
+    synchronised after that. Ends the run otherwise."""
+    count = 20
+    folders = images.write_set(options.folder / "images", "CT", count)
+    with Hilum(options.folder / "server") as server:
+        trace = options.folder / "trace"
+        calls = "trace=fsync,fdatasync,rename,renameat,renameat2,write,writev,sendto,sendmsg"
+        with subprocess.Popen(["strace", "-f", "-yy", "-e", calls, "-o", str(trace), "-p", str(server.process.pid)],
+                              stderr=subprocess.PIPE, text=True) as tracer:
+            tracer.stderr.readline()
+            send(server, folders, options.folder, True)
+            tracer.terminate()
+    responses = follow(trace.read_text(errors="replace"))
+    shutil.rmtree(options.folder / "server")
+    shutil.rmtree(options.folder / "images")
+    if responses != count:
+        raise RuntimeError(f"strace saw {responses} C-STORE responses, expected {count}")
+    return (f"strace: each of {count} C-STORE responses left after fdatasync of its file, rename, and fsync of its "
+            "folder.\n")
+
+
+def follow(trace: str) -> int:
+    """The number of responses in a trace of one association; each must come after its synchronisations."""
+    synced = renamed = durable = responses = 0
+    unfinished: dict[str, str] = {}
+    for line in trace.splitlines():
+        process, _, call = line.partition(" ")
+        call = call.strip()
+        if re.match(r'(write|writev|sendto|sendmsg)\(\d+<TCP:.*?"\\4', call):
+            responses += 1
+            if not responses <= durable:
+                raise RuntimeError(f"response {responses} left when {durable} objects were durable: {line}")
+        if call.endswith("<unfinished ...>"):
+            unfinished[process] = call
+            continue
+        if resumed := re.match(r"<\.\.\. (\w+) resumed>", call):
+            call = unfinished.pop(process, resumed.group(1))
+        if call.startswith("fdatasync") and ".part>" in call:
+            synced += 1
+        elif call.startswith("rename") and ".part" in call:
+            renamed += 1
+        elif call.startswith("fsync") and "/objects/" in call:
+            # An fsync of the folder makes every rename before it durable.
+            durable = min(synced, renamed)
+    return responses
+
+
+def closing_line(measured: dict[str, dict[str, list[Run]]]) -> str:
+    def paired(workload: str, other: str) -> str:
+        runs = measured.get(workload)
+        if not runs:
+            return "not-measured"
+        ratios = [rate(own) / rate(run) for own, run in zip(runs["hilum"], runs[other])]
+        return f"{statistics.median(ratios):.2f}"
+
+    growth = max((run.growth_mib for runs in measured.values() for run in runs["hilum"]), default=0.0) * 1.048576
+    return (f"durable_vs_orthanc_1={paired('ct1', 'Orthanc')} durable_vs_orthanc_8={paired('ct8', 'Orthanc')} "
+            f"vs_dcmtk_1={paired('ct1', 'dcmtk storescp')} vs_dcmtk_8={paired('ct8', 'dcmtk storescp --fork')} "
+            f"default_sender_vs_dcmtk={paired('ct1-default', 'dcmtk storescp')} rss_growth_mb={growth:.1f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench-receive", description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=5, help="runs of each server (default: 5)")
+    parser.add_argument("--only", action="append", choices=[workload.name for workload in WORKLOADS],
+                        help="only this workload; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="one run and a tenth of the objects: does it work at all?")
+    parser.add_argument("--wait", type=float, default=60, metavar="SECONDS",
+                        help="wait so long before each run for others to leave the machine alone (default: 60)")
+    parser.add_argument("--busy", type=float, default=0.3, metavar="CORES",
+                        help="others may keep so many cores busy when a run starts (default: 0.3)")
+    arguments = parser.parse_args()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="hilum-bench."))
+    folder.chmod(0o755)
+    options = Options(
+        repetitions=1 if arguments.quick else arguments.repetitions, count_divisor=10 if arguments.quick else 1,
+        maximum_busy_cores=arguments.busy, patience_seconds=arguments.wait, folder=folder,
+    )
+    now = datetime.datetime.now(datetime.timezone.utc)
+    command = "make bench-receive" + (f" ARGS='{' '.join(sys.argv[1:])}'" if sys.argv[1:] else "")
+    facts = [f"date: {now:%Y-%m-%d %H:%M} UTC; command: `{command}`; load average at the start: "
+             f"{os.getloadavg()[0]:.1f}", *processes.machine_facts(os.environ["HILUM"], folder)]
+    text = "\n" + "".join(f"* {fact}\n" for fact in facts)
+    measured = {}
+    try:
+        text += "\n" + synchronised_before_success(options)
+        for workload in WORKLOADS:
+            if not arguments.only or workload.name in arguments.only:
+                measured[workload.name] = measure(options, workload)
+                text += "\n" + tell(workload, measured[workload.name])
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    closing = closing_line(measured)
+    print(text)
+    if arguments.only or arguments.quick:
+        say("a part only: docs/benchmarks.md stays as it is")
+    else:
+        document = DOCUMENT.read_text()
+        before, after = document.split(BEGIN)[0], document.split(END)[1]
+        DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\nMedians of the paired runs: `{closing}`\n\n{END}{after}")
+    print(closing)
+
+
+if __name__ == "__main__":
+    main()
