@@ -5,6 +5,8 @@
 //! messages, the jobs, the index, the pool. The node starts without Postgres; what needs it waits for it.
 
 mod child;
+#[cfg(test)]
+mod conformance_tests;
 mod demo_pacs;
 mod follow_runs;
 pub mod infer_process;

@@ -12,6 +12,7 @@
 mod acceptor;
 pub mod command;
 mod message;
+mod names;
 pub mod negotiation;
 mod pdu_io;
 mod rejection;
@@ -30,6 +31,7 @@ pub use acceptor::{
 };
 pub use command::{MoveOriginator, Priority};
 pub use message::{EndReason, TimeLimit};
+pub use names::{named_transfer_syntaxes, sop_class_name, transfer_syntax_name};
 pub use negotiation::{
     ContextOutcome, NegotiatedContext, NegotiationPolicy, PeerImplementation, ProposedContext, storage_policy,
 };
@@ -52,4 +54,4 @@ pub const IMPLEMENTATION_VERSION_NAME: &str = concat!(
 const _: () = assert!(IMPLEMENTATION_VERSION_NAME.len() <= 16, "PS3.7 D.3.3.2.4: 1 to 16 characters");
 
 /// The DICOM application context name (PS3.7 annex A).
-const APPLICATION_CONTEXT_NAME: &str = "1.2.840.10008.3.1.1.1";
+pub const APPLICATION_CONTEXT_NAME: &str = "1.2.840.10008.3.1.1.1";
