@@ -12,7 +12,9 @@ pub mod event;
 pub mod installation;
 pub mod instance;
 pub mod managed;
+pub mod probe;
 pub mod queue_worker;
+pub mod refusal;
 pub mod result;
 pub mod run;
 pub mod site;
@@ -215,6 +217,11 @@ impl SiteListener {
             None => Err(DbError::Query(sqlx::Error::PoolClosed)),
         }
     }
+}
+
+/// Postgres text cannot hold NUL, which a hostile peer may send.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 fn digest_from_bytes(bytes: &[u8], what: &'static str) -> Result<Sha256Digest> {

@@ -191,12 +191,20 @@ pub struct StoreFailure {
     pub status: u16,
     /// For the peer's log; the wire holds its first 64 characters. No patient data.
     pub comment: String,
+    /// What to do, where the status alone does not say it.
+    pub remedy: Option<&'static str>,
 }
 
 impl StoreFailure {
     /// A failure with `status` and `comment`.
     pub fn new(status: u16, comment: impl Into<String>) -> Self {
-        Self { status, comment: comment.into() }
+        Self { status, comment: comment.into(), remedy: None }
+    }
+
+    /// The same with what to do about it.
+    #[must_use]
+    pub fn with_remedy(self, remedy: &'static str) -> Self {
+        Self { remedy: Some(remedy), ..self }
     }
 
     /// 0xA700: the sender should try again later.
@@ -218,6 +226,33 @@ impl StoreFailure {
     pub fn processing_failure(comment: impl Into<String>) -> Self {
         Self::new(status::PROCESSING_FAILURE, comment)
     }
+}
+
+/// A C-STORE request that was answered with a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedObject {
+    /// (0000,0002) as sent, possibly malformed.
+    pub affected_sop_class_uid: String,
+    /// (0000,1000) as sent, possibly malformed.
+    pub affected_sop_instance_uid: String,
+    /// Transfer syntax of its presentation context.
+    pub transfer_syntax_uid: Uid,
+    /// Data set bytes that came, before and after the refusal.
+    pub n_bytes: u64,
+    /// What was answered.
+    pub failure: StoreFailure,
+}
+
+/// Why a connection is not heard at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unheard {
+    /// It closed without a word: a port probe.
+    Silent,
+    /// As many connections are open as may be.
+    TooMany {
+        /// How many that is.
+        limit: usize,
+    },
 }
 
 /// The data set will not be complete; the association has ended for this reason.
@@ -245,12 +280,19 @@ pub trait AssociationHandler: Send + Sync + 'static {
     /// logged.
     fn rejected(&self, request: &AssociationRequest, rejection: &Rejection);
 
-    /// The connection ended without an association, and not by a rejection. It has been logged. Connections that
-    /// send nothing (port probes) are not reported.
+    /// The connection ended without an association, and not by a rejection. It has been logged.
     fn not_established(&self, failure: &NotEstablished);
 
-    /// The association has been accepted with these contexts.
-    fn accepted(&self, request: &AssociationRequest, negotiated: &[NegotiatedContext]) -> Self::Association;
+    /// The connection ended before a byte of it was read.
+    fn unheard(&self, _peer_address: SocketAddr, _why: Unheard) {}
+
+    /// The association has been accepted with these contexts, which are the answers of `policy`.
+    fn accepted(
+        &self,
+        request: &AssociationRequest,
+        policy: &NegotiationPolicy,
+        negotiated: &[NegotiatedContext],
+    ) -> Self::Association;
 
     /// Stores one object. `Ok` is answered with Success, so the object must be durable by then, and its data set
     /// must have been read to the end. On an error the rest of the data set is thrown away and the association
@@ -264,6 +306,10 @@ pub trait AssociationHandler: Send + Sync + 'static {
         request: StoreRequest,
         data: &mut DataSetStream<'_>,
     ) -> impl Future<Output = Result<(), StoreFailure>> + Send;
+
+    /// A C-STORE request is answered with a failure: by [`AssociationHandler::store`], or because it could not be
+    /// handed to it. Not called when the association ends before there is an answer.
+    fn refused(&self, _association: &Self::Association, _refused: &RefusedObject) {}
 
     /// The association has ended.
     fn ended(&self, association: Self::Association, end: AssociationEnd);
@@ -406,8 +452,9 @@ impl<H: AssociationHandler> Acceptor<H> {
                     if let Ok(permit) = Arc::clone(&server.connections).try_acquire_owned() {
                         tasks.spawn(Arc::clone(&server).serve_connection(stream, peer_address, permit));
                     } else {
-                        let n_open = server.options.max_associations + EXTRA_CONNECTIONS;
-                        warn!(peer = %peer_address, "connection closed at once: {n_open} connections are open already");
+                        let limit = server.options.max_associations + EXTRA_CONNECTIONS;
+                        debug!(peer = %peer_address, "connection closed at once: {limit} connections are open already");
+                        server.handler.unheard(peer_address, Unheard::TooMany { limit });
                     }
                 }
                 Err(error) => {
@@ -445,6 +492,7 @@ struct Server<H> {
 /// An association that has been accepted.
 struct Established {
     request: AssociationRequest,
+    policy: NegotiationPolicy,
     negotiated: Vec<NegotiatedContext>,
     messages: MessageLayer,
     _permit: OwnedSemaphorePermit,
@@ -522,6 +570,7 @@ impl<H: AssociationHandler> Server<H> {
             Ok(Indication::ConnectionLost(words)) => {
                 if !layer.has_partial_pdu() {
                     debug!("the peer connected and closed without a word: {words}");
+                    self.handler.unheard(peer_address, Unheard::Silent);
                     return None;
                 }
                 failed(None, EndReason::ConnectionLost { words })
@@ -574,7 +623,7 @@ impl<H: AssociationHandler> Server<H> {
                 match layer.accept_association(accept).await {
                     Ok(()) => {
                         let messages = MessageLayer::new(layer, request.implementation.max_pdu_length);
-                        return Some(Established { request, negotiated, messages, _permit: permit });
+                        return Some(Established { request, policy, negotiated, messages, _permit: permit });
                     }
                     Err(error) => EndReason::from_write_error(&error),
                 }
@@ -641,7 +690,7 @@ impl<H: AssociationHandler> Server<H> {
     }
 
     async fn serve_association(&self, established: Established) {
-        let Established { request, negotiated, mut messages, _permit } = established;
+        let Established { request, policy, negotiated, mut messages, _permit } = established;
         let n_accepted = negotiated.iter().filter(|context| context.transfer_syntax_uid().is_some()).count();
         debug!(
             implementation = %request.implementation,
@@ -649,7 +698,7 @@ impl<H: AssociationHandler> Server<H> {
             "association accepted with {n_accepted} of {} presentation contexts",
             negotiated.len()
         );
-        let mut association = self.handler.accepted(&request, &negotiated);
+        let mut association = self.handler.accepted(&request, &policy, &negotiated);
         let mut counts = Counts::default();
         let reason = self.serve_messages(&mut messages, &negotiated, &mut association, &mut counts).await;
         if reason == EndReason::Released {
@@ -767,7 +816,17 @@ impl<H: AssociationHandler> Server<H> {
                 drained?;
                 let (status, comment) = match stored {
                     Ok(()) => (status::SUCCESS, String::new()),
-                    Err(failure) => (failure.status, failure.comment),
+                    Err(failure) => {
+                        let refused = RefusedObject {
+                            affected_sop_class_uid: command.affected_sop_class_uid.clone(),
+                            affected_sop_instance_uid: command.affected_sop_instance_uid.clone(),
+                            transfer_syntax_uid: transfer_syntax_uid.clone(),
+                            n_bytes: data.n_bytes,
+                            failure,
+                        };
+                        self.handler.refused(association, &refused);
+                        (refused.failure.status, refused.failure.comment)
+                    }
                 };
                 let response = CommandSet::response(ResponseCommand::store(&command, status, &comment));
                 let sent = messages.send_command(context_id, &response).await;

@@ -27,7 +27,7 @@ mod upper_layer;
 
 pub use acceptor::{
     Acceptor, AcceptorOptions, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, NotEstablished,
-    RequestedTitle, StoreFailure, StoreRequest, StreamError,
+    RefusedObject, RequestedTitle, StoreFailure, StoreRequest, StreamError, Unheard,
 };
 pub use command::{MoveOriginator, Priority};
 pub use message::{EndReason, TimeLimit};

@@ -97,7 +97,15 @@ impl AssociationHandler for Recorder {
         self.see(Seen::NotEstablished(failure.clone()));
     }
 
-    fn accepted(&self, request: &AssociationRequest, negotiated: &[NegotiatedContext]) {
+    fn unheard(&self, _: SocketAddr, why: Unheard) {
+        self.see(Seen::Unheard(why));
+    }
+
+    fn refused(&self, (): &(), refused: &RefusedObject) {
+        self.refused.lock().unwrap().push(refused.clone());
+    }
+
+    fn accepted(&self, request: &AssociationRequest, _: &NegotiationPolicy, negotiated: &[NegotiatedContext]) {
         self.see(Seen::Accepted(request.clone(), negotiated.to_vec()));
     }
 

@@ -8,11 +8,15 @@
 //! Architecture invariant: knows no models and no SQL; admission needs no database.
 
 mod admission;
+mod explain;
+mod hints;
 mod indexer;
 mod receiver;
+mod refusals;
 mod site_watch;
 
 pub use admission::admit;
 pub use indexer::{IndexQueue, Indexer, IndexerSettings, ScanSummary};
 pub use receiver::{Receiver, ReceiverSettings};
+pub use refusals::{RefusalLog, RefusalWriter};
 pub use site_watch::{SiteSnapshot, SiteWatch};

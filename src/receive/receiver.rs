@@ -1,6 +1,7 @@
 //! The C-STORE handler: streams objects into the archive and answers when they are durable.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,16 +11,19 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use super::{IndexQueue, SiteSnapshot, admit};
+use super::{
+    IndexQueue, RefusalLog, SiteSnapshot, admit,
+    explain::{self, Caller},
+};
 use crate::{
     archive::{Archive, ArchiveError, IncomingObject, ObjectMeta},
     db::association,
     dimse::{
         AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, EndReason, NegotiatedContext,
-        NegotiationPolicy, NotEstablished, RejectReason, Rejection, StoreFailure, StoreRequest,
+        NegotiationPolicy, NotEstablished, RefusedObject, RejectReason, Rejection, StoreFailure, StoreRequest, Unheard,
     },
-    telemetry::{AssociationEnd as CountedEnd, Metrics, RejectionReason, events},
-    types::{AeTitle, ObjectOrigin, StoredObject},
+    telemetry::{AssociationEnd as CountedEnd, Label as _, Metrics, RejectionReason, events},
+    types::{AeTitle, ObjectOrigin, Refusal, RefusalKind, StoredObject},
 };
 
 /// Bytes that are collected before they go to the file: one hop to a blocking thread for each. A CT slice fits in.
@@ -42,20 +46,22 @@ pub struct Receiver {
     site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
     archive: Archive,
     index: IndexQueue,
+    refusals: RefusalLog,
     metrics: Arc<Metrics>,
 }
 
 impl Receiver {
-    /// A receiver that admits by `site`, stores into `archive` and hands on to `index`.
+    /// A receiver that admits by `site`, stores into `archive`, hands on to `index` and explains to `refusals`.
     #[must_use]
     pub fn new(
         settings: ReceiverSettings,
         site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
         archive: Archive,
         index: IndexQueue,
+        refusals: RefusalLog,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { settings, site, archive, index, metrics }
+        Self { settings, site, archive, index, refusals, metrics }
     }
 
     fn start_of(&self, request: &AssociationRequest) -> association::AssociationStart {
@@ -84,12 +90,61 @@ impl Receiver {
         .emit(&self.metrics);
     }
 
+    /// Writes down an association that did not come to be.
+    fn keep_refusal(
+        &self,
+        caller: &Caller,
+        reason: RejectionReason,
+        [expected, received, remedy]: [String; 3],
+        harmless: bool,
+    ) {
+        self.refusals.refused([Refusal {
+            key: caller.key(RefusalKind::Association, reason.as_str(), ""),
+            expected,
+            received,
+            remedy,
+            harmless,
+            example: None,
+            at: OffsetDateTime::now_utc(),
+        }]);
+    }
+
+    /// Whether a peer with the caller's title may store, but not from the caller's address.
+    fn is_known_elsewhere(&self, request: &AssociationRequest) -> bool {
+        let title = request.calling_ae_title.title.as_ref();
+        self.site.borrow().as_deref().is_some_and(|snapshot| {
+            snapshot.site.peers.iter().any(|peer| peer.may_store && Some(&peer.ae_title) == title)
+        })
+    }
+
+    /// Tells of every context that was refused.
+    fn explain_contexts(
+        &self,
+        caller: &Caller,
+        request: &AssociationRequest,
+        policy: &NegotiationPolicy,
+        negotiated: &[NegotiatedContext],
+    ) {
+        let refused = explain::contexts(caller, request, policy, negotiated, OffsetDateTime::now_utc());
+        if refused.is_empty() {
+            return;
+        }
+        let reasons: Vec<_> = refused.iter().map(|(reason, _)| *reason).collect();
+        let words: Vec<_> = refused.iter().take(5).map(|(_, refusal)| refusal.received.as_str()).collect();
+        events::ContextsRefused {
+            association_id: request.association_id,
+            reasons: &reasons,
+            words: &words.join("; "),
+        }
+        .emit(&self.metrics);
+        self.refusals.refused(refused.into_iter().map(|(_, refusal)| refusal));
+    }
+
     async fn store_object(
         &self,
         origin: ObjectOrigin,
         request: &StoreRequest,
         data: &mut DataSetStream<'_>,
-        received_bytes: &mut u64,
     ) -> Result<StoredObject, StoreFailure> {
         let meta = ObjectMeta {
             sop_class_uid: request.affected_sop_class_uid.clone(),
@@ -100,14 +155,16 @@ impl Receiver {
         let minimum_free_bytes = self.settings.minimum_free_bytes;
         let mut object = Object::Announced { archive: self.archive.clone(), minimum_free_bytes, meta };
         let mut chunk = BytesMut::new();
+        let mut received_bytes = 0_u64;
         while let Some(fragment) = data.next().await? {
-            *received_bytes += fragment.len() as u64;
-            if *received_bytes > self.settings.maximum_object_bytes {
+            received_bytes += fragment.len() as u64;
+            if received_bytes > self.settings.maximum_object_bytes {
                 let limit = self.settings.maximum_object_bytes;
                 // Not transient: the same object would come again and again.
                 return Err(StoreFailure::cannot_understand(format!(
                     "object is longer than dicom.max_object_bytes = {limit}"
-                )));
+                ))
+                .with_remedy("raise `max_object_bytes` in section [dicom] of hilum.toml, or send smaller objects"));
             }
             chunk.extend_from_slice(&fragment);
             if chunk.len() >= CHUNK_BYTES {
@@ -196,6 +253,7 @@ pub struct ReceivingAssociation {
     called_ae_title: Option<AeTitle>,
     peer_address: std::net::IpAddr,
     started: Instant,
+    caller: Caller,
 }
 
 impl AssociationHandler for Receiver {
@@ -211,6 +269,7 @@ impl AssociationHandler for Receiver {
 
     fn rejected(&self, request: &AssociationRequest, rejection: &Rejection) {
         let reason = match rejection.reason {
+            RejectReason::CallingAeTitleNotRecognized if self.is_known_elsewhere(request) => RejectionReason::PeerAddress,
             RejectReason::CallingAeTitleNotRecognized => RejectionReason::CallingAeTitle,
             RejectReason::CalledAeTitleNotRecognized => RejectionReason::CalledAeTitle,
             RejectReason::ApplicationContextNotSupported => RejectionReason::ApplicationContext,
@@ -220,12 +279,8 @@ impl AssociationHandler for Receiver {
         };
         let words = format!("expected {}, received {}", rejection.expected, rejection.received);
         self.tell_rejection(request, reason, &words, &rejection.remedy);
-        let refusal = association::Refusal {
-            expected: rejection.expected.clone(),
-            received: rejection.received.clone(),
-            remedy: rejection.remedy.clone(),
-        };
-        self.index.association_refused(self.start_of(request), refusal);
+        let words = [&rejection.expected, &rejection.received, &rejection.remedy].map(Clone::clone);
+        self.keep_refusal(&Caller::of(request), reason, words, false);
     }
 
     fn not_established(&self, failure: &NotEstablished) {
@@ -236,6 +291,12 @@ impl AssociationHandler for Receiver {
         let remedy =
             "look at the peer's own log: what it sent is no complete association request (PS3.8 section 9.3.2)";
         let words = failure.reason.to_string();
+        let caller = match &failure.request {
+            Some(request) => Caller::of(request),
+            None => Caller::unknown(failure.peer_address.ip().to_canonical()),
+        };
+        let told = ["a complete association request".to_owned(), words.clone(), remedy.to_owned()];
+        self.keep_refusal(&caller, reason, told, false);
         let Some(request) = &failure.request else {
             events::AssociationRejected {
                 association_id: failure.association_id,
@@ -250,15 +311,49 @@ impl AssociationHandler for Receiver {
             return;
         };
         self.tell_rejection(request, reason, &words, remedy);
-        let refusal = association::Refusal {
-            expected: "a complete association request".into(),
-            received: words,
-            remedy: remedy.into(),
-        };
-        self.index.association_refused(self.start_of(request), refusal);
     }
 
-    fn accepted(&self, request: &AssociationRequest, negotiated: &[NegotiatedContext]) -> ReceivingAssociation {
+    fn unheard(&self, peer_address: SocketAddr, why: Unheard) {
+        let peer_address = peer_address.ip().to_canonical();
+        let (reason, expected, received, remedy) = match why {
+            Unheard::Silent => (
+                RejectionReason::NoRequest,
+                "an association request".to_owned(),
+                "a connection that was closed without a word",
+                "nothing to mend if that is a load balancer, a monitor or a port scan of yours",
+            ),
+            Unheard::TooMany { limit } => (
+                RejectionReason::LimitReached,
+                format!("at most {limit} connections at once"),
+                "one more, which was closed at once",
+                "let the peers reuse their associations, or raise `max_associations` in section [dicom] of hilum.toml",
+            ),
+        };
+        events::ConnectionUnheard { peer_address, reason, words: received }.emit(&self.metrics);
+        let told = [expected, received.to_owned(), remedy.to_owned()];
+        self.keep_refusal(&Caller::unknown(peer_address), reason, told, why == Unheard::Silent);
+    }
+
+    fn refused(&self, association: &ReceivingAssociation, refused: &RefusedObject) {
+        events::ObjectRefused {
+            association_id: association.id,
+            sop_instance_uid: &refused.affected_sop_instance_uid,
+            status: refused.failure.status,
+            words: &refused.failure.comment,
+            received_bytes: refused.n_bytes,
+        }
+        .emit(&self.metrics);
+        self.refusals.refused([explain::object(&association.caller, refused, OffsetDateTime::now_utc())]);
+    }
+
+    fn accepted(
+        &self,
+        request: &AssociationRequest,
+        policy: &NegotiationPolicy,
+        negotiated: &[NegotiatedContext],
+    ) -> ReceivingAssociation {
+        let (caller, now) = (Caller::of(request), OffsetDateTime::now_utc());
+        self.refusals.offered(explain::offer(&caller, request, negotiated, now));
         if let (Some(calling_ae_title), Some(called_ae_title)) =
             (&request.calling_ae_title.title, &request.called_ae_title.title)
         {
@@ -272,6 +367,7 @@ impl AssociationHandler for Receiver {
             }
             .emit(&self.metrics);
         }
+        self.explain_contexts(&caller, request, policy, negotiated);
         self.index.association_accepted(self.start_of(request));
         ReceivingAssociation {
             id: request.association_id,
@@ -279,6 +375,7 @@ impl AssociationHandler for Receiver {
             called_ae_title: request.called_ae_title.title.clone(),
             peer_address: request.peer_address.ip().to_canonical(),
             started: Instant::now(),
+            caller,
         }
     }
 
@@ -301,32 +398,17 @@ impl AssociationHandler for Receiver {
             received_at: OffsetDateTime::now_utc(),
         };
         let started = Instant::now();
-        let mut received_bytes = 0;
-        match self.store_object(origin, &request, data, &mut received_bytes).await {
-            Ok(stored) => {
-                events::ObjectStored {
-                    association_id: association.id,
-                    sop_instance_uid: &stored.header.sop_instance_uid,
-                    study_instance_uid: &stored.header.study_instance_uid,
-                    size_bytes: stored.size_bytes,
-                    duration: started.elapsed(),
-                }
-                .emit(&self.metrics);
-                self.index.stored(stored);
-                Ok(())
-            }
-            Err(failure) => {
-                events::ObjectRefused {
-                    association_id: association.id,
-                    sop_instance_uid: request.affected_sop_instance_uid.as_str(),
-                    status: failure.status,
-                    words: &failure.comment,
-                    received_bytes,
-                }
-                .emit(&self.metrics);
-                Err(failure)
-            }
+        let stored = self.store_object(origin, &request, data).await?;
+        events::ObjectStored {
+            association_id: association.id,
+            sop_instance_uid: &stored.header.sop_instance_uid,
+            study_instance_uid: &stored.header.study_instance_uid,
+            size_bytes: stored.size_bytes,
+            duration: started.elapsed(),
         }
+        .emit(&self.metrics);
+        self.index.stored(stored);
+        Ok(())
     }
 
     fn ended(&self, association: ReceivingAssociation, end: AssociationEnd) {

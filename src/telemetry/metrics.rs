@@ -84,6 +84,20 @@ label! {
         MalformedRequest = "malformed_request",
         /// No complete A-ASSOCIATE-RQ arrived in time.
         RequestTimeout = "request_timeout",
+        /// The connection was closed without a word, as port probes do.
+        NoRequest = "no_request",
+    }
+}
+
+label! {
+    /// Why a presentation context was refused (PS3.8 table 9-18).
+    ContextRefusal as "reason" {
+        /// We do not take that SOP class.
+        AbstractSyntax = "abstract_syntax",
+        /// We take the SOP class, but in none of the proposed transfer syntaxes.
+        TransferSyntaxes = "transfer_syntaxes",
+        /// Any other.
+        Other = "other",
     }
 }
 
@@ -219,6 +233,8 @@ pub struct Metrics {
     associations_rejected: Family<By<RejectionReason>, Counter>,
     associations_ended: Family<By<AssociationEnd>, Counter>,
     associations_open: Gauge,
+    contexts_refused: Family<By<ContextRefusal>, Counter>,
+    refusals_dropped: Counter,
     objects_stored: Counter,
     objects_duplicate: Counter,
     objects_version_conflict: Counter,
@@ -263,6 +279,8 @@ impl Metrics {
             associations_rejected: Family::default(),
             associations_ended: Family::default(),
             associations_open: Gauge::default(),
+            contexts_refused: Family::default(),
+            refusals_dropped: Counter::default(),
             objects_stored: Counter::default(),
             objects_duplicate: Counter::default(),
             objects_version_conflict: Counter::default(),
@@ -282,6 +300,7 @@ impl Metrics {
         };
         start_at_zero(&metrics.associations_rejected);
         start_at_zero(&metrics.associations_ended);
+        start_at_zero(&metrics.contexts_refused);
         start_at_zero(&metrics.objects_refused);
         start_at_zero(&metrics.runs_ended);
         start_at_zero(&metrics.run_stage_seconds);
@@ -307,6 +326,16 @@ impl Metrics {
             self.associations_ended.clone(),
         );
         registry.register("associations_open", "Associations that are open now", self.associations_open.clone());
+        registry.register(
+            "contexts_refused",
+            "Presentation contexts that were refused, by reason",
+            self.contexts_refused.clone(),
+        );
+        registry.register(
+            "refusals_dropped",
+            "Refusals that could not be written down",
+            self.refusals_dropped.clone(),
+        );
         registry.register("objects_stored", "Objects made durable for the first time", self.objects_stored.clone());
         registry.register(
             "objects_duplicate",
@@ -411,6 +440,15 @@ impl Metrics {
 
     pub(super) fn association_rejected(&self, reason: RejectionReason) {
         self.associations_rejected.get_or_create(&by(reason)).inc();
+    }
+
+    pub(super) fn context_refused(&self, reason: ContextRefusal) {
+        self.contexts_refused.get_or_create(&by(reason)).inc();
+    }
+
+    /// Counts refusals that could not be written down.
+    pub fn refusals_dropped(&self, count: u64) {
+        self.refusals_dropped.inc_by(count);
     }
 
     pub(super) fn association_ended(&self, end: AssociationEnd) {

@@ -6,6 +6,8 @@
 
 mod ae_title;
 mod object;
+mod probe;
+mod refusal;
 mod run;
 mod sha256;
 mod site;
@@ -13,6 +15,8 @@ mod uid;
 
 pub use ae_title::{AeTitle, AeTitleError};
 pub use object::{ObjectHeader, ObjectOrigin, StoredObject};
+pub use probe::{PeerProbe, ProbedRoles};
+pub use refusal::{OfferedContext, PeerOffer, Refusal, RefusalKey, RefusalKind};
 pub use run::{
     BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, ExcludedImage, GateResult, HeatMap,
     ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument,
