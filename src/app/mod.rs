@@ -34,7 +34,7 @@ use crate::{
     deliver::{Deliver, DeliverSettings},
     dimse::{Acceptor, AcceptorOptions, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
     jobs::{self, JobHandler, JobKind, WorkerSettings},
-    receive::{Indexer, IndexerSettings, Receiver, ReceiverSettings, SiteSnapshot, SiteWatch},
+    receive::{Indexer, IndexerSettings, Receiver, ReceiverSettings, RefusalWriter, SiteSnapshot, SiteWatch},
     telemetry::Metrics,
     types::Uid,
 };
@@ -52,6 +52,7 @@ pub struct App {
     site_watch: SiteWatch,
     site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
     indexer: Indexer,
+    refusal_writer: RefusalWriter,
     child: ChildCommand,
     sole_use: SoleUse,
 }
@@ -139,6 +140,8 @@ impl App {
             site.clone(),
             Arc::clone(&metrics),
         );
+        let (refusal_writer, refusals) =
+            RefusalWriter::new(db.clone(), config.node.name.to_string(), Arc::clone(&metrics));
         let receiver = Receiver::new(
             ReceiverSettings {
                 node: config.node.name.to_string(),
@@ -148,6 +151,7 @@ impl App {
             site.clone(),
             archive.clone(),
             index,
+            refusals,
             Arc::clone(&metrics),
         );
         let dicom = bind(config.dicom.listen, "dicom.listen").await?;
@@ -173,6 +177,7 @@ impl App {
             site_watch,
             site,
             indexer,
+            refusal_writer,
             child,
             sole_use,
         })
@@ -195,8 +200,8 @@ impl App {
 
     /// Works until `shutdown`, then stops in order within the configured grace.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, db, archive, metrics, acceptor, http, site_watch, site, indexer, child, sole_use, .. } =
-            self;
+        let Self { config, db, archive, metrics, acceptor, http, site_watch, site, indexer, .. } = self;
+        let Self { refusal_writer, child, sole_use, .. } = self;
         tracing::info!(
             dicom = %self.dicom_address,
             http = %self.http_address,
@@ -212,6 +217,7 @@ impl App {
         let mut accept_task = receivers.spawn(acceptor.run(receiving.clone()));
         let mut index_task = tokio::spawn(indexer.run(indexing.clone()));
         workers.spawn(site_watch.run(working.clone()));
+        workers.spawn(refusal_writer.run(working.clone()));
         let child_state = child::supervise(
             child,
             config.inference.clone(),

@@ -14,6 +14,7 @@ mod check_config;
 mod deliveries;
 mod destination;
 pub mod dev;
+mod doctor;
 pub mod echo;
 mod failure;
 mod infer;
@@ -150,7 +151,9 @@ enum Command {
     Run(runs::RunAction),
     /// Lists results and their deliveries, newest first
     Deliveries(deliveries::Options),
-    /// Lists refused associations with their remedies, newest first
+    /// Finds what is wrong with the node, its peers and what it refused, with remedies
+    Doctor(doctor::Options),
+    /// Lists refused associations, contexts and objects with their remedies, newest first
     Refusals(refusals::Options),
     /// Tells the story of a study, oldest first
     Timeline(timeline::Options),
@@ -201,6 +204,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Run(runs::RunAction::Show { run_id }) => runs::show(global, run_id).await,
         Command::Run(runs::RunAction::Restart { run_id }) => runs::restart(global, run_id).await,
         Command::Deliveries(options) => deliveries::run(global, &options).await,
+        Command::Doctor(options) => doctor::run(global, options).await,
         Command::Refusals(options) => refusals::run(global, &options).await,
         Command::Timeline(options) => timeline::run(global, &options).await,
         Command::Echo(options) => echo::run(&options).await,

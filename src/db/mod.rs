@@ -154,6 +154,11 @@ impl Db {
         Ok(())
     }
 
+    /// The time by Postgres's clock.
+    pub async fn now(&self) -> Result<time::OffsetDateTime> {
+        Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.pool).await?)
+    }
+
     /// Applies the migrations that are missing, under a lock, so that several nodes may try at once.
     pub async fn migrate(&self) -> Result<()> {
         MIGRATOR.run(&self.pool).await?;

@@ -141,18 +141,18 @@ const COLUMNS: &str = "r.id, r.kind, r.reason, r.peer_address, r.calling_ae_titl
 
 /// Whose refusals are asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct From {
+pub struct Whose {
     /// AE titles as sent; none means any.
     pub ae_titles: Vec<String>,
     /// Addresses; none means any.
     pub addresses: Vec<String>,
 }
 
-/// What was refused at or after `since`, the newest first. With titles or addresses in `from`, what has one of them.
+/// What was refused at or after `since`, the newest first. With titles or addresses in `whose`, what has one of them.
 pub async fn list(
     connection: &mut Connection,
     since: OffsetDateTime,
-    from: &From,
+    whose: &Whose,
     limit: i64,
 ) -> Result<Vec<RefusalRow>> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
@@ -163,8 +163,8 @@ pub async fn list(
          order by r.last_at desc, r.id desc limit $4"
     )))
     .bind(since)
-    .bind(&from.ae_titles)
-    .bind(&from.addresses)
+    .bind(&whose.ae_titles)
+    .bind(&whose.addresses)
     .bind(limit)
     .fetch_all(connection)
     .await?)

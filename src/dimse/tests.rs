@@ -53,6 +53,7 @@ enum Behaviour {
 enum Seen {
     Rejected(Rejection),
     NotEstablished(NotEstablished),
+    Unheard(Unheard),
     Accepted(AssociationRequest, Vec<NegotiatedContext>),
     Stored(StoreRequest, Vec<u8>),
     StreamFailed(EndReason),
@@ -64,6 +65,7 @@ struct Recorder {
     behaviours: Mutex<VecDeque<Behaviour>>,
     seen: mpsc::Sender<Seen>,
     go_on: Notify,
+    refused: Mutex<Vec<RefusedObject>>,
 }
 
 impl Recorder {

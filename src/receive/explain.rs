@@ -55,6 +55,16 @@ fn harmless(text: &str) -> String {
     text.chars().take(64).flat_map(char::escape_debug).collect()
 }
 
+/// Why a context was refused; `None` where it was not.
+pub(super) const fn context_refusal(outcome: &ContextOutcome) -> Option<ContextRefusal> {
+    match outcome {
+        ContextOutcome::Accepted { .. } => None,
+        ContextOutcome::AbstractSyntaxNotSupported => Some(ContextRefusal::AbstractSyntax),
+        ContextOutcome::TransferSyntaxesNotSupported => Some(ContextRefusal::TransferSyntaxes),
+        ContextOutcome::UserRejection | ContextOutcome::NoReason => Some(ContextRefusal::Other),
+    }
+}
+
 /// Every refused context of an accepted association: those of one SOP class with the same reason are one refusal.
 pub(super) fn contexts(
     caller: &Caller,
@@ -62,7 +72,7 @@ pub(super) fn contexts(
     policy: &NegotiationPolicy,
     negotiated: &[NegotiatedContext],
     at: OffsetDateTime,
-) -> Vec<(ContextRefusal, Refusal)> {
+) -> Vec<Refusal> {
     let accepted = |sop_class: &str| {
         negotiated
             .iter()
@@ -70,12 +80,7 @@ pub(super) fn contexts(
     };
     let mut alike: BTreeMap<(&str, ContextRefusal), Vec<&str>> = BTreeMap::new();
     for (proposed, answered) in request.proposed_contexts.iter().zip(negotiated) {
-        let reason = match answered.outcome {
-            ContextOutcome::Accepted { .. } => continue,
-            ContextOutcome::AbstractSyntaxNotSupported => ContextRefusal::AbstractSyntax,
-            ContextOutcome::TransferSyntaxesNotSupported => ContextRefusal::TransferSyntaxes,
-            ContextOutcome::UserRejection | ContextOutcome::NoReason => ContextRefusal::Other,
-        };
+        let Some(reason) = context_refusal(&answered.outcome) else { continue };
         let offered = alike.entry((&proposed.abstract_syntax, reason)).or_default();
         offered.extend(proposed.transfer_syntaxes.iter().map(String::as_str));
     }
@@ -83,7 +88,7 @@ pub(super) fn contexts(
         .into_iter()
         .map(|((sop_class, reason), offered)| {
             let (expected, remedy) = context_words(policy, sop_class, reason);
-            let refusal = Refusal {
+            Refusal {
                 key: caller.key(RefusalKind::Context, reason.as_str(), sop_class),
                 expected,
                 received: format!("{} in {}", sop_class_name(sop_class), transfer_syntaxes(offered)),
@@ -91,8 +96,7 @@ pub(super) fn contexts(
                 harmless: accepted(sop_class),
                 example: None,
                 at,
-            };
-            (reason, refusal)
+            }
         })
         .collect()
 }
@@ -252,7 +256,7 @@ mod tests {
         }
     }
 
-    fn refused(contexts: &[(&str, &[&str])]) -> Vec<(ContextRefusal, Refusal)> {
+    fn refused(contexts: &[(&str, &[&str])]) -> Vec<Refusal> {
         let request = request(contexts);
         let policy = storage_policy();
         let negotiated = negotiation::negotiate(&policy, &request.proposed_contexts).unwrap();
@@ -269,10 +273,10 @@ mod tests {
             (uids::STUDY_ROOT_QUERY_RETRIEVE_INFORMATION_MODEL_FIND, &[explicit]),
         ]);
         assert_eq!(list.len(), 3, "contexts of one SOP class and reason are one refusal: {list:#?}");
-        let of = |uid: &str| list.iter().find(|(_, refusal)| refusal.key.sop_class_uid == uid).unwrap();
+        let of = |uid: &str| list.iter().find(|refusal| refusal.key.sop_class_uid == uid).unwrap();
 
-        let (reason, mr) = of(uids::MR_IMAGE_STORAGE);
-        assert_eq!(*reason, ContextRefusal::AbstractSyntax);
+        let mr = of(uids::MR_IMAGE_STORAGE);
+        assert_eq!(mr.key.reason, "abstract_syntax");
         assert_eq!(
             mr.received,
             "MR Image Storage (1.2.840.10008.5.1.4.1.1.4) in Explicit VR Little Endian, JPEG 2000"
@@ -280,13 +284,13 @@ mod tests {
         assert!(mr.expected.contains("CT Image Storage (1.2.840.10008.5.1.4.1.1.2)"), "{mr:?}");
         assert!(mr.remedy.contains("add the SOP class to the local AE"), "{mr:?}");
 
-        let (reason, ct) = of(uids::CT_IMAGE_STORAGE);
-        assert_eq!((*reason, ct.harmless), (ContextRefusal::TransferSyntaxes, false));
+        let ct = of(uids::CT_IMAGE_STORAGE);
+        assert_eq!((ct.key.reason, ct.harmless), ("transfer_syntaxes", false));
         assert!(ct.expected.starts_with("one of Explicit VR Little Endian, Implicit"), "{ct:?}");
         assert!(ct.expected.ends_with("and 4 more"), "{ct:?}");
         assert!(ct.remedy.starts_with("let the sender convert to Explicit VR Little Endian"), "{ct:?}");
 
-        let (_, find) = of(uids::STUDY_ROOT_QUERY_RETRIEVE_INFORMATION_MODEL_FIND);
+        let find = of(uids::STUDY_ROOT_QUERY_RETRIEVE_INFORMATION_MODEL_FIND);
         assert!(find.remedy.contains("does not offer that service"), "{find:?}");
     }
 
@@ -297,7 +301,7 @@ mod tests {
             (uids::CT_IMAGE_STORAGE, &[uids::EXPLICIT_VR_LITTLE_ENDIAN]),
         ]);
         assert_eq!(list.len(), 1);
-        assert!(list[0].1.harmless);
+        assert!(list[0].harmless);
         assert!(refused(&[(uids::CT_IMAGE_STORAGE, &[uids::EXPLICIT_VR_LITTLE_ENDIAN])]).is_empty());
     }
 
@@ -305,12 +309,12 @@ mod tests {
     fn what_a_stranger_makes_up_is_escaped_and_cut() {
         let long = "9".repeat(5000);
         let list = refused(&[("1.2.evil\u{1b}[2J\n", &[&long, "\r\nforged"]), (&long, &[])]);
-        for (_, refusal) in &list {
+        for refusal in &list {
             for text in [&refusal.key.sop_class_uid, &refusal.received] {
                 assert!(!text.chars().any(char::is_control) && text.len() < 400, "{text:?}");
             }
         }
-        assert!(list.iter().any(|(_, refusal)| refusal.received.ends_with("in no transfer syntax at all")));
+        assert!(list.iter().any(|refusal| refusal.received.ends_with("in no transfer syntax at all")));
     }
 
     #[rstest::rstest]

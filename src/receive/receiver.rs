@@ -129,15 +129,16 @@ impl Receiver {
         if refused.is_empty() {
             return;
         }
-        let reasons: Vec<_> = refused.iter().map(|(reason, _)| *reason).collect();
-        let words: Vec<_> = refused.iter().take(5).map(|(_, refusal)| refusal.received.as_str()).collect();
+        let outcomes = negotiated.iter().map(|context| &context.outcome);
+        let reasons: Vec<_> = outcomes.filter_map(explain::context_refusal).collect();
+        let words: Vec<_> = refused.iter().take(5).map(|refusal| refusal.received.as_str()).collect();
         events::ContextsRefused {
             association_id: request.association_id,
             reasons: &reasons,
             words: &words.join("; "),
         }
         .emit(&self.metrics);
-        self.refusals.refused(refused.into_iter().map(|(_, refusal)| refusal));
+        self.refusals.refused(refused);
     }
 
     async fn store_object(
