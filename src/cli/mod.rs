@@ -25,6 +25,7 @@ mod output;
 mod peer;
 #[cfg(test)]
 mod postgres_tests;
+mod probe;
 mod refusals;
 mod reindex;
 mod route;

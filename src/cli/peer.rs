@@ -6,6 +6,7 @@ use super::{
     Address, Global, echo,
     failure::hinted,
     output::{Table, print, yes_no},
+    probe,
     site::{self, ListOptions},
 };
 use crate::types::{AeTitle, Peer, SiteConfig};
@@ -29,6 +30,8 @@ pub(super) enum Action {
         #[arg(long, value_name = "TITLE")]
         calling: Option<AeTitle>,
     },
+    /// Finds out what a peer accepts, shows it with what it offers to us, and keeps it for the next time
+    Probe(probe::Options),
 }
 
 #[derive(Debug, Args)]
@@ -76,6 +79,7 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
             })
             .await
         }
+        Action::Probe(options) => probe::run(global, options).await,
         Action::Test { name, calling } => {
             let site = site::load(global).await?;
             let Some(calling) = calling.or_else(|| site::default_calling(&site)) else {
@@ -116,7 +120,7 @@ pub(super) async fn test(site: &SiteConfig, name: &str, calling: &AeTitle) -> an
 }
 
 /// Where the peer can be called.
-fn callable(peer: &Peer) -> anyhow::Result<Address> {
+pub(super) fn callable(peer: &Peer) -> anyhow::Result<Address> {
     match peer.port {
         Some(port) if peer.host != "*" => Ok(Address { host: peer.host.clone(), port }),
         _ => Err(hinted(

@@ -5,7 +5,7 @@
 use std::{io, time::Duration};
 
 use dicom_dictionary_std::uids;
-use dicom_ul::pdu::{AssociationRQ, PresentationContextProposed};
+use dicom_ul::pdu::{AssociationRQ, PresentationContextProposed, RequestorRoles, UserVariableItem};
 use tokio::{
     io::AsyncRead,
     net::TcpStream,
@@ -152,12 +152,13 @@ pub struct AssociationRequestor {
     port: u16,
     timeouts: RequestorTimeouts,
     proposed: Vec<ProposedContext>,
+    asked_roles: Vec<String>,
 }
 
 impl AssociationRequestor {
     /// A call as `calling` to the peer `called` at `host` (name or address) and `port`. Propose contexts next.
     pub fn new(calling: AeTitle, called: AeTitle, host: impl Into<String>, port: u16) -> Self {
-        Self { calling, called, host: host.into(), port, timeouts: RequestorTimeouts::default(), proposed: Vec::new() }
+        Self { calling, called, host: host.into(), port, timeouts: RequestorTimeouts::default(), proposed: Vec::new(), asked_roles: Vec::new() }
     }
 
     /// Waits as long as these.
@@ -189,6 +190,21 @@ impl AssociationRequestor {
         self
     }
 
+    /// Asks for both roles, SCU and SCP, for a proposed SOP class; what the peer grants is in [`Association::roles`]
+    /// (SCP/SCU role selection, PS3.7 D.3.3.4).
+    #[must_use]
+    pub fn ask_for_both_roles(mut self, sop_class_uid: &str) -> Self {
+        self.asked_roles.push(sop_class_uid.to_owned());
+        self
+    }
+
+    fn role_selections(&self) -> impl Iterator<Item = UserVariableItem> {
+        let item = |uid: &String| {
+            UserVariableItem::ScuScpRoleSelectionSubItem(uid.clone(), RequestorRoles { scu: true, scp: true })
+        };
+        self.asked_roles.iter().map(item)
+    }
+
     /// Connects and negotiates.
     pub async fn establish(self) -> Result<Association, RequestError> {
         if self.proposed.is_empty() || self.proposed.len() > MAX_CONTEXTS {
@@ -203,7 +219,7 @@ impl AssociationRequestor {
             called_ae_title: self.called.to_string(),
             application_context_name: APPLICATION_CONTEXT_NAME.to_owned(),
             presentation_contexts: self.proposed.iter().map(to_wire).collect(),
-            user_variables: user_variables(MAX_PDU_LENGTH, &[], &[]),
+            user_variables: user_variables(MAX_PDU_LENGTH, &[], &[]).into_iter().chain(self.role_selections()).collect(),
         };
         if let Err(error) = layer.request_association(request).await {
             return Err(match error.kind() {
@@ -227,6 +243,7 @@ impl AssociationRequestor {
                 Ok(Association {
                     contexts: match_results(&self.proposed, &accept.presentation_contexts),
                     messages: MessageLayer::new(layer, peer.max_pdu_length),
+                    roles: granted_roles(&accept.user_variables),
                     peer,
                     requestor: self,
                     last_message_id: 0,
@@ -287,6 +304,27 @@ impl AssociationRequestor {
     fn ended(&self, during: &'static str, reason: EndReason) -> RequestError {
         RequestError::Ended { called: self.called.clone(), during, reason }
     }
+}
+
+/// The roles that a peer grants us, the requestor, for one SOP class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantedRoles {
+    /// As answered.
+    pub sop_class_uid: String,
+    /// We may be SCU.
+    pub scu: bool,
+    /// We may be SCP.
+    pub scp: bool,
+}
+
+fn granted_roles(items: &[UserVariableItem]) -> Vec<GrantedRoles> {
+    let granted = items.iter().filter_map(|item| match item {
+        UserVariableItem::ScuScpRoleSelectionSubItem(uid, roles) => {
+            Some(GrantedRoles { sop_class_uid: uid.clone(), scu: roles.scu, scp: roles.scp })
+        }
+        _ => None,
+    });
+    granted.collect()
 }
 
 fn to_wire(context: &ProposedContext) -> PresentationContextProposed {
@@ -355,6 +393,7 @@ pub struct Association {
     requestor: AssociationRequestor,
     contexts: Vec<NegotiatedContext>,
     peer: PeerImplementation,
+    roles: Vec<GrantedRoles>,
     messages: MessageLayer,
     last_message_id: u16,
 }
@@ -368,6 +407,11 @@ impl Association {
     /// What the peer says of itself.
     pub fn peer(&self) -> &PeerImplementation {
         &self.peer
+    }
+
+    /// The peer's answers to [`AssociationRequestor::ask_for_both_roles`]; no answer means the default roles.
+    pub fn roles(&self) -> &[GrantedRoles] {
+        &self.roles
     }
 
     /// Whether objects of this SOP class in this transfer syntax can be sent.

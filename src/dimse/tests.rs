@@ -169,6 +169,7 @@ impl Node {
             behaviours: Mutex::new(behaviours.iter().copied().collect()),
             seen: sender,
             go_on: Notify::new(),
+            refused: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let acceptor = Acceptor::new(listener, options, Arc::clone(&handler));

@@ -33,7 +33,7 @@ pub trait Label: Copy + Eq + std::hash::Hash + fmt::Debug + Send + Sync + 'stati
 macro_rules! label {
     ($(#[$docs:meta])* $name:ident as $label:literal { $($(#[$value_docs:meta])* $value:ident = $text:literal,)+ }) => {
         $(#[$docs])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name {
             $($(#[$value_docs])* $value,)+
         }

@@ -15,7 +15,7 @@ pub struct ProbedRoles {
 }
 
 /// The outcome of `hilum peer probe`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerProbe {
     /// When.
     #[serde(with = "time::serde::rfc3339")]
