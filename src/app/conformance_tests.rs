@@ -173,5 +173,7 @@ fn check_results(tables: &mut BTreeMap<String, Rows>) {
     let part10 = include_str!("../archive/part10.rs");
     let said: Vec<String> = take(tables, "private elements").iter().map(|row| only_coded(&row[0])).collect();
     assert_eq!(said, ["(0002,0100)", "(0002,0102)"]);
-    assert!(part10.contains(".private_information_creator_uid(ids.class_uid") && part10.contains(".private_information("));
+    assert!(
+        part10.contains(".private_information_creator_uid(ids.class_uid") && part10.contains(".private_information(")
+    );
 }

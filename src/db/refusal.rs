@@ -196,8 +196,15 @@ pub async fn allow(
     }
     let diff = site::change_in(&mut tx, false, change).await?;
     let words = format!("refusal {id} allowed by {}: {}", storable(by), diff.lines.join("; "));
-    event::append(&mut tx, event::Subject::Site, "site", "allowed", &words, json!({ "refusal": id, "by": storable(by) }))
-        .await?;
+    event::append(
+        &mut tx,
+        event::Subject::Site,
+        "site",
+        "allowed",
+        &words,
+        json!({ "refusal": id, "by": storable(by) }),
+    )
+    .await?;
     tx.commit().await?;
     Ok(diff)
 }

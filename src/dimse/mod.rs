@@ -36,7 +36,9 @@ pub use negotiation::{
     ContextOutcome, NegotiatedContext, NegotiationPolicy, PeerImplementation, ProposedContext, storage_policy,
 };
 pub use rejection::{RejectReason, RejectResult, Rejection};
-pub use requestor::{Association, AssociationRequestor, GrantedRoles, RequestError, RequestorTimeouts, StoreResponse, StoreSource};
+pub use requestor::{
+    Association, AssociationRequestor, GrantedRoles, RequestError, RequestorTimeouts, StoreResponse, StoreSource,
+};
 
 /// Our Implementation Class UID (PS3.7 D.3.3.2): UUID 868697ad-cc87-4ed5-9025-d922df42e61a, made once for Hilum.
 pub const IMPLEMENTATION_CLASS_UID: &str = "2.25.178815395627843179514629119654028830234";

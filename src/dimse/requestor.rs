@@ -158,7 +158,15 @@ pub struct AssociationRequestor {
 impl AssociationRequestor {
     /// A call as `calling` to the peer `called` at `host` (name or address) and `port`. Propose contexts next.
     pub fn new(calling: AeTitle, called: AeTitle, host: impl Into<String>, port: u16) -> Self {
-        Self { calling, called, host: host.into(), port, timeouts: RequestorTimeouts::default(), proposed: Vec::new(), asked_roles: Vec::new() }
+        Self {
+            calling,
+            called,
+            host: host.into(),
+            port,
+            timeouts: RequestorTimeouts::default(),
+            proposed: Vec::new(),
+            asked_roles: Vec::new(),
+        }
     }
 
     /// Waits as long as these.
@@ -219,7 +227,10 @@ impl AssociationRequestor {
             called_ae_title: self.called.to_string(),
             application_context_name: APPLICATION_CONTEXT_NAME.to_owned(),
             presentation_contexts: self.proposed.iter().map(to_wire).collect(),
-            user_variables: user_variables(MAX_PDU_LENGTH, &[], &[]).into_iter().chain(self.role_selections()).collect(),
+            user_variables: user_variables(MAX_PDU_LENGTH, &[], &[])
+                .into_iter()
+                .chain(self.role_selections())
+                .collect(),
         };
         if let Err(error) = layer.request_association(request).await {
             return Err(match error.kind() {

@@ -331,6 +331,10 @@ async fn a_failed_store_is_answered_and_the_association_goes_on(
     let end = node.end().await;
     assert_eq!((end.n_objects_stored, end.n_objects_failed), (1, 1));
     assert_eq!(end.n_bytes_received, 501_000);
+    let told = node.handler.refused.lock().unwrap().clone();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((told[0].failure.status, told[0].n_bytes), (status, 500_000));
+    assert_eq!(told[0].affected_sop_instance_uid, "1.2.3.4");
     node.stop().await;
 }
 
@@ -549,11 +553,12 @@ async fn an_abort_in_an_object_reaches_the_handler_in_words() {
 }
 
 #[tokio::test]
-async fn a_port_probe_is_nobodys_concern() {
+async fn a_port_probe_is_told_and_nothing_more() {
     let mut node = Node::start(AcceptorOptions::default(), &[]).await;
     drop(RawPeer::connect(node.address).await);
+    assert!(matches!(node.next().await, Seen::Unheard(Unheard::Silent)));
     let association = node.requestor().establish().await.unwrap();
-    assert!(matches!(node.next().await, Seen::Accepted(..)), "the first event is the association");
+    assert!(matches!(node.next().await, Seen::Accepted(..)), "the next event is the association");
     association.abort().await;
     let end = node.end().await;
     assert_eq!(end.reason.to_string(), "aborted by the service user (the peer's application)");
@@ -752,6 +757,9 @@ async fn what_is_not_offered_is_refused_and_the_association_goes_on(
     peer.send(&pdu(5, &[0; 4])).await;
     assert_eq!(peer.receive().await, Some((6, vec![0; 4])));
     assert_eq!(node.end().await.reason, EndReason::Released);
+    // Objects that never reach the store handler are told of all the same.
+    let told: Vec<u16> = node.handler.refused.lock().unwrap().iter().map(|refused| refused.failure.status).collect();
+    assert_eq!(told, if field == 0x8001 { vec![status] } else { Vec::new() });
     node.stop().await;
 }
 

@@ -6,8 +6,8 @@ use time::OffsetDateTime;
 
 use crate::{
     dimse::{
-        AssociationRequest, ContextOutcome, NegotiatedContext, NegotiationPolicy, RefusedObject, sop_class_name, status,
-        transfer_syntax_name,
+        AssociationRequest, ContextOutcome, NegotiatedContext, NegotiationPolicy, RefusedObject, sop_class_name,
+        status, transfer_syntax_name,
     },
     telemetry::{ContextRefusal, Label as _, RefusalStatus},
     types::{OfferedContext, PeerOffer, Refusal, RefusalKey, RefusalKind},
@@ -74,9 +74,7 @@ pub(super) fn contexts(
     at: OffsetDateTime,
 ) -> Vec<Refusal> {
     let accepted = |sop_class: &str| {
-        negotiated
-            .iter()
-            .any(|context| context.abstract_syntax == sop_class && context.transfer_syntax_uid().is_some())
+        negotiated.iter().any(|context| context.abstract_syntax == sop_class && context.transfer_syntax_uid().is_some())
     };
     let mut alike: BTreeMap<(&str, ContextRefusal), Vec<&str>> = BTreeMap::new();
     for (proposed, answered) in request.proposed_contexts.iter().zip(negotiated) {
@@ -104,25 +102,21 @@ pub(super) fn contexts(
 /// What would have been accepted, and the remedy.
 fn context_words(policy: &NegotiationPolicy, sop_class: &str, reason: ContextRefusal) -> (String, String) {
     let wanted = policy.transfer_syntaxes(sop_class).unwrap_or_default();
-    match (reason, wanted.first()) {
-        (ContextRefusal::TransferSyntaxes, Some(preferred)) => (
+    if let (ContextRefusal::TransferSyntaxes, Some(preferred)) = (reason, wanted.first()) {
+        let preferred = transfer_syntax_name(preferred);
+        return (
             format!("one of {}", transfer_syntaxes(wanted.iter().map(String::as_str))),
-            format!(
-                "let the sender convert to {}, or offer it beside its own transfer syntax",
-                transfer_syntax_name(preferred)
-            ),
-        ),
-        _ => {
-            let classes = policy.abstract_syntaxes().map(sop_class_name).collect();
-            let remedy = if is_storage(sop_class) {
-                "this node does not take such objects from that sender: add the SOP class to the local AE or the peer if it \
-                 may, or send them elsewhere"
-            } else {
-                "this node does not offer that service to that sender: ask for it elsewhere"
-            };
-            (format!("one of {}", list(classes)), remedy.to_owned())
-        }
+            format!("let the sender convert to {preferred}, or offer it beside its own transfer syntax"),
+        );
     }
+    let classes = policy.abstract_syntaxes().map(sop_class_name).collect();
+    let remedy = if is_storage(sop_class) {
+        "this node does not take such objects from that sender: add the SOP class to the local AE or the peer if it \
+         may, or send them elsewhere"
+    } else {
+        "this node does not offer that service to that sender: ask for it elsewhere"
+    };
+    (format!("one of {}", list(classes)), remedy.to_owned())
 }
 
 /// The storage SOP classes share an arc (PS3.6 table A-1); a made up UID may be a vendor's own class.
@@ -277,10 +271,7 @@ mod tests {
 
         let mr = of(uids::MR_IMAGE_STORAGE);
         assert_eq!(mr.key.reason, "abstract_syntax");
-        assert_eq!(
-            mr.received,
-            "MR Image Storage (1.2.840.10008.5.1.4.1.1.4) in Explicit VR Little Endian, JPEG 2000"
-        );
+        assert_eq!(mr.received, "MR Image Storage (1.2.840.10008.5.1.4.1.1.4) in Explicit VR Little Endian, JPEG 2000");
         assert!(mr.expected.contains("CT Image Storage (1.2.840.10008.5.1.4.1.1.2)"), "{mr:?}");
         assert!(mr.remedy.contains("add the SOP class to the local AE"), "{mr:?}");
 
@@ -326,11 +317,7 @@ mod tests {
     #[case(StoreFailure::new(status::INVALID_SOP_INSTANCE, "bad"), "0x0117", "SOP Instance UID")]
     #[case(StoreFailure::new(status::SOP_CLASS_NOT_SUPPORTED, "other"), "0x0122", "vendor")]
     #[case(StoreFailure::new(status::MISTYPED_ARGUMENT, "nothing"), "other", "not complete")]
-    fn an_object_is_explained_by_its_status(
-        #[case] failure: StoreFailure,
-        #[case] reason: &str,
-        #[case] remedy: &str,
-    ) {
+    fn an_object_is_explained_by_its_status(#[case] failure: StoreFailure, #[case] reason: &str, #[case] remedy: &str) {
         let request = request(&[]);
         let object = RefusedObject {
             affected_sop_class_uid: uids::CT_IMAGE_STORAGE.into(),

@@ -132,12 +132,8 @@ impl Receiver {
         let outcomes = negotiated.iter().map(|context| &context.outcome);
         let reasons: Vec<_> = outcomes.filter_map(explain::context_refusal).collect();
         let words: Vec<_> = refused.iter().take(5).map(|refusal| refusal.received.as_str()).collect();
-        events::ContextsRefused {
-            association_id: request.association_id,
-            reasons: &reasons,
-            words: &words.join("; "),
-        }
-        .emit(&self.metrics);
+        events::ContextsRefused { association_id: request.association_id, reasons: &reasons, words: &words.join("; ") }
+            .emit(&self.metrics);
         self.refusals.refused(refused);
     }
 
@@ -270,7 +266,9 @@ impl AssociationHandler for Receiver {
 
     fn rejected(&self, request: &AssociationRequest, rejection: &Rejection) {
         let reason = match rejection.reason {
-            RejectReason::CallingAeTitleNotRecognized if self.is_known_elsewhere(request) => RejectionReason::PeerAddress,
+            RejectReason::CallingAeTitleNotRecognized if self.is_known_elsewhere(request) => {
+                RejectionReason::PeerAddress
+            }
             RejectReason::CallingAeTitleNotRecognized => RejectionReason::CallingAeTitle,
             RejectReason::CalledAeTitleNotRecognized => RejectionReason::CalledAeTitle,
             RejectReason::ApplicationContextNotSupported => RejectionReason::ApplicationContext,

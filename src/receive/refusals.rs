@@ -146,9 +146,9 @@ impl RefusalWriter {
                 }
             }
         }
-        match tokio::time::timeout(DRAIN_GRACE, self.write()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => tracing::warn!("the last refusals are not written down; they are in the log"),
+        let written = tokio::time::timeout(DRAIN_GRACE, self.write()).await;
+        if !matches!(written, Ok(Ok(()))) {
+            tracing::warn!("the last refusals are not written down; they are in the log");
         }
     }
 
@@ -171,7 +171,9 @@ impl RefusalWriter {
         }
         self.shared.add(refusals);
         let mut pending = self.shared.pending();
-        offers.into_iter().for_each(|offer| pending.add_offer(offer));
+        for offer in offers {
+            pending.add_offer(offer);
+        }
         Err(error)
     }
 

@@ -9,7 +9,9 @@ use std::{net::IpAddr, time::Duration};
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
-use super::metrics::{AssociationEnd, ContextRefusal, DeliveryEnd, Metrics, RefusalStatus, RejectionReason, RunEnd, RunStage};
+use super::metrics::{
+    AssociationEnd, ContextRefusal, DeliveryEnd, Metrics, RefusalStatus, RejectionReason, RunEnd, RunStage,
+};
 use crate::types::{AeTitle, ReasonCode, Uid};
 
 /// A peer's association was accepted. Must be followed by one [`AssociationEnded`].

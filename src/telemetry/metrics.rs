@@ -331,11 +331,7 @@ impl Metrics {
             "Presentation contexts that were refused, by reason",
             self.contexts_refused.clone(),
         );
-        registry.register(
-            "refusals_dropped",
-            "Refusals that could not be written down",
-            self.refusals_dropped.clone(),
-        );
+        registry.register("refusals_dropped", "Refusals that could not be written down", self.refusals_dropped.clone());
         registry.register("objects_stored", "Objects made durable for the first time", self.objects_stored.clone());
         registry.register(
             "objects_duplicate",

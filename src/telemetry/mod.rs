@@ -13,4 +13,6 @@ mod logging;
 mod metrics;
 
 pub use logging::{LoggingError, init_logging, subscriber};
-pub use metrics::{AssociationEnd, ContextRefusal, DeliveryEnd, Label, Metrics, RefusalStatus, RejectionReason, RunEnd, RunStage};
+pub use metrics::{
+    AssociationEnd, ContextRefusal, DeliveryEnd, Label, Metrics, RefusalStatus, RejectionReason, RunEnd, RunStage,
+};

@@ -208,9 +208,10 @@ pub(super) async fn models(config: &Config, site: &SiteConfig) -> Vec<Check> {
         let opened = tokio::task::spawn_blocking(move || Bundle::open(&folder).map(|bundle| bundle.identity())).await;
         checks.push(match opened {
             Ok(Ok(identity)) => Check::ok(subject, format!("version {}, every digest is right", identity.version)),
-            Ok(Err(error)) => {
-                Check::problem(subject, format!("{error}; install it, or let the route name another (`hilum model list`)"))
-            }
+            Ok(Err(error)) => Check::problem(
+                subject,
+                format!("{error}; install it, or let the route name another (`hilum model list`)"),
+            ),
             Err(error) => Check::problem(subject, error),
         });
     }
@@ -330,11 +331,9 @@ mod tests {
 
     #[test]
     fn a_listener_on_every_address_is_reached_on_loopback() {
-        for (listen, expected) in [
-            ("0.0.0.0:104", "127.0.0.1:104"),
-            ("[::]:104", "[::1]:104"),
-            ("192.0.2.1:104", "192.0.2.1:104"),
-        ] {
+        for (listen, expected) in
+            [("0.0.0.0:104", "127.0.0.1:104"), ("[::]:104", "[::1]:104"), ("192.0.2.1:104", "192.0.2.1:104")]
+        {
             assert_eq!(on_this_machine(listen.parse().unwrap()), expected.parse().unwrap());
         }
     }

@@ -23,9 +23,8 @@ pub(super) async fn get_json(address: SocketAddr, path: &str) -> anyhow::Result<
         stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
         anyhow::Ok(answer)
     };
-    let answer = timeout(PATIENCE, work)
-        .await
-        .map_err(|_| anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs()))??;
+    let answer =
+        timeout(PATIENCE, work).await.map_err(|_| anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs()))??;
     let body = answer
         .windows(4)
         .position(|four| four == b"\r\n\r\n")

@@ -82,7 +82,11 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
         return allow::run(global, options).await;
     }
     let findings = examine(global, &options).await?;
-    if options.json { print_json(&to_json(&findings))? } else { print(&describe(&findings, options.since))? }
+    if options.json {
+        print_json(&to_json(&findings))?
+    } else {
+        print(&describe(&findings, options.since))?
+    }
     match findings.problems() {
         0 => Ok(()),
         problems => Err(anyhow::anyhow!("{} found, see above", count(problems, "problem"))),
@@ -190,7 +194,12 @@ fn describe_cause(text: &mut String, cause: &Cause, newest: &refusal::RefusalRow
     let others = cause.rows.len() - 1;
     if others > 0 {
         let more: Vec<&str> = cause.rows.iter().skip(1).take(4).map(|row| row.received.as_str()).collect();
-        let _ = writeln!(text, "         {}: {}", visible(&format!("and {others} more like it")), visible(&more.join("; ")));
+        let _ = writeln!(
+            text,
+            "         {}: {}",
+            visible(&format!("and {others} more like it")),
+            visible(&more.join("; "))
+        );
     }
 }
 

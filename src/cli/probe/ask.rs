@@ -93,7 +93,7 @@ pub(super) async fn probe(whom: &Whom, questions: &[Question]) -> Result<PeerPro
 }
 
 fn names(batch: &[Question]) -> String {
-    let mut sop_classes: Vec<&str> = batch.iter().map(|question| question.sop_class).collect();
+    let mut sop_classes: Vec<&str> = batch.iter().map(|question| question.sop_class.as_str()).collect();
     sop_classes.dedup();
     format!("asked for {}", sop_classes.join(", "))
 }
@@ -101,13 +101,14 @@ fn names(batch: &[Question]) -> String {
 /// Asks one batch on an association of its own, and adds the answers.
 async fn ask(whom: &Whom, batch: &[Question], found: &mut PeerProbe) -> Result<(), RequestError> {
     let propose = |requestor: AssociationRequestor, question: &Question| {
-        requestor.propose(question.sop_class, &[question.transfer_syntax])
+        requestor.propose(&question.sop_class, &[question.transfer_syntax])
     };
     let requestor = batch.iter().fold(whom.requestor(), propose);
     let is_asked = |sop_class: &&&str| batch.iter().any(|question| question.sop_class == **sop_class);
-    let requestor = BOTH_ROLES.iter().filter(is_asked).fold(requestor, |requestor, sop_class| {
-        requestor.ask_for_both_roles(sop_class)
-    });
+    let requestor = BOTH_ROLES
+        .iter()
+        .filter(is_asked)
+        .fold(requestor, |requestor, sop_class| requestor.ask_for_both_roles(sop_class));
     let mut association = requestor.establish().await?;
     found.proposed_contexts += batch.len();
     note_answers(&association, found);

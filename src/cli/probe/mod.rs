@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     db::{probe, refusal},
-    types::AeTitle,
+    types::{AeTitle, Uid},
 };
 
 #[derive(Debug, Args)]
@@ -35,9 +35,9 @@ pub(super) struct Options {
     /// Call as this AE title [default: the one of its destination, or the first enabled local AE]
     #[arg(long, value_name = "TITLE")]
     calling: Option<AeTitle>,
-    /// Ask for every storage SOP class of the standard, not only for the usual ones
-    #[arg(long)]
-    all: bool,
+    /// Ask for this SOP class, too; may be repeated
+    #[arg(long = "sop-class", value_name = "UID")]
+    sop_classes: Vec<Uid>,
     /// How long the peer may take for each step
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     timeout: u64,
@@ -84,7 +84,7 @@ async fn run_with(store: &Store, options: &Options) -> anyhow::Result<()> {
         ));
     };
     let whom = ask::Whom { calling, called: peer.ae_title, host, port, timeout: Duration::from_secs(options.timeout) };
-    let found = ask::probe(&whom, &questions::questions(options.all)).await?;
+    let found = ask::probe(&whom, &questions::questions(&options.sop_classes)).await?;
     let previous = probe::keep(&mut *store.db.acquire().await?, &peer.name, &found).await?;
     let changes = previous.as_ref().map(|previous| show::changes(previous, &found));
     if options.json {

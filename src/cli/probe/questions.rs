@@ -2,12 +2,15 @@
 
 use dicom_dictionary_std::uids;
 
-use crate::dimse::{named_transfer_syntaxes, negotiation::STORAGE_SOP_CLASSES};
+use crate::{
+    dimse::{named_transfer_syntaxes, negotiation::STORAGE_SOP_CLASSES},
+    types::Uid,
+};
 
 /// One presentation context with one transfer syntax, so that the answer is exact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Question {
-    pub(super) sop_class: &'static str,
+    pub(super) sop_class: String,
     pub(super) transfer_syntax: &'static str,
 }
 
@@ -71,14 +74,14 @@ const WITHOUT_PIXELS: &[&str] = &[
 pub(super) const BOTH_ROLES: &[&str] =
     &[uids::STORAGE_COMMITMENT_PUSH_MODEL, uids::CT_IMAGE_STORAGE, uids::COMPREHENSIVE_SR_STORAGE];
 
-/// Everything that a peer is asked, Verification first; with `all` every storage SOP class that is in the standard.
-pub(super) fn questions(all: bool) -> Vec<Question> {
+/// Everything that a peer is asked, Verification first, what the user adds last.
+pub(super) fn questions(added: &[Uid]) -> Vec<Question> {
     let every_syntax: Vec<&'static str> = named_transfer_syntaxes().collect();
     let mut list = Vec::new();
-    let mut ask = |sop_classes: &[&'static str], transfer_syntaxes: &[&'static str]| {
+    let mut ask = |sop_classes: &[&str], transfer_syntaxes: &[&'static str]| {
         for &sop_class in sop_classes {
             for &transfer_syntax in transfer_syntaxes {
-                let question = Question { sop_class, transfer_syntax };
+                let question = Question { sop_class: sop_class.to_owned(), transfer_syntax };
                 if !list.contains(&question) {
                     list.push(question);
                 }
@@ -90,12 +93,7 @@ pub(super) fn questions(all: bool) -> Vec<Question> {
     ask(DOCUMENTS, WITHOUT_PIXELS);
     ask(STORAGE_SOP_CLASSES, &every_syntax);
     ask(IMAGES, &every_syntax);
-    if all {
-        let current = uids::SOP_CLASSES.iter().filter(|class| !class.retired && class.alias.ends_with("Storage"));
-        let (images, others): (Vec<_>, Vec<_>) = current.partition(|class| class.alias.contains("Image"));
-        ask(&others.iter().map(|class| class.uid).collect::<Vec<_>>(), WITHOUT_PIXELS);
-        ask(&images.iter().map(|class| class.uid).collect::<Vec<_>>(), &every_syntax);
-    }
+    ask(&added.iter().map(Uid::as_str).collect::<Vec<_>>(), &every_syntax);
     list
 }
 
@@ -105,14 +103,15 @@ mod tests {
 
     #[test]
     fn every_question_is_asked_once_and_ours_are_among_them() {
-        let usual = questions(false);
+        let usual = questions(&[]);
         assert_eq!(usual[0].sop_class, uids::VERIFICATION);
         for sop_class in STORAGE_SOP_CLASSES.iter().chain(crate::report::CREATED_SOP_CLASSES) {
             assert!(usual.iter().any(|question| question.sop_class == *sop_class), "{sop_class}");
         }
-        let all = questions(true);
-        assert!(all.len() > 2 * usual.len(), "{} and {}", all.len(), usual.len());
+        let [known, new] = [uids::CT_IMAGE_STORAGE, uids::RT_DOSE_STORAGE].map(|uid| Uid::new(uid).unwrap());
+        let more = questions(&[known, new]);
+        assert_eq!(more.len(), usual.len() + named_transfer_syntaxes().count());
         let mut once = std::collections::BTreeSet::new();
-        assert!(all.iter().all(|question| once.insert((question.sop_class, question.transfer_syntax))));
+        assert!(more.iter().all(|question| once.insert((&question.sop_class, question.transfer_syntax))));
     }
 }

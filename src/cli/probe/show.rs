@@ -103,7 +103,8 @@ pub(super) fn changes(before: &PeerProbe, now: &PeerProbe) -> Vec<String> {
     );
     compare("implementation class", text(&before.implementation_class_uid), text(&now.implementation_class_uid));
     compare("maximum PDU length", before.max_pdu_length_bytes.to_string(), now.max_pdu_length_bytes.to_string());
-    let echo = |probe: &PeerProbe| probe.echo_status.map_or("no answer".to_owned(), |one| status::InWords(one).to_string());
+    let echo =
+        |probe: &PeerProbe| probe.echo_status.map_or("no answer".to_owned(), |one| status::InWords(one).to_string());
     compare("C-ECHO", echo(before), echo(now));
     lines
 }
