@@ -19,6 +19,7 @@ mod support;
 mod validators;
 
 mod crash;
+mod doctor;
 mod duplicates;
 mod hostile;
 mod outage;
