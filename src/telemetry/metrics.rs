@@ -554,7 +554,7 @@ mod tests {
         let docs = fs_err::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/metrics.md")).unwrap();
         let documented = from_docs(&docs);
         let registered = from_exposition(&Metrics::new().encode());
-        assert_eq!(registered.len(), 21);
+        assert_eq!(registered.len(), 23);
         assert_eq!(documented, registered);
     }
 
