@@ -197,16 +197,23 @@ async fn refusals_are_counted_and_bounded(global: &Global) {
     let long_ago = now - time::Duration::days(365);
     let rows = refusal::list(&mut connection, long_ago, &Whose::default(), 100).await.unwrap();
     let of = |title: &str| {
-        rows.iter().filter(|row| row.calling_ae_title == title).map(|row| (row.count, &*row.received)).collect::<Vec<_>>()
+        rows.iter()
+            .filter(|row| row.calling_ae_title == title)
+            .map(|row| (row.count, &*row.received))
+            .collect::<Vec<_>>()
     };
-    assert_eq!(of("CT01"), [(2, "1 minutes ago"), (4, "5 minutes ago"), (2, "100 minutes ago"), (4, "170 minutes ago")]);
+    assert_eq!(
+        of("CT01"),
+        [(2, "1 minutes ago"), (4, "5 minutes ago"), (2, "100 minutes ago"), (4, "170 minutes ago")]
+    );
     assert_eq!(of("OLD"), [], "it goes with the next new row");
     let busy: Vec<i64> = of("BUSY").iter().map(|(count, _)| *count).collect();
     assert!((2..=3).contains(&busy.len()) && busy.iter().sum::<i64>() == 192, "{busy:?}");
     let whose = Whose { ae_titles: vec!["BUSY".to_owned()], addresses: Vec::new() };
     let rows = refusal::list(&mut connection, long_ago, &whose, 100).await.unwrap();
     assert!(rows.iter().all(|row| row.calling_ae_title == "BUSY" && !row.mended));
-    let recent = refusal::list(&mut connection, now - time::Duration::minutes(7), &Whose::default(), 100).await.unwrap();
+    let recent =
+        refusal::list(&mut connection, now - time::Duration::minutes(7), &Whose::default(), 100).await.unwrap();
     assert_eq!(recent.len(), 2);
     drop(connection);
     store.close().await.unwrap();

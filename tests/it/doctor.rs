@@ -63,7 +63,8 @@ fn heavy_who_was_refused_is_one_cause_and_the_doctor_lets_him_in() {
     let told = node.hilum(&["doctor", "--since", "1h"]);
     let words = said(&told);
     assert_eq!(told.status.code(), Some(1), "{words}");
-    for part in ["open ", "5 × association from `SCANNER2` at 127.0.0.1 calling `HILUM`", "remedy ", "1 problem found"] {
+    for part in ["open ", "5 × association from `SCANNER2` at 127.0.0.1 calling `HILUM`", "remedy ", "1 problem found"]
+    {
         assert!(words.contains(part), "{part:?} is not in\n{words}");
     }
     let id = row["id"].to_string();
@@ -191,7 +192,8 @@ fn heavy_the_doctor_tells_which_part_is_ill() {
     assert_eq!(pacs["state"], "problem");
     assert!(pacs["words"].as_str().is_some_and(|words| words.contains("check that the peer is running")), "{pacs}");
     assert_eq!(check(&found, "peer `scanner`")["state"], "note");
-    for name in ["configuration", "postgres", "archive", "bundle `cxr-untrained`", "node, dicom listener", "open work"] {
+    for name in ["configuration", "postgres", "archive", "bundle `cxr-untrained`", "node, dicom listener", "open work"]
+    {
         assert_eq!(check(&found, name)["state"], "ok", "{found:#}");
     }
     assert_eq!(found["problems"], 1, "{found:#}");
@@ -249,7 +251,10 @@ fn heavy_what_peers_accept_is_found_out_kept_and_compared() {
     let in_sr = probe["accepted"][SR].as_array().expect("Orthanc takes reports");
     assert!(in_sr.contains(&EXPLICIT.into()), "{probe:#}");
     assert_eq!((&probe["echo_status"], &probe["failures"]), (&0.into(), &Value::Array(Vec::new())));
-    assert!(probe["implementation_version_name"].as_str().is_some_and(|name| name.starts_with("ORTHANC_")), "{probe:#}");
+    assert!(
+        probe["implementation_version_name"].as_str().is_some_and(|name| name.starts_with("ORTHANC_")),
+        "{probe:#}"
+    );
     assert!(probe["proposed_contexts"].as_u64().is_some_and(|count| count > 256), "several associations: {probe:#}");
     assert_eq!(found["changes"], Value::Null, "there was none before");
     let words = node.hilum_ok(&["peer", "probe", "pacs"]);

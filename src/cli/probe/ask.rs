@@ -77,7 +77,9 @@ pub(super) async fn probe(whom: &Whom, questions: &[Question]) -> Result<PeerPro
                 waiting.push_front(second.to_vec());
                 waiting.push_front(first.to_vec());
             }
-            RequestError::Ended { .. } if found.proposed_contexts > 0 => found.failures.push(format!("{}: {error}", names(&batch))),
+            RequestError::Ended { .. } if found.proposed_contexts > 0 => {
+                found.failures.push(format!("{}: {error}", names(&batch)))
+            }
             // Gone, silent or unwilling: asking on would only take long.
             _ if found.proposed_contexts > 0 => {
                 found.failures.push(error.to_string());
