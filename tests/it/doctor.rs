@@ -252,7 +252,7 @@ fn heavy_what_peers_accept_is_found_out_kept_and_compared() {
     assert!(in_sr.contains(&EXPLICIT.into()), "{probe:#}");
     assert_eq!((&probe["echo_status"], &probe["failures"]), (&0.into(), &Value::Array(Vec::new())));
     assert!(
-        probe["implementation_version_name"].as_str().is_some_and(|name| name.starts_with("ORTHANC_")),
+        probe["implementation_version_name"].as_str().is_some_and(|name| name.starts_with("OFFIS_DCMTK_")),
         "{probe:#}"
     );
     assert!(probe["proposed_contexts"].as_u64().is_some_and(|count| count > 256), "several associations: {probe:#}");
@@ -264,7 +264,7 @@ fn heavy_what_peers_accept_is_found_out_kept_and_compared() {
     // Another program in its place.
     let port = storescp.port.to_string();
     let words = node.hilum_ok(&["peer", "probe", "pacs", "--port", &port]);
-    for part in ["since the last probe:", "~ implementation version: ORTHANC_", "- CT Image Storage"] {
+    for part in ["since the last probe:", "- CT Image Storage (1.2.840.10008.5.1.4.1.1.2) in JPEG 2000"] {
         assert!(words.contains(part), "{part} is not in\n{words}");
     }
     assert_eq!(node.database.count("select peer from peer_probe where previous is not null"), 1);

@@ -83,9 +83,9 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     }
     let findings = examine(global, &options).await?;
     if options.json {
-        print_json(&to_json(&findings))?
+        print_json(&to_json(&findings))?;
     } else {
-        print(&describe(&findings, options.since))?
+        print(&describe(&findings, options.since))?;
     }
     match findings.problems() {
         0 => Ok(()),

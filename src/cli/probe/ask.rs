@@ -78,7 +78,7 @@ pub(super) async fn probe(whom: &Whom, questions: &[Question]) -> Result<PeerPro
                 waiting.push_front(first.to_vec());
             }
             RequestError::Ended { .. } if found.proposed_contexts > 0 => {
-                found.failures.push(format!("{}: {error}", names(&batch)))
+                found.failures.push(format!("{}: {error}", names(&batch)));
             }
             // Gone, silent or unwilling: asking on would only take long.
             _ if found.proposed_contexts > 0 => {

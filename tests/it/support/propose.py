@@ -10,10 +10,8 @@ from pynetdicom.presentation import build_context
 
 port, called, calling = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 entity = AE(ae_title=calling)
-for argument in sys.argv[4:]:
-    sop_class, syntaxes = argument.split("=")
-    context = build_context(sop_class, syntaxes.split(","))
-    entity.requested_contexts = [*entity.requested_contexts, context]
+proposals = [argument.split("=") for argument in sys.argv[4:]]
+entity.requested_contexts = [build_context(sop_class, syntaxes.split(",")) for sop_class, syntaxes in proposals]
 association = entity.associate("127.0.0.1", port, ae_title=called)
 # pynetdicom aborts by itself an association without any accepted context.
 print(len(association.accepted_contexts))
