@@ -14,7 +14,7 @@ use super::{
     AdminState,
     problem::Problem,
     readiness::{self, NamedCheck},
-    view::{BacklogView, RunView, StudyDetail, StudyView},
+    view::{BacklogView, RefusalView, RunView, StudyDetail, StudyView},
 };
 use crate::db::status;
 
@@ -39,6 +39,25 @@ pub(super) async fn ready(State(state): State<Arc<AdminState>>) -> impl IntoResp
     let ready = checks.iter().all(|check| check.passed);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Ready { ready, checks }))
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Doctor {
+    /// Checks that failed and causes that are open.
+    problems: usize,
+    checks: Vec<NamedCheck>,
+    causes: Vec<RefusalView>,
+}
+
+/// The same words as on the status page.
+pub(super) async fn doctor(State(state): State<Arc<AdminState>>) -> Result<Json<Doctor>, Problem> {
+    let mut connection = state.connection().await?;
+    let causes = state.refusals(&mut connection).await?;
+    drop(connection);
+    let checks = readiness::check(&state).await;
+    let problems = checks.iter().filter(|check| !check.passed).count()
+        + causes.iter().filter(|cause| cause.state == "open").count();
+    Ok(Json(Doctor { problems, checks, causes }))
 }
 
 /// Refreshes the gauges that nobody else sets, then shows all; what cannot be refreshed keeps its last value.

@@ -9,6 +9,7 @@
 //! | `/studies/{study_instance_uid}` | one study: timeline, runs with findings, heat maps, deliveries |
 //! | `/results/{result_id}/preview.png` | the picture of a heat map |
 //! | `/api/studies`, `/api/studies/{study_instance_uid}`, `/api/runs`, `/api/backlog` | the same as JSON |
+//! | `/api/doctor` | the checks of `/readyz`, and what was refused in the last day by cause |
 //! | `/healthz` | 200 while the process runs |
 //! | `/readyz` | 200 or 503, and every check in words |
 //! | `/metrics` | OpenMetrics |
@@ -30,6 +31,7 @@ mod view;
 use std::{io, ops::DerefMut, sync::Arc, time::Duration};
 
 use axum::{Router, middleware, routing::get};
+use time::OffsetDateTime;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -37,14 +39,24 @@ pub use readiness::{CheckOutcome, Readiness};
 
 use crate::{
     archive::Archive,
-    db::{self, Db, status::Backlog},
+    db::{
+        self, Db,
+        refusal::{self, Whose},
+        status::Backlog,
+    },
     telemetry::Metrics,
 };
 use connection::LimitedListener;
 use problem::Problem;
+use view::RefusalView;
 
 /// How long a request waits for a connection to Postgres before it says that there is none.
 const DATABASE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How far back refusals are shown.
+const REFUSALS_OF: time::Duration = time::Duration::hours(24);
+/// Rows of refusals that are grouped.
+const REFUSAL_ROWS: i64 = 1000;
 
 /// How long open requests may take after the shutdown began.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -77,6 +89,13 @@ impl AdminState {
         }
     }
 
+    /// What was refused in the last day, by cause: the open ones first.
+    async fn refusals(&self, connection: &mut db::Connection) -> Result<Vec<RefusalView>, Problem> {
+        let since = OffsetDateTime::now_utc() - REFUSALS_OF;
+        let rows = refusal::list(connection, since, &Whose::default(), REFUSAL_ROWS).await?;
+        Ok(refusal::causes(rows).into_iter().filter_map(RefusalView::new).collect())
+    }
+
     async fn backlog(&self) -> Result<Backlog, Problem> {
         let mut connection = self.connection().await?;
         Ok(db::status::backlog(&mut connection).await?)
@@ -105,6 +124,7 @@ pub fn router(state: AdminState) -> Router {
         .route("/api/studies/{study_instance_uid}", get(api::study))
         .route("/api/runs", get(api::runs))
         .route("/api/backlog", get(api::backlog))
+        .route("/api/doctor", get(api::doctor))
         .route("/healthz", get(api::health))
         .route("/readyz", get(api::ready))
         .route("/metrics", get(api::metrics))

@@ -55,7 +55,7 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Result<Html<
     let studies = status::workups(&mut connection, None, LIMIT).await?;
     let runs = status::runs(&mut connection, None, LIMIT).await?;
     let deliveries = status::deliveries(&mut connection, None, LIMIT).await?;
-    let refusals = status::refusals(&mut connection, LIMIT).await?;
+    let refusals = state.refusals(&mut connection).await?;
     drop(connection);
     let runs: Vec<RunView> = runs.into_iter().map(RunView::from).collect();
     let page = StatusPage {
@@ -68,7 +68,7 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Result<Html<
         studies: studies.into_iter().map(StudyView::from).collect(),
         runs,
         destinations: view::by_destination(deliveries),
-        refusals: refusals.into_iter().map(RefusalView::from).collect(),
+        refusals,
     };
     Ok(Html(page.render()?))
 }

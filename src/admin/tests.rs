@@ -14,16 +14,17 @@ use super::{findings::FindingsView, pages, view, *};
 use crate::{
     archive::{DiskGuard, DiskLines, ImplementationIds},
     db::{
-        association, delivery, instance,
+        delivery, instance,
         managed::{ManagedPostgres, ManagedPostgresOptions},
+        refusal::{CountedRefusal, RefusalRow},
         result, run,
-        status::{DeliveryRow, RefusalRow, RunFindings, RunRow, WorkupRow},
+        status::{DeliveryRow, RunFindings, RunRow, WorkupRow},
         workup,
     },
     report::samples,
     types::{
-        BundleStatus, CxrAnalysis, Decision, LateImages, NotAnalysed, ObjectHeader, ObjectOrigin, ReasonCode,
-        RunOutcome, Sha256Digest, StoredObject, UNTRAINED_NOTICE, Uid,
+        BundleStatus, CxrAnalysis, Decision, LateImages, NotAnalysed, ObjectHeader, ObjectOrigin, ReasonCode, Refusal,
+        RefusalKey, RefusalKind, RunOutcome, Sha256Digest, StoredObject, UNTRAINED_NOTICE, Uid,
     },
 };
 
@@ -420,18 +421,27 @@ fn status_page(runs: Vec<RunRow>) -> pages::StatusPage {
             delivery_row(Some("ARCHIVE"), Some("dead")),
             delivery_row(None, None),
         ]),
-        refusals: vec![
-            RefusalRow {
-                started_at: at(3),
-                peer_address: "192.0.2.7".to_owned(),
-                calling_ae_title: "<img src=x onerror=alert(1)>".to_owned(),
-                called_ae_title: "HILUM".to_owned(),
-                expected: "a configured peer".to_owned(),
-                received: "calling AE title STRANGER".to_owned(),
-                remedy: "hilum peer add STRANGER".to_owned(),
-            }
-            .into(),
-        ],
+        refusals: refusal::causes(vec![RefusalRow {
+            id: 12,
+            kind: "association".to_owned(),
+            reason: "calling_ae_title".to_owned(),
+            peer_address: "192.0.2.7".to_owned(),
+            calling_ae_title: "<img src=x onerror=alert(1)>".to_owned(),
+            called_ae_title: "HILUM".to_owned(),
+            sop_class_uid: String::new(),
+            expected: "a configured peer".to_owned(),
+            received: "calling AE title STRANGER".to_owned(),
+            remedy: "hilum peer add STRANGER".to_owned(),
+            harmless: false,
+            example: None,
+            count: 3,
+            first_at: at(3),
+            last_at: at(3),
+            mended: false,
+        }])
+        .into_iter()
+        .filter_map(RefusalView::new)
+        .collect(),
     }
 }
 
@@ -695,22 +705,24 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
     let attempt = delivery::start(&mut tx, &due[0]).await.unwrap().unwrap();
     let later = OffsetDateTime::now_utc() + Duration::from_mins(10);
     assert!(delivery::retry(&mut tx, &due[0], attempt, Some(0xA700), "out of resources", later).await.unwrap());
-    let refused = association::AssociationStart {
-        id: Uuid::now_v7(),
-        node: "test-node".to_owned(),
-        peer_address: "192.0.2.7".parse().unwrap(),
-        calling_ae_title: "STRANGER".to_owned(),
-        called_ae_title: "HILUM".to_owned(),
-        peer_implementation_class_uid: None,
-        peer_implementation_version_name: None,
-        started_at: OffsetDateTime::now_utc(),
-    };
-    let refusal = association::Refusal {
+    let now = OffsetDateTime::now_utc();
+    let refused = Refusal {
+        key: RefusalKey {
+            kind: RefusalKind::Association,
+            reason: "calling_ae_title",
+            peer_address: "192.0.2.7".parse().unwrap(),
+            calling_ae_title: "STRANGER".to_owned(),
+            called_ae_title: "HILUM".to_owned(),
+            sop_class_uid: String::new(),
+        },
         expected: "a configured peer".to_owned(),
         received: "calling AE title STRANGER".to_owned(),
         remedy: "hilum peer add STRANGER".to_owned(),
+        harmless: false,
+        example: None,
+        at: now,
     };
-    association::insert(&mut tx, &refused, Some(&refusal)).await.unwrap();
+    refusal::record(&mut tx, "test-node", &[CountedRefusal { last: refused, count: 1, first_at: now }]).await.unwrap();
     tx.commit().await.unwrap();
     result_id
 }

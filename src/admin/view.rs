@@ -8,7 +8,10 @@ use uuid::Uuid;
 
 use super::{AdminState, findings::FindingsView, problem::Problem, readiness::gibibytes};
 use crate::{
-    db::status::{self, Backlog, DeliveryRow, EventRow, RefusalRow, RunRow, WorkupRow},
+    db::{
+        refusal::Cause,
+        status::{self, Backlog, DeliveryRow, EventRow, RunRow, WorkupRow},
+    },
     types::{BundleStatus, Uid},
 };
 
@@ -309,28 +312,70 @@ pub(super) fn by_destination(rows: Vec<DeliveryRow>) -> Vec<DestinationView> {
     destinations.into_iter().map(|(name, deliveries)| DestinationView { name, deliveries }).collect()
 }
 
-/// A refused association.
-#[derive(Debug)]
+/// What was refused for one cause; the words are those of the newest.
+#[derive(Debug, Serialize)]
 pub(super) struct RefusalView {
-    pub(super) at: Moment,
+    /// What `hilum doctor allow` takes.
+    pub(super) id: i64,
+    /// `association`, `context` or `object`.
+    pub(super) kind: String,
+    pub(super) reason: String,
+    /// `open`, `mended` or `harmless`.
+    pub(super) state: &'static str,
+    pub(super) count: i64,
+    pub(super) first_at: Moment,
+    pub(super) last_at: Moment,
     pub(super) peer_address: String,
     pub(super) calling_ae_title: String,
     pub(super) called_ae_title: String,
     pub(super) expected: String,
-    pub(super) received: String,
+    /// Each kind of thing that came, the newest first, a few.
+    pub(super) received: Vec<String>,
     pub(super) remedy: String,
 }
 
-impl From<RefusalRow> for RefusalView {
-    fn from(row: RefusalRow) -> Self {
-        Self {
-            at: Moment::new(row.started_at),
-            peer_address: row.peer_address,
-            calling_ae_title: row.calling_ae_title,
-            called_ae_title: row.called_ae_title,
-            expected: row.expected,
-            received: row.received,
-            remedy: row.remedy,
+impl RefusalView {
+    /// What was received in so many words at most; the rest is in `hilum doctor`.
+    const RECEIVED_LIMIT: usize = 5;
+
+    pub(super) fn new(cause: Cause) -> Option<Self> {
+        let newest = cause.newest()?.clone();
+        let state = match (cause.is_open(), newest.mended) {
+            (true, _) => "open",
+            (false, true) => "mended",
+            (false, false) => "harmless",
+        };
+        let (count, first_at) = (cause.count(), cause.first_at().unwrap_or(newest.first_at));
+        let received = cause.rows.into_iter().map(|row| row.received).take(Self::RECEIVED_LIMIT).collect();
+        Some(Self {
+            id: newest.id,
+            kind: newest.kind,
+            reason: newest.reason,
+            state,
+            count,
+            first_at: Moment::new(first_at),
+            last_at: Moment::new(newest.last_at),
+            peer_address: newest.peer_address,
+            calling_ae_title: newest.calling_ae_title,
+            called_ae_title: newest.called_ae_title,
+            expected: newest.expected,
+            received,
+            remedy: newest.remedy,
+        })
+    }
+
+    pub(super) fn tone(&self) -> &'static str {
+        match self.state {
+            "open" => "bad",
+            "mended" => "good",
+            _ => "quiet",
+        }
+    }
+
+    pub(super) fn caller(&self) -> String {
+        match (self.calling_ae_title.as_str(), self.called_ae_title.as_str()) {
+            ("", "") => self.peer_address.clone(),
+            (calling, called) => format!("{calling} at {}, calling {called}", self.peer_address),
         }
     }
 }

@@ -62,7 +62,7 @@ impl AssociationHandler for Handler {
 
     fn not_established(&self, _: &NotEstablished) {}
 
-    fn accepted(&self, request: &AssociationRequest, _: &[NegotiatedContext]) -> Peer {
+    fn accepted(&self, request: &AssociationRequest, _: &NegotiationPolicy, _: &[NegotiatedContext]) -> Peer {
         Peer { request: request.clone() }
     }
 

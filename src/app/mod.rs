@@ -6,6 +6,8 @@
 
 mod ask_peer;
 mod child;
+#[cfg(test)]
+mod conformance_tests;
 mod demo_pacs;
 mod follow_runs;
 pub mod infer_process;
@@ -40,7 +42,9 @@ use crate::{
     deliver::{Caller, Deliver, DeliverSettings, ReportCommitment},
     dimse::{Acceptor, AcceptorOptions, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, OpenAssociations},
     jobs::{self, JobHandler, JobKind, WorkerSettings},
-    receive::{Indexer, IndexerSettings, Receiver, ReceiverSettings, SiteSnapshot, SiteWatch},
+    receive::{
+        Indexer, IndexerSettings, Receiver, ReceiverParts, ReceiverSettings, RefusalWriter, SiteSnapshot, SiteWatch,
+    },
     retention::{Limits, Policy, Retention},
     telemetry::Metrics,
     tls::{TlsMaterial, TlsSettings, TlsWatch, expiry_words},
@@ -64,6 +68,7 @@ pub struct App {
     site_watch: SiteWatch,
     site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
     indexer: Indexer,
+    refusal_writer: RefusalWriter,
     child: ChildCommand,
     sole_use: SoleUse,
 }
@@ -165,18 +170,23 @@ impl App {
         if let Err(error) = disk.look() {
             tracing::warn!(%error, "the free space of the archive's disk is not known");
         }
+        let (refusal_writer, refusals) =
+            RefusalWriter::new(db.clone(), config.node.name.to_string(), Arc::clone(&metrics));
         let receiver = Receiver::new(
             ReceiverSettings {
                 node: config.node.name.to_string(),
                 maximum_object_bytes: config.dicom.max_object_bytes.bytes(),
                 policy: node_policy(&config),
             },
-            site.clone(),
-            archive.clone(),
-            Arc::clone(&disk),
-            index,
-            db.clone(),
-            Arc::clone(&metrics),
+            ReceiverParts {
+                site: site.clone(),
+                archive: archive.clone(),
+                disk: Arc::clone(&disk),
+                index,
+                refusals,
+                db: db.clone(),
+                metrics: Arc::clone(&metrics),
+            },
         );
         let dicom = bind(config.dicom.listen, "dicom.listen").await?;
         let http = bind(config.http.listen, "http.listen").await?;
@@ -223,6 +233,7 @@ impl App {
             site_watch,
             site,
             indexer,
+            refusal_writer,
             child,
             sole_use,
         })
@@ -258,6 +269,7 @@ impl App {
             site_watch,
             site,
             indexer,
+            refusal_writer,
             child,
             sole_use,
             ..
@@ -282,6 +294,7 @@ impl App {
         if config.tls.certificate_file.is_some() || !config.tls.ca_files.is_empty() {
             workers.spawn(tls_watch.run(working.clone()));
         }
+        workers.spawn(refusal_writer.run(working.clone()));
         let child_state = child::supervise(
             child,
             config.inference.clone(),

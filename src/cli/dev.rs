@@ -27,8 +27,8 @@ use crate::{
     dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
     jobs, nn, report,
     types::{
-        AeTitle, AssociationPolicy, BundleStatus, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer,
-        Pipeline, Route, SiteConfig, UNTRAINED_NOTICE, Uid,
+        AeTitle, BundleStatus, Destination, DestinationKind, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig,
+        UNTRAINED_NOTICE, Uid,
     },
 };
 
@@ -218,28 +218,13 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr) -> anyhow::Resul
     db::site::change(db, false, move |site: &mut SiteConfig| {
         if !site.local_aes.iter().any(|ae| ae.ae_title == local) {
             let description = "made by `hilum dev`".to_owned();
-            site.local_aes.push(LocalAe {
-                ae_title: local.clone(),
-                enabled: true,
-                description,
-                policy: AssociationPolicy::default(),
-            });
+            site.local_aes.push(LocalAe { description, ..LocalAe::new(local.clone()) });
         }
         let peer = |name: &str, ae_title: &AeTitle, port, may_store| Peer {
-            name: name.to_owned(),
-            ae_title: ae_title.clone(),
-            host: "127.0.0.1".to_owned(),
             port,
             may_store,
             contact: "made by `hilum dev`".to_owned(),
-            policy: AssociationPolicy::default(),
-            tls: false,
-            require_tls: false,
-            tls_certificate_sha256: Vec::new(),
-            tls_subject_name: None,
-            count_at_source: false,
-            duplicates: Duplicates::KeepVersion,
-            duplicate_status: None,
+            ..Peer::new(name, ae_title.clone(), "127.0.0.1")
         };
         // The destination's port may be another at every start.
         site.peers.retain(|peer| peer.name != "demopacs");

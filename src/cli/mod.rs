@@ -16,6 +16,7 @@ mod commitments;
 mod deliveries;
 mod destination;
 pub mod dev;
+mod doctor;
 pub mod echo;
 mod failure;
 mod hash_passcode;
@@ -27,6 +28,7 @@ mod output;
 mod peer;
 #[cfg(test)]
 mod postgres_tests;
+mod probe;
 mod query;
 mod refusals;
 mod reindex;
@@ -162,7 +164,9 @@ enum Command {
     Run(runs::RunAction),
     /// Lists results and their deliveries, newest first
     Deliveries(deliveries::Options),
-    /// Lists refused associations with their remedies, newest first
+    /// Finds what is wrong with the node, its peers and what it refused, with remedies
+    Doctor(doctor::Options),
+    /// Lists refused associations, contexts and objects with their remedies, newest first
     Refusals(refusals::Options),
     /// Tells the story of a study, oldest first
     Timeline(timeline::Options),
@@ -223,6 +227,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Run(runs::RunAction::Show { run_id }) => runs::show(global, run_id).await,
         Command::Run(runs::RunAction::Restart { run_id }) => runs::restart(global, run_id).await,
         Command::Deliveries(options) => deliveries::run(global, &options).await,
+        Command::Doctor(options) => doctor::run(global, options).await,
         Command::Refusals(options) => refusals::run(global, &options).await,
         Command::Timeline(options) => timeline::run(global, &options).await,
         Command::Echo(options) => echo::run(&options).await,

@@ -6,6 +6,7 @@ use super::{
     Address, Global, echo,
     failure::hinted,
     output::{Table, print, yes_no},
+    probe,
     site::{self, ListOptions},
     tls,
 };
@@ -33,6 +34,8 @@ pub(super) enum Action {
         #[arg(long, value_name = "TITLE")]
         calling: Option<AeTitle>,
     },
+    /// Finds out what a peer accepts, shows it with what it offers to us, and keeps it for the next time
+    Probe(probe::Options),
 }
 
 #[derive(Debug, Args)]
@@ -149,6 +152,7 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
             })
             .await
         }
+        Action::Probe(options) => probe::run(global, options).await,
         Action::Test { name, calling } => {
             let site = site::load(global).await?;
             let calling = calling_as(&site, calling)?;
@@ -200,7 +204,7 @@ pub(super) fn find_callable<'a>(site: &'a SiteConfig, name: &str) -> anyhow::Res
 }
 
 /// Where the peer can be called.
-fn callable(peer: &Peer) -> anyhow::Result<Address> {
+pub(super) fn callable(peer: &Peer) -> anyhow::Result<Address> {
     match peer.port {
         Some(port) if peer.host != "*" => Ok(Address { host: peer.host.clone(), port }),
         _ => Err(hinted(

@@ -124,6 +124,10 @@ async fn administrators_configure_a_node_and_look_at_it() {
     run("runs").await.unwrap();
     run("deliveries").await.unwrap();
     run("refusals").await.unwrap();
+    refusals_are_counted_and_bounded(&global).await;
+    assert!(refused("doctor --since 1h").await.contains("found, see above"));
+    assert!(refused("doctor --peer nobody").await.contains("there is no peer `nobody`"));
+    assert!(refused("doctor allow 4711").await.contains("there is no refusal 4711"));
     run(&format!("timeline {}", record.study_instance_uid)).await.unwrap();
     let restart = format!("run restart {}", record.run_id);
     assert!(refused(&restart).await.contains("only a parked run"));
@@ -149,6 +153,70 @@ async fn administrators_configure_a_node_and_look_at_it() {
     if shared.is_none() {
         server.stop().await.unwrap();
     }
+}
+
+/// What is alike within an hour is one row, a row covers a day, and what is too old goes.
+async fn refusals_are_counted_and_bounded(global: &Global) {
+    use crate::{
+        db::refusal::{self, CountedRefusal, Whose},
+        types::{Refusal, RefusalKey, RefusalKind},
+    };
+    let now = time::OffsetDateTime::now_utc();
+    let refused = |title: &str, minutes_ago: i64| {
+        let at = now - time::Duration::minutes(minutes_ago);
+        let last = Refusal {
+            key: RefusalKey {
+                kind: RefusalKind::Association,
+                reason: "calling_ae_title",
+                peer_address: "192.0.2.7".parse().unwrap(),
+                calling_ae_title: title.to_owned(),
+                called_ae_title: "HILUM".to_owned(),
+                sop_class_uid: String::new(),
+            },
+            expected: "NUL\0".to_owned(),
+            received: format!("{minutes_ago} minutes ago"),
+            remedy: "r".to_owned(),
+            harmless: false,
+            example: None,
+            at,
+        };
+        CountedRefusal { last, count: 2, first_at: at }
+    };
+    const DAY: i64 = 24 * 60;
+    let store = Store::open(&global.load().unwrap()).await.unwrap();
+    let mut connection = store.db.acquire().await.unwrap();
+    refusal::record(&mut connection, "node", &[refused("OLD", 91 * DAY)]).await.unwrap();
+    for minutes_ago in [200, 170, 100, 10, 5] {
+        refusal::record(&mut connection, "node", &[refused("CT01", minutes_ago)]).await.unwrap();
+    }
+    refusal::record(&mut connection, "other-node", &[refused("CT01", 1)]).await.unwrap();
+    // Every 30 minutes for two days: a row for each day, not one for ever.
+    for step in (0..96).rev() {
+        refusal::record(&mut connection, "busy", &[refused("BUSY", 3 * DAY + 30 * step)]).await.unwrap();
+    }
+    let long_ago = now - time::Duration::days(365);
+    let rows = refusal::list(&mut connection, long_ago, &Whose::default(), 100).await.unwrap();
+    let of = |title: &str| {
+        rows.iter()
+            .filter(|row| row.calling_ae_title == title)
+            .map(|row| (row.count, &*row.received))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        of("CT01"),
+        [(2, "1 minutes ago"), (4, "5 minutes ago"), (2, "100 minutes ago"), (4, "170 minutes ago")]
+    );
+    assert_eq!(of("OLD"), [], "it goes with the next new row");
+    let busy: Vec<i64> = of("BUSY").iter().map(|(count, _)| *count).collect();
+    assert!((2..=3).contains(&busy.len()) && busy.iter().sum::<i64>() == 192, "{busy:?}");
+    let whose = Whose { ae_titles: vec!["BUSY".to_owned()], addresses: Vec::new() };
+    let rows = refusal::list(&mut connection, long_ago, &whose, 100).await.unwrap();
+    assert!(rows.iter().all(|row| row.calling_ae_title == "BUSY" && !row.mended));
+    let recent =
+        refusal::list(&mut connection, now - time::Duration::minutes(7), &Whose::default(), 100).await.unwrap();
+    assert_eq!(recent.len(), 2);
+    drop(connection);
+    store.close().await.unwrap();
 }
 
 /// In the order of the database.

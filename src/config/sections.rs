@@ -150,7 +150,7 @@ pub struct DicomConfig {
         serialize_with = "as_seconds"
     )]
     pub message_timeout: Duration,
-    /// Largest object that we store; a larger one is refused with status 0xA700.
+    /// Largest object that we store; a larger one is refused with status 0xC000.
     #[serde(deserialize_with = "size_within::<MIB, TIB, _>")]
     pub max_object_bytes: ByteSize,
 }

@@ -1,4 +1,4 @@
-//! Associations: accepted, refused, ended.
+//! Associations: accepted, ended.
 
 use std::net::IpAddr;
 
@@ -6,14 +6,14 @@ use serde_json::json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Connection, Result, event};
+use super::{Connection, Result, event, storable};
 
 /// An association at its start.
 #[derive(Debug, Clone)]
 pub struct AssociationStart {
     /// Our id for it.
     pub id: Uuid,
-    /// The node that accepted or refused it.
+    /// The node that accepted it.
     pub node: String,
     /// Where the peer connected from.
     pub peer_address: IpAddr,
@@ -27,17 +27,6 @@ pub struct AssociationStart {
     pub peer_implementation_version_name: Option<String>,
     /// When it was requested.
     pub started_at: OffsetDateTime,
-}
-
-/// Why an association was refused, in words.
-#[derive(Debug, Clone)]
-pub struct Refusal {
-    /// What would have been accepted.
-    pub expected: String,
-    /// What came.
-    pub received: String,
-    /// What to do.
-    pub remedy: String,
 }
 
 /// How an association ended.
@@ -59,13 +48,12 @@ pub struct AssociationEnd {
     pub ended_at: OffsetDateTime,
 }
 
-/// Records an association; with a `refusal` it never came to be.
-pub async fn insert(connection: &mut Connection, start: &AssociationStart, refusal: Option<&Refusal>) -> Result<()> {
+/// Records an association.
+pub async fn insert(connection: &mut Connection, start: &AssociationStart) -> Result<()> {
     sqlx::query(
         "insert into association (id, node, peer_address, calling_ae_title, called_ae_title,
-             peer_implementation_class_uid, peer_implementation_version_name, started_at,
-             ended_at, end_kind, end_words, expected, received, remedy)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) on conflict (id) do nothing",
+             peer_implementation_class_uid, peer_implementation_version_name, started_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict (id) do nothing",
     )
     .bind(start.id)
     .bind(&start.node)
@@ -75,27 +63,9 @@ pub async fn insert(connection: &mut Connection, start: &AssociationStart, refus
     .bind(start.peer_implementation_class_uid.as_deref().map(storable))
     .bind(start.peer_implementation_version_name.as_deref().map(storable))
     .bind(start.started_at)
-    .bind(refusal.map(|_| start.started_at))
-    .bind(refusal.map(|_| "refused"))
-    .bind(refusal.map(|refusal| format!("expected {}, received {}", refusal.expected, refusal.received)))
-    .bind(refusal.map(|refusal| storable(&refusal.expected)))
-    .bind(refusal.map(|refusal| storable(&refusal.received)))
-    .bind(refusal.map(|refusal| storable(&refusal.remedy)))
-    .execute(&mut *connection)
+    .execute(connection)
     .await?;
-    if let Some(refusal) = refusal {
-        let words = storable(&format!(
-            "association refused: expected {}, received {}; {}",
-            refusal.expected, refusal.received, refusal.remedy
-        ));
-        event::append(connection, event::Subject::Association, start.id, "refused", &words, json!({})).await?;
-    }
     Ok(())
-}
-
-/// Postgres text cannot hold NUL, which a hostile peer may send.
-fn storable(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
 }
 
 /// Closes an association.

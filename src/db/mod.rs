@@ -13,7 +13,9 @@ pub mod event;
 pub mod installation;
 pub mod instance;
 pub mod managed;
+pub mod probe;
 pub mod queue_worker;
+pub mod refusal;
 pub mod result;
 pub mod retention;
 pub mod run;
@@ -155,6 +157,11 @@ impl Db {
         Ok(())
     }
 
+    /// The time by Postgres's clock.
+    pub async fn now(&self) -> Result<time::OffsetDateTime> {
+        Ok(sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.pool).await?)
+    }
+
     /// Applies the migrations that are missing, under a lock, so that several nodes may try at once.
     pub async fn migrate(&self) -> Result<()> {
         MIGRATOR.run(&self.pool).await?;
@@ -218,6 +225,11 @@ impl SiteListener {
             None => Err(DbError::Query(sqlx::Error::PoolClosed)),
         }
     }
+}
+
+/// Postgres text cannot hold NUL, which a hostile peer may send.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 fn digest_from_bytes(bytes: &[u8], what: &'static str) -> Result<Sha256Digest> {

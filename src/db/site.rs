@@ -174,8 +174,19 @@ pub async fn change(
     change: impl FnOnce(&mut SiteConfig) -> std::result::Result<(), String>,
 ) -> Result<SiteDiff> {
     let mut tx = db.begin().await?;
+    let diff = change_in(&mut tx, dry_run, change).await?;
+    tx.commit().await?;
+    Ok(diff)
+}
+
+/// The same in the caller's transaction.
+pub(super) async fn change_in(
+    tx: &mut Connection,
+    dry_run: bool,
+    change: impl FnOnce(&mut SiteConfig) -> std::result::Result<(), String>,
+) -> Result<SiteDiff> {
     sqlx::query("lock table local_ae, peer, destination, route in share row exclusive mode").execute(&mut *tx).await?;
-    let before = load(&mut tx).await?;
+    let before = load(tx).await?;
     let mut after = before.clone();
     change(&mut after).map_err(DbError::SiteRefused)?;
     let problems = after.problems();
@@ -187,10 +198,9 @@ pub async fn change(
     if dry_run || diff.lines.is_empty() {
         return Ok(diff);
     }
-    write(&mut tx, &after).await?;
-    event::append(&mut tx, event::Subject::Site, "site", "changed", &diff.lines.join("; "), json!({})).await?;
-    sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(&mut *tx).await?;
-    tx.commit().await?;
+    write(tx, &after).await?;
+    event::append(tx, event::Subject::Site, "site", "changed", &diff.lines.join("; "), json!({})).await?;
+    sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(tx).await?;
     Ok(diff)
 }
 

@@ -196,37 +196,6 @@ pub async fn preview_key(connection: &mut Connection, result_id: Uuid) -> Result
     Ok(key.flatten())
 }
 
-/// One refused association, newest first: what an administrator looks for on the first day.
-#[derive(Debug, Clone, FromRow)]
-pub struct RefusalRow {
-    /// When.
-    pub started_at: OffsetDateTime,
-    /// From where.
-    pub peer_address: String,
-    /// As sent.
-    pub calling_ae_title: String,
-    /// As sent.
-    pub called_ae_title: String,
-    /// What would have been accepted.
-    pub expected: String,
-    /// What came.
-    pub received: String,
-    /// What to do.
-    pub remedy: String,
-}
-
-/// The newest refused associations.
-pub async fn refusals(connection: &mut Connection, limit: i64) -> Result<Vec<RefusalRow>> {
-    Ok(sqlx::query_as(
-        "select started_at, peer_address, calling_ae_title, called_ae_title, coalesce(expected, '') as expected,
-                coalesce(received, '') as received, coalesce(remedy, '') as remedy
-         from association where end_kind = 'refused' order by started_at desc limit $1",
-    )
-    .bind(limit)
-    .fetch_all(connection)
-    .await?)
-}
-
 /// One step of a timeline.
 #[derive(Debug, Clone, FromRow)]
 pub struct EventRow {

@@ -350,20 +350,9 @@ mod tests {
     #[test]
     fn the_peer_at_its_address_is_called_and_a_missing_port_is_named() {
         let peer = |name: &str, host: &str, port| Peer {
-            name: name.into(),
-            ae_title: AeTitle::new("CT01").unwrap(),
-            host: host.into(),
             port,
             may_store: true,
-            contact: String::new(),
-            policy: crate::types::AssociationPolicy::default(),
-            tls: false,
-            require_tls: false,
-            tls_certificate_sha256: Vec::new(),
-            tls_subject_name: None,
-            count_at_source: false,
-            duplicates: crate::types::Duplicates::KeepVersion,
-            duplicate_status: None,
+            ..Peer::new(name, AeTitle::new("CT01").unwrap(), host)
         };
         let request = OpenRequest {
             id: Uuid::nil(),

@@ -36,7 +36,8 @@ use super::{
     data_set::Encoding,
     message::{EndReason, MessageLayer, TimeLimit},
     negotiation::{
-        Admission, NegotiatedContext, PeerImplementation, ProposedContext, UserIdentity, negotiate, user_variables,
+        Admission, NegotiatedContext, NegotiationPolicy, PeerImplementation, ProposedContext, UserIdentity, negotiate,
+        user_variables,
     },
     open_associations::{OpenAssociations, Outgoing, Registered},
     pdu_io::PduLimits,
@@ -252,6 +253,33 @@ pub struct StoreRequest {
 /// Why an object is not stored.
 pub type StoreFailure = ServiceFailure;
 
+/// A C-STORE request that was answered with a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedObject {
+    /// (0000,0002) as sent, possibly malformed.
+    pub affected_sop_class_uid: String,
+    /// (0000,1000) as sent, possibly malformed.
+    pub affected_sop_instance_uid: String,
+    /// Transfer syntax of its presentation context.
+    pub transfer_syntax_uid: Uid,
+    /// Data set bytes that came, before and after the refusal.
+    pub n_bytes: u64,
+    /// What was answered.
+    pub failure: StoreFailure,
+}
+
+/// Why a connection is not heard at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unheard {
+    /// It closed without a word: a port probe.
+    Silent,
+    /// As many connections are open as may be.
+    TooMany {
+        /// Which limit that is, in words.
+        limit: String,
+    },
+}
+
 /// The data set will not be complete; the association has ended for this reason.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the data set is incomplete: {0}")]
@@ -277,12 +305,19 @@ pub trait AssociationHandler: Send + Sync + 'static {
     /// logged.
     fn rejected(&self, request: &AssociationRequest, rejection: &Rejection);
 
-    /// The connection ended without an association, and not by a rejection. It has been logged. Connections that
-    /// send nothing (port probes) are not reported.
+    /// The connection ended without an association, and not by a rejection. It has been logged.
     fn not_established(&self, failure: &NotEstablished);
 
-    /// The association has been accepted with these contexts.
-    fn accepted(&self, request: &AssociationRequest, negotiated: &[NegotiatedContext]) -> Self::Association;
+    /// The connection ended before a byte of it was read.
+    fn unheard(&self, _peer_address: SocketAddr, _why: Unheard) {}
+
+    /// The association has been accepted with these contexts, which are the answers of `policy`.
+    fn accepted(
+        &self,
+        request: &AssociationRequest,
+        policy: &NegotiationPolicy,
+        negotiated: &[NegotiatedContext],
+    ) -> Self::Association;
 
     /// Stores one object. `Ok` is answered with Success, so the object must be durable by then, and its data set
     /// must have been read to the end. On an error the rest of the data set is thrown away and the association
@@ -317,6 +352,9 @@ pub trait AssociationHandler: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), ServiceFailure>> + Send {
         std::future::ready(Err(Refusal::NotOffered.into()))
     }
+    /// A C-STORE request is answered with a failure: by [`AssociationHandler::store`], or because it could not be
+    /// handed to it. Not called when the association ends before there is an answer.
+    fn refused(&self, _association: &Self::Association, _refused: &RefusedObject) {}
 
     /// The association has ended.
     fn ended(&self, association: Self::Association, end: AssociationEnd);
@@ -510,6 +548,7 @@ struct Server<H> {
 /// An association that has been accepted.
 struct Established {
     request: AssociationRequest,
+    policy: NegotiationPolicy,
     negotiated: Vec<NegotiatedContext>,
     messages: MessageLayer,
     _places: Places,
@@ -552,7 +591,10 @@ impl<H: AssociationHandler> Server<H> {
                             let server = Arc::clone(self);
                             tasks.spawn(server.serve_connection(stream, tls.clone(), peer_address, places));
                         }
-                        Err(limit) => warn!(peer = %peer_address, "connection closed at once: {limit}"),
+                        Err(limit) => {
+                            debug!(peer = %peer_address, "connection closed at once: {limit}");
+                            self.handler.unheard(peer_address, Unheard::TooMany { limit });
+                        }
                     }
                 }
                 Err(error) => {
@@ -582,7 +624,7 @@ impl<H: AssociationHandler> Server<H> {
         })?;
         let permit = Arc::clone(&self.connections).try_acquire_owned().map_err(|_| {
             let n_open = self.options.max_associations + EXTRA_CONNECTIONS;
-            format!("{n_open} connections are open already")
+            format!("{n_open} connections are open already (dicom.max_associations and 32 more)")
         })?;
         Ok(ConnectionPlaces { _share: share, _permit: permit })
     }
@@ -633,6 +675,7 @@ impl<H: AssociationHandler> Server<H> {
             Ok(Ok(secured)) => secured,
             Ok(Err(AcceptError::Closed)) => {
                 debug!("the peer connected and closed without a word");
+                self.handler.unheard(peer_address, Unheard::Silent);
                 return None;
             }
             Ok(Err(AcceptError::Refused(refusal))) => {
@@ -675,6 +718,7 @@ impl<H: AssociationHandler> Server<H> {
             Ok(Indication::ConnectionLost(words)) => {
                 if !layer.has_partial_pdu() {
                     debug!("the peer connected and closed without a word: {words}");
+                    self.handler.unheard(peer_address, Unheard::Silent);
                     return None;
                 }
                 failed(None, EndReason::ConnectionLost { words })
@@ -739,7 +783,13 @@ impl<H: AssociationHandler> Server<H> {
                     Ok(()) => {
                         let mut messages = MessageLayer::new(layer, request.implementation.max_pdu_length);
                         messages.pace = places.share.pace();
-                        return Some(Established { request, negotiated, messages, _places: places });
+                        return Some(Established {
+                            request,
+                            policy: admission.contexts,
+                            negotiated,
+                            messages,
+                            _places: places,
+                        });
                     }
                     Err(error) => EndReason::from_write_error(&error),
                 }
@@ -802,7 +852,7 @@ impl<H: AssociationHandler> Server<H> {
     }
 
     async fn serve_association(&self, established: Established) {
-        let Established { request, negotiated, mut messages, _places } = established;
+        let Established { request, policy, negotiated, mut messages, _places } = established;
         let n_accepted = negotiated.iter().filter(|context| context.transfer_syntax_uid().is_some()).count();
         debug!(
             implementation = %request.implementation,
@@ -810,7 +860,7 @@ impl<H: AssociationHandler> Server<H> {
             "association accepted with {n_accepted} of {} presentation contexts",
             negotiated.len()
         );
-        let mut association = self.handler.accepted(&request, &negotiated);
+        let mut association = self.handler.accepted(&request, &policy, &negotiated);
         let mut counts = Counts::default();
         let mut reports = Reports::new(&self.open_associations, request.association_id, &negotiated);
         let reason = self.serve_messages(&mut messages, &negotiated, &mut association, &mut counts, &mut reports).await;
@@ -940,7 +990,20 @@ impl<H: AssociationHandler> Server<H> {
                     }
                 }
                 drained?;
-                let (status, comment) = answer(stored);
+                let (status, comment) = match stored {
+                    Ok(()) => (status::SUCCESS, String::new()),
+                    Err(failure) => {
+                        let refused = RefusedObject {
+                            affected_sop_class_uid: command.affected_sop_class_uid.clone(),
+                            affected_sop_instance_uid: command.affected_sop_instance_uid.clone(),
+                            transfer_syntax_uid: transfer_syntax_uid.clone(),
+                            n_bytes: data.n_bytes,
+                            failure,
+                        };
+                        self.handler.refused(association, &refused);
+                        (refused.failure.status, refused.failure.comment)
+                    }
+                };
                 let response = CommandSet::response(ResponseCommand::store(&command, status, &comment));
                 let sent = messages.send_command(context_id, &response).await;
                 sent.map_err(|error| EndReason::from_write_error(&error))?;

@@ -19,6 +19,7 @@ mod find;
 pub(crate) mod fuzzing;
 mod identifier;
 mod message;
+mod names;
 pub mod negotiation;
 mod open_associations;
 mod pdu_io;
@@ -41,13 +42,14 @@ mod upper_layer;
 
 pub use acceptor::{
     Acceptor, AcceptorOptions, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, FailedStep,
-    NotEstablished, RequestedTitle, StoreFailure, StoreRequest, StreamError,
+    NotEstablished, RefusedObject, RequestedTitle, StoreFailure, StoreRequest, StreamError, Unheard,
 };
 pub use command::{MoveOriginator, Priority};
 pub use commitment::{CommitmentResponse, ReceivedReport};
 pub use find::{CountError, CountSource, FindEnd, FindLimits, FindMatches, StudyCount, count_study_instances};
 pub use identifier::{FindQuery, Identifier, QueryLevel};
 pub use message::{EndReason, TimeLimit};
+pub use names::{named_transfer_syntaxes, sop_class_name, transfer_syntax_name};
 pub use negotiation::{
     Admission, ContextOutcome, NegotiatedContext, NegotiationPolicy, PeerImplementation, ProposedContext, UserIdentity,
     UserIdentityKind, storage_policy,
@@ -56,7 +58,9 @@ pub use open_associations::OpenAssociations;
 pub use quota::Quota;
 pub use refusal::ServiceFailure;
 pub use rejection::{RejectReason, RejectResult, Rejection};
-pub use requestor::{Association, AssociationRequestor, RequestError, RequestorTimeouts, StoreResponse, StoreSource};
+pub use requestor::{
+    Association, AssociationRequestor, GrantedRoles, RequestError, RequestorTimeouts, StoreResponse, StoreSource,
+};
 pub use tls::{Security, TlsClient, TlsServer};
 
 /// Our Implementation Class UID (PS3.7 D.3.3.2): UUID 868697ad-cc87-4ed5-9025-d922df42e61a, made once for Hilum.
@@ -75,4 +79,4 @@ pub const IMPLEMENTATION_VERSION_NAME: &str = concat!(
 const _: () = assert!(IMPLEMENTATION_VERSION_NAME.len() <= 16, "PS3.7 D.3.3.2.4: 1 to 16 characters");
 
 /// The DICOM application context name (PS3.7 annex A).
-const APPLICATION_CONTEXT_NAME: &str = "1.2.840.10008.3.1.1.1";
+pub const APPLICATION_CONTEXT_NAME: &str = "1.2.840.10008.3.1.1.1";

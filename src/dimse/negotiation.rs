@@ -88,11 +88,17 @@ impl NegotiationPolicy {
         self.transfer_syntaxes(abstract_syntax).is_some()
     }
 
-    fn transfer_syntaxes(&self, abstract_syntax: &str) -> Option<&[String]> {
+    /// The transfer syntaxes that `abstract_syntax` is accepted in, the preferred one first; `None` where it is not.
+    pub fn transfer_syntaxes(&self, abstract_syntax: &str) -> Option<&[String]> {
         self.abstract_syntaxes
             .iter()
             .find(|(known, _)| known == abstract_syntax)
             .map(|(_, transfer_syntaxes)| transfer_syntaxes.as_slice())
+    }
+
+    /// The abstract syntaxes that are accepted.
+    pub fn abstract_syntaxes(&self) -> impl Iterator<Item = &str> {
+        self.abstract_syntaxes.iter().map(|(abstract_syntax, _)| abstract_syntax.as_str())
     }
 }
 

@@ -11,6 +11,8 @@ pub struct ServiceFailure {
     pub status: u16,
     /// For the peer's log; the wire holds its first 64 characters. No patient data.
     pub comment: String,
+    /// What to do, where the status alone does not say it.
+    pub remedy: Option<&'static str>,
 }
 
 /// What is wrong with a request, before or in place of a handler's own answer.
@@ -74,14 +76,20 @@ impl From<Refusal> for ServiceFailure {
             Refusal::TooSlow => (status::PROCESSING_FAILURE, "it takes too long".to_owned()),
             Refusal::Panicked => (status::PROCESSING_FAILURE, "internal error".to_owned()),
         };
-        Self { status, comment }
+        Self { status, comment, remedy: None }
     }
 }
 
 impl ServiceFailure {
     /// A failure with `status` and `comment`.
     pub fn new(status: u16, comment: impl Into<String>) -> Self {
-        Self { status, comment: comment.into() }
+        Self { status, comment: comment.into(), remedy: None }
+    }
+
+    /// The same with what to do about it.
+    #[must_use]
+    pub fn with_remedy(self, remedy: &'static str) -> Self {
+        Self { remedy: Some(remedy), ..self }
     }
 
     /// 0xA700: the sender should try again later.

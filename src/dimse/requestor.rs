@@ -189,6 +189,7 @@ pub struct AssociationRequestor {
     proposed: Vec<ProposedContext>,
     /// Abstract syntaxes in which we are SCP and the peer SCU.
     scp_of: Vec<String>,
+    asked_roles: Vec<String>,
 }
 
 impl AssociationRequestor {
@@ -203,6 +204,7 @@ impl AssociationRequestor {
             tls: None,
             proposed: Vec::new(),
             scp_of: Vec::new(),
+            asked_roles: Vec::new(),
         }
     }
 
@@ -250,11 +252,19 @@ impl AssociationRequestor {
         self.propose(abstract_syntax, transfer_syntaxes)
     }
 
+    /// Asks for both roles, SCU and SCP, for a proposed SOP class; what the peer grants is in [`Association::roles`]
+    /// (SCP/SCU role selection, PS3.7 D.3.3.4).
+    #[must_use]
+    pub fn ask_for_both_roles(mut self, sop_class_uid: &str) -> Self {
+        self.asked_roles.push(sop_class_uid.to_owned());
+        self
+    }
+
     fn user_variables(&self) -> Vec<UserVariableItem> {
-        let roles = self.scp_of.iter().map(|abstract_syntax| {
-            let roles = RequestorRoles { scu: false, scp: true };
-            UserVariableItem::ScuScpRoleSelectionSubItem(abstract_syntax.clone(), roles)
-        });
+        let as_scp = self.scp_of.iter().map(|uid| (uid, RequestorRoles { scu: false, scp: true }));
+        let both = self.asked_roles.iter().map(|uid| (uid, RequestorRoles { scu: true, scp: true }));
+        let roles =
+            as_scp.chain(both).map(|(uid, roles)| UserVariableItem::ScuScpRoleSelectionSubItem(uid.clone(), roles));
         user_variables(MAX_PDU_LENGTH, &[], &[]).into_iter().chain(roles).collect()
     }
 
@@ -297,6 +307,7 @@ impl AssociationRequestor {
                 Ok(Association {
                     contexts: match_results(&self.proposed, &accept.presentation_contexts),
                     messages: MessageLayer::new(layer, peer.max_pdu_length),
+                    roles: granted_roles(&accept.user_variables),
                     peer,
                     scp_role_refused: refused_scp_roles(&accept.user_variables),
                     requestor: self,
@@ -396,6 +407,27 @@ fn refused_scp_roles(answer: &[UserVariableItem]) -> Vec<String> {
     answer.iter().filter_map(refused).collect()
 }
 
+/// The roles that a peer grants us, the requestor, for one SOP class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantedRoles {
+    /// As answered.
+    pub sop_class_uid: String,
+    /// We may be SCU.
+    pub scu: bool,
+    /// We may be SCP.
+    pub scp: bool,
+}
+
+fn granted_roles(items: &[UserVariableItem]) -> Vec<GrantedRoles> {
+    let granted = items.iter().filter_map(|item| match item {
+        UserVariableItem::ScuScpRoleSelectionSubItem(uid, roles) => {
+            Some(GrantedRoles { sop_class_uid: uid.clone(), scu: roles.scu, scp: roles.scp })
+        }
+        _ => None,
+    });
+    granted.collect()
+}
+
 fn to_wire(context: &ProposedContext) -> PresentationContextProposed {
     PresentationContextProposed {
         id: context.id,
@@ -462,6 +494,7 @@ pub struct Association {
     pub(super) requestor: AssociationRequestor,
     contexts: Vec<NegotiatedContext>,
     peer: PeerImplementation,
+    roles: Vec<GrantedRoles>,
     /// Abstract syntaxes for which the peer has refused us the role of SCP.
     pub(super) scp_role_refused: Vec<String>,
     pub(super) messages: MessageLayer,
@@ -479,6 +512,11 @@ impl Association {
     /// What the peer says of itself.
     pub fn peer(&self) -> &PeerImplementation {
         &self.peer
+    }
+
+    /// The peer's answers to [`AssociationRequestor::ask_for_both_roles`]; no answer means the default roles.
+    pub fn roles(&self) -> &[GrantedRoles] {
+        &self.roles
     }
 
     /// Whether objects of this SOP class in this transfer syntax can be sent.

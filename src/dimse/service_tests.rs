@@ -80,7 +80,7 @@ impl AssociationHandler for Keeper {
 
     fn not_established(&self, _: &NotEstablished) {}
 
-    fn accepted(&self, request: &AssociationRequest, _: &[NegotiatedContext]) {
+    fn accepted(&self, request: &AssociationRequest, _: &NegotiationPolicy, _: &[NegotiatedContext]) {
         self.seen.try_send(Seen::Associated(request.association_id)).unwrap();
     }
 

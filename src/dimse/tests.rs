@@ -53,6 +53,7 @@ enum Behaviour {
 enum Seen {
     Rejected(Rejection),
     NotEstablished(NotEstablished),
+    Unheard(Unheard),
     Accepted(AssociationRequest, Vec<NegotiatedContext>),
     Stored(StoreRequest, Vec<u8>),
     StreamFailed(EndReason),
@@ -64,6 +65,7 @@ struct Recorder {
     behaviours: Mutex<VecDeque<Behaviour>>,
     seen: mpsc::Sender<Seen>,
     go_on: Notify,
+    refused: Mutex<Vec<RefusedObject>>,
 }
 
 impl Recorder {
@@ -97,7 +99,15 @@ impl AssociationHandler for Recorder {
         self.see(Seen::NotEstablished(failure.clone()));
     }
 
-    fn accepted(&self, request: &AssociationRequest, negotiated: &[NegotiatedContext]) {
+    fn unheard(&self, _: SocketAddr, why: Unheard) {
+        self.see(Seen::Unheard(why));
+    }
+
+    fn refused(&self, (): &(), refused: &RefusedObject) {
+        self.refused.lock().unwrap().push(refused.clone());
+    }
+
+    fn accepted(&self, request: &AssociationRequest, _: &NegotiationPolicy, negotiated: &[NegotiatedContext]) {
         self.see(Seen::Accepted(request.clone(), negotiated.to_vec()));
     }
 
@@ -159,6 +169,7 @@ impl Node {
             behaviours: Mutex::new(behaviours.iter().copied().collect()),
             seen: sender,
             go_on: Notify::new(),
+            refused: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let acceptor = Acceptor::new(listener, options, Arc::clone(&handler));
@@ -320,6 +331,10 @@ async fn a_failed_store_is_answered_and_the_association_goes_on(
     let end = node.end().await;
     assert_eq!((end.n_objects_stored, end.n_objects_failed), (1, 1));
     assert_eq!(end.n_bytes_received, 501_000);
+    let told = node.handler.refused.lock().unwrap().clone();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((told[0].failure.status, told[0].n_bytes), (status, 500_000));
+    assert_eq!(told[0].affected_sop_instance_uid, "1.2.3.4");
     node.stop().await;
 }
 
@@ -538,11 +553,12 @@ async fn an_abort_in_an_object_reaches_the_handler_in_words() {
 }
 
 #[tokio::test]
-async fn a_port_probe_is_nobodys_concern() {
+async fn a_port_probe_is_told_and_nothing_more() {
     let mut node = Node::start(AcceptorOptions::default(), &[]).await;
     drop(RawPeer::connect(node.address).await);
+    assert!(matches!(node.next().await, Seen::Unheard(Unheard::Silent)));
     let association = node.requestor().establish().await.unwrap();
-    assert!(matches!(node.next().await, Seen::Accepted(..)), "the first event is the association");
+    assert!(matches!(node.next().await, Seen::Accepted(..)), "the next event is the association");
     association.abort().await;
     let end = node.end().await;
     assert_eq!(end.reason.to_string(), "aborted by the service user (the peer's application)");
@@ -742,6 +758,9 @@ async fn what_is_not_offered_is_refused_and_the_association_goes_on(
     peer.send(&pdu(5, &[0; 4])).await;
     assert_eq!(peer.receive().await, Some((6, vec![0; 4])));
     assert_eq!(node.end().await.reason, EndReason::Released);
+    // Objects that never reach the store handler are told of all the same.
+    let told: Vec<u16> = node.handler.refused.lock().unwrap().iter().map(|refused| refused.failure.status).collect();
+    assert_eq!(told, if field == 0x8001 { vec![status] } else { Vec::new() });
     node.stop().await;
 }
 

@@ -65,7 +65,7 @@ impl AssociationHandler for Watcher {
         self.seen.try_send(Seen::Failed(Box::new(failure.clone()))).unwrap();
     }
 
-    fn accepted(&self, request: &AssociationRequest, _: &[NegotiatedContext]) {
+    fn accepted(&self, request: &AssociationRequest, _: &NegotiationPolicy, _: &[NegotiatedContext]) {
         self.seen.try_send(Seen::Accepted(Box::new(request.clone()))).unwrap();
     }
 

@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::policy;
+use super::{
+    hints::{self, shell_word},
+    policy,
+};
 use crate::{
     dimse::{Admission, AssociationRequest, Rejection, Security},
     tls::Certificate,
@@ -48,16 +51,11 @@ pub fn admit(
     let local_ae = match local_ae {
         None => {
             let known = site.local_aes.iter().map(|ae| ae.ae_title.as_str());
+            let hints = hints::on_called(site, &called.text, &request.calling_ae_title.text);
             return Err(Rejection::called_ae_title_not_recognized(
-                format!("a call to {}", list(known.clone())),
+                format!("a call to {}", list(known)),
                 format!("a call to `{called}`"),
-                match nearest(&called.text, known) {
-                    Some(near) => format!(
-                        "correct the called AE title at the sender (the nearest known is `{near}`), or run `hilum local-ae add {}`",
-                        shell_word(&called.text)
-                    ),
-                    None => format!("run `hilum local-ae add {}`", shell_word(&called.text)),
-                },
+                hints::remedy(&hints, &format!("run `hilum local-ae add {}`", shell_word(&called.text))),
             ));
         }
         Some(local_ae) if !local_ae.enabled => {
@@ -74,18 +72,13 @@ pub fn admit(
     let namesakes: Vec<&Peer> =
         site.peers.iter().filter(|peer| Some(&peer.ae_title) == calling.title.as_ref()).collect();
     let add = format!("hilum peer add NAME --ae-title {} --host {address} --may-store", shell_word(&calling.text));
+    let hints = || hints::on_calling(site, &calling.text, &called.text, address, &peer_addresses);
     if namesakes.is_empty() {
         let known = site.peers.iter().filter(|peer| peer.may_store).map(|peer| peer.ae_title.as_str());
-        let remedy = match nearest(&calling.text, known.clone()) {
-            Some(near) => {
-                format!("correct the calling AE title at the sender (the nearest known is `{near}`), or run `{add}`")
-            }
-            None => format!("run `{add}`"),
-        };
         return Err(Rejection::calling_ae_title_not_recognized(
             format!("a call from {}", list(known)),
             format!("a call from `{calling}` at {address}"),
-            remedy,
+            hints::remedy(&hints(), &format!("run `{add}`")),
         ));
     }
     let from_here = |peer: &&&Peer| peer.host == "*" || peer_addresses(peer).contains(&address);
@@ -104,7 +97,7 @@ pub fn admit(
             Rejection::calling_ae_title_not_recognized(
                 format!("`{calling}` to call from {hosts}"),
                 format!("a call from {address}"),
-                format!("correct the host of that peer, or run `{add}`"),
+                hints::remedy(&hints(), &format!("correct the host of that peer, or run `{add}`")),
             )
         } else {
             Rejection::calling_ae_title_not_recognized(
@@ -172,44 +165,9 @@ fn check_security(peer: &Peer, security: &Security) -> Result<(), Rejection> {
     Err(Rejection::not_authorized(expected, certificate.to_string(), remedy))
 }
 
-/// A stranger's text as one harmless word of a shell command that people may copy.
-fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    let printable: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-    if !printable.is_empty() && !printable.starts_with('-') && printable.chars().all(plain) {
-        printable
-    } else {
-        format!("'{}'", printable.replace('\'', "'\\''"))
-    }
-}
-
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: Vec<String> = names.take(8).map(|name| format!("`{name}`")).collect();
     if names.is_empty() { "nobody: none is configured".to_owned() } else { names.join(" or ") }
-}
-
-/// The known name that `text` was probably meant to be: at most a third of its characters differ.
-fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        .map(|name| (edit_distance(&text.to_ascii_uppercase(), &name.to_ascii_uppercase()), name))
-        .filter(|(distance, name)| *distance * 3 <= name.len().max(text.len()))
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// Levenshtein's distance.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(64).collect();
-    let mut previous: Vec<usize> = (0..=b.len()).collect();
-    for (row, from) in a.chars().take(64).enumerate() {
-        let mut current = vec![row + 1];
-        for ((to, diagonal), above) in b.iter().zip(&previous).zip(previous.iter().skip(1)) {
-            let left = current.last().copied().unwrap_or_default();
-            current.push((diagonal + usize::from(from != *to)).min(above + 1).min(left + 1));
-        }
-        previous = current;
-    }
-    previous.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -222,22 +180,7 @@ mod tests {
     };
 
     fn peer(name: &str, ae_title: &str, host: &str, may_store: bool) -> Peer {
-        Peer {
-            name: name.into(),
-            ae_title: AeTitle::new(ae_title).unwrap(),
-            host: host.into(),
-            port: None,
-            may_store,
-            contact: String::new(),
-            policy: AssociationPolicy::default(),
-            tls: false,
-            require_tls: false,
-            tls_certificate_sha256: Vec::new(),
-            tls_subject_name: None,
-            count_at_source: false,
-            duplicates: crate::types::Duplicates::KeepVersion,
-            duplicate_status: None,
-        }
+        Peer { may_store, ..Peer::new(name, AeTitle::new(ae_title).unwrap(), host) }
     }
 
     fn site() -> SiteConfig {
@@ -324,19 +267,8 @@ mod tests {
 
     #[test]
     fn a_remedy_cannot_run_what_a_stranger_wrote() {
-        assert_eq!(shell_word("CT01"), "CT01");
-        assert_eq!(shell_word("$(reboot)"), "'$(reboot)'");
-        assert_eq!(shell_word("it's"), "'it'\\''s'");
-        assert_eq!(shell_word("-x"), "'-x'");
         let refused = decide(Some(&site()), &request("$(reboot)", "HILUM", "10.1.2.3")).unwrap_err();
         assert!(refused.remedy.contains("--ae-title '$(reboot)' "), "{refused:?}");
-    }
-
-    #[test]
-    fn distances() {
-        assert_eq!(edit_distance("CT1", "CT01"), 1);
-        assert_eq!(edit_distance("", "abc"), 3);
-        assert_eq!(nearest("SOMETHING", ["CT01"].into_iter()), None);
     }
 
     /// A site whose CT must come over TLS with this certificate and name, and a request of it.

@@ -42,7 +42,6 @@ const GATHERING: Duration = Duration::from_millis(50);
 
 enum Step {
     Accepted(association::AssociationStart),
-    Refused(association::AssociationStart, association::Refusal),
     Stored(Box<StoredObject>),
     DuplicateRefused(instance::DuplicateRefusal),
     Ended(association::AssociationEnd),
@@ -77,11 +76,6 @@ impl IndexQueue {
     /// An association was accepted.
     pub fn association_accepted(&self, start: association::AssociationStart) {
         self.push(Step::Accepted(start));
-    }
-
-    /// An association was refused.
-    pub fn association_refused(&self, start: association::AssociationStart, refusal: association::Refusal) {
-        self.push(Step::Refused(start, refusal));
     }
 
     /// An association has ended.
@@ -325,8 +319,7 @@ impl Indexer {
         let mut objects = Vec::new();
         for (_, step) in batch {
             match step {
-                Step::Accepted(start) => association::insert(&mut tx, start, None).await?,
-                Step::Refused(start, refusal) => association::insert(&mut tx, start, Some(refusal)).await?,
+                Step::Accepted(start) => association::insert(&mut tx, start).await?,
                 Step::Stored(object) => objects.push((**object).clone()),
                 Step::DuplicateRefused(_) | Step::Ended(_) => {}
             }

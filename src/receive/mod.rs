@@ -12,14 +12,18 @@
 
 mod admission;
 mod commitment;
+mod explain;
+mod hints;
 mod identity;
 mod indexer;
 mod known_objects;
 mod policy;
 mod receiver;
+mod refusals;
 mod site_watch;
 
 pub use admission::{Admitted, admit};
 pub use indexer::{IndexQueue, Indexer, IndexerSettings, ScanSummary};
-pub use receiver::{Receiver, ReceiverSettings};
+pub use receiver::{Receiver, ReceiverParts, ReceiverSettings};
+pub use refusals::{RefusalLog, RefusalWriter};
 pub use site_watch::{SiteSnapshot, SiteWatch};

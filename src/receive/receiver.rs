@@ -1,6 +1,7 @@
 //! The C-STORE handler: streams objects into the archive and answers when they are durable.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,7 +15,9 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    IndexQueue, SiteSnapshot, admit, commitment, identity,
+    IndexQueue, RefusalLog, SiteSnapshot, admit, commitment,
+    explain::{self, Caller},
+    identity,
     known_objects::{KnownObjects, Verdict},
 };
 use crate::{
@@ -22,12 +25,13 @@ use crate::{
     db::{Db, association, instance::DuplicateRefusal},
     dimse::{
         Admission, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, EndReason, FailedStep,
-        NegotiatedContext, NotEstablished, RejectReason, Rejection, ServiceFailure, StoreFailure, StoreRequest,
+        NegotiatedContext, NegotiationPolicy, NotEstablished, RefusedObject, RejectReason, Rejection, ServiceFailure,
+        StoreFailure, StoreRequest, Unheard,
     },
-    telemetry::{AssociationEnd as CountedEnd, Metrics, RejectionReason, events},
+    telemetry::{AssociationEnd as CountedEnd, Label as _, Metrics, RejectionReason, events},
     types::{
-        AeTitle, AssociationPolicy, CommitmentReport, CommitmentRequest, Duplicates, ObjectOrigin, Peer, StoredObject,
-        UserIdentityPolicy,
+        AeTitle, AssociationPolicy, CommitmentReport, CommitmentRequest, Duplicates, ObjectOrigin, Peer, Refusal,
+        RefusalKind, StoredObject, UserIdentityPolicy,
     },
 };
 
@@ -49,6 +53,24 @@ pub struct ReceiverSettings {
     pub policy: AssociationPolicy,
 }
 
+/// What receiving works with.
+pub struct ReceiverParts {
+    /// Who may associate.
+    pub site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
+    /// Where objects are kept.
+    pub archive: Archive,
+    /// Whether there is room for them.
+    pub disk: Arc<DiskGuard>,
+    /// Where they are handed on to.
+    pub index: IndexQueue,
+    /// Where refusals are explained.
+    pub refusals: RefusalLog,
+    /// Keeps Storage Commitment messages, and is asked for duplicates of peers that may send none; objects do not need it.
+    pub db: Db,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
 /// Receives objects.
 pub struct Receiver {
     settings: ReceiverSettings,
@@ -57,27 +79,20 @@ pub struct Receiver {
     disk: Arc<DiskGuard>,
     known: KnownObjects,
     index: IndexQueue,
+    refusals: RefusalLog,
     db: Db,
     metrics: Arc<Metrics>,
     identity_checks: Semaphore,
 }
 
 impl Receiver {
-    /// A receiver that admits by `site` while `disk` has room, stores into `archive` and hands on to `index`. `db` keeps
-    /// Storage Commitment messages, and is asked for duplicates of peers that may send none; objects do not need it.
+    /// A receiver within these limits, of these parts.
     #[must_use]
-    pub fn new(
-        settings: ReceiverSettings,
-        site: watch::Receiver<Option<Arc<SiteSnapshot>>>,
-        archive: Archive,
-        disk: Arc<DiskGuard>,
-        index: IndexQueue,
-        db: Db,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(settings: ReceiverSettings, parts: ReceiverParts) -> Self {
+        let ReceiverParts { site, archive, disk, index, refusals, db, metrics } = parts;
         let identity_checks = Semaphore::new(CONCURRENT_IDENTITY_CHECKS);
         let known = KnownObjects::new(db.clone());
-        Self { settings, site, archive, disk, known, index, db, metrics, identity_checks }
+        Self { settings, site, archive, disk, known, index, refusals, db, metrics, identity_checks }
     }
 
     fn start_of(&self, request: &AssociationRequest) -> association::AssociationStart {
@@ -139,13 +154,59 @@ impl Receiver {
         })
     }
 
+    /// Writes down an association that did not come to be.
+    fn keep_refusal(
+        &self,
+        caller: &Caller,
+        reason: RejectionReason,
+        [expected, received, remedy]: [String; 3],
+        harmless: bool,
+    ) {
+        self.refusals.refused([Refusal {
+            key: caller.key(RefusalKind::Association, reason.as_str(), ""),
+            expected,
+            received,
+            remedy,
+            harmless,
+            example: None,
+            at: OffsetDateTime::now_utc(),
+        }]);
+    }
+
+    /// Whether a peer with the caller's title may store, but not from the caller's address.
+    fn is_known_elsewhere(&self, request: &AssociationRequest) -> bool {
+        let title = request.calling_ae_title.title.as_ref();
+        self.site.borrow().as_deref().is_some_and(|snapshot| {
+            snapshot.site.peers.iter().any(|peer| peer.may_store && Some(&peer.ae_title) == title)
+        })
+    }
+
+    /// Tells of every context that was refused.
+    fn explain_contexts(
+        &self,
+        caller: &Caller,
+        request: &AssociationRequest,
+        policy: &NegotiationPolicy,
+        negotiated: &[NegotiatedContext],
+    ) {
+        let refused = explain::contexts(caller, request, policy, negotiated, OffsetDateTime::now_utc());
+        if refused.is_empty() {
+            return;
+        }
+        let outcomes = negotiated.iter().map(|context| &context.outcome);
+        let reasons: Vec<_> = outcomes.filter_map(explain::context_refusal).collect();
+        let words: Vec<_> = refused.iter().take(5).map(|refusal| refusal.received.as_str()).collect();
+        events::ContextsRefused { association_id: request.association_id, reasons: &reasons, words: &words.join("; ") }
+            .emit(&self.metrics);
+        self.refusals.refused(refused);
+    }
+
     async fn store_object(
         &self,
         origin: ObjectOrigin,
         request: &StoreRequest,
         refuse_duplicates: Option<u16>,
         data: &mut DataSetStream<'_>,
-        received_bytes: &mut u64,
     ) -> Result<StoredObject, NotStored> {
         let called_ae_title = origin.called_ae_title.clone();
         let meta = ObjectMeta {
@@ -157,13 +218,15 @@ impl Receiver {
         let begun = Object::Announced { archive: self.archive.clone(), disk: Arc::clone(&self.disk), meta };
         let mut object = Writing::Idle(begun);
         let mut chunk = BytesMut::new();
+        let mut received_bytes = 0_u64;
         while let Some(fragment) = data.next().await? {
-            *received_bytes += fragment.len() as u64;
-            if *received_bytes > self.settings.maximum_object_bytes {
+            received_bytes += fragment.len() as u64;
+            if received_bytes > self.settings.maximum_object_bytes {
                 let limit = self.settings.maximum_object_bytes;
                 // Not transient: the same object would come again and again.
                 let words = format!("object is longer than dicom.max_object_bytes = {limit}");
-                return Err(StoreFailure::cannot_understand(words).into());
+                let remedy = "raise `max_object_bytes` in section [dicom] of hilum.toml, or send smaller objects";
+                return Err(StoreFailure::cannot_understand(words).with_remedy(remedy).into());
             }
             chunk.extend_from_slice(&fragment);
             if chunk.len() >= CHUNK_BYTES {
@@ -334,6 +397,7 @@ pub struct ReceivingAssociation {
     /// The status for other bytes under a known SOP Instance UID; `None` when they are kept.
     refuse_duplicates: Option<u16>,
     started: Instant,
+    caller: Caller,
 }
 
 /// A transient rejection: whoever may call learns it as well as strangers, and both come back later.
@@ -382,6 +446,9 @@ impl AssociationHandler for Receiver {
 
     fn rejected(&self, request: &AssociationRequest, rejection: &Rejection) {
         let reason = match rejection.reason {
+            RejectReason::CallingAeTitleNotRecognized if self.is_known_elsewhere(request) => {
+                RejectionReason::PeerAddress
+            }
             RejectReason::CallingAeTitleNotRecognized => RejectionReason::CallingAeTitle,
             RejectReason::CalledAeTitleNotRecognized => RejectionReason::CalledAeTitle,
             RejectReason::ApplicationContextNotSupported => RejectionReason::ApplicationContext,
@@ -392,12 +459,8 @@ impl AssociationHandler for Receiver {
         };
         let words = format!("expected {}, received {}", rejection.expected, rejection.received);
         self.tell_rejection(request, reason, &words, &rejection.remedy);
-        let refusal = association::Refusal {
-            expected: rejection.expected.clone(),
-            received: rejection.received.clone(),
-            remedy: rejection.remedy.clone(),
-        };
-        self.index.association_refused(self.start_of(request), refusal);
+        let words = [&rejection.expected, &rejection.received, &rejection.remedy].map(Clone::clone);
+        self.keep_refusal(&Caller::of(request), reason, words, false);
     }
 
     fn not_established(&self, failure: &NotEstablished) {
@@ -412,38 +475,66 @@ impl AssociationHandler for Receiver {
             }
             (_, reason) => (reason.to_string(), reason.to_string()),
         };
-        let start = match &failure.request {
-            Some(request) => self.start_of(request),
-            None => association::AssociationStart {
-                id: failure.association_id,
-                node: self.settings.node.clone(),
-                peer_address: failure.peer_address.ip().to_canonical(),
-                calling_ae_title: String::new(),
-                called_ae_title: String::new(),
-                peer_implementation_class_uid: None,
-                peer_implementation_version_name: None,
-                started_at: OffsetDateTime::now_utc(),
-            },
+        let caller = match &failure.request {
+            Some(request) => Caller::of(request),
+            None => Caller::unknown(failure.peer_address.ip().to_canonical()),
         };
+        self.keep_refusal(&caller, reason, [failure.expected.clone(), received, failure.remedy.clone()], false);
+        let title = |of: fn(&AssociationRequest) -> String| failure.request.as_ref().map(of).unwrap_or_default();
         events::AssociationRejected {
             association_id: failure.association_id,
-            calling_ae_title: &start.calling_ae_title,
-            called_ae_title: &start.called_ae_title,
-            peer_address: start.peer_address,
+            calling_ae_title: &title(|request| request.calling_ae_title.to_string()),
+            called_ae_title: &title(|request| request.called_ae_title.to_string()),
+            peer_address: failure.peer_address.ip().to_canonical(),
             reason,
             words: &words,
             remedy: &failure.remedy,
         }
         .emit(&self.metrics);
-        // Port scans and monitors leave no rows; who tried TLS or sent a request wanted an association.
-        if failure.request.is_some() || failure.step == FailedStep::Tls {
-            let refusal =
-                association::Refusal { expected: failure.expected.clone(), received, remedy: failure.remedy.clone() };
-            self.index.association_refused(start, refusal);
-        }
     }
 
-    fn accepted(&self, request: &AssociationRequest, negotiated: &[NegotiatedContext]) -> ReceivingAssociation {
+    fn unheard(&self, peer_address: SocketAddr, why: Unheard) {
+        let peer_address = peer_address.ip().to_canonical();
+        let harmless = why == Unheard::Silent;
+        let (reason, expected, received, remedy) = match why {
+            Unheard::Silent => (
+                RejectionReason::NoRequest,
+                "an association request",
+                "a connection that was closed without a word".to_owned(),
+                "nothing to mend if that is a load balancer, a monitor or a port scan of yours",
+            ),
+            Unheard::TooMany { limit } => (
+                RejectionReason::LimitReached,
+                "room for one more connection",
+                format!("one more, which was closed at once: {limit}"),
+                "let the peers reuse their associations, or raise that limit in section [dicom] of hilum.toml",
+            ),
+        };
+        events::ConnectionUnheard { peer_address, reason, words: &received }.emit(&self.metrics);
+        let told = [expected.to_owned(), received, remedy.to_owned()];
+        self.keep_refusal(&Caller::unknown(peer_address), reason, told, harmless);
+    }
+
+    fn refused(&self, association: &ReceivingAssociation, refused: &RefusedObject) {
+        events::ObjectRefused {
+            association_id: association.id,
+            sop_instance_uid: &refused.affected_sop_instance_uid,
+            status: refused.failure.status,
+            words: &refused.failure.comment,
+            received_bytes: refused.n_bytes,
+        }
+        .emit(&self.metrics);
+        self.refusals.refused([explain::object(&association.caller, refused, OffsetDateTime::now_utc())]);
+    }
+
+    fn accepted(
+        &self,
+        request: &AssociationRequest,
+        policy: &NegotiationPolicy,
+        negotiated: &[NegotiatedContext],
+    ) -> ReceivingAssociation {
+        let (caller, now) = (Caller::of(request), OffsetDateTime::now_utc());
+        self.refusals.offered(explain::offer(&caller, request, negotiated, now));
         if let (Some(calling_ae_title), Some(called_ae_title)) =
             (&request.calling_ae_title.title, &request.called_ae_title.title)
         {
@@ -457,6 +548,7 @@ impl AssociationHandler for Receiver {
             }
             .emit(&self.metrics);
         }
+        self.explain_contexts(&caller, request, policy, negotiated);
         self.index.association_accepted(self.start_of(request));
         ReceivingAssociation {
             id: request.association_id,
@@ -465,6 +557,7 @@ impl AssociationHandler for Receiver {
             peer_address: request.peer_address.ip().to_canonical(),
             refuse_duplicates: self.refuse_duplicates(request),
             started: Instant::now(),
+            caller,
         }
     }
 
@@ -483,31 +576,10 @@ impl AssociationHandler for Receiver {
             received_at: OffsetDateTime::now_utc(),
         };
         let started = Instant::now();
-        let mut received_bytes = 0;
         let (calling_ae_title, local_ae_title) = (origin.calling_ae_title.clone(), origin.called_ae_title.clone());
-        let refuse_duplicates = association.refuse_duplicates;
-        match self.store_object(origin, &request, refuse_duplicates, data, &mut received_bytes).await {
-            Ok(stored) => {
-                events::ObjectStored {
-                    association_id: association.id,
-                    sop_instance_uid: &stored.header.sop_instance_uid,
-                    study_instance_uid: &stored.header.study_instance_uid,
-                    size_bytes: stored.size_bytes,
-                    duration: started.elapsed(),
-                }
-                .emit(&self.metrics);
-                self.index.stored(stored);
-                Ok(())
-            }
+        let stored = match self.store_object(origin, &request, association.refuse_duplicates, data).await {
+            Ok(stored) => stored,
             Err(NotStored { failure, duplicate }) => {
-                events::ObjectRefused {
-                    association_id: association.id,
-                    sop_instance_uid: request.affected_sop_instance_uid.as_str(),
-                    status: failure.status,
-                    words: &failure.comment,
-                    received_bytes,
-                }
-                .emit(&self.metrics);
                 if duplicate {
                     self.metrics.duplicate_refused();
                     self.index.duplicate_refused(DuplicateRefusal {
@@ -518,9 +590,19 @@ impl AssociationHandler for Receiver {
                         status: failure.status,
                     });
                 }
-                Err(failure)
+                return Err(failure);
             }
+        };
+        events::ObjectStored {
+            association_id: association.id,
+            sop_instance_uid: &stored.header.sop_instance_uid,
+            study_instance_uid: &stored.header.study_instance_uid,
+            size_bytes: stored.size_bytes,
+            duration: started.elapsed(),
         }
+        .emit(&self.metrics);
+        self.index.stored(stored);
+        Ok(())
     }
 
     async fn commit(

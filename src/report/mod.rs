@@ -33,9 +33,14 @@ pub use source::{SourceHeader, SourceHeaderError};
 pub use sr::render_sr;
 pub use uids::{result_key, uid};
 
+use dicom_dictionary_std::uids as sop_classes;
 use time::UtcOffset;
 
 use crate::types::{Sha256Digest, SourceImage, Uid};
+
+/// SOP classes of the objects that this room makes.
+pub const CREATED_SOP_CLASSES: &[&str] =
+    &[sop_classes::SECONDARY_CAPTURE_IMAGE_STORAGE, sop_classes::COMPREHENSIVE_SR_STORAGE];
 
 /// Who wrote the file, as the file meta information says it (PS3.10 section 7.1).
 #[derive(Debug, Clone, PartialEq, Eq)]

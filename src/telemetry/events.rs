@@ -6,10 +6,12 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
-use super::metrics::{AssociationEnd, DeliveryEnd, Metrics, RefusalStatus, RejectionReason, RunEnd, RunStage};
+use super::metrics::{
+    AssociationEnd, ContextRefusal, DeliveryEnd, Metrics, RefusalStatus, RejectionReason, RunEnd, RunStage,
+};
 use crate::types::{AeTitle, ReasonCode, Uid};
 
 /// A peer's association was accepted. Must be followed by one [`AssociationEnded`].
@@ -77,6 +79,60 @@ impl AssociationRejected<'_> {
             words = self.words,
             remedy = self.remedy,
             "association rejected"
+        );
+    }
+}
+
+/// A connection was closed before a byte of it was read.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionUnheard<'a> {
+    /// The caller's address.
+    pub peer_address: IpAddr,
+    /// Why, as counted.
+    pub reason: RejectionReason,
+    /// Why, in words.
+    pub words: &'a str,
+}
+
+impl ConnectionUnheard<'_> {
+    /// Counts, and logs what somebody should know of: not every port probe.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.association_rejected(self.reason);
+        if self.reason == RejectionReason::NoRequest {
+            debug!(peer_address = %self.peer_address, words = self.words, "connection closed without a word");
+        } else {
+            warn!(
+                peer_address = %self.peer_address,
+                reason = %self.reason,
+                words = self.words,
+                "connection closed at once"
+            );
+        }
+    }
+}
+
+/// Presentation contexts of an accepted association were refused.
+#[derive(Debug, Clone, Copy)]
+pub struct ContextsRefused<'a> {
+    /// The association.
+    pub association_id: Uuid,
+    /// One for each refused context.
+    pub reasons: &'a [ContextRefusal],
+    /// What was refused; a list that ends when it gets long.
+    pub words: &'a str,
+}
+
+impl ContextsRefused<'_> {
+    /// Logs and counts.
+    pub fn emit(&self, metrics: &Metrics) {
+        for reason in self.reasons {
+            metrics.context_refused(*reason);
+        }
+        info!(
+            association_id = %self.association_id,
+            refused_contexts = self.reasons.len(),
+            words = self.words,
+            "presentation contexts refused"
         );
     }
 }

@@ -38,7 +38,7 @@ pub trait Label: Copy + Eq + std::hash::Hash + fmt::Debug + Send + Sync + 'stati
 macro_rules! label {
     ($(#[$docs:meta])* $name:ident as $label:literal { $($(#[$value_docs:meta])* $value:ident = $text:literal,)+ }) => {
         $(#[$docs])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name {
             $($(#[$value_docs])* $value,)+
         }
@@ -91,6 +91,20 @@ label! {
         MalformedRequest = "malformed_request",
         /// No complete A-ASSOCIATE-RQ arrived in time.
         RequestTimeout = "request_timeout",
+        /// The connection was closed without a word, as port probes do.
+        NoRequest = "no_request",
+    }
+}
+
+label! {
+    /// Why a presentation context was refused (PS3.8 table 9-18).
+    ContextRefusal as "reason" {
+        /// We do not take that SOP class.
+        AbstractSyntax = "abstract_syntax",
+        /// We take the SOP class, but in none of the proposed transfer syntaxes.
+        TransferSyntaxes = "transfer_syntaxes",
+        /// Any other.
+        Other = "other",
     }
 }
 
@@ -263,6 +277,8 @@ pub struct Metrics {
     associations_rejected: Family<By<RejectionReason>, Counter>,
     associations_ended: Family<By<AssociationEnd>, Counter>,
     associations_open: Gauge,
+    contexts_refused: Family<By<ContextRefusal>, Counter>,
+    refusals_dropped: Counter,
     objects_stored: Counter,
     objects_duplicate: Counter,
     objects_version_conflict: Counter,
@@ -313,6 +329,8 @@ impl Metrics {
             associations_rejected: Family::default(),
             associations_ended: Family::default(),
             associations_open: Gauge::default(),
+            contexts_refused: Family::default(),
+            refusals_dropped: Counter::default(),
             objects_stored: Counter::default(),
             objects_duplicate: Counter::default(),
             objects_version_conflict: Counter::default(),
@@ -339,6 +357,7 @@ impl Metrics {
         metrics.tls_certificate_expires_seconds.set(f64::INFINITY);
         start_at_zero(&metrics.associations_rejected);
         start_at_zero(&metrics.associations_ended);
+        start_at_zero(&metrics.contexts_refused);
         start_at_zero(&metrics.objects_refused);
         start_at_zero(&metrics.runs_ended);
         start_at_zero(&metrics.run_stage_seconds);
@@ -365,6 +384,12 @@ impl Metrics {
             self.associations_ended.clone(),
         );
         registry.register("associations_open", "Associations that are open now", self.associations_open.clone());
+        registry.register(
+            "contexts_refused",
+            "Presentation contexts that were refused, by reason",
+            self.contexts_refused.clone(),
+        );
+        registry.register("refusals_dropped", "Refusals that could not be written down", self.refusals_dropped.clone());
         registry.register("objects_stored", "Objects made durable for the first time", self.objects_stored.clone());
         registry.register(
             "objects_duplicate",
@@ -519,6 +544,15 @@ impl Metrics {
         self.associations_rejected.get_or_create(&by(reason)).inc();
     }
 
+    pub(super) fn context_refused(&self, reason: ContextRefusal) {
+        self.contexts_refused.get_or_create(&by(reason)).inc();
+    }
+
+    /// Counts refusals that could not be written down.
+    pub fn refusals_dropped(&self, count: u64) {
+        self.refusals_dropped.inc_by(count);
+    }
+
     pub(super) fn association_ended(&self, end: AssociationEnd) {
         self.associations_ended.get_or_create(&by(end)).inc();
         self.associations_open.dec();
@@ -628,7 +662,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.set_archive_room(false, Some(1.0));
         let registered = from_exposition(&metrics.encode());
-        assert_eq!(registered.len(), 26);
+        assert_eq!(registered.len(), 28);
         assert_eq!(documented, registered);
     }
 

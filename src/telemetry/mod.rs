@@ -14,5 +14,6 @@ mod metrics;
 
 pub use logging::{LoggingError, init_logging, subscriber};
 pub use metrics::{
-    AssociationEnd, DeliveryEnd, Label, Metrics, RefusalStatus, RejectionReason, RetentionKind, RunEnd, RunStage,
+    AssociationEnd, ContextRefusal, DeliveryEnd, Label, Metrics, RefusalStatus, RejectionReason, RetentionKind, RunEnd,
+    RunStage,
 };

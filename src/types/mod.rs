@@ -8,6 +8,8 @@ mod ae_title;
 mod commitment;
 mod object;
 mod policy;
+mod probe;
+mod refusal;
 mod requirement;
 mod run;
 mod sha256;
@@ -20,6 +22,8 @@ pub use object::{ObjectHeader, ObjectOrigin, StoredObject};
 pub use policy::{
     AssociationPolicy, IdentityUser, PasscodeHash, PasscodeHashError, RequiredIdentity, UserIdentityPolicy,
 };
+pub use probe::{PeerProbe, ProbedRoles};
+pub use refusal::{OfferedContext, PeerOffer, Refusal, RefusalKey, RefusalKind};
 pub use requirement::{Requirement, RequirementError, SeriesFacts};
 pub use run::{
     BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, ExcludedImage, GateResult, HeatMap,

@@ -72,6 +72,37 @@ pub struct Peer {
     pub duplicate_status: Option<u16>,
 }
 
+impl LocalAe {
+    /// An enabled AE title with nothing else said of it.
+    #[must_use]
+    pub fn new(ae_title: AeTitle) -> Self {
+        Self { ae_title, enabled: true, description: String::new(), policy: AssociationPolicy::default() }
+    }
+}
+
+impl Peer {
+    /// A peer of which nothing else is said: it is not called and may not store.
+    #[must_use]
+    pub fn new(name: impl Into<String>, ae_title: AeTitle, host: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ae_title,
+            host: host.into(),
+            port: None,
+            may_store: false,
+            contact: String::new(),
+            policy: AssociationPolicy::default(),
+            tls: false,
+            require_tls: false,
+            tls_certificate_sha256: Vec::new(),
+            tls_subject_name: None,
+            count_at_source: false,
+            duplicates: Duplicates::default(),
+            duplicate_status: None,
+        }
+    }
+}
+
 /// What to do with other bytes under a known SOP Instance UID. The same bytes again are always answered with Success
 /// and stored once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

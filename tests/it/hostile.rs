@@ -443,7 +443,7 @@ fn one_association_more_than_the_limit_is_rejected_transiently() {
     let (kind, body) = one_more.read_pdu().expect("an answer");
     // PS3.8 table 9-21: transient; service provider, presentation related; local limit exceeded.
     assert_eq!((kind, body[1], body[2], body[3]), (ASSOCIATE_REJECT, 2, 3, 2));
-    let refusal = node.database.wait_for_rows(1, "select expected, remedy from association where end_kind = 'refused'");
+    let refusal = node.database.wait_for_rows(1, "select expected, remedy from refusal");
     assert_eq!(refusal[0]["expected"], "at most 64 associations at once");
     assert!(open.iter_mut().all(|peer| peer.echo() == 0x0000), "an open association suffered");
 

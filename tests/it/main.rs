@@ -20,6 +20,7 @@ mod validators;
 
 mod commitment;
 mod crash;
+mod doctor;
 mod duplicates;
 mod evidence;
 mod faults;

@@ -27,8 +27,7 @@ fn heavy_a_refusal_names_its_remedy_which_works_without_a_restart() {
         assert!(!output.status.success(), "{calling} to {called} is accepted");
         assert!(words.contains("Rejected Permanent") && words.contains(reason), "{calling} to {called}:\n{words}");
     }
-    let refused =
-        node.database.wait_for_rows(3, "select * from association where end_kind = 'refused' order by started_at");
+    let refused = node.database.wait_for_rows(3, "select * from refusal order by last_at");
     for (row, (expected, received, remedy)) in refused.iter().zip([
         (
             "`SCANNER`",

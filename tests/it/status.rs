@@ -54,7 +54,7 @@ fn heavy_pages_metrics_and_logs_tell_the_story_without_the_patient() {
             .map(|arguments| (arguments.join(" "), node.hilum_ok(arguments)))
             .collect();
     let mut everything: Vec<(String, String)> =
-        ["/", &page, &api, "/api/studies", "/api/runs", "/api/backlog", "/metrics"]
+        ["/", &page, &api, "/api/studies", "/api/runs", "/api/backlog", "/api/doctor", "/metrics"]
             .iter()
             .map(|path| ((*path).to_owned(), node.get(path).text()))
             .collect();

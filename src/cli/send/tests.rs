@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     dimse::{
         Acceptor, AcceptorOptions, Admission, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream,
-        NegotiatedContext, NotEstablished, Rejection, StoreFailure, StoreRequest, storage_policy,
+        NegotiatedContext, NegotiationPolicy, NotEstablished, Rejection, StoreFailure, StoreRequest, storage_policy,
     },
     report::samples::{SampleSource, Syntax},
     types::Uid,
@@ -66,7 +66,7 @@ impl AssociationHandler for Peer {
 
     fn not_established(&self, _: &NotEstablished) {}
 
-    fn accepted(&self, _: &AssociationRequest, _: &[NegotiatedContext]) -> bool {
+    fn accepted(&self, _: &AssociationRequest, _: &NegotiationPolicy, _: &[NegotiatedContext]) -> bool {
         self.associations.fetch_add(1, Ordering::SeqCst);
         true
     }

@@ -1,0 +1,373 @@
+//! The checks of the node itself and of the peers that it calls.
+
+use std::{fmt::Display, net::SocketAddr, time::Duration};
+
+use dicom_dictionary_std::uids;
+use serde_json::json;
+use time::OffsetDateTime;
+use tokio::task::JoinSet;
+
+use super::super::{
+    Address, echo,
+    failure::Hinted,
+    output::{bytes_text, count},
+    site::default_calling,
+    tls,
+};
+use super::http;
+use crate::{
+    app,
+    config::Config,
+    db::{Db, status},
+    dimse::{AssociationRequestor, RequestorTimeouts, TlsClient, sop_class_name},
+    nn::Bundle,
+    report,
+    types::{AeTitle, Peer, SiteConfig},
+};
+
+/// How long a peer may take for each step.
+const PEER_PATIENCE: Duration = Duration::from_secs(5);
+/// Peers that are called at the same time.
+const CALLS_AT_ONCE: usize = 8;
+/// How far this machine's clock and Postgres's may be apart.
+const CLOCK_TOLERANCE: time::Duration = time::Duration::seconds(5);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Ok,
+    /// Worth knowing; nothing to mend.
+    Note,
+    Problem,
+}
+
+impl State {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Problem => "problem",
+        }
+    }
+}
+
+/// What one check found; a problem has its remedy in its words.
+#[derive(Debug)]
+pub(super) struct Check {
+    name: String,
+    state: State,
+    words: String,
+}
+
+impl Check {
+    fn new(name: impl Into<String>, state: State, words: impl Display) -> Self {
+        Self { name: name.into(), state, words: words.to_string() }
+    }
+
+    pub(super) fn ok(name: impl Into<String>, words: impl Display) -> Self {
+        Self::new(name, State::Ok, words)
+    }
+
+    pub(super) fn note(name: impl Into<String>, words: impl Display) -> Self {
+        Self::new(name, State::Note, words)
+    }
+
+    pub(super) fn problem(name: impl Into<String>, words: impl Display) -> Self {
+        Self::new(name, State::Problem, words)
+    }
+
+    pub(super) fn is_problem(&self) -> bool {
+        self.state == State::Problem
+    }
+
+    pub(super) fn line(&self) -> String {
+        format!("{:<8} {}: {}", self.state.as_str(), self.name, self.words)
+    }
+
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        json!({ "name": self.name, "state": self.state.as_str(), "words": self.words })
+    }
+}
+
+/// An error as a problem, with its hint.
+pub(super) fn failed(name: &str, error: &anyhow::Error) -> Check {
+    let hint = error.downcast_ref::<Hinted>().map(|hinted| format!("; {}", hinted.hint)).unwrap_or_default();
+    Check::problem(name, format!("{error:#}{hint}"))
+}
+
+/// What can be looked at without Postgres: the running node and the archive's disk.
+pub(super) async fn without_postgres(config: &Config) -> Vec<Check> {
+    let mut checks = node(config).await;
+    checks.push(archive(config));
+    checks
+}
+
+/// The running node, by its own `/readyz`.
+async fn node(config: &Config) -> Vec<Check> {
+    let address = config.http.listen;
+    let ready = match http::get_json(address, "/readyz").await {
+        Ok(ready) => ready,
+        Err(error) => {
+            let remedy = "start the node with `hilum serve`, or name its configuration with --config";
+            let dicom = on_this_machine(config.dicom.listen);
+            let taken = match tokio::time::timeout(PEER_PATIENCE, tokio::net::TcpStream::connect(dicom)).await {
+                Ok(Ok(_)) => format!("; yet something listens on its DICOM port {}", dicom.port()),
+                _ => format!("; nothing listens on its DICOM port {} either", dicom.port()),
+            };
+            let words = format!("its status page at {address} does not answer ({error:#}){taken}; {remedy}");
+            return vec![Check::problem("node", words)];
+        }
+    };
+    let parts = ready["checks"].as_array().into_iter().flatten();
+    let check = |part: &serde_json::Value| {
+        let name = part["name"].as_str().unwrap_or("?").replace('_', " ");
+        let words = part["words"].as_str().unwrap_or_default();
+        let state = if part["passed"] == true { State::Ok } else { State::Problem };
+        Check::new(format!("node, {name}"), state, words)
+    };
+    parts.map(check).collect()
+}
+
+/// Where a listener on every address can be reached from here.
+fn on_this_machine(listen: SocketAddr) -> SocketAddr {
+    let loopback: std::net::IpAddr =
+        if listen.is_ipv6() { std::net::Ipv6Addr::LOCALHOST.into() } else { std::net::Ipv4Addr::LOCALHOST.into() };
+    SocketAddr::new(if listen.ip().is_unspecified() { loopback } else { listen.ip() }, listen.port())
+}
+
+fn archive(config: &Config) -> Check {
+    let folder = config.node.data_dir.join("archive");
+    if !folder.is_dir() {
+        return Check::problem("archive", format!("there is none at `{}`; start the node once", folder.display()));
+    }
+    let minimum = config.archive.minimum_free_bytes.bytes();
+    let free = app::open_archive(config).and_then(|archive| Ok(archive.free_bytes()?));
+    match free {
+        Ok(free) if free < minimum => Check::problem(
+            "archive",
+            format!(
+                "{} free on its disk, objects are refused below {}; make room, or lower archive.minimum_free_bytes",
+                bytes_text(free),
+                bytes_text(minimum)
+            ),
+        ),
+        Ok(free) => Check::ok("archive", format!("{} free on its disk", bytes_text(free))),
+        Err(error) => failed("archive", &error),
+    }
+}
+
+/// Postgres answers (or the caller would not be here); whether its clock is ours.
+pub(super) async fn clock(db: &Db) -> Check {
+    match db.now().await {
+        Ok(theirs) => {
+            let apart = (OffsetDateTime::now_utc() - theirs).abs();
+            if apart > CLOCK_TOLERANCE {
+                let words = format!("{:.0} s", apart.as_seconds_f64());
+                Check::problem("clock", format!("this machine and Postgres are {words} apart; set both by NTP"))
+            } else {
+                Check::ok("postgres", "answers, its schema is this program's, and its clock agrees with ours")
+            }
+        }
+        Err(error) => Check::problem("postgres", error),
+    }
+}
+
+/// What administrators own.
+pub(super) fn site(site: &SiteConfig) -> Vec<Check> {
+    let mut checks: Vec<Check> = site.problems().iter().map(|problem| Check::problem("site", problem)).collect();
+    if !site.local_aes.iter().any(|ae| ae.enabled) {
+        checks.push(Check::problem("site", "no local AE is enabled; run `hilum local-ae add TITLE`"));
+    }
+    if !site.peers.iter().any(|peer| peer.may_store) {
+        let words = "no peer may store; run `hilum peer add NAME --ae-title TITLE --host HOST --may-store`";
+        checks.push(Check::problem("site", words));
+    }
+    if !site.routes.iter().any(|route| route.enabled) {
+        checks.push(Check::note("site", "no route is enabled: studies are kept and not analysed"));
+    }
+    if checks.is_empty() {
+        let words = format!(
+            "{}, {}, {}",
+            count(site.local_aes.len(), "local AE title"),
+            count(site.peers.len(), "peer"),
+            count(site.routes.len(), "route")
+        );
+        checks.push(Check::ok("site", words));
+    }
+    checks
+}
+
+/// The bundles of the enabled routes: there, and their weights as the manifest says.
+pub(super) async fn models(config: &Config, site: &SiteConfig) -> Vec<Check> {
+    let mut names: Vec<&str> =
+        site.routes.iter().filter(|route| route.enabled).map(|route| route.bundle.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut checks = Vec::new();
+    for name in names {
+        let folder = config.inference.models_dir.join(name);
+        let subject = format!("bundle `{name}`");
+        let opened = tokio::task::spawn_blocking(move || Bundle::open(&folder).map(|bundle| bundle.identity())).await;
+        checks.push(match opened {
+            Ok(Ok(identity)) => Check::ok(subject, format!("version {}, every digest is right", identity.version)),
+            Ok(Err(error)) => Check::problem(
+                subject,
+                format!("{error}; install it, or let the route name another (`hilum model list`)"),
+            ),
+            Err(error) => Check::problem(subject, error),
+        });
+    }
+    checks
+}
+
+/// Runs and deliveries that wait for a person.
+pub(super) async fn backlog(db: &Db) -> Vec<Check> {
+    let backlog = async { status::backlog(&mut *db.acquire().await?).await }.await;
+    let backlog = match backlog {
+        Ok(backlog) => backlog,
+        Err(error) => return vec![Check::problem("open work", error)],
+    };
+    let mut checks = Vec::new();
+    if backlog.runs_parked > 0 {
+        let words = format!("{} parked; see `hilum runs`, mend the cause, `hilum run restart`", backlog.runs_parked);
+        checks.push(Check::problem("runs", words));
+    }
+    if backlog.deliveries_dead > 0 {
+        let words = format!("{} given up; see `hilum deliveries`", backlog.deliveries_dead);
+        checks.push(Check::problem("deliveries", words));
+    }
+    if checks.is_empty() {
+        checks.push(Check::ok("open work", "no run is parked, no delivery is given up"));
+    }
+    checks
+}
+
+/// One peer that is called.
+struct Call {
+    name: String,
+    calling: AeTitle,
+    called: AeTitle,
+    address: Address,
+    tls: Option<TlsClient>,
+    /// It is a destination: it must take results.
+    gets_results: bool,
+}
+
+/// Every peer with a port: TCP, association, C-ECHO; a destination must accept the SOP classes of results, too.
+pub(super) async fn peers(config: &Config, site: &SiteConfig, only: Option<&str>) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut calls = Vec::new();
+    for peer in site.peers.iter().filter(|peer| only.is_none_or(|name| name == peer.name)) {
+        match call(config, site, peer) {
+            Ok(call) => calls.push(call),
+            Err(check) => checks.push(check),
+        }
+    }
+    let mut running = JoinSet::new();
+    for call in calls {
+        if running.len() >= CALLS_AT_ONCE
+            && let Some(Ok(check)) = running.join_next().await
+        {
+            checks.push(check);
+        }
+        running.spawn(verify(call));
+    }
+    checks.extend(running.join_all().await);
+    checks.sort_by(|one, other| one.name.cmp(&other.name));
+    checks
+}
+
+fn call(config: &Config, site: &SiteConfig, peer: &Peer) -> Result<Call, Check> {
+    let subject = format!("peer `{}`", peer.name);
+    let Some(port) = peer.port.filter(|_| peer.host != "*") else {
+        return Err(Check::note(subject, "only calls us: it has no host and port to call"));
+    };
+    let destination = site.destinations.iter().find(|destination| destination.peer == peer.name);
+    let calling = destination.map(|destination| destination.calling_ae_title.clone());
+    let Some(calling) = calling.or_else(|| default_calling(site)) else {
+        return Err(Check::problem(subject, "there is no AE title to call with; run `hilum local-ae add TITLE`"));
+    };
+    let tls = tls::client_for(config, peer).map_err(|error| failed(&subject, &error))?;
+    let address = Address { host: peer.host.clone(), port };
+    let gets_results = destination.is_some();
+    Ok(Call { name: subject, calling, called: peer.ae_title.clone(), address, tls, gets_results })
+}
+
+async fn verify(call: Call) -> Check {
+    let Call { name, calling, called, address, tls, gets_results } = call;
+    let verified = match echo::verify(&calling, &called, &address, PEER_PATIENCE, tls.clone()).await {
+        Ok(verified) => verified,
+        Err(error) => return failed(&name, &error),
+    };
+    let words = echo::describe(&called, &address, &verified);
+    if !gets_results {
+        return Check::ok(name, words);
+    }
+    match untaken_results(&calling, &called, &address, tls).await {
+        Ok(untaken) if untaken.is_empty() => Check::ok(name, format!("{words}; takes results")),
+        Ok(untaken) => Check::problem(
+            name,
+            format!("does not take {} in Explicit VR Little Endian; configure it to", untaken.join(" and ")),
+        ),
+        Err(error) => failed(&name, &error),
+    }
+}
+
+/// The SOP classes of results that a destination does not accept as they are sent.
+async fn untaken_results(
+    calling: &AeTitle,
+    called: &AeTitle,
+    address: &Address,
+    tls: Option<TlsClient>,
+) -> anyhow::Result<Vec<String>> {
+    let timeouts = RequestorTimeouts { connect: PEER_PATIENCE, acse: PEER_PATIENCE, dimse: PEER_PATIENCE };
+    let requestor = AssociationRequestor::new(calling.clone(), called.clone(), address.host.as_str(), address.port)
+        .with_timeouts(timeouts)
+        .with_tls(tls);
+    let propose = |requestor: AssociationRequestor, sop_class: &&str| {
+        requestor.propose(sop_class, &[uids::EXPLICIT_VR_LITTLE_ENDIAN])
+    };
+    let association = report::CREATED_SOP_CLASSES.iter().fold(requestor, propose).establish().await?;
+    let refused = association.contexts().iter().filter(|context| context.transfer_syntax_uid().is_none());
+    let untaken = refused.map(|context| sop_class_name(&context.abstract_syntax)).collect();
+    // The question is answered: how the peer says goodbye is its own affair.
+    let _ = association.release().await;
+    Ok(untaken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::tests::site as sample, *};
+
+    #[test]
+    fn a_listener_on_every_address_is_reached_on_loopback() {
+        for (listen, expected) in
+            [("0.0.0.0:104", "127.0.0.1:104"), ("[::]:104", "[::1]:104"), ("192.0.2.1:104", "192.0.2.1:104")]
+        {
+            assert_eq!(on_this_machine(listen.parse().unwrap()), expected.parse().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_site_without_titles_senders_or_routes_says_so() {
+        assert!(site(&sample()).iter().all(|check| !check.is_problem()), "{:?}", site(&sample()));
+        let empty = site(&SiteConfig::default());
+        assert_eq!(empty.iter().filter(|check| check.is_problem()).count(), 2, "{empty:?}");
+        assert!(empty.iter().any(|check| check.words.contains("hilum local-ae add")), "{empty:?}");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_cannot_be_called_is_a_note_and_one_that_does_not_answer_a_problem() {
+        let mut sample = sample();
+        let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        for peer in sample.peers.iter_mut().filter(|peer| peer.port.is_some()) {
+            (peer.host, peer.port) = ("127.0.0.1".into(), Some(unused));
+        }
+        let config = Config::defaults_for_dev(std::path::Path::new("data"));
+        let checks = peers(&config, &sample, None).await;
+        let lines: Vec<String> = checks.iter().map(Check::line).collect();
+        assert!(lines[0].starts_with("note     peer `dx-room-1`: only calls us"), "{lines:#?}");
+        assert!(lines[1].starts_with("problem  peer `pacs`: cannot connect"), "{lines:#?}");
+        assert!(lines[1].contains("check that the peer is running"), "{lines:#?}");
+        assert_eq!(peers(&config, &sample, Some("dx-room-1")).await.len(), 1);
+    }
+}
