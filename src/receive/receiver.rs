@@ -7,7 +7,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use time::OffsetDateTime;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{IndexQueue, SiteSnapshot, admit};
@@ -22,9 +22,8 @@ use crate::{
     types::{AeTitle, ObjectOrigin, StoredObject},
 };
 
-/// Bytes that are collected before they go to the file: one hop to a blocking thread for each. Small enough that most of
-/// a CT slice is on its way to the disk when its last bytes arrive.
-const CHUNK_BYTES: usize = 128 * 1024;
+/// Bytes that are collected before they go to the file: one hop to a blocking thread for each. A CT slice fits in.
+const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// Limits of receiving.
 #[derive(Debug, Clone)]
@@ -99,7 +98,7 @@ impl Receiver {
             origin,
         };
         let minimum_free_bytes = self.settings.minimum_free_bytes;
-        let mut object = Writing::Idle(Object::Announced { archive: self.archive.clone(), minimum_free_bytes, meta });
+        let mut object = Object::Announced { archive: self.archive.clone(), minimum_free_bytes, meta };
         let mut chunk = BytesMut::new();
         while let Some(fragment) = data.next().await? {
             *received_bytes += fragment.len() as u64;
@@ -112,10 +111,9 @@ impl Receiver {
             }
             chunk.extend_from_slice(&fragment);
             if chunk.len() >= CHUNK_BYTES {
-                object = object.append(chunk.split().freeze()).await?;
+                object = append(object, chunk.split().freeze()).await?;
             }
         }
-        let object = object.settle().await?;
         let rest = chunk.freeze();
         blocking(move || {
             let mut incoming = object.begin()?;
@@ -147,42 +145,19 @@ impl Object {
     }
 }
 
-/// An object that is written while its next bytes arrive: one write is under way at most, so an association holds two
-/// chunks of an object and no more. Dropping it removes the file when that write has ended.
-enum Writing {
-    Idle(Object),
-    Busy(JoinHandle<Result<Object, StoreFailure>>),
-}
-
-impl Writing {
-    /// Waits for the write that is under way and starts the next.
-    async fn append(self, bytes: Bytes) -> Result<Self, StoreFailure> {
-        let object = self.settle().await?;
-        Ok(Self::Busy(tokio::task::spawn_blocking(move || {
-            let mut incoming = object.begin()?;
-            incoming.write(&bytes).map_err(|error| failure(&error))?;
-            incoming.start_write_back();
-            Ok(Object::Begun(incoming))
-        })))
-    }
-
-    /// Waits until no write is under way.
-    async fn settle(self) -> Result<Object, StoreFailure> {
-        match self {
-            Self::Idle(object) => Ok(object),
-            Self::Busy(write) => joined(write).await,
-        }
-    }
+async fn append(object: Object, bytes: Bytes) -> Result<Object, StoreFailure> {
+    blocking(move || {
+        let mut incoming = object.begin()?;
+        incoming.write(&bytes).map_err(|error| failure(&error))?;
+        Ok(Object::Begun(incoming))
+    })
+    .await
 }
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreFailure> + Send + 'static,
 ) -> Result<T, StoreFailure> {
-    joined(tokio::task::spawn_blocking(work)).await
-}
-
-async fn joined<T>(work: JoinHandle<Result<T, StoreFailure>>) -> Result<T, StoreFailure> {
-    match work.await {
+    match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => {
             tracing::error!(%error, "storing an object panicked");
