@@ -21,13 +21,11 @@ mod retention;
 
 use std::{
     io::{self, Write},
-    num::NonZeroU64,
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
 use fs_err as fs;
-use rustix::fs::Advice;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -38,9 +36,6 @@ pub use header::{HeaderError, read_header};
 pub use part10::{ImplementationIds, ObjectMeta};
 
 use crate::types::{ObjectHeader, ObjectOrigin, Sha256Digest, StoredObject, Uid};
-
-/// Smallest unit that the kernel writes back.
-const PAGE_BYTES: u64 = 4096;
 
 /// What can go wrong with the archive.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +120,6 @@ impl Archive {
             id,
             header_bytes: 0,
             size_bytes: 0,
-            write_back_bytes: 0,
             digest: Sha256::new(),
             meta,
             temporary: TemporaryFile { path: temporary, armed: true },
@@ -328,8 +322,6 @@ pub struct IncomingObject {
     meta: ObjectMeta,
     header_bytes: u64,
     size_bytes: u64,
-    /// How far into the file write-back was asked for.
-    write_back_bytes: u64,
     digest: Sha256,
     temporary: TemporaryFile,
     file: Option<fs::File>,
@@ -343,18 +335,6 @@ impl IncomingObject {
         self.digest.update(bytes);
         self.size_bytes += bytes.len() as u64;
         Ok(())
-    }
-
-    /// Lets the kernel begin to write to the disk what [`IncomingObject::write`] took since the last call, so that
-    /// [`IncomingObject::finish`] has less to wait for. Does not wait, and a refusal costs time only.
-    pub fn start_write_back(&mut self) {
-        let end = self.header_bytes + self.size_bytes;
-        if let (Some(file), Some(length)) = (&self.file, NonZeroU64::new(end - self.write_back_bytes)) {
-            // Linux begins to write the dirty pages of a range that nobody needs (mm/fadvise.c).
-            let _ = rustix::fs::fadvise(file, self.write_back_bytes, Some(length), Advice::DontNeed);
-            // The last page is not full yet: it is told again with what follows.
-            self.write_back_bytes = end - end % PAGE_BYTES;
-        }
     }
 
     /// Reads the header back and checks it against the announced UIDs.

@@ -8,10 +8,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use time::OffsetDateTime;
-use tokio::{
-    sync::{Semaphore, watch},
-    task::JoinHandle,
-};
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use super::{
@@ -38,9 +35,8 @@ use crate::{
 /// Passcodes that are checked at the same time: each check takes 19 MiB of memory and tens of milliseconds of a core.
 const CONCURRENT_IDENTITY_CHECKS: usize = 2;
 
-/// Bytes that are collected before they go to the file: one hop to a blocking thread for each. Small enough that most of
-/// a CT slice is on its way to the disk when its last bytes arrive.
-const CHUNK_BYTES: usize = 128 * 1024;
+/// Bytes that are collected before they go to the file: one hop to a blocking thread for each. A CT slice fits in.
+const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// Limits of receiving.
 #[derive(Debug, Clone)]
@@ -215,8 +211,7 @@ impl Receiver {
             transfer_syntax_uid: request.transfer_syntax_uid.clone(),
             origin,
         };
-        let begun = Object::Announced { archive: self.archive.clone(), disk: Arc::clone(&self.disk), meta };
-        let mut object = Writing::Idle(begun);
+        let mut object = Object::Announced { archive: self.archive.clone(), disk: Arc::clone(&self.disk), meta };
         let mut chunk = BytesMut::new();
         let mut received_bytes = 0_u64;
         while let Some(fragment) = data.next().await? {
@@ -230,10 +225,9 @@ impl Receiver {
             }
             chunk.extend_from_slice(&fragment);
             if chunk.len() >= CHUNK_BYTES {
-                object = object.append(chunk.split().freeze()).await?;
+                object = append(object, chunk.split().freeze()).await?;
             }
         }
-        let object = object.settle().await?;
         let rest = chunk.freeze();
         let check = move || {
             let mut incoming = object.begin()?;
@@ -319,44 +313,21 @@ fn check_room(disk: &DiskGuard) -> Result<(), StoreFailure> {
     Ok(())
 }
 
-/// An object that is written while its next bytes arrive: one write is under way at most, so an association holds two
-/// chunks of an object and no more. Dropping it removes the file when that write has ended.
-enum Writing {
-    Idle(Object),
-    Busy(JoinHandle<Result<Object, StoreFailure>>),
-}
-
-impl Writing {
-    /// Waits for the write that is under way and starts the next.
-    async fn append(self, bytes: Bytes) -> Result<Self, StoreFailure> {
-        let object = self.settle().await?;
-        Ok(Self::Busy(tokio::task::spawn_blocking(move || {
-            let disk = object.disk();
-            let mut incoming = object.begin()?;
-            incoming.write(&bytes).map_err(|error| failure(&error))?;
-            incoming.start_write_back();
-            check_room(&disk)?;
-            Ok(Object::Begun { incoming: Box::new(incoming), disk })
-        })))
-    }
-
-    /// Waits until no write is under way.
-    async fn settle(self) -> Result<Object, StoreFailure> {
-        match self {
-            Self::Idle(object) => Ok(object),
-            Self::Busy(write) => joined(write).await,
-        }
-    }
+async fn append(object: Object, bytes: Bytes) -> Result<Object, StoreFailure> {
+    blocking(move || {
+        let disk = object.disk();
+        let mut incoming = object.begin()?;
+        incoming.write(&bytes).map_err(|error| failure(&error))?;
+        check_room(&disk)?;
+        Ok(Object::Begun { incoming: Box::new(incoming), disk })
+    })
+    .await
 }
 
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreFailure> + Send + 'static,
 ) -> Result<T, StoreFailure> {
-    joined(tokio::task::spawn_blocking(work)).await
-}
-
-async fn joined<T>(work: JoinHandle<Result<T, StoreFailure>>) -> Result<T, StoreFailure> {
-    match work.await {
+    match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => {
             tracing::error!(%error, "storing an object panicked");

@@ -32,6 +32,8 @@ def digest_of_content(part10: bytes) -> str:
 class Judgement:
     def __init__(self) -> None:
         self.lost, self.duplicated, self.corrupted = 0, 0, 0
+        # Files of a result whose rendering was interrupted and repeated, beside the file that counts.
+        self.left_over = 0
         self.told: list[str] = []
 
     def find(self, kind: str, words: str) -> None:
@@ -53,8 +55,10 @@ def received(archive: pathlib.Path, sent: dict[str, dict], acknowledged: set[str
             judge.find("corrupted", f"{path.name} of {len(part10)} bytes cannot be read: {error}")
             continue
         if uid not in sent:
-            if uid in others:
-                judge.find("duplicated", f"the result {uid} is in two files")
+            if uid in others and part10 == others[uid]:
+                judge.find("left_over", f"the result {uid} is in two files, byte for byte the same")
+            elif uid in others:
+                judge.find("duplicated", f"the result {uid} is in two files that differ")
             others[uid] = part10
             continue
         found[uid].append(digest)
@@ -150,7 +154,7 @@ def check(manifest: pathlib.Path, acknowledgements: pathlib.Path, archive: pathl
     kept = received(archive, sent, acknowledged, judge)
     count = delivered(Orthanc(url), kept, sent, acknowledged, judge)
     return {"acknowledged": len(acknowledged), "delivered": count, "lost": judge.lost, "duplicated": judge.duplicated,
-            "corrupted": judge.corrupted, "told": judge.told}
+            "corrupted": judge.corrupted, "left_over": judge.left_over, "told": judge.told}
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ fn heavy_random_faults_under_load_lose_double_and_damage_nothing() {
         let word = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
         word.expect("a count").parse().expect("a number")
     };
-    assert!(count("faults") >= 40 && count("acknowledged") >= 400 && count("delivered") >= 32, "{line}");
+    assert!(count("faults") >= 40 && count("acknowledged") >= 400 && count("delivered") >= 20, "{line}");
 }
 
 /// A build that says Success before the file is on the disk, and one that sends its results twice.
