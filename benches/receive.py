@@ -21,7 +21,7 @@ from peers import DicomRs, OrthancOnPostgres, Pynetdicom
 from servers import CALLED, CALLING, Hilum, Orthanc, Server, Storescp, environment, wait_until
 
 BEGIN, END = "<!-- received: begin -->", "<!-- received: end -->"
-# dcmtk's log with the time of day in microseconds, one line for the start and one for the end of each object.
+# dcmtk's log with the time of day in milliseconds, one line for the start and one for the end of each object.
 LOG_CONFIGURATION = """\
 log4cplus.rootLogger = INFO, console
 log4cplus.appender.console = log4cplus::ConsoleAppender
