@@ -10,6 +10,7 @@ use crate::{
     deliver::{Verdict, verdict},
     dimse::{self, NegotiationPolicy, Rejection, negotiation, status, storage_policy, transfer_syntax_name},
     report,
+    types::Peer,
 };
 
 /// The rows of one checked table, cell by cell, without its heading.
@@ -112,7 +113,10 @@ fn check_presentation_contexts(tables: &mut BTreeMap<String, Rows>) {
         list.map(|(index, uid)| vec![(index + 1).to_string(), transfer_syntax_name(uid).into(), format!("`{uid}`")])
             .collect()
     };
-    assert_eq!(take(tables, "transfer syntaxes of Verification"), transfer_syntaxes(&policy, uids::VERIFICATION));
+    let said = take(tables, "transfer syntaxes of Verification");
+    assert_eq!(said, transfer_syntaxes(&policy, uids::VERIFICATION));
+    let commitment = transfer_syntaxes(&policy, uids::STORAGE_COMMITMENT_PUSH_MODEL);
+    assert_eq!(said[..said.len() - 1], commitment);
     let said = take(tables, "transfer syntaxes of Storage");
     for sop_class in negotiation::STORAGE_SOP_CLASSES {
         assert_eq!(said, transfer_syntaxes(&policy, sop_class), "{sop_class}");
@@ -125,9 +129,11 @@ fn check_statuses(tables: &mut BTreeMap<String, Rows>) {
         let (_, value) = rest.split_once(": u16 = 0x")?;
         u16::from_str_radix(value.get(..4)?, 16).ok()
     });
-    let ours: BTreeSet<u16> = named.filter(|status| *status != status::NOT_AUTHORIZED).collect();
+    let sent = named.filter(|status| *status != status::NOT_AUTHORIZED);
+    let ours: BTreeSet<u16> = sent.chain([Peer::DUPLICATE_STATUS]).collect();
     let code = |text: &str| u16::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or_else(|_| panic!("{text}"));
-    let said: BTreeSet<u16> = take(tables, "statuses").iter().map(|row| code(&only_coded(&row[0]))).collect();
+    let rows = [take(tables, "statuses"), take(tables, "statuses of Storage Commitment")].concat();
+    let said: BTreeSet<u16> = rows.iter().flat_map(|row| coded(&row[0])).map(code).collect();
     assert_eq!(said, ours);
 
     for row in take(tables, "answers to deliveries") {
@@ -146,6 +152,7 @@ fn check_statuses(tables: &mut BTreeMap<String, Rows>) {
 fn check_rejections(said: &Rows) {
     let said: BTreeSet<String> = said.iter().map(|row| row[1..].join(", ")).collect();
     let constructors = [
+        Rejection::not_authorized("", "", ""),
         Rejection::calling_ae_title_not_recognized("", "", ""),
         Rejection::called_ae_title_not_recognized("", "", ""),
         Rejection::application_context_not_supported("", "", ""),

@@ -62,6 +62,7 @@ async fn record_one(connection: &mut Connection, node: &str, refusal: &CountedRe
              select id from refusal
              where node = $1 and kind = $2 and reason = $3 and peer_address = $4 and calling_ae_title = $5
                  and called_ae_title = $6 and sop_class_uid = $7 and harmless = $8
+                 and (kind <> 'association' or expected = $13)
                  and last_at > $9 and first_at > $10 and allowed_at is null
              order by last_at desc limit 1),
          known as (

@@ -353,11 +353,12 @@ async fn series_of(
     local_ae_title: &str,
 ) -> Result<Vec<SeriesFacts>> {
     let rows: Vec<SeriesRow> = sqlx::query_as(
-        "select s.modality, s.series_description, s.series_number, i.instances
-         from (select series_instance_uid, count(distinct sop_instance_uid) as instances from instance
+        // The modality is the objects' own: a Series Instance UID may have been given to another study before.
+        "select i.modality, s.series_description, s.series_number, i.instances
+         from (select series_instance_uid, modality, count(distinct sop_instance_uid) as instances from instance
                where study_instance_uid = $1 and local_ae_title = $2 and not own_output and removed_at is null
-               group by series_instance_uid) i
-         left join series s on s.series_instance_uid = i.series_instance_uid",
+               group by series_instance_uid, modality) i
+         left join series s on s.series_instance_uid = i.series_instance_uid and s.study_instance_uid = $1",
     )
     .bind(study_instance_uid)
     .bind(local_ae_title)

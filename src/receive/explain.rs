@@ -111,7 +111,7 @@ fn context_words(policy: &NegotiationPolicy, sop_class: &str, reason: ContextRef
     }
     let classes = policy.abstract_syntaxes().map(sop_class_name).collect();
     let remedy = if is_storage(sop_class) {
-        "this node does not take such objects from that sender: add the SOP class to the local AE or the peer if it \
+        "this node does not take such objects from that sender: add it to `sop_classes` in the policy of the local AE or the peer if it \
          may, or send them elsewhere"
     } else {
         "this node does not offer that service to that sender: ask for it elsewhere"
@@ -275,12 +275,12 @@ mod tests {
         assert_eq!(mr.key.reason, "abstract_syntax");
         assert_eq!(mr.received, "MR Image Storage (1.2.840.10008.5.1.4.1.1.4) in Explicit VR Little Endian, JPEG 2000");
         assert!(mr.expected.contains("CT Image Storage (1.2.840.10008.5.1.4.1.1.2)"), "{mr:?}");
-        assert!(mr.remedy.contains("add the SOP class to the local AE"), "{mr:?}");
+        assert!(mr.remedy.contains("`sop_classes` in the policy of the local AE"), "{mr:?}");
 
         let ct = of(uids::CT_IMAGE_STORAGE);
         assert_eq!((ct.key.reason, ct.harmless), ("transfer_syntaxes", false));
         assert!(ct.expected.starts_with("one of Explicit VR Little Endian, Implicit"), "{ct:?}");
-        assert!(ct.expected.ends_with("and 4 more"), "{ct:?}");
+        assert!(ct.expected.ends_with("and 5 more"), "{ct:?}");
         assert!(ct.remedy.starts_with("let the sender convert to Explicit VR Little Endian"), "{ct:?}");
 
         let find = of(uids::STUDY_ROOT_QUERY_RETRIEVE_INFORMATION_MODEL_FIND);

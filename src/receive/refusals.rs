@@ -17,7 +17,7 @@ use crate::{
         refusal::{self, CountedRefusal},
     },
     telemetry::Metrics,
-    types::{PeerOffer, Refusal, RefusalKey},
+    types::{PeerOffer, Refusal, RefusalKey, RefusalKind},
 };
 
 /// Kinds of refusals that wait for Postgres at most. What is alike needs no further room, however often it comes.
@@ -29,14 +29,17 @@ const GATHERING: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Default)]
 struct Pending {
-    refusals: HashMap<(RefusalKey, bool), CountedRefusal>,
+    refusals: HashMap<(RefusalKey, bool, Option<String>), CountedRefusal>,
     offers: HashMap<String, PeerOffer>,
 }
 
 impl Pending {
     /// Counts it with what is alike. Returns whether there was room.
     fn add(&mut self, new: CountedRefusal) -> bool {
-        let key = (new.last.key.clone(), new.last.harmless);
+        let Refusal { key, harmless, expected, .. } = &new.last;
+        // One reason has several causes: a limit in number and one in time. What was expected tells them apart.
+        let expected = (key.kind == RefusalKind::Association).then(|| expected.clone());
+        let key = (key.clone(), *harmless, expected);
         if let Some(known) = self.refusals.get_mut(&key) {
             known.count += new.count;
             known.first_at = known.first_at.min(new.first_at);

@@ -210,7 +210,7 @@ fn heavy_too_little_free_space_stops_receiving_and_nothing_else() {
     let rejected = storescu(node.dicom_port, "SCANNER", "HILUM", &[], &[&late.path]);
     let told = said(&rejected);
     assert!(!rejected.status.success() && told.contains("Rejected Transient"), "{told}");
-    let refusal = node.database.wait_for_rows(1, "select * from association where end_kind = 'refused'").remove(0);
+    let refusal = node.database.wait_for_rows(1, "select * from refusal where kind = 'association'").remove(0);
     assert!(refusal["expected"].as_str().is_some_and(|words| words.contains("80 MiB free")), "{refusal:#}");
     let ready = node.get("/readyz");
     assert_eq!(ready.status, 503);

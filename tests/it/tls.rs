@@ -133,8 +133,8 @@ fn storescu_tls(port: u16, calling: &str, ca: &Ca, own: &Signed, file: &Path) ->
 #[track_caller]
 fn refusal(node: &Node, calling: &str, received: &str) -> String {
     let query = format!(
-        "select expected, received, remedy from association \
-         where calling_ae_title = '{calling}' and strpos(received, '{received}') > 0 limit 1"
+        "select expected, received, remedy from refusal \
+         where kind = 'association' and calling_ae_title = '{calling}' and strpos(received, '{received}') > 0 limit 1"
     );
     node.database.wait_for_rows(1, &query).remove(0).to_string()
 }
