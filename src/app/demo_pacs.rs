@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use dicom_dictionary_std::uids;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
@@ -95,17 +94,12 @@ impl AssociationHandler for Handler {
             }
             bytes.extend_from_slice(&fragment);
         }
-        let archive = self.archive.clone();
-        tokio::task::spawn_blocking(move || {
-            let mut incoming = archive.begin(meta)?;
+        let store = || -> Result<(), ArchiveError> {
+            let mut incoming = self.archive.begin(meta)?;
             incoming.write(&bytes)?;
-            incoming.finish()
-        })
-        .await
-        .context("store")
-        .and_then(|stored| stored.map_err(|error: ArchiveError| error.into()))
-        .map(|_| ())
-        .map_err(|error| StoreFailure::processing_failure(format!("{error:#}")))
+            incoming.finish().map(drop)
+        };
+        store().map_err(|error| StoreFailure::processing_failure(format!("store: {error:#}")))
     }
 
     fn ended(&self, _: Peer, _: AssociationEnd) {}

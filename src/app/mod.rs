@@ -23,7 +23,7 @@ use std::{
 
 use anyhow::Context as _;
 use time::OffsetDateTime;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use ask_peer::AskPeer;
@@ -185,6 +185,7 @@ impl App {
                 index,
                 refusals,
                 db: db.clone(),
+                runtime: Handle::current(),
                 metrics: Arc::clone(&metrics),
             },
         );

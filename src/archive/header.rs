@@ -52,6 +52,8 @@ const MAXIMUM_ELEMENTS: usize = 200_000;
 const MAXIMUM_VALUE_BYTES: u32 = 16 * 1024;
 /// How much of a deflated data set is inflated in search of the attributes that we need.
 const MAXIMUM_INFLATED_BYTES: u64 = 64 << 20;
+/// Deflated Explicit VR Little Endian.
+const DEFLATED: &str = "1.2.840.10008.1.2.1.99";
 /// The last attribute of [`WANTED`].
 const LAST_WANTED: u32 = 0x0020_0013;
 const PATIENT_NAME: u32 = 0x0010_0010;
@@ -81,17 +83,24 @@ const WANTED: [u32; 19] = [
 
 /// Reads the header of a data set that starts at the reader's position.
 pub(super) fn read(reader: &mut (impl BufRead + Seek), transfer_syntax_uid: &Uid) -> Result<ObjectHeader, HeaderError> {
-    let values = match transfer_syntax_uid.as_str() {
-        "1.2.840.10008.1.2" => collect(&mut Seeking::new(reader)?, Encoding { explicit_vr: false, big_endian: false }),
-        "1.2.840.10008.1.2.2" => collect(&mut Seeking::new(reader)?, Encoding { explicit_vr: true, big_endian: true }),
-        "1.2.840.10008.1.2.1.99" => {
-            let inflated = io::BufReader::new(flate2::bufread::DeflateDecoder::new(reader));
-            let mut source = Draining { reader: inflated, left: MAXIMUM_INFLATED_BYTES };
-            collect(&mut source, Encoding { explicit_vr: true, big_endian: false })
-        }
-        _ => collect(&mut Seeking::new(reader)?, Encoding { explicit_vr: true, big_endian: false }),
+    let encoding = Encoding::of(transfer_syntax_uid);
+    let values = if transfer_syntax_uid.as_str() == DEFLATED {
+        let inflated = io::BufReader::new(flate2::bufread::DeflateDecoder::new(reader));
+        collect(&mut Draining { reader: inflated, left: MAXIMUM_INFLATED_BYTES }, encoding)
+    } else {
+        collect(&mut Seeking::new(reader)?, encoding)
     }?;
     header_from(&values)
+}
+
+/// The header of a data set of which `beginning` is the beginning, as [`read`] finds it in the whole; `None` when more is
+/// needed to know it.
+pub(super) fn read_beginning(beginning: &[u8], transfer_syntax_uid: &Uid) -> Option<ObjectHeader> {
+    if transfer_syntax_uid.as_str() == DEFLATED {
+        return None;
+    }
+    let values = collect(&mut Beginning(beginning), Encoding::of(transfer_syntax_uid)).ok()?;
+    header_from(&values).ok()
 }
 
 /// The header of a data set in memory, as [`super::Archive`] reads it from a file.
@@ -144,6 +153,23 @@ impl<R: BufRead + Seek> Source for Seeking<'_, R> {
     }
 }
 
+/// The first bytes of something longer: whoever wants more than these has not come to the end, but gets an error.
+struct Beginning<'a>(&'a [u8]);
+
+impl Read for Beginning<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.0.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { self.0.read(buffer) }
+    }
+}
+
+impl Source for Beginning<'_> {
+    fn skip(&mut self, count: u64) -> io::Result<()> {
+        let rest = usize::try_from(count).ok().and_then(|count| self.0.get(count..));
+        self.0 = rest.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(())
+    }
+}
+
 /// Skips by reading, and gives up after so many bytes: a small deflated object may inflate for hours.
 struct Draining<R> {
     reader: R,
@@ -177,6 +203,14 @@ struct Encoding {
 }
 
 impl Encoding {
+    fn of(transfer_syntax_uid: &Uid) -> Self {
+        match transfer_syntax_uid.as_str() {
+            "1.2.840.10008.1.2" => Self { explicit_vr: false, big_endian: false },
+            "1.2.840.10008.1.2.2" => Self { explicit_vr: true, big_endian: true },
+            _ => Self { explicit_vr: true, big_endian: false },
+        }
+    }
+
     fn u16(self, bytes: [u8; 2]) -> u16 {
         if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }
     }
@@ -472,6 +506,21 @@ mod tests {
             matches!(&error, HeaderError::Malformed(words) if words.contains("longer than what is left")),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_beginning_gives_the_header_of_the_whole_or_none() {
+        let bytes = [head(), explicit(0x0010_0010, b"PN", b"A^B "), uids(), explicit(0x0020_0013, b"IS", b"7 ")].concat();
+        let complete = bytes.len();
+        let bytes = [bytes, explicit(0x0028_0010, b"US", &[0, 2]), long(0x7FE0_0010, b"OW", 1 << 20)].concat();
+        let explicit_vr = Uid::new(EXPLICIT).unwrap();
+        for length in 0..bytes.len() {
+            let found = read_beginning(&bytes[..length], &explicit_vr);
+            // The element after the last wanted one says that it is the last.
+            let expected = (length >= complete + 8).then(|| read_bytes(bytes.clone(), EXPLICIT).unwrap());
+            assert_eq!(found, expected, "{length} of {} bytes", bytes.len());
+        }
+        assert_eq!(read_beginning(&bytes, &Uid::new(DEFLATED).unwrap()), None);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 mod character_set;
 mod disk;
 mod header;
+mod object_file;
 mod part10;
 mod retention;
 
@@ -36,6 +37,10 @@ pub use header::{HeaderError, read_header};
 pub use part10::{ImplementationIds, ObjectMeta};
 
 use crate::types::{ObjectHeader, ObjectOrigin, Sha256Digest, StoredObject, Uid};
+use object_file::ObjectFile;
+
+/// Bytes of a data set that are kept in memory until its header is read: nearly every header ends in them.
+const HEAD_BYTES: usize = 64 * 1024;
 
 /// What can go wrong with the archive.
 #[derive(Debug, thiserror::Error)]
@@ -114,21 +119,20 @@ impl Archive {
     pub fn begin(&self, meta: ObjectMeta) -> Result<IncomingObject, ArchiveError> {
         let id = Uuid::now_v7();
         let temporary = self.inner.root.join("incoming").join(format!("{id}.part"));
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        let part10_header = part10::header(&meta, &self.inner.ids)?;
+        let file = fs::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
         let mut incoming = IncomingObject {
             archive: self.clone(),
             id,
-            header_bytes: 0,
+            header_bytes: part10_header.len() as u64,
+            head: Vec::with_capacity(HEAD_BYTES),
             size_bytes: 0,
             digest: Sha256::new(),
             meta,
             temporary: TemporaryFile { path: temporary, armed: true },
-            file: None,
+            file: ObjectFile::new(file),
         };
-        let part10_header = part10::header(&incoming.meta, &self.inner.ids)?;
-        file.write_all(&part10_header)?;
-        incoming.header_bytes = part10_header.len() as u64;
-        incoming.file = Some(file);
+        incoming.file.append(&part10_header)?;
         Ok(incoming)
     }
 
@@ -320,32 +324,43 @@ pub struct IncomingObject {
     archive: Archive,
     id: Uuid,
     meta: ObjectMeta,
+    /// Preamble and file meta group.
     header_bytes: u64,
+    /// The first [`HEAD_BYTES`] of the data set.
+    head: Vec<u8>,
     size_bytes: u64,
     digest: Sha256,
     temporary: TemporaryFile,
-    file: Option<fs::File>,
+    file: ObjectFile,
 }
 
 impl IncomingObject {
     /// Appends data set bytes, unchanged.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), ArchiveError> {
-        let file = self.file.as_mut().ok_or_else(|| io::Error::other("the file is not open"))?;
-        file.write_all(bytes)?;
+        let missing = HEAD_BYTES.saturating_sub(self.head.len()).min(bytes.len());
+        self.head.extend_from_slice(bytes.get(..missing).unwrap_or_default());
         self.digest.update(bytes);
         self.size_bytes += bytes.len() as u64;
-        Ok(())
+        Ok(self.file.append(bytes)?)
     }
 
-    /// Reads the header back and checks it against the announced UIDs.
-    pub fn check(mut self) -> Result<CheckedObject, ArchiveError> {
-        let file = self.file.take().ok_or_else(|| io::Error::other("the file is not open"))?;
-        let mut reader = io::BufReader::new(fs::File::open(&self.temporary.path)?);
-        io::Seek::seek(&mut reader, io::SeekFrom::Start(self.header_bytes))?;
-        let header = header::read(&mut reader, &self.meta.transfer_syntax_uid)?;
-        check_announced(&header, &self.meta)?;
-        let sha256 = Sha256Digest(self.digest.clone().finalize().into());
-        Ok(CheckedObject { incoming: self, file, header, sha256 })
+    /// Reads the header, from the file if its first bytes do not hold all of it, and checks it against the announced
+    /// UIDs.
+    pub fn check(self) -> Result<CheckedObject, ArchiveError> {
+        let Self { archive, id, meta, header_bytes, head, size_bytes, digest, temporary, file } = self;
+        let file = file.finish()?;
+        let header = if head.len() as u64 == size_bytes {
+            header::read_header(&head, &meta.transfer_syntax_uid)?
+        } else if let Some(header) = header::read_beginning(&head, &meta.transfer_syntax_uid) {
+            header
+        } else {
+            let mut reader = io::BufReader::new(fs::File::open(&temporary.path)?);
+            io::Seek::seek(&mut reader, io::SeekFrom::Start(header_bytes))?;
+            header::read(&mut reader, &meta.transfer_syntax_uid)?
+        };
+        check_announced(&header, &meta)?;
+        let sha256 = Sha256Digest(digest.finalize().into());
+        Ok(CheckedObject { archive, id, meta, size_bytes, temporary, file, header, sha256 })
     }
 
     /// [`IncomingObject::check`] and [`CheckedObject::publish`].
@@ -357,7 +372,11 @@ impl IncomingObject {
 /// An object that has come whole and is what was announced, but is not durable yet. Dropping it discards it.
 #[derive(Debug)]
 pub struct CheckedObject {
-    incoming: IncomingObject,
+    archive: Archive,
+    id: Uuid,
+    meta: ObjectMeta,
+    size_bytes: u64,
+    temporary: TemporaryFile,
     file: fs::File,
     header: ObjectHeader,
     sha256: Sha256Digest,
@@ -372,18 +391,12 @@ impl CheckedObject {
 
     /// Makes the object durable. When this returns `Ok`, it survives a power failure and may be acknowledged.
     pub fn publish(self) -> Result<StoredObject, ArchiveError> {
-        let Self { mut incoming, file, header, sha256 } = self;
-        let archive_key = format!("objects/{}/{}.dcm", hour_folder(OffsetDateTime::now_utc()), incoming.id);
-        incoming.archive.publish(&file, &incoming.temporary.path, &archive_key)?;
-        incoming.temporary.armed = false;
-        Ok(StoredObject {
-            archive_key,
-            sha256,
-            size_bytes: incoming.size_bytes,
-            transfer_syntax_uid: incoming.meta.transfer_syntax_uid.clone(),
-            origin: incoming.meta.origin.clone(),
-            header,
-        })
+        let Self { archive, id, meta, size_bytes, mut temporary, file, header, sha256 } = self;
+        let archive_key = format!("objects/{}/{id}.dcm", hour_folder(OffsetDateTime::now_utc()));
+        archive.publish(&file, &temporary.path, &archive_key)?;
+        temporary.armed = false;
+        let ObjectMeta { transfer_syntax_uid, origin, .. } = meta;
+        Ok(StoredObject { archive_key, sha256, size_bytes, transfer_syntax_uid, origin, header })
     }
 }
 

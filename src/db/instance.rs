@@ -1,6 +1,9 @@
 //! Stored objects: the index of the archive, filled in batches.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use serde_json::json;
 use sqlx::FromRow;
@@ -63,10 +66,9 @@ pub async fn index(
     patience: impl Fn(&StoredObject) -> Patience,
 ) -> Result<(Vec<Indexed>, Vec<DueWorkup>)> {
     upsert_studies(connection, objects).await?;
-    let mut outcomes = Vec::with_capacity(objects.len());
+    let outcomes = insert_all(connection, objects, own_device_uid).await?;
     let mut touched: BTreeMap<(String, String), workup::Arrival> = BTreeMap::new();
-    for object in objects {
-        let outcome = insert(connection, object, own_device_uid).await?;
+    for (object, outcome) in objects.iter().zip(&outcomes) {
         if matches!(outcome, Indexed::New { own_output: false, .. }) {
             let key = (object.header.study_instance_uid.to_string(), object.origin.called_ae_title.to_string());
             let received_at = object.origin.received_at;
@@ -81,7 +83,6 @@ pub async fn index(
             arrival.first_at = arrival.first_at.min(received_at);
             arrival.last_at = arrival.last_at.max(received_at);
         }
-        outcomes.push(outcome);
     }
     let mut due = Vec::with_capacity(touched.len());
     let mut lessons = Vec::new();
@@ -154,56 +155,125 @@ fn storable(text: Option<&String>) -> Option<String> {
     text.map(|text| text.replace('\0', "\u{fffd}"))
 }
 
-async fn insert(connection: &mut Connection, object: &StoredObject, own_device_uid: &Uid) -> Result<Indexed> {
-    let header = &object.header;
-    let origin = &object.origin;
-    let own_output = header.device_uid.as_ref() == Some(own_device_uid)
-        || sqlx::query_scalar("select exists (select from result where sop_instance_uid = $1)")
-            .bind(header.sop_instance_uid.as_str())
-            .fetch_one(&mut *connection)
-            .await?;
-    let id = Uuid::now_v7();
-    let version: Option<i32> = sqlx::query_scalar(
+/// Inserts objects in as few statements as it can: objects of one SOP Instance UID and local AE, whose versions are
+/// counted, go one after the other, all others together.
+async fn insert_all(
+    connection: &mut Connection,
+    objects: &[StoredObject],
+    own_device_uid: &Uid,
+) -> Result<Vec<Indexed>> {
+    let mut outcomes: Vec<Option<Indexed>> = objects.iter().map(|_| None).collect();
+    let mut left: Vec<usize> = (0..objects.len()).collect();
+    while !left.is_empty() {
+        let mut keys = BTreeSet::new();
+        let (now, later): (Vec<usize>, Vec<usize>) = left.into_iter().partition(|index| {
+            objects.get(*index).is_some_and(|object| {
+                keys.insert((&object.header.sop_instance_uid, &object.origin.called_ae_title))
+            })
+        });
+        let together: Vec<&StoredObject> = now.iter().filter_map(|index| objects.get(*index)).collect();
+        for (index, outcome) in now.iter().zip(insert_together(connection, &together, own_device_uid).await?) {
+            if let Some(place) = outcomes.get_mut(*index) {
+                *place = Some(outcome);
+            }
+        }
+        left = later;
+    }
+    Ok(outcomes.into_iter().flatten().collect())
+}
+
+/// Inserts objects of which no two have both SOP Instance UID and local AE in common.
+async fn insert_together(
+    connection: &mut Connection,
+    objects: &[&StoredObject],
+    own_device_uid: &Uid,
+) -> Result<Vec<Indexed>> {
+    fn column<T>(objects: &[&StoredObject], of: impl Fn(&StoredObject) -> T) -> Vec<T> {
+        objects.iter().map(|object| of(object)).collect()
+    }
+    let sop_instance_uids = column(objects, |object| object.header.sop_instance_uid.to_string());
+    let results: Vec<String> = sqlx::query_scalar("select sop_instance_uid from result where sop_instance_uid = any($1)")
+        .bind(&sop_instance_uids)
+        .fetch_all(&mut *connection)
+        .await?;
+    let is_own_output = |object: &StoredObject| {
+        object.header.device_uid.as_ref() == Some(own_device_uid)
+            || results.iter().any(|result| result == object.header.sop_instance_uid.as_str())
+    };
+    let ids = column(objects, |_| Uuid::now_v7());
+    let inserted: Vec<(Uuid, i32)> = sqlx::query_as(
         "insert into instance (id, sop_instance_uid, local_ae_title, sha256, version, sop_class_uid,
              study_instance_uid, series_instance_uid, modality, transfer_syntax_uid, size_bytes, archive_key,
              association_id, calling_ae_title, peer_address, received_at, own_output)
-         values ($1, $2, $3, $4,
-             1 + (select coalesce(max(version), 0) from instance where sop_instance_uid = $2 and local_ae_title = $3),
-             $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
-         on conflict do nothing returning version",
+         select n.id, n.sop_instance_uid, n.local_ae_title, n.sha256,
+             1 + (select coalesce(max(i.version), 0) from instance i
+                  where i.sop_instance_uid = n.sop_instance_uid and i.local_ae_title = n.local_ae_title),
+             n.sop_class_uid, n.study_instance_uid, n.series_instance_uid, n.modality, n.transfer_syntax_uid,
+             n.size_bytes, n.archive_key, n.association_id, n.calling_ae_title, n.peer_address, n.received_at,
+             n.own_output
+         from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[], $7::text[], $8::text[],
+                     $9::text[], $10::bigint[], $11::text[], $12::uuid[], $13::text[], $14::text[], $15::timestamptz[],
+                     $16::boolean[])
+              as n (id, sop_instance_uid, local_ae_title, sha256, sop_class_uid, study_instance_uid,
+                    series_instance_uid, modality, transfer_syntax_uid, size_bytes, archive_key, association_id,
+                    calling_ae_title, peer_address, received_at, own_output)
+         on conflict do nothing returning id, version",
     )
-    .bind(id)
-    .bind(header.sop_instance_uid.as_str())
-    .bind(origin.called_ae_title.as_str())
-    .bind(&object.sha256.0[..])
-    .bind(header.sop_class_uid.as_str())
-    .bind(header.study_instance_uid.as_str())
-    .bind(header.series_instance_uid.as_str())
-    .bind(storable(header.modality.as_ref()))
-    .bind(object.transfer_syntax_uid.as_str())
-    .bind(i64::try_from(object.size_bytes).unwrap_or(i64::MAX))
-    .bind(&object.archive_key)
-    .bind(origin.association_id)
-    .bind(origin.calling_ae_title.as_str())
-    .bind(origin.peer_address.to_string())
-    .bind(origin.received_at)
-    .bind(own_output)
-    .fetch_optional(&mut *connection)
+    .bind(&ids)
+    .bind(&sop_instance_uids)
+    .bind(column(objects, |object| object.origin.called_ae_title.to_string()))
+    .bind(column(objects, |object| object.sha256.0.to_vec()))
+    .bind(column(objects, |object| object.header.sop_class_uid.to_string()))
+    .bind(column(objects, |object| object.header.study_instance_uid.to_string()))
+    .bind(column(objects, |object| object.header.series_instance_uid.to_string()))
+    .bind(column(objects, |object| storable(object.header.modality.as_ref())))
+    .bind(column(objects, |object| object.transfer_syntax_uid.to_string()))
+    .bind(column(objects, |object| i64::try_from(object.size_bytes).unwrap_or(i64::MAX)))
+    .bind(column(objects, |object| object.archive_key.clone()))
+    .bind(column(objects, |object| object.origin.association_id))
+    .bind(column(objects, |object| object.origin.calling_ae_title.to_string()))
+    .bind(column(objects, |object| object.origin.peer_address.to_string()))
+    .bind(column(objects, |object| object.origin.received_at))
+    .bind(column(objects, is_own_output))
+    .fetch_all(&mut *connection)
     .await?;
-    let Some(version) = version else { return received_again(connection, object).await };
+    let versions: HashMap<Uuid, i32> = inserted.into_iter().collect();
+    let mut outcomes = Vec::with_capacity(objects.len());
+    for (object, id) in objects.iter().zip(&ids) {
+        outcomes.push(match versions.get(id) {
+            None => received_again(connection, object).await?,
+            Some(version) => {
+                let own_output = is_own_output(object);
+                tell_of_new(connection, object, *id, *version, own_output).await?;
+                Indexed::New { version: *version, own_output }
+            }
+        });
+    }
+    Ok(outcomes)
+}
+
+/// What is worth a line on the timeline of a new instance.
+async fn tell_of_new(
+    connection: &mut Connection,
+    object: &StoredObject,
+    id: Uuid,
+    version: i32,
+    own_output: bool,
+) -> Result<()> {
+    let sop_instance_uid = &object.header.sop_instance_uid;
     if version > 1 {
         let words = format!(
-            "SOP Instance UID {} was received before with other bytes: kept as version {version}, nothing overwritten",
-            header.sop_instance_uid
+            "SOP Instance UID {sop_instance_uid} was received before with other bytes: kept as version {version}, nothing \
+             overwritten"
         );
-        event::append(connection, event::Subject::Instance, id, "version", &words, json!({ "version": version }))
-            .await?;
+        let data = json!({ "version": version });
+        event::append(connection, event::Subject::Instance, id, "version", &words, data).await?;
     }
     if own_output {
-        let words = format!("{} is one of our own results: kept, not analysed", header.sop_instance_uid);
+        let words = format!("{sop_instance_uid} is one of our own results: kept, not analysed");
         event::append(connection, event::Subject::Instance, id, "own_output", &words, json!({})).await?;
     }
-    Ok(Indexed::New { version, own_output })
+    Ok(())
 }
 
 /// The same bytes once more: a second file, or a file whose row is there already, or an object that retention had

@@ -40,6 +40,7 @@ use super::{
         user_variables,
     },
     open_associations::{OpenAssociations, Outgoing, Registered},
+    own_thread,
     pdu_io::PduLimits,
     quota::{Quota, Quotas, Share},
     refusal::{Refusal, ServiceFailure},
@@ -293,12 +294,14 @@ impl From<StreamError> for ServiceFailure {
 }
 
 /// What the acceptor asks of the application.
+///
+/// Each connection has a thread and a runtime of its own, which end with it: a handler may block, and must hand work on
+/// sockets that outlive the connection, such as those of a pool, to the runtime where they belong.
 pub trait AssociationHandler: Send + Sync + 'static {
     /// State of one association, made on acceptance.
     type Association: Send;
 
-    /// Whether the peer may associate with us, and with what. Called before the limits on associations are applied,
-    /// on the network task: it must not block.
+    /// Whether the peer may associate with us, and with what. Called before the limits on associations are applied.
     fn admit(&self, request: &AssociationRequest) -> impl Future<Output = Result<Admission, Rejection>> + Send;
 
     /// The association was rejected: by [`AssociationHandler::admit`], or for a limit or the protocol. It has been
@@ -586,15 +589,9 @@ impl<H: AssociationHandler> Server<H> {
             match accepted {
                 Ok((stream, peer_address)) => {
                     backoff = MIN_ACCEPT_BACKOFF;
-                    match self.connection_places(peer_address) {
-                        Ok(places) => {
-                            let server = Arc::clone(self);
-                            tasks.spawn(server.serve_connection(stream, tls.clone(), peer_address, places));
-                        }
-                        Err(limit) => {
-                            debug!(peer = %peer_address, "connection closed at once: {limit}");
-                            self.handler.unheard(peer_address, Unheard::TooMany { limit });
-                        }
+                    if let Err(limit) = self.serve_on_own_thread(stream, tls.clone(), peer_address, tasks) {
+                        debug!(peer = %peer_address, "connection closed at once: {limit}");
+                        self.handler.unheard(peer_address, Unheard::TooMany { limit });
                     }
                 }
                 Err(error) => {
@@ -607,6 +604,27 @@ impl<H: AssociationHandler> Server<H> {
                 }
             }
         }
+    }
+
+    /// Serves a connection if there is room for it; otherwise returns the limit in words.
+    fn serve_on_own_thread(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        tls: Option<TlsServer>,
+        peer_address: SocketAddr,
+        tasks: &TaskTracker,
+    ) -> Result<(), String> {
+        let places = self.connection_places(peer_address)?;
+        // The socket leaves the runtime that has accepted it.
+        let stream = stream.into_std().map_err(|error| format!("the socket cannot be handed on: {error}"))?;
+        let server = Arc::clone(self);
+        own_thread::spawn(tasks, move || async move {
+            match TcpStream::from_std(stream) {
+                Ok(stream) => server.serve_connection(stream, tls, peer_address, places).await,
+                Err(error) => error!(%error, "a connection is closed: it cannot be served"),
+            }
+        })
+        .map_err(|error| format!("this machine has no thread for it: {error}"))
     }
 
     /// Room for one more connection from this address, or the limit in words.

@@ -22,6 +22,7 @@ mod message;
 mod names;
 pub mod negotiation;
 mod open_associations;
+mod own_thread;
 mod pdu_io;
 mod quota;
 mod refusal;

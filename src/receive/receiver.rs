@@ -6,9 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
 use time::OffsetDateTime;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, watch},
+    task::JoinError,
+};
 use uuid::Uuid;
 
 use super::{
@@ -18,7 +21,7 @@ use super::{
     known_objects::{KnownObjects, Verdict},
 };
 use crate::{
-    archive::{Archive, ArchiveError, CheckedObject, DiskGuard, DiskLines, IncomingObject, ObjectMeta},
+    archive::{Archive, ArchiveError, CheckedObject, DiskGuard, DiskLines, ObjectMeta},
     db::{Db, association, instance::DuplicateRefusal},
     dimse::{
         Admission, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, EndReason, FailedStep,
@@ -35,8 +38,8 @@ use crate::{
 /// Passcodes that are checked at the same time: each check takes 19 MiB of memory and tens of milliseconds of a core.
 const CONCURRENT_IDENTITY_CHECKS: usize = 2;
 
-/// Bytes that are collected before they go to the file: one hop to a blocking thread for each. A CT slice fits in.
-const CHUNK_BYTES: usize = 1024 * 1024;
+/// Bytes of an object between two looks at the free space.
+const ROOM_CHECK_BYTES: u64 = 1024 * 1024;
 
 /// Limits of receiving.
 #[derive(Debug, Clone)]
@@ -63,6 +66,8 @@ pub struct ReceiverParts {
     pub refusals: RefusalLog,
     /// Keeps Storage Commitment messages, and is asked for duplicates of peers that may send none; objects do not need it.
     pub db: Db,
+    /// The runtime of `db`. Associations have their own, and a connection of the pool must not end with one of them.
+    pub runtime: Handle,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -77,6 +82,7 @@ pub struct Receiver {
     index: IndexQueue,
     refusals: RefusalLog,
     db: Db,
+    runtime: Handle,
     metrics: Arc<Metrics>,
     identity_checks: Semaphore,
 }
@@ -85,10 +91,10 @@ impl Receiver {
     /// A receiver within these limits, of these parts.
     #[must_use]
     pub fn new(settings: ReceiverSettings, parts: ReceiverParts) -> Self {
-        let ReceiverParts { site, archive, disk, index, refusals, db, metrics } = parts;
+        let ReceiverParts { site, archive, disk, index, refusals, db, runtime, metrics } = parts;
         let identity_checks = Semaphore::new(CONCURRENT_IDENTITY_CHECKS);
         let known = KnownObjects::new(db.clone());
-        Self { settings, site, archive, disk, known, index, refusals, db, metrics, identity_checks }
+        Self { settings, site, archive, disk, known, index, refusals, db, runtime, metrics, identity_checks }
     }
 
     fn start_of(&self, request: &AssociationRequest) -> association::AssociationStart {
@@ -211,9 +217,10 @@ impl Receiver {
             transfer_syntax_uid: request.transfer_syntax_uid.clone(),
             origin,
         };
-        let mut object = Object::Announced { archive: self.archive.clone(), disk: Arc::clone(&self.disk), meta };
-        let mut chunk = BytesMut::new();
+        check_room(&self.disk)?;
+        let mut incoming = self.archive.begin(meta).map_err(|error| failure(&error))?;
         let mut received_bytes = 0_u64;
+        let mut look_again_at_bytes = ROOM_CHECK_BYTES;
         while let Some(fragment) = data.next().await? {
             received_bytes += fragment.len() as u64;
             if received_bytes > self.settings.maximum_object_bytes {
@@ -223,26 +230,23 @@ impl Receiver {
                 let remedy = "raise `max_object_bytes` in section [dicom] of hilum.toml, or send smaller objects";
                 return Err(StoreFailure::cannot_understand(words).with_remedy(remedy).into());
             }
-            chunk.extend_from_slice(&fragment);
-            if chunk.len() >= CHUNK_BYTES {
-                object = append(object, chunk.split().freeze()).await?;
+            if received_bytes >= look_again_at_bytes {
+                check_room(&self.disk)?;
+                look_again_at_bytes = received_bytes + ROOM_CHECK_BYTES;
             }
+            incoming.write(&fragment).map_err(|error| failure(&error))?;
         }
-        let rest = chunk.freeze();
-        let check = move || {
-            let mut incoming = object.begin()?;
-            incoming.write(&rest).map_err(|error| failure(&error))?;
-            incoming.check().map_err(|error| failure(&error))
-        };
         let publish = |checked: CheckedObject| checked.publish().map_err(|error| failure(&error));
+        let checked = incoming.check().map_err(|error| failure(&error))?;
         let Some(status) = refuse_duplicates else {
-            let stored = blocking(move || publish(check()?)).await?;
+            let stored = publish(checked)?;
             self.known.stored(&stored);
             return Ok(stored);
         };
-        let checked = blocking(check).await?;
         let sha256 = checked.sha256();
-        let verdict = self.known.ask(&request.affected_sop_instance_uid, &called_ae_title, sha256).await;
+        let (known, sop_instance_uid) = (self.known.clone(), request.affected_sop_instance_uid.clone());
+        let asked = self.runtime.spawn(async move { known.ask(&sop_instance_uid, &called_ae_title, sha256).await });
+        let verdict = asked.await.unwrap_or_else(|error| Verdict::Unknown { reason: error.to_string() });
         match &verdict {
             Verdict::OtherBytes => {
                 let failure = StoreFailure::new(status, "this SOP Instance UID is known with other bytes");
@@ -256,7 +260,7 @@ impl Receiver {
             ),
         }
         // The claim on the UID is held until the object is there.
-        let stored = blocking(move || publish(checked)).await?;
+        let stored = publish(checked)?;
         self.known.stored(&stored);
         drop(verdict);
         Ok(stored)
@@ -276,31 +280,6 @@ impl<E: Into<StoreFailure>> From<E> for NotStored {
     }
 }
 
-/// An object on its way. Its file is made with its first bytes, so that a short object costs one hop only.
-enum Object {
-    Announced { archive: Archive, disk: Arc<DiskGuard>, meta: ObjectMeta },
-    Begun { incoming: Box<IncomingObject>, disk: Arc<DiskGuard> },
-}
-
-impl Object {
-    /// Makes the file, if there is room and it is not there yet. Blocks.
-    fn begin(self) -> Result<IncomingObject, StoreFailure> {
-        match self {
-            Self::Begun { incoming, .. } => Ok(*incoming),
-            Self::Announced { archive, disk, meta } => {
-                check_room(&disk)?;
-                archive.begin(meta).map_err(|error| failure(&error))
-            }
-        }
-    }
-
-    fn disk(&self) -> Arc<DiskGuard> {
-        match self {
-            Self::Announced { disk, .. } | Self::Begun { disk, .. } => Arc::clone(disk),
-        }
-    }
-}
-
 /// Receiving never takes what is kept free for results. Blocks.
 fn check_room(disk: &DiskGuard) -> Result<(), StoreFailure> {
     let state = disk.look().map_err(|error| failure(&error))?;
@@ -311,29 +290,6 @@ fn check_room(disk: &DiskGuard) -> Result<(), StoreFailure> {
         )));
     }
     Ok(())
-}
-
-async fn append(object: Object, bytes: Bytes) -> Result<Object, StoreFailure> {
-    blocking(move || {
-        let disk = object.disk();
-        let mut incoming = object.begin()?;
-        incoming.write(&bytes).map_err(|error| failure(&error))?;
-        check_room(&disk)?;
-        Ok(Object::Begun { incoming: Box::new(incoming), disk })
-    })
-    .await
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreFailure> + Send + 'static,
-) -> Result<T, StoreFailure> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            tracing::error!(%error, "storing an object panicked");
-            Err(StoreFailure::processing_failure("internal error while storing"))
-        }
-    }
 }
 
 /// The status for an archive error: transient for the disk, permanent for the object (PS3.4 B.2.3).
@@ -359,7 +315,14 @@ fn failure(error: &ArchiveError) -> StoreFailure {
     }
 }
 
+/// A task of ours has panicked.
+fn internal_error(error: &JoinError) -> ServiceFailure {
+    tracing::error!(%error, "a message cannot be served");
+    ServiceFailure::processing_failure("internal error")
+}
+
 /// One accepted association.
+#[derive(Clone)]
 pub struct ReceivingAssociation {
     id: Uuid,
     calling_ae_title: Option<AeTitle>,
@@ -581,7 +544,11 @@ impl AssociationHandler for Receiver {
         association: &mut ReceivingAssociation,
         request: CommitmentRequest,
     ) -> Result<(), ServiceFailure> {
-        commitment::keep_request(&self.db, association, &request).await
+        let (db, association) = (self.db.clone(), association.clone());
+        self.runtime
+            .spawn(async move { commitment::keep_request(&db, &association, &request).await })
+            .await
+            .unwrap_or_else(|error| Err(internal_error(&error)))
     }
 
     async fn commitment_reported(
@@ -589,7 +556,11 @@ impl AssociationHandler for Receiver {
         association: &mut ReceivingAssociation,
         report: CommitmentReport,
     ) -> Result<(), ServiceFailure> {
-        commitment::keep_report(&self.db, association, &report).await
+        let (db, association) = (self.db.clone(), association.clone());
+        self.runtime
+            .spawn(async move { commitment::keep_report(&db, &association, &report).await })
+            .await
+            .unwrap_or_else(|error| Err(internal_error(&error)))
     }
 
     fn ended(&self, association: ReceivingAssociation, end: AssociationEnd) {
