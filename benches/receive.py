@@ -5,6 +5,7 @@ tables into docs/benchmarks.md. The last line holds the medians of the paired ru
 import argparse
 import dataclasses
 import datetime
+import itertools
 import os
 import pathlib
 import re
@@ -13,12 +14,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import images
 import processes
 from bench import DOCUMENT, Load, Options, loads, median, say, table
 from peers import DicomRs, OrthancOnPostgres, Pynetdicom
-from servers import CALLED, CALLING, Hilum, Orthanc, Server, Storescp, environment, wait_until
+from servers import CALLED, CALLING, Discarding, Hilum, Orthanc, Server, Storescp, environment, wait_until
 
 BEGIN, END = "<!-- received: begin -->", "<!-- received: end -->"
 # dcmtk's log with the time of day in milliseconds, one line for the start and one for the end of each object.
@@ -49,7 +51,7 @@ WORKLOADS = [
     Workload("ct1", "CT, 0.5 MB, one association", "CT", 200),
     Workload("ct1-default", "CT, 0.5 MB, one association, senders and servers as Debian ships them", "CT", 100, 1, False),
     Workload("ct8", "CT, 0.5 MB, 8 associations", "CT", 100, 8),
-    Workload("ct32", "CT, 0.5 MB, 32 associations", "CT", 30, 32),
+    Workload("ct32", "CT, 0.5 MB, 32 associations", "CT", 60, 32),
     Workload("cr1", "CR, 10 MB, one association", "CR", 12),
     Workload("cr8", "CR, 10 MB, 8 associations", "CR", 4, 8),
     Workload("large", "Objects of 128 MB, one association", "LARGE", 2),
@@ -63,6 +65,7 @@ def servers(workload: Workload) -> dict:
     return {
         "hilum": Hilum, "Orthanc": Orthanc, "Orthanc, PostgreSQL": OrthancOnPostgres,
         dcmtk: lambda folder: Storescp(folder, fork=parallel), "dicom-rs storescp": DicomRs, "pynetdicom": Pynetdicom,
+        f"{dcmtk} --ignore": lambda folder: Discarding(folder, fork=parallel),
     }
 
 
@@ -71,12 +74,19 @@ class Run:
     seconds: float
     # Seconds of each object, from "Sending file" to Success, as the senders logged them.
     objects: list[float]
-    # Objects of each association when the first of them was done.
-    shares: list[int]
+    # Objects a second of each association while all were sending; empty when never all were.
+    shares: list[float]
     failures: int
+    # Whether the server was still there at the end.
+    survived: bool
     growth_mib: float
     cpu_seconds: float
     load: Load
+
+
+# Servers' folders stay until the end while so many bytes are free: a file system that has just deleted thousands of
+# files may search long for free inodes (ext4 without a journal does for minutes), which would slow whoever comes next.
+KEEP_WHILE_FREE_BYTES = 10 << 30
 
 
 def send(server: Server, folders: list[pathlib.Path], work: pathlib.Path, tcp_nodelay: bool) -> tuple[list, int]:
@@ -101,6 +111,13 @@ def send(server: Server, folders: list[pathlib.Path], work: pathlib.Path, tcp_no
     return times, failures
 
 
+def shares(times: list[list[tuple[float, float]]]) -> list[float]:
+    """Senders do not start at the same moment: what counts is the time in which all are at it."""
+    begun = max(min((start for start, _ in pairs), default=float("inf")) for pairs in times)
+    done = min(max((end for _, end in pairs), default=0.0) for pairs in times)
+    return [sum(begun <= end <= done for _, end in pairs) / (done - begun) for pairs in times] if begun < done else []
+
+
 def one_run(server: Server, workload: Workload, folders: list[pathlib.Path], work: pathlib.Path, load: Load) -> Run:
     process_id = server.process.pid
     processes.reset_peak(process_id)
@@ -109,23 +126,33 @@ def one_run(server: Server, workload: Workload, folders: list[pathlib.Path], wor
     times, failures = send(server, folders, work, workload.tcp_nodelay)
     total = workload.count * workload.associations
     kept = sum(len(pairs) for pairs in times)
+    survived = server.process.poll() is None
     if failures == 0 and kept != total:
         raise RuntimeError(f"{server.name}: the senders logged {kept} of {total} objects as stored")
-    if failures == 0:
+    if failures == 0 and survived:
         wait_until(lambda: server.stored() >= total, f"{server.name} keeping {total} objects")
-    peak_mib = processes.memory_mib(process_id, "VmHWM")
-    cpu = server.cpu_seconds() - cpu_before
+    peak_mib = processes.memory_mib(process_id, "VmHWM") if survived else float("nan")
+    cpu = server.cpu_seconds() - cpu_before if survived else float("nan")
     every = [pair for pairs in times for pair in pairs]
-    first_done = min(max((end for _, end in pairs), default=0.0) for pairs in times)
+    if not every:
+        raise RuntimeError(f"{server.name}: no object was stored")
     return Run(
         seconds=max(end for _, end in every) - min(start for start, _ in every),
         objects=[end - start for start, end in every],
-        shares=[sum(end <= first_done for _, end in pairs) for pairs in times],
-        failures=failures, growth_mib=peak_mib - idle_mib, cpu_seconds=cpu, load=load,
+        shares=shares(times),
+        failures=failures, survived=survived, growth_mib=peak_mib - idle_mib, cpu_seconds=cpu, load=load,
     )
 
 
-def measure(options: Options, workload: Workload) -> dict[str, list[Run]]:
+def make_room(folders: pathlib.Path) -> None:
+    """Removes the oldest folders until enough is free."""
+    for oldest in sorted(folders.iterdir()):
+        if shutil.disk_usage(folders).free >= KEEP_WHILE_FREE_BYTES:
+            return
+        shutil.rmtree(oldest)
+
+
+def measure(options: Options, run_number: Iterator[int], workload: Workload) -> dict[str, list[Run]]:
     """The runs of each server, taking turns."""
     count = max(2, workload.count // options.count_divisor)
     workload = dataclasses.replace(workload, count=count)
@@ -134,12 +161,13 @@ def measure(options: Options, workload: Workload) -> dict[str, list[Run]]:
     for repetition in range(options.repetitions):
         for name, kind in servers(workload).items():
             load = Load.before_run(options)
-            server = kind(options.folder / "server")
+            folder = options.folder / "servers" / f"{next(run_number):04d}"
+            server = kind(folder)
             server.tcp_nodelay = workload.tcp_nodelay
             with server:
                 run = one_run(server, workload, folders, options.folder, load)
             runs.setdefault(name, []).append(run)
-            shutil.rmtree(options.folder / "server")
+            make_room(options.folder / "servers")
             say(f"{workload.name}, {name}, run {repetition + 1}: {len(run.objects) / run.seconds:.1f} objects/s, "
                 f"{run.failures} failed senders")
     shutil.rmtree(options.folder / "images")
@@ -155,12 +183,12 @@ def tell(workload: Workload, runs: dict[str, list[Run]]) -> str:
     rows = []
     for name, of in runs.items():
         p95 = [statistics.quantiles(run.objects, n=20)[18] * 1e3 for run in of]
-        share = [max(run.shares) / max(1, min(run.shares)) for run in of]
+        share = [max(run.shares) / min(run.shares) if run.shares and min(run.shares) else float("nan") for run in of]
         rows.append([
             name, median([rate(run) for run in of], 1), f"{statistics.median(map(rate, of)) * bytes_each:.1f}",
             median([rate(own) / rate(run) for own, run in zip(runs["hilum"], of)], 2), median(p95, 1, with_range=False),
             median([run.growth_mib for run in of], 1, with_range=False), median([run.cpu_seconds for run in of], 2, False),
-            str(sum(run.failures for run in of)),
+            str(sum(run.failures for run in of)) + "".join(", server ended" for run in of if not run.survived)[:14],
             median(share, 2, with_range=False) if workload.associations > 1 else "",
             loads([run.load for run in of]),
         ])
@@ -253,12 +281,12 @@ def main() -> None:
     facts = [f"date: {now:%Y-%m-%d %H:%M} UTC; command: `{command}`; load average at the start: "
              f"{os.getloadavg()[0]:.1f}", *processes.machine_facts(os.environ["HILUM"], folder)]
     text = "\n" + "".join(f"* {fact}\n" for fact in facts)
-    measured = {}
+    measured, run_number = {}, itertools.count()
     try:
         text += "\n" + synchronised_before_success(options)
         for workload in WORKLOADS:
             if not arguments.only or workload.name in arguments.only:
-                measured[workload.name] = measure(options, workload)
+                measured[workload.name] = measure(options, run_number, workload)
                 text += "\n" + tell(workload, measured[workload.name])
     finally:
         shutil.rmtree(folder, ignore_errors=True)

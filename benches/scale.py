@@ -25,19 +25,21 @@ from servers import Hilum, wait_until
 BEGIN, END = "<!-- scaled: begin -->", "<!-- scaled: end -->"
 WANTED = 1.5
 
-# One study in ten was analysed: a run, a report and a heat map, each delivered. Two in a hundred were refused at the
-# door. Spread over two years; the newest is a minute old.
+# One study in ten was analysed: a run, a report and a heat map, each delivered. One refused association for fifty
+# studies, up to the 10,000 that a node keeps. Spread over two years; the newest is a minute old.
 ROWS = """
 create temporary table made as
 select n, '2.25.9' || lpad(n::text, 30, '0') as study, gen_random_uuid() as workup, gen_random_uuid() as association,
        now() - interval '1 minute' - (interval '730 days' * (1 - n / {count}.0)) as at
 from generate_series(1, {count}) n;
 insert into association (id, node, peer_address, calling_ae_title, called_ae_title, started_at, ended_at, end_kind,
-                         end_words, objects_stored, objects_refused, bytes_received, expected, received, remedy)
-select association, 'HILUM', '127.0.0.1', 'BENCH', 'HILUM', at, at + interval '1 second',
-       case when n % 50 = 0 then 'refused' else 'released' end, 'released', 1, 0, 500000,
-       case when n % 50 = 0 then 'another title' end, case when n % 50 = 0 then 'this title' end,
-       case when n % 50 = 0 then 'run hilum peer add' end from made;
+                         end_words, objects_stored, objects_refused, bytes_received)
+select association, 'HILUM', '127.0.0.1', 'BENCH', 'HILUM', at, at + interval '1 second', 'released', 'released', 1, 0,
+       500000 from made;
+insert into refusal (node, kind, reason, peer_address, calling_ae_title, called_ae_title, sop_class_uid, expected,
+                     received, remedy, harmless, count, first_at, last_at)
+select 'HILUM', 'association', 'calling_ae_title', '127.0.0.1', 'OTHER' || n, 'HILUM', '', 'another title', 'this title',
+       'run hilum peer add', false, 1, at, at from made order by n desc limit least({count} / 50, 10000);
 insert into study (study_instance_uid, patient_id, patient_name, study_date, first_received_at, last_received_at)
 select study, 'BENCH' || n, 'Bench^Synthetic', to_char(at, 'YYYYMMDD'), at, at from made;
 insert into series (series_instance_uid, study_instance_uid, modality, series_number)
@@ -135,7 +137,7 @@ def measure(options: Options, small_count: int, large_count: int, rounds: int) -
     study = "2.25.9" + f"{small_count // 20 * 10:030d}"
     paths = {"status page": "/", "a study's page": f"/studies/{study}", "GET /api/studies": "/api/studies",
              "GET /api/studies/…": f"/api/studies/{study}", "GET /api/runs": "/api/runs",
-             "GET /api/backlog": "/api/backlog", "GET /readyz": "/readyz", "GET /metrics": "/metrics"}
+             "GET /api/backlog": "/api/backlog", "GET /api/doctor": "/api/doctor", "GET /readyz": "/readyz", "GET /metrics": "/metrics"}
     with small.hilum, large.hilum:
         for node in (small, large):
             node.fill()

@@ -123,6 +123,17 @@ class Storescp(Server):
         return len(os.listdir(self.folder / "objects"))
 
 
+class Discarding(Storescp):
+    """dcmtk's storescp that receives objects and throws them away: what senders and network alone allow."""
+
+    name = "dcmtk storescp --ignore"
+    durability = "no: nothing is kept"
+    more_options = ("--ignore",)
+
+    def stored(self) -> float:
+        return float("inf")
+
+
 class Orthanc(Server):
     """Orthanc with its default index (SQLite) and its defaults."""
 

@@ -281,6 +281,16 @@ async fn tell_of_new(
 async fn received_again(connection: &mut Connection, object: &StoredObject) -> Result<Indexed> {
     let header = &object.header;
     let origin = &object.origin;
+    // Before the instance is locked, as retention does: its answer is Success by a file that must not go now.
+    sqlx::query(
+        "update workup set last_duplicate_at = greatest(last_duplicate_at, $3)
+         where study_instance_uid = $1 and local_ae_title = $2",
+    )
+    .bind(header.study_instance_uid.as_str())
+    .bind(origin.called_ae_title.as_str())
+    .bind(origin.received_at)
+    .execute(&mut *connection)
+    .await?;
     let (id, version, kept_archive_key, own_output, removed): (Uuid, i32, String, bool, bool) = sqlx::query_as(
         "select id, version, archive_key, own_output, removed_at is not null from instance
          where archive_key = $4 or (sop_instance_uid = $1 and local_ae_title = $2 and sha256 = $3)

@@ -37,8 +37,11 @@ const DEFAULT_PATIENCE: Patience = Patience {
     late_images_within: None,
 };
 
-/// How long a batch waits for more objects. Long enough for ten CT slices, too short for anybody to notice.
-const GATHERING: Duration = Duration::from_millis(50);
+/// How long a batch waits for more objects. Long enough for a hundred CT slices, too short for anybody to notice.
+const GATHERING: Duration = Duration::from_millis(250);
+
+/// How long the end of an association, which is written at once, may wait in the queue meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 enum Step {
     Accepted(association::AssociationStart),
@@ -215,20 +218,26 @@ impl Indexer {
         }
     }
 
-    /// Waits a moment for more, unless an association has ended: a transaction for ten objects costs little more
-    /// than one for a single object, and its commit competes with receiving for the disk. Returns how many steps
-    /// were added.
+    /// Waits a moment for more, unless an association has ended: a transaction for a hundred objects costs little more
+    /// than one for a single object, and its commit competes with receiving for the disk. Looks into the queue now and
+    /// then instead of being woken by every object. Returns how many steps were added.
     async fn gather(&mut self, batch: &mut Vec<(Instant, Step)>) -> usize {
-        let ended = |(_, step): &(Instant, Step)| matches!(step, Step::Ended(_));
         let first = batch.len();
         let deadline = tokio::time::Instant::now() + GATHERING;
-        while batch.len() < self.settings.batch_size && !batch.last().is_some_and(ended) {
-            match tokio::time::timeout_at(deadline, self.receiver.recv()).await {
-                Ok(Some(step)) => batch.push(step),
-                Ok(None) | Err(_) => break,
+        let ended = |(_, step): &(Instant, Step)| matches!(step, Step::Ended(_));
+        let mut urgent = batch.iter().any(ended);
+        loop {
+            while batch.len() < self.settings.batch_size
+                && let Ok(step) = self.receiver.try_recv()
+            {
+                urgent |= ended(&step);
+                batch.push(step);
             }
+            if urgent || batch.len() >= self.settings.batch_size || tokio::time::Instant::now() >= deadline {
+                return batch.len() - first;
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
-        batch.len() - first
     }
 
     /// What a killed process left: its associations have ended, and the archive is ahead of the index.
@@ -562,10 +571,17 @@ mod tests {
             queue.association_accepted(accepted());
         }
         let mut batch = Vec::new();
-        assert_eq!(indexer.gather(&mut batch).await, 3, "the end of an association is not kept waiting");
-        assert_eq!(indexer.gather(&mut batch).await, 0, "nothing is added behind it");
+        assert_eq!(indexer.gather(&mut batch).await, 4, "what waits already goes into one batch");
+        assert!(batch.iter().any(|(_, step)| matches!(step, Step::Ended(_))));
         batch.clear();
         assert_eq!(indexer.gather(&mut batch).await, 4, "a full batch is written");
+        queue.association_ended(ended());
+        batch.clear();
+        let started = Instant::now();
+        assert_eq!(indexer.gather(&mut batch).await, 2);
+        assert!(started.elapsed() < GATHERING, "the end of an association is not kept waiting");
+        queue.association_accepted(accepted());
+        queue.association_accepted(accepted());
         batch.clear();
         let started = Instant::now();
         assert_eq!(indexer.gather(&mut batch).await, 2);

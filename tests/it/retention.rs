@@ -184,3 +184,26 @@ fn heavy_retention_by_size_takes_the_oldest_and_is_off_unless_told() {
         "{words:?}"
     );
 }
+
+#[test]
+fn an_object_that_came_again_is_kept_as_if_it_were_new() {
+    let options = NodeOptions::default()
+        .setting("HILUM__RETENTION__OBJECTS_DAYS", 30)
+        .setting("HILUM__RETENTION__MINIMUM_AGE_DAYS", 3)
+        .setting("HILUM__RETENTION__INTERVAL_SECONDS", 86_400);
+    let node = Node::start_with(&Site::new("HILUM").sender("SCANNER"), options);
+    let sample = Radiograph::default().write(&node.scratch("sent"));
+    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&sample.path]);
+    node.database.wait_for_rows(1, "select id from workup where state = 'not_routed'");
+    age(&node, &sample, 40);
+    // Acknowledged by the file that is there already.
+    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&sample.path]);
+    node.database.wait_for_rows(1, "select id from event where kind = 'duplicate'");
+    assert!(node.hilum_ok(&["retention"]).contains("0 received objects of 0 studies,"));
+    assert!(object_of(&node, &sample).exists());
+    // Another 40 days later it may go.
+    node.database.execute("update workup set last_duplicate_at = last_duplicate_at - interval '40 days'");
+    assert!(node.hilum_ok(&["retention"]).contains("1 received object of 1 study,"));
+    wait_for("its file is gone", PATIENCE, || node.archived_objects().is_empty().then_some(()));
+    node.assert_clean_log();
+}
