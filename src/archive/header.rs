@@ -510,7 +510,8 @@ mod tests {
 
     #[test]
     fn a_beginning_gives_the_header_of_the_whole_or_none() {
-        let bytes = [head(), explicit(0x0010_0010, b"PN", b"A^B "), uids(), explicit(0x0020_0013, b"IS", b"7 ")].concat();
+        let bytes =
+            [head(), explicit(0x0010_0010, b"PN", b"A^B "), uids(), explicit(0x0020_0013, b"IS", b"7 ")].concat();
         let complete = bytes.len();
         let bytes = [bytes, explicit(0x0028_0010, b"US", &[0, 2]), long(0x7FE0_0010, b"OW", 1 << 20)].concat();
         let explicit_vr = Uid::new(EXPLICIT).unwrap();

@@ -37,7 +37,7 @@ pub use header::{HeaderError, read_header};
 pub use part10::{ImplementationIds, ObjectMeta};
 
 use crate::types::{ObjectHeader, ObjectOrigin, Sha256Digest, StoredObject, Uid};
-use object_file::ObjectFile;
+use object_file::{Buffers, ObjectFile};
 
 /// Bytes of a data set that are kept in memory until its header is read: nearly every header ends in them.
 const HEAD_BYTES: usize = 64 * 1024;
@@ -86,6 +86,8 @@ struct Inner {
     results_reserve_bytes: u64,
     /// The folder made last, so that not every file asks whether its folder exists.
     last_folder: Mutex<Option<PathBuf>>,
+    /// For objects that are being received.
+    buffers: Buffers,
 }
 
 impl Archive {
@@ -100,7 +102,13 @@ impl Archive {
             sync_folder(parent)?;
         }
         Ok(Self {
-            inner: Arc::new(Inner { root: root.to_owned(), ids, results_reserve_bytes, last_folder: Mutex::new(None) }),
+            inner: Arc::new(Inner {
+                root: root.to_owned(),
+                ids,
+                results_reserve_bytes,
+                last_folder: Mutex::new(None),
+                buffers: Buffers::default(),
+            }),
         })
     }
 
@@ -130,7 +138,7 @@ impl Archive {
             digest: Sha256::new(),
             meta,
             temporary: TemporaryFile { path: temporary, armed: true },
-            file: ObjectFile::new(file),
+            file: ObjectFile::new(file, &self.inner.buffers),
         };
         incoming.file.append(&part10_header)?;
         Ok(incoming)

@@ -5,7 +5,10 @@
 //! partly filled buffer to that moment. Where the file system has no direct writes (tmpfs), or wants other alignments
 //! than ours, everything goes through the cache.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use fs_err as fs;
 use rustix::fs::OFlags;
@@ -17,10 +20,37 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// Direct writes want addresses, offsets and lengths in multiples of the disk's block, 4 KiB at most in practice.
 const ALIGNMENT: usize = 4096;
 
+/// Buffers that wait for their next file at most: more are needed in bursts only.
+const SPARE_BUFFERS: usize = 16;
+
+/// Memory for the files of an archive, used again: to get it fresh from the kernel for each object costs more than to
+/// fill it. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Buffers {
+    fn with<T>(&self, work: impl FnOnce(&mut Vec<Vec<u8>>) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take(&self) -> Vec<u8> {
+        self.with(Vec::pop).unwrap_or_else(|| vec![0; BUFFER_BYTES + ALIGNMENT])
+    }
+
+    fn give_back(&self, memory: Vec<u8>) {
+        self.with(|spare| {
+            if spare.len() < SPARE_BUFFERS {
+                spare.push(memory);
+            }
+        });
+    }
+}
+
 /// A file that is written from its beginning to its end.
 #[derive(Debug)]
 pub(super) struct ObjectFile {
     file: fs::File,
+    buffers: Buffers,
     /// [`BUFFER_BYTES`] of it, from the first aligned byte on, are used.
     memory: Vec<u8>,
     start: usize,
@@ -37,10 +67,10 @@ enum Mode {
 }
 
 impl ObjectFile {
-    pub(super) fn new(file: fs::File) -> Self {
-        let memory = vec![0; BUFFER_BYTES + ALIGNMENT];
+    pub(super) fn new(file: fs::File, buffers: &Buffers) -> Self {
+        let memory = buffers.take();
         let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Self { file, memory, start, filled: 0, mode: Mode::New }
+        Self { file, buffers: buffers.clone(), memory, start, filled: 0, mode: Mode::New }
     }
 
     /// Appends bytes.
@@ -64,6 +94,7 @@ impl ObjectFile {
     /// Writes what is left. The file is complete then, but not durable.
     pub(super) fn finish(mut self) -> io::Result<fs::File> {
         self.write_through_cache()?;
+        self.buffers.give_back(self.memory);
         Ok(self.file)
     }
 
@@ -134,7 +165,7 @@ mod tests {
     fn written(folder: &std::path::Path, lengths: &[usize]) -> (Vec<u8>, Vec<u8>, Mode) {
         let path = folder.join("object");
         let options = fs::OpenOptions::new().write(true).create(true).truncate(true).open(&path).unwrap();
-        let mut file = ObjectFile::new(options);
+        let mut file = ObjectFile::new(options, &Buffers::default());
         let bytes = pattern(lengths.iter().sum());
         let mut rest = &bytes[..];
         for length in lengths {
@@ -154,12 +185,28 @@ mod tests {
         let memory = tempfile::tempdir_in("/dev/shm").unwrap();
         let around = [BUFFER_BYTES - 1, BUFFER_BYTES, BUFFER_BYTES + 1];
         for folder in [disk.path(), memory.path()] {
-            for lengths in [&[][..], &[1], &around, &[582, 131_060, 131_060, 131_060, 131_060, 482], &[3 * BUFFER_BYTES + 7]]
+            for lengths in
+                [&[][..], &[1], &around, &[582, 131_060, 131_060, 131_060, 131_060, 482], &[3 * BUFFER_BYTES + 7]]
             {
                 let (found, expected, _) = written(folder, lengths);
                 assert!(found == expected, "{lengths:?} in {}", folder.display());
             }
         }
+    }
+
+    #[test]
+    fn a_used_buffer_leaves_nothing_in_the_next_file() {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let buffers = Buffers::default();
+        for (name, bytes) in [("long", pattern(2 * BUFFER_BYTES - 1)), ("short", b"short".to_vec())] {
+            let path = folder.path().join(name);
+            let file = fs::OpenOptions::new().write(true).create_new(true).open(&path).unwrap();
+            let mut file = ObjectFile::new(file, &buffers);
+            file.append(&bytes).unwrap();
+            file.finish().unwrap();
+            assert!(fs::read(&path).unwrap() == bytes, "{name}");
+        }
+        assert_eq!(buffers.with(|spare| spare.len()), 1, "one served both");
     }
 
     #[test]
@@ -174,7 +221,7 @@ mod tests {
         let folder = tempfile::tempdir_in(".").unwrap();
         let path = folder.path().join("object");
         let file = fs::OpenOptions::new().write(true).create_new(true).open(&path).unwrap();
-        let mut file = ObjectFile::new(file);
+        let mut file = ObjectFile::new(file, &Buffers::default());
         // As on a disk that wants larger blocks than ours: the address is off.
         file.start += 1;
         file.memory.push(0);

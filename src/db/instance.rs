@@ -167,9 +167,9 @@ async fn insert_all(
     while !left.is_empty() {
         let mut keys = BTreeSet::new();
         let (now, later): (Vec<usize>, Vec<usize>) = left.into_iter().partition(|index| {
-            objects.get(*index).is_some_and(|object| {
-                keys.insert((&object.header.sop_instance_uid, &object.origin.called_ae_title))
-            })
+            objects
+                .get(*index)
+                .is_some_and(|object| keys.insert((&object.header.sop_instance_uid, &object.origin.called_ae_title)))
         });
         let together: Vec<&StoredObject> = now.iter().filter_map(|index| objects.get(*index)).collect();
         for (index, outcome) in now.iter().zip(insert_together(connection, &together, own_device_uid).await?) {
@@ -192,10 +192,11 @@ async fn insert_together(
         objects.iter().map(|object| of(object)).collect()
     }
     let sop_instance_uids = column(objects, |object| object.header.sop_instance_uid.to_string());
-    let results: Vec<String> = sqlx::query_scalar("select sop_instance_uid from result where sop_instance_uid = any($1)")
-        .bind(&sop_instance_uids)
-        .fetch_all(&mut *connection)
-        .await?;
+    let results: Vec<String> =
+        sqlx::query_scalar("select sop_instance_uid from result where sop_instance_uid = any($1)")
+            .bind(&sop_instance_uids)
+            .fetch_all(&mut *connection)
+            .await?;
     let is_own_output = |object: &StoredObject| {
         object.header.device_uid.as_ref() == Some(own_device_uid)
             || results.iter().any(|result| result == object.header.sop_instance_uid.as_str())

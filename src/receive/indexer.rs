@@ -37,8 +37,8 @@ const DEFAULT_PATIENCE: Patience = Patience {
     late_images_within: None,
 };
 
-/// How long a batch waits for more objects. Long enough for a hundred CT slices, too short for anybody to notice.
-const GATHERING: Duration = Duration::from_millis(250);
+/// How long a batch waits for more objects. Long enough for hundreds of CT slices, too short for anybody to notice.
+const GATHERING: Duration = Duration::from_millis(500);
 
 /// How long the end of an association, which is written at once, may wait in the queue meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
