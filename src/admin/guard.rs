@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::problem::Problem;
 
 /// Longest time for one answer.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// No scripts, no frames, nothing from elsewhere, nothing kept.
 const HEADERS: [(HeaderName, &str); 6] = [

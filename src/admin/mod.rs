@@ -35,6 +35,7 @@ use time::OffsetDateTime;
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use guard::RESPONSE_TIMEOUT;
 pub use readiness::{CheckOutcome, Readiness};
 
 use crate::{

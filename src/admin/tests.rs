@@ -749,6 +749,11 @@ async fn a_study_is_shown_from_the_database_without_its_patient() {
     assert!(answer.json()["checks"][1]["words"].as_str().unwrap().contains("hilum migrate"), "{}", answer.text());
     assert_eq!(running.get("/").await.status, 503, "an empty database has no pages");
 
+    // What a page asks ends in Postgres too when its patience does.
+    let pages = Db::connect_lazy_limited(&postgres.connection_url(), 1, Duration::from_millis(50)).unwrap();
+    let ended = sqlx::query("select pg_sleep(60)").execute(&mut *pages.acquire().await.unwrap()).await.unwrap_err();
+    assert!(ended.to_string().contains("statement timeout"), "{ended}");
+
     db.migrate().await.unwrap();
     let ready = running.get("/readyz").await;
     assert_eq!((ready.status, &ready.json()["ready"]), (200, &json!(true)));

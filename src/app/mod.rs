@@ -86,14 +86,21 @@ pub fn open_archive(config: &Config) -> anyhow::Result<Archive> {
 
 /// A pool for the database of `config`.
 pub fn open_database(config: &Config) -> anyhow::Result<Db> {
-    open_pool(config, config.database.max_connections)
+    Ok(Db::connect_lazy(database_url(config)?, config.database.max_connections)?)
 }
 
-fn open_pool(config: &Config, maximum_connections: u32) -> anyhow::Result<Db> {
-    let DatabaseSource::External { url, .. } = &config.database.source else {
-        anyhow::bail!("the managed Postgres is not started yet: this command needs database.url");
-    };
-    Ok(Db::connect_lazy(url.expose(), maximum_connections)?)
+/// A pool for the status page.
+fn open_page_database(config: &Config) -> anyhow::Result<Db> {
+    Ok(Db::connect_lazy_limited(database_url(config)?, PAGE_CONNECTIONS, admin::RESPONSE_TIMEOUT)?)
+}
+
+fn database_url(config: &Config) -> anyhow::Result<&str> {
+    match &config.database.source {
+        DatabaseSource::External { url, .. } => Ok(url.expose()),
+        DatabaseSource::Managed { .. } => {
+            anyhow::bail!("the managed Postgres is not started yet: this command needs database.url")
+        }
+    }
 }
 
 /// The indexer of a node that does not run, for `hilum reindex`.
@@ -325,7 +332,7 @@ impl App {
         ));
         let state = AdminState {
             // A pool of its own: pages must not take the connections of the index.
-            db: open_pool(&config, PAGE_CONNECTIONS)?,
+            db: open_page_database(&config)?,
             archive: archive.clone(),
             metrics: Arc::clone(&metrics),
             readiness: readiness(disk, site, tls, child_state, shutdown.clone()),

@@ -124,11 +124,24 @@ impl Db {
     ///
     /// `url` is a `postgres://` URL; `maximum_connections` at least 1.
     pub fn connect_lazy(url: &str, maximum_connections: u32) -> Result<Self> {
-        let options = PgConnectOptions::from_str(url)
+        Self::connect_lazy_with(url, maximum_connections, None)
+    }
+
+    /// As [`Db::connect_lazy`]; Postgres ends each statement after `statement_limit`, so that questions whose asker has
+    /// gone do not keep the connections from others.
+    pub fn connect_lazy_limited(url: &str, maximum_connections: u32, statement_limit: Duration) -> Result<Self> {
+        Self::connect_lazy_with(url, maximum_connections, Some(statement_limit))
+    }
+
+    fn connect_lazy_with(url: &str, maximum_connections: u32, statement_limit: Option<Duration>) -> Result<Self> {
+        let mut options = PgConnectOptions::from_str(url)
             .map_err(|error| DbError::Url(error.to_string()))?
             .application_name("hilum")
             // A peer that vanished must not hold locks for ever.
             .options([("idle_in_transaction_session_timeout", "60s")]);
+        if let Some(limit) = statement_limit {
+            options = options.options([("statement_timeout", format!("{}ms", limit.as_millis()))]);
+        }
         let pool = PgPoolOptions::new()
             .max_connections(maximum_connections.max(1))
             .acquire_timeout(Duration::from_secs(5))
