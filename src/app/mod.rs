@@ -97,7 +97,7 @@ fn open_page_database(config: &Config) -> anyhow::Result<Db> {
 fn database_url(config: &Config) -> anyhow::Result<&str> {
     match &config.database.source {
         DatabaseSource::External { url, .. } => Ok(url.expose()),
-        DatabaseSource::Managed { .. } => {
+        DatabaseSource::Managed => {
             anyhow::bail!("the managed Postgres is not started yet: this command needs database.url")
         }
     }
