@@ -327,7 +327,6 @@ impl Drop for TemporaryFile {
 }
 
 /// An object that is being received. Dropping it discards it.
-#[derive(Debug)]
 pub struct IncomingObject {
     archive: Archive,
     id: Uuid,

@@ -6,6 +6,7 @@
 //! than ours, everything goes through the cache.
 
 use std::{
+    fmt,
     io::{self, Write},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -25,8 +26,15 @@ const SPARE_BUFFERS: usize = 16;
 
 /// Memory for the files of an archive, used again: to get it fresh from the kernel for each object costs more than to
 /// fill it. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+/// Without what is in them: bytes of patients.
+impl fmt::Debug for Buffers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Buffers")
+    }
+}
 
 impl Buffers {
     fn with<T>(&self, work: impl FnOnce(&mut Vec<Vec<u8>>) -> T) -> T {
@@ -47,7 +55,6 @@ impl Buffers {
 }
 
 /// A file that is written from its beginning to its end.
-#[derive(Debug)]
 pub(super) struct ObjectFile {
     file: fs::File,
     buffers: Buffers,
