@@ -504,6 +504,34 @@ mod tests {
     }
 
     #[test]
+    fn a_long_object_with_a_long_header_is_kept_bit_for_bit() {
+        // On a disk, where /tmp may be none: long objects are written directly there.
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let archive = Archive::open(folder.path(), ids(), 0).unwrap();
+        let long = |tag: (u16, u16), length: u32| {
+            let value: Vec<u8> = (0..length).map(|index| (index * 7 + index / 251) as u8).collect();
+            let (group, element) = (tag.0.to_le_bytes(), tag.1.to_le_bytes());
+            [&group[..], &element, b"OB\0\0", &length.to_le_bytes(), &value].concat()
+        };
+        for private_bytes in [16, HEAD_BYTES as u32, 400_000] {
+            let whole = data_set("1.2.3.4.5");
+            // Behind (0008,xxxx), in front of the patient and the UIDs of study and series.
+            let patient = whole.windows(4).position(|bytes| bytes == [0x10, 0, 0x10, 0]).unwrap();
+            let (first, second) = whole.split_at(patient);
+            let bytes =
+                [first, &long((0x0009, 0x1001), private_bytes), second, &long((0x7FE0, 0x0010), 700_000)].concat();
+            let mut incoming = archive.begin(meta("1.2.3.4.5")).unwrap();
+            for chunk in bytes.chunks(131_060) {
+                incoming.write(chunk).unwrap();
+            }
+            let stored = incoming.finish().unwrap();
+            assert_eq!(stored.header.series_instance_uid.as_str(), "1.2.3.4", "behind {private_bytes} bytes");
+            assert!(archive.read(&stored.archive_key).unwrap().ends_with(&bytes), "{private_bytes}");
+            assert_eq!(archive.read_stored(&stored.archive_key).unwrap(), stored);
+        }
+    }
+
+    #[test]
     fn a_dropped_object_leaves_nothing_and_a_half_file_is_removed_at_start() {
         let folder = tempfile::tempdir().unwrap();
         let archive = Archive::open(folder.path(), ids(), 0).unwrap();

@@ -42,7 +42,9 @@ class Stock:
         self._manifest = open(manifest, "w")
         self.made = 0
         self.radiographs = 0
+        # The long ones are more than a buffer of the node: most of them goes to the disk while they still arrive.
         self._patterns = {"CT": self._pattern("CT", CTImageStorage, 64, 64),
+                          "long CT": self._pattern("CT", CTImageStorage, 400, 400),
                           "CR": self._pattern("CR", ComputedRadiographyImageStorage, 160, 144)}
 
     def _pattern(self, modality: str, sop_class: str, rows: int, columns: int):
@@ -56,9 +58,9 @@ class Stock:
         path.unlink()
         return image, pattern
 
-    def batch(self, modality: str, count: int, images_per_study: int) -> Batch:
+    def batch(self, kind: str, count: int, images_per_study: int) -> Batch:
         """`count` objects in studies of so many images."""
-        image, pattern = self._patterns[modality]
+        image, pattern = self._patterns[kind]
         files = {}
         study = series = ""
         for index in range(count):
@@ -75,12 +77,12 @@ class Stock:
             path = self.folder / f"{instance}.dcm"
             path.write_bytes(whole)
             data_set = whole[144 + int.from_bytes(whole[140:144], "little"):]
-            fact = {"sop_instance_uid": instance, "study_instance_uid": study, "modality": modality,
+            fact = {"sop_instance_uid": instance, "study_instance_uid": study, "modality": image.Modality,
                     "sha256": hashlib.sha256(data_set).hexdigest()}
             self._manifest.write(json.dumps(fact) + "\n")
             files[instance] = path
             self.made += 1
-            self.radiographs += modality == "CR"
+            self.radiographs += image.Modality == "CR"
         self._manifest.flush()
         return Batch(files)
 
@@ -152,6 +154,9 @@ class Load:
             if self.stock.radiographs < share * self.stock.made and self.stock.radiographs < self.radiographs_wanted:
                 per_study = choice.choice([1, 1, 1, 2])
                 return self.stock.batch("CR", per_study * choice.randint(1, 3), per_study)
+            if choice.random() < 0.2:
+                count = choice.randint(2, 8)
+                return self.stock.batch("long CT", count, count)
             count = choice.randint(5, 40)
             return self.stock.batch("CT", count, count)
 
