@@ -25,8 +25,8 @@ from servers import Hilum, wait_until
 BEGIN, END = "<!-- scaled: begin -->", "<!-- scaled: end -->"
 WANTED = 1.5
 
-# One study in ten was analysed: a run, a report and a heat map, each delivered. One refused association for fifty
-# studies, up to the 10,000 that a node keeps. Spread over two years; the newest is a minute old.
+# One study in ten was analysed: a run, a report and a heat map, each delivered. Spread over two years; the newest is a
+# minute old. Both nodes have the 10,000 refusals that a node keeps at most, of the last week.
 ROWS = """
 create temporary table made as
 select n, '2.25.9' || lpad(n::text, 30, '0') as study, gen_random_uuid() as workup, gen_random_uuid() as association,
@@ -39,7 +39,8 @@ select association, 'HILUM', '127.0.0.1', 'BENCH', 'HILUM', at, at + interval '1
 insert into refusal (node, kind, reason, peer_address, calling_ae_title, called_ae_title, sop_class_uid, expected,
                      received, remedy, harmless, count, first_at, last_at)
 select 'HILUM', 'association', 'calling_ae_title', '127.0.0.1', 'OTHER' || n, 'HILUM', '', 'another title', 'this title',
-       'run hilum peer add', false, 1, at, at from made order by n desc limit least({count} / 50, 10000);
+       'run hilum peer add', false, 1, at, at
+from (select n, now() - interval '7 days' * (n / 10000.0) as at from generate_series(1, 10000) n) refused;
 insert into study (study_instance_uid, patient_id, patient_name, study_date, first_received_at, last_received_at)
 select study, 'BENCH' || n, 'Bench^Synthetic', to_char(at, 'YYYYMMDD'), at, at from made;
 insert into series (series_instance_uid, study_instance_uid, modality, series_number)

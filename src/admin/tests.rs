@@ -684,7 +684,7 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
     };
     assert!(run::finish(&mut tx, run_id, claimed.attempt, &finished).await.unwrap());
     let uid = |text: &str| Uid::new(text).unwrap();
-    let key = archive.store_result(png, "png").unwrap();
+    let key = archive.store_result(png, run_id, OffsetDateTime::now_utc(), "sc-0.png").unwrap();
     let new = result::NewResult {
         run_id,
         kind: "sc",

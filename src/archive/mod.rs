@@ -3,7 +3,8 @@
 //! ```text
 //! <root>/incoming/<uuid>.part                      being received; removed when the node starts
 //! <root>/objects/2026/11/22/09/<uuid>.dcm          received objects, by the hour (UTC) of their receipt
-//! <root>/results/2026/11/22/09/<uuid>.dcm | .png   rendered results and their previews
+//! <root>/results/2026/11/22/09/<run>-sr-0.dcm      rendered results and their previews (-sc-0.dcm, -sc-0.png), by the hour
+//!                                                  (UTC) of the analysis
 //! ```
 //!
 //! A file appears under its final name only after its bytes are on the disk: unique temporary name → fdatasync →
@@ -144,15 +145,21 @@ impl Archive {
         Ok(incoming)
     }
 
-    /// Stores the bytes of a rendered result durably under a new name with this `extension`. Returns its key.
-    pub fn store_result(&self, bytes: &[u8], extension: &str) -> Result<String, ArchiveError> {
+    /// Stores the bytes of a rendered result durably. Returns its key. It is made of the run, the start of its analysis and
+    /// the `part` (such as `sr-0.dcm`) alone: a rendering that is repeated writes the same file again, not a second one.
+    pub fn store_result(
+        &self,
+        bytes: &[u8],
+        run_id: Uuid,
+        analysed_at: OffsetDateTime,
+        part: &str,
+    ) -> Result<String, ArchiveError> {
         self.check_reserve(bytes.len() as u64)?;
-        let id = Uuid::now_v7();
-        let temporary = self.inner.root.join("incoming").join(format!("result-{id}.part"));
+        let temporary = self.inner.root.join("incoming").join(format!("result-{}.part", Uuid::now_v7()));
         let mut guard = TemporaryFile { path: temporary.clone(), armed: true };
         let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
         file.write_all(bytes)?;
-        let key = format!("results/{}/{id}.{extension}", hour_folder(OffsetDateTime::now_utc()));
+        let key = format!("results/{}/{run_id}-{part}", hour_folder(analysed_at));
         self.publish(&file, &temporary, &key)?;
         guard.armed = false;
         Ok(key)

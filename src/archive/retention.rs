@@ -3,6 +3,7 @@
 use std::io;
 
 use fs_err as fs;
+use time::OffsetDateTime;
 
 use super::{Archive, ArchiveError, hours_below};
 
@@ -30,14 +31,25 @@ impl Archive {
         Ok(hours)
     }
 
-    /// The keys of the result files in an hour folder, reports and pictures.
-    pub fn result_keys_of_hour(&self, hour: &str) -> Result<Vec<String>, ArchiveError> {
-        self.keys_in(&format!("results/{hour}"))
+    /// The keys of the result files in an hour folder, reports and pictures, that were written before `until`: an analysis
+    /// of long ago can be rendered today.
+    pub fn result_keys_of_hour(&self, hour: &str, until: OffsetDateTime) -> Result<Vec<String>, ArchiveError> {
+        let mut keys = Vec::new();
+        for key in self.keys_in(&format!("results/{hour}"))? {
+            match fs::metadata(self.path(&key)?) {
+                Ok(metadata) if OffsetDateTime::from(metadata.modified()?) < until => keys.push(key),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(keys)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use time::macros::datetime;
+
     use super::*;
     use crate::{archive::ImplementationIds, types::Uid};
 
@@ -46,14 +58,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let ids = ImplementationIds { class_uid: Uid::new("2.25.1").unwrap(), version_name: "HILUM_TEST".into() };
         let archive = Archive::open(folder.path(), ids, 0).unwrap();
-        let key = archive.store_result(b"SR", "dcm").unwrap();
-        let hour = key.strip_prefix("results/").unwrap().rsplit_once('/').unwrap().0.to_owned();
+        let run_id = uuid::Uuid::from_u128(7);
+        let store = |bytes| archive.store_result(bytes, run_id, datetime!(2026-11-22 09:59 UTC), "sr-0.dcm").unwrap();
+        let (key, hour) = (store(b"SR"), "2026/11/22/09".to_owned());
+        assert_eq!(key, format!("results/{hour}/{run_id}-sr-0.dcm"));
+        assert_eq!(store(b"SR again"), key, "a rendering that is repeated writes the same file");
+        assert_eq!(archive.read(&key).unwrap(), b"SR again");
         assert_eq!(archive.result_hours("9999").unwrap(), std::slice::from_ref(&hour));
         assert!(archive.result_hours(&hour).unwrap().is_empty(), "the hour itself is not before it");
-        assert_eq!(archive.result_keys_of_hour(&hour).unwrap(), std::slice::from_ref(&key));
+        let (now, minute) = (OffsetDateTime::now_utc(), time::Duration::minutes(1));
+        let keys = |until| archive.result_keys_of_hour(&hour, until).unwrap();
+        assert_eq!(keys(now + minute), std::slice::from_ref(&key));
+        assert!(keys(now - minute).is_empty(), "a young file in an old folder is not old");
         archive.remove(&key).unwrap();
         archive.remove(&key).unwrap();
-        assert!(archive.result_keys_of_hour(&hour).unwrap().is_empty());
+        assert!(keys(now + minute).is_empty());
         assert!(archive.remove("results/../../etc/passwd").is_err());
         assert!(archive.remove_result("objects/2026/11/22/09/x.dcm").is_err());
     }

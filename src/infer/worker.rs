@@ -334,8 +334,7 @@ impl Inner {
         match run::rendered(&mut tx, run_id).await? {
             Rendered::Counts => {}
             Rendered::Already => {
-                self.drop_results(stored).await?;
-                tracing::info!(%run_id, "another rendering of the run was first: results dropped");
+                tracing::info!(%run_id, "another rendering of the run was first; it wrote the same files");
                 return Ok(());
             }
             Rendered::Superseded => {
@@ -376,7 +375,11 @@ impl Inner {
         let archive = self.archive.clone();
         let remove = move || {
             let keys = stored.into_iter().flat_map(|(new, _)| [Some(new.archive_key), new.preview_key]);
-            remove_results(&archive, &keys.flatten().collect::<Vec<_>>());
+            for key in keys.flatten() {
+                if let Err(error) = archive.remove_result(&key) {
+                    tracing::warn!(key, %error, "a result file that nothing refers to cannot be removed");
+                }
+            }
         };
         Ok(tokio::task::spawn_blocking(remove).await?)
     }
@@ -479,67 +482,38 @@ fn render_and_store(
         }
     }
     rendered.push((report::render_sr(record, &sources, &settings.render)?, 0, None, SEND_ORDER_SR));
-    // All or nothing: what is retried for want of space must not fill the disk with the first half of its files.
-    let mut files = StoredFiles { archive, keys: Vec::new(), keep: false };
-    let mut stored = Vec::new();
-    for (object, ordinal, preview, send_order) in rendered {
-        stored.push((files.store(record, &object, ordinal, preview.as_deref())?, send_order));
-    }
-    files.keep = true;
-    Ok(stored)
-}
-
-/// The files of one rendering, removed with the value unless they are all there.
-struct StoredFiles<'a> {
-    archive: &'a Archive,
-    keys: Vec<String>,
-    keep: bool,
-}
-
-impl Drop for StoredFiles<'_> {
-    fn drop(&mut self) {
-        if !self.keep {
-            remove_results(self.archive, &self.keys);
-        }
-    }
-}
-
-/// Removes result files that no row names.
-fn remove_results(archive: &Archive, keys: &[String]) {
-    for key in keys {
-        if let Err(error) = archive.remove_result(key) {
-            tracing::warn!(key, %error, "a result file that nothing refers to cannot be removed");
-        }
-    }
-}
-
-impl StoredFiles<'_> {
-    fn store_file(&mut self, bytes: &[u8], extension: &str) -> anyhow::Result<String> {
-        let key = self.archive.store_result(bytes, extension)?;
-        self.keys.push(key.clone());
-        Ok(key)
-    }
-
-    fn store(
-        &mut self,
-        record: &RunRecord,
-        object: &RenderedObject,
-        ordinal: usize,
-        preview_png: Option<&[u8]>,
-    ) -> anyhow::Result<result::NewResult> {
-        Ok(result::NewResult {
-            run_id: record.run_id,
-            kind: object.kind.as_str(),
-            ordinal: i32::try_from(ordinal)?,
-            sop_class_uid: object.sop_class_uid.clone(),
-            sop_instance_uid: object.sop_instance_uid.clone(),
-            series_instance_uid: object.series_instance_uid.clone(),
-            transfer_syntax_uid: object.transfer_syntax_uid.clone(),
-            archive_key: self.store_file(&object.part10, "dcm")?,
-            preview_key: preview_png.map(|png| self.store_file(png, "png")).transpose()?,
-            sha256: object.sha256,
-            size_bytes: object.part10.len() as u64,
-            device_uid: record.installation.device_uid.clone(),
+    // What an attempt that fails or is killed leaves behind is written anew by the next, under the same names.
+    rendered
+        .into_iter()
+        .map(|(object, ordinal, preview, send_order)| {
+            Ok((store(archive, record, &object, ordinal, preview.as_deref())?, send_order))
         })
-    }
+        .collect()
+}
+
+fn store(
+    archive: &Archive,
+    record: &RunRecord,
+    object: &RenderedObject,
+    ordinal: usize,
+    preview_png: Option<&[u8]>,
+) -> anyhow::Result<result::NewResult> {
+    let kind = object.kind.as_str();
+    let store_file = |bytes: &[u8], extension: &str| {
+        archive.store_result(bytes, record.run_id, record.started_at, &format!("{kind}-{ordinal}.{extension}"))
+    };
+    Ok(result::NewResult {
+        run_id: record.run_id,
+        kind,
+        ordinal: i32::try_from(ordinal)?,
+        sop_class_uid: object.sop_class_uid.clone(),
+        sop_instance_uid: object.sop_instance_uid.clone(),
+        series_instance_uid: object.series_instance_uid.clone(),
+        transfer_syntax_uid: object.transfer_syntax_uid.clone(),
+        archive_key: store_file(&object.part10, "dcm")?,
+        preview_key: preview_png.map(|png| store_file(png, "png")).transpose()?,
+        sha256: object.sha256,
+        size_bytes: object.part10.len() as u64,
+        device_uid: record.installation.device_uid.clone(),
+    })
 }

@@ -144,8 +144,8 @@ impl Retention {
                 amount.add(usize::try_from(candidate.files).unwrap_or_default(), candidate.bytes);
             }
         }
-        for hour in self.orphan_hours().await? {
-            summary.orphans += self.orphans_of(&hour).await?.len() as u64;
+        for (hour, until) in self.orphan_hours().await? {
+            summary.orphans += self.orphans_of(hour, until).await?.len() as u64;
         }
         Ok(summary)
     }
@@ -170,8 +170,8 @@ impl Retention {
                 }
             }
         }
-        for hour in self.orphan_hours().await? {
-            let orphans = self.orphans_of(&hour).await?;
+        for (hour, until) in self.orphan_hours().await? {
+            let orphans = self.orphans_of(hour, until).await?;
             summary.orphans += orphans.len() as u64;
             self.remove_files(orphans).await?;
         }
@@ -269,15 +269,17 @@ impl Retention {
         Ok(())
     }
 
-    async fn orphan_hours(&self) -> anyhow::Result<Vec<String>> {
+    /// The folders in which results without a row may be, each with the time before which they are old enough.
+    async fn orphan_hours(&self) -> anyhow::Result<Vec<(String, OffsetDateTime)>> {
         let Some(age) = self.policy.orphan_results else { return Ok(Vec::new()) };
-        let (archive, until) = (self.archive.clone(), hour_folder(OffsetDateTime::now_utc() - age));
-        Ok(tokio::task::spawn_blocking(move || archive.result_hours(&until)).await??)
+        let (archive, until) = (self.archive.clone(), OffsetDateTime::now_utc() - age);
+        let hours = tokio::task::spawn_blocking(move || archive.result_hours(&hour_folder(until))).await??;
+        Ok(hours.into_iter().map(|hour| (hour, until)).collect())
     }
 
-    async fn orphans_of(&self, hour: &str) -> anyhow::Result<Vec<String>> {
-        let (archive, hour) = (self.archive.clone(), hour.to_owned());
-        let keys = tokio::task::spawn_blocking(move || archive.result_keys_of_hour(&hour)).await??;
+    async fn orphans_of(&self, hour: String, until: OffsetDateTime) -> anyhow::Result<Vec<String>> {
+        let archive = self.archive.clone();
+        let keys = tokio::task::spawn_blocking(move || archive.result_keys_of_hour(&hour, until)).await??;
         Ok(retention::unknown_results(&mut *self.db.acquire().await?, &keys).await?)
     }
 }

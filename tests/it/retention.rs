@@ -89,6 +89,10 @@ fn heavy_retention_removes_what_is_old_and_settled_and_it_can_come_again() {
     let orphan = node.archived("results/2020/01/02/03/nobody.dcm");
     fs_err::create_dir_all(orphan.parent().expect("a folder")).expect("a folder");
     fs_err::write(&orphan, b"nobody's").expect("a file");
+    let old_file = std::time::SystemTime::now() - std::time::Duration::from_hours(24 * 40);
+    std::fs::File::options().write(true).open(&orphan).expect("a file").set_modified(old_file).expect("a time");
+    let young_orphan = node.archived("results/2020/01/02/03/written-today.dcm");
+    fs_err::write(&young_orphan, b"not committed yet").expect("a file");
     let marked = node.archived("results/2020/01/02/03/marked.png");
     fs_err::write(&marked, b"marked").expect("a file");
     node.database.execute("insert into file_to_remove (archive_key) values ('results/2020/01/02/03/marked.png')");
@@ -109,7 +113,7 @@ fn heavy_retention_removes_what_is_old_and_settled_and_it_can_come_again() {
     for file in gone_objects.iter().chain(&gone_results).chain([&orphan, &marked]) {
         assert!(!file.exists(), "{} is still there", file.display());
     }
-    for file in kept_objects.iter().chain(&kept_results) {
+    for file in kept_objects.iter().chain(&kept_results).chain([&young_orphan]) {
         assert!(file.exists(), "{} is gone", file.display());
     }
     assert_eq!(node.database.count("select 1 from file_to_remove"), 0);
