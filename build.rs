@@ -1,13 +1,32 @@
-//! Lets the `hilum` binary find libtorch at run time without `LD_LIBRARY_PATH`.
+//! Compiles the few calls of libtorch that no crate wraps (`src/nn/optimised.cpp`), and lets the `hilum` binary find
+//! libtorch at run time without `LD_LIBRARY_PATH`.
 //!
-//! `torch-sys` tells its direct dependents where it linked libtorch from; we put that folder into the
-//! binary's run path. Builds whose libtorch moves later can still use `LD_LIBRARY_PATH`.
+//! `torch-sys` tells its direct dependents where it linked libtorch from; we compile against the headers beside that
+//! folder and put it into the binary's run path. Builds whose libtorch moves later can still use `LD_LIBRARY_PATH`.
+
+use std::path::Path;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=migrations");
+    println!("cargo:rerun-if-changed=src/nn/optimised.cpp");
     println!("cargo:rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
-    if let Ok(libtorch_folder) = std::env::var("DEP_TCH_LIBTORCH_LIB") {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch_folder}");
-    }
+    let Ok(libtorch_folder) = std::env::var("DEP_TCH_LIBTORCH_LIB") else {
+        println!("cargo:warning=torch-sys does not say where libtorch is; set LIBTORCH as the Makefile does");
+        return;
+    };
+    let headers = Path::new(&libtorch_folder).with_file_name("include");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .pic(true)
+        .warnings(false)
+        .opt_level(1)
+        .debug(false)
+        .include(&headers)
+        .include(headers.join("torch/csrc/api/include"))
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .file("src/nn/optimised.cpp")
+        .compile("hilum_jit");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch_folder}");
 }

@@ -237,7 +237,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Commitments(options) => commitments::run(global, &options).await,
         Command::Reindex => reindex::run(global).await,
         Command::Retention(options) => retention::run(global, &options).await,
-        Command::Model(action) => model::run(global, action),
+        Command::Model(action) => model::run(global, action).await,
     }
 }
 

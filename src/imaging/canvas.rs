@@ -15,24 +15,17 @@ pub struct Plane {
     pub values: Vec<f32>,
 }
 
-/// Three planes of the same size, one after the other: the input of a classifier.
+/// Planes of the same size, one after the other: the input of a classifier.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plane3 {
+pub struct Planes {
+    /// Number of planes.
+    pub channels: usize,
     /// Rows.
     pub rows: usize,
     /// Columns.
     pub columns: usize,
-    /// `3 * rows * columns` values, channel by channel, row by row.
+    /// `channels * rows * columns` values, channel by channel, row by row.
     pub values: Vec<f32>,
-}
-
-/// What the third channel of a classifier's input holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MaskMode {
-    /// Grey in all three channels.
-    None,
-    /// Grey, grey, lung mask.
-    Channel3,
 }
 
 /// A plane that cannot be used.
@@ -47,18 +40,6 @@ pub enum PlaneError {
         columns: usize,
         /// Number of values.
         values: usize,
-    },
-    /// Two planes that belong together differ in size.
-    #[error("planes of {first_rows} x {first_columns} and {second_rows} x {second_columns} do not belong together")]
-    Mismatch {
-        /// Rows of the first.
-        first_rows: usize,
-        /// Columns of the first.
-        first_columns: usize,
-        /// Rows of the second.
-        second_rows: usize,
-        /// Columns of the second.
-        second_columns: usize,
     },
     /// The resampler refused.
     #[error("the plane cannot be resampled: {0}")]
@@ -158,18 +139,6 @@ pub fn pad_to_square(plane: &Plane) -> Result<(Plane, Placement), PlaneError> {
 /// # Errors
 /// [`PlaneError`] for an empty plane or target.
 pub fn resize(plane: &Plane, rows: usize, columns: usize) -> Result<Plane, PlaneError> {
-    resample(plane, rows, columns, ResizeAlg::Convolution(FilterType::Bilinear))
-}
-
-/// Resamples by taking the nearest pixel: for masks.
-///
-/// # Errors
-/// As [`resize`].
-pub fn resize_nearest(plane: &Plane, rows: usize, columns: usize) -> Result<Plane, PlaneError> {
-    resample(plane, rows, columns, ResizeAlg::Nearest)
-}
-
-fn resample(plane: &Plane, rows: usize, columns: usize, algorithm: ResizeAlg) -> Result<Plane, PlaneError> {
     plane.check()?;
     let to_u32 = |length: usize| u32::try_from(length).map_err(|error| PlaneError::Resample(error.to_string()));
     let failed = |error: &dyn std::fmt::Display| PlaneError::Resample(error.to_string());
@@ -180,7 +149,7 @@ fn resample(plane: &Plane, rows: usize, columns: usize, algorithm: ResizeAlg) ->
     let source = Image::from_vec_u8(to_u32(plane.columns)?, to_u32(plane.rows)?, bytes, PixelType::F32)
         .map_err(|error| failed(&error))?;
     let mut target = Image::new(to_u32(columns)?, to_u32(rows)?, PixelType::F32);
-    let options = ResizeOptions::new().resize_alg(algorithm);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
     Resizer::new().resize(&source, &mut target, &options).map_err(|error| failed(&error))?;
     let values = target
         .buffer()
@@ -188,38 +157,6 @@ fn resample(plane: &Plane, rows: usize, columns: usize, algorithm: ResizeAlg) ->
         .map(|bytes| f32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
         .collect();
     Ok(Plane { rows, columns, values })
-}
-
-/// Grey (0 to 1) and mask (0 or 1) as the three normalised channels `(value - mean) / std` of a classifier.
-///
-/// # Errors
-/// [`PlaneError`] when a plane is empty or the two differ in size.
-pub fn compose_channels(
-    grey: &Plane,
-    mask: &Plane,
-    mask_mode: MaskMode,
-    mean: [f32; 3],
-    std: [f32; 3],
-) -> Result<Plane3, PlaneError> {
-    grey.check()?;
-    if mask_mode == MaskMode::Channel3 {
-        mask.check()?;
-        if (grey.rows, grey.columns) != (mask.rows, mask.columns) {
-            return Err(PlaneError::Mismatch {
-                first_rows: grey.rows,
-                first_columns: grey.columns,
-                second_rows: mask.rows,
-                second_columns: mask.columns,
-            });
-        }
-    }
-    let third = if mask_mode == MaskMode::Channel3 { mask } else { grey };
-    let values = [grey, grey, third]
-        .into_iter()
-        .zip(mean.into_iter().zip(std))
-        .flat_map(|(plane, (mean, std))| plane.values.iter().map(move |value| (value - mean) / std))
-        .collect();
-    Ok(Plane3 { rows: grey.rows, columns: grey.columns, values })
 }
 
 #[cfg(test)]
@@ -298,24 +235,6 @@ mod tests {
         let impulse = resize(&plane(4, 4, &[0., 0., 0., 0., 0., 16., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0.]), 2, 2);
         let (near, far) = (0.75_f32 / 1.75, 0.25_f32 / 1.75);
         assert_close(&impulse.unwrap().values, &[near * near, near * far, far * near, far * far].map(|w| w * 16.0));
-    }
-
-    #[test]
-    fn nearest_keeps_labels() {
-        let grown = resize_nearest(&plane(1, 2, &[0.0, 1.0]), 1, 4).unwrap();
-        assert_eq!(grown.values, [0.0, 0.0, 1.0, 1.0]);
-    }
-
-    #[test]
-    fn channels_are_normalised_in_order() {
-        let (grey, mask) = (plane(1, 2, &[0.0, 1.0]), plane(1, 2, &[1.0, 0.0]));
-        let (mean, std) = ([0.5, 0.25, 0.0], [0.5, 0.25, 1.0]);
-        let with_mask = compose_channels(&grey, &mask, MaskMode::Channel3, mean, std).unwrap();
-        assert_eq!(with_mask.values, [-1.0, 1.0, -1.0, 3.0, 1.0, 0.0]);
-        let without = compose_channels(&grey, &mask, MaskMode::None, mean, std).unwrap();
-        assert_eq!(without.values, [-1.0, 1.0, -1.0, 3.0, 0.0, 1.0]);
-        let other_size = plane(1, 1, &[1.0]);
-        assert!(compose_channels(&grey, &other_size, MaskMode::Channel3, mean, std).is_err());
     }
 
     proptest! {

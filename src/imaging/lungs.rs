@@ -87,12 +87,14 @@ impl Lungs {
         Self { side, labels, measurements }
     }
 
-    /// The mask as a plane of 0 and 1.
+    /// First and last row, first and last column that hold lung; `None` without lungs.
     #[must_use]
-    pub fn as_plane(&self) -> Plane {
-        let rows = self.labels.len().checked_div(self.side).unwrap_or(0);
-        let values = self.labels.iter().map(|&label| if label == BACKGROUND { 0.0 } else { 1.0 }).collect();
-        Plane { rows, columns: self.side, values }
+    pub fn bounds(&self) -> Option<(usize, usize, usize, usize)> {
+        let lung = |(idx, label): (usize, &u8)| (*label != BACKGROUND).then_some((idx / self.side, idx % self.side));
+        self.labels.iter().enumerate().filter_map(lung).fold(None, |bounds, (row, column)| {
+            let (first_row, last_row, first_column, last_column) = bounds.unwrap_or((row, row, column, column));
+            Some((first_row.min(row), last_row.max(row), first_column.min(column), last_column.max(column)))
+        })
     }
 
     /// The labels as an 8-bit grey PNG; empty when the encoder fails, which needs a mask without pixels.

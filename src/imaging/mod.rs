@@ -1,15 +1,18 @@
 //! From the bytes of a DICOM file to calibrated grey values, and from an analysis to a picture.
 //!
 //! The way through this room: [`read_object`] (guarded parsing) → [`ImageHeader`] (what the header says) →
-//! [`decode_grey`] (stored values, Modality LUT, VOI) → [`canvas`] (percentiles, padding, resampling, channels) →
-//! [`lungs`] (mask clean-up and measurements) → [`heat`] (fusion of activation maps) → [`render_overlay`].
+//! [`decode_grey`] (stored values, Modality LUT, VOI) → [`canvas`] (percentiles, padding, resampling) →
+//! [`lungs`] (mask clean-up and measurements) → [`classifier_input`] (equalisation, crop, mask, channels) → [`heat`]
+//! (fusion of activation maps) → [`render_overlay`].
 //!
 //! Architecture invariant: pure functions only. This room knows no files, no network, no database, no clock and
 //! no tensors; the same input gives the same output.
 
 pub mod canvas;
+pub mod classifier_input;
 mod codestream;
 mod color;
+pub mod equalise;
 mod error;
 mod frame;
 #[cfg(test)]
@@ -26,7 +29,7 @@ mod overlay;
 pub(crate) mod testing;
 mod text;
 
-pub use canvas::{MaskMode, Plane, Plane3, PlaneError};
+pub use canvas::{Plane, PlaneError, Planes};
 pub use error::ImagingError;
 pub use frame::{StoredFrame, decode_frame};
 pub use grey::{DecodeLimits, GreyImage, decode_grey, display_image, display_object};

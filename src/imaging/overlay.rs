@@ -357,7 +357,8 @@ mod tests {
             fusion: "mean_prob".to_owned(),
             calibration: None,
             reference_performance: String::new(),
-            segmenter: member,
+            grey_zone: None,
+            segmenter: Some(member),
             members: Vec::new(),
         }
     }

@@ -1,24 +1,27 @@
 //! The networks of `nn/` behind the trait [`Models`], and a bundle's manifest as pipeline settings.
 
-use super::{ActivationMap, GateSettings, MemberOutput, ModelError, Models, PipelineSettings};
+use super::{ActivationMap, GateSettings, MemberOutput, ModelError, Models, PipelineSettings, SettingsProblem};
 use crate::{
-    imaging::{DecodeLimits, MaskMode, Plane, Plane3},
-    nn::{self, Calibration, Ensemble, Fusion, Manifest, VoiMode},
+    imaging::{
+        DecodeLimits, Plane, Planes,
+        classifier_input::{MaskMode, Recipe, ResizeMode},
+        equalise::Equalisation,
+    },
+    nn::{self, Classification, Ensemble, Input, Manifest, Preprocessing, VoiMode},
 };
 
 /// The networks of a loaded bundle.
 #[derive(Clone)]
 pub struct NnModels {
     ensemble: Ensemble,
-    fusion: Fusion,
-    calibration: Calibration,
+    classification: Classification,
 }
 
 impl NnModels {
-    /// The networks with their bundle's way of fusing.
+    /// The networks with what their outputs mean.
     #[must_use]
-    pub fn new(ensemble: Ensemble, manifest: &Manifest) -> Self {
-        Self { ensemble, fusion: manifest.fusion, calibration: manifest.calibration.clone() }
+    pub const fn new(ensemble: Ensemble, classification: Classification) -> Self {
+        Self { ensemble, classification }
     }
 }
 
@@ -36,50 +39,60 @@ impl Models for NnModels {
     async fn classify(
         &self,
         member_idx: usize,
-        input: Plane3,
+        inputs: Vec<Planes>,
         target_class_idx: usize,
     ) -> Result<MemberOutput, ModelError> {
-        let input = nn::Plane3 { rows: input.rows, columns: input.columns, values: input.values };
+        let inputs = inputs
+            .into_iter()
+            .map(|Planes { channels, rows, columns, values }| nn::Planes { channels, rows, columns, values })
+            .collect();
         let output =
-            self.ensemble.classify(member_idx, input, target_class_idx).await.map_err(|error| model_error(&error))?;
-        let map = output.activation_map;
+            self.ensemble.classify(member_idx, inputs, target_class_idx).await.map_err(|error| model_error(&error))?;
         Ok(MemberOutput {
             logits: output.logits,
             probabilities: output.probabilities,
             embedding: output.embedding,
-            activation_map: ActivationMap {
+            activation_map: output.activation_map.map(|map| ActivationMap {
                 rows: map.rows,
                 columns: map.columns,
                 values: map.values,
                 method: map.method.to_owned(),
-            },
+            }),
         })
     }
 
     fn fuse(&self, member_logits: &[&[f32]]) -> Option<Vec<f64>> {
-        nn::fuse(self.fusion, &self.calibration, member_logits)
+        nn::fuse(&self.classification, member_logits)
     }
 }
 
-/// What a manifest prescribes, as the pipeline wants it.
-pub(super) fn pipeline_settings(manifest: &Manifest, decode_limits: DecodeLimits) -> PipelineSettings {
-    let preprocessing = &manifest.preprocessing;
-    let gates = &manifest.gates;
-    PipelineSettings {
-        image_side_pixels: preprocessing.image_side_pixels,
-        segmenter_side_pixels: manifest.segmenter.input_side_pixels,
+/// What the manifest of a bundle for radiographs prescribes, as the pipeline wants it.
+///
+/// # Errors
+/// [`SettingsProblem`] when the bundle is of another kind.
+pub(super) fn pipeline_settings(
+    manifest: &Manifest,
+    decode_limits: DecodeLimits,
+) -> Result<(PipelineSettings, Classification), SettingsProblem> {
+    let (Input::Image2d { preprocessing, gates }, Some(segmenter), Some(classification)) =
+        (&manifest.input, &manifest.segmenter, &manifest.classification)
+    else {
+        let value = manifest.input.kind().to_owned();
+        return Err(SettingsProblem { setting: "input.kind", value, expected: "`image2d`" });
+    };
+    let settings = PipelineSettings {
+        member_inputs: manifest
+            .members
+            .iter()
+            .map(|member| manifest.inputs_of(member).into_iter().map(recipe).collect())
+            .collect(),
+        segmenter_side_pixels: segmenter.input_side_pixels,
         percentile_low: preprocessing.percentile_low,
         percentile_high: preprocessing.percentile_high,
         use_voi_window: match preprocessing.voi {
             VoiMode::None => false,
             VoiMode::Window => true,
         },
-        mask_mode: match preprocessing.mask_mode {
-            nn::MaskMode::None => MaskMode::None,
-            nn::MaskMode::Channel3 => MaskMode::Channel3,
-        },
-        mean: preprocessing.mean,
-        std: preprocessing.std,
         gates: GateSettings {
             minimum_age_years: gates.minimum_age_years,
             accepted_views: gates.accepted_views.clone(),
@@ -89,5 +102,36 @@ pub(super) fn pipeline_settings(manifest: &Manifest, decode_limits: DecodeLimits
             minimum_columns: gates.minimum_columns,
         },
         decode_limits,
+    };
+    Ok((settings, classification.clone()))
+}
+
+fn recipe(preprocessing: &Preprocessing) -> Recipe {
+    Recipe {
+        equalisation: match preprocessing.equalisation {
+            nn::Equalisation::None => Equalisation::None,
+            nn::Equalisation::Histogram => Equalisation::Histogram,
+            nn::Equalisation::Clahe { clip_limit, tiles } => Equalisation::Clahe { clip_limit, tiles: tiles as usize },
+        },
+        top_crop_fraction: preprocessing.top_crop_fraction,
+        mask_mode: match preprocessing.mask_mode {
+            nn::MaskMode::None => MaskMode::None,
+            nn::MaskMode::Channel3 => MaskMode::Channel3,
+            nn::MaskMode::Overlay => MaskMode::Overlay,
+            nn::MaskMode::Multiply => MaskMode::Multiply,
+            nn::MaskMode::Crop => MaskMode::Crop,
+        },
+        crop_margin_fraction: preprocessing.crop_margin_fraction,
+        resize: match preprocessing.resize {
+            nn::ResizeMode::Pad => ResizeMode::Pad,
+            nn::ResizeMode::Crop => ResizeMode::Crop,
+            nn::ResizeMode::Stretch => ResizeMode::Stretch,
+        },
+        side_pixels: preprocessing.image_side_pixels as usize,
+        z_score: preprocessing.normalisation == nn::ChannelNormalisation::ImageZScore,
+        mean: preprocessing.mean,
+        std: preprocessing.std,
+        reverse_channels: preprocessing.channel_order == nn::ChannelOrder::Bgr,
+        single_channel: preprocessing.single_channel,
     }
 }

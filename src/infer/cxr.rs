@@ -12,7 +12,11 @@ use super::{
 };
 use crate::{
     imaging::{
-        ImageHeader, ImagingError, Plane, Plane3, PlaneError, canvas, decode_grey, heat, lungs::Lungs, read_object,
+        ImageHeader, ImagingError, Plane, PlaneError, Planes, canvas,
+        classifier_input::{self, Frame, Recipe},
+        decode_grey, heat,
+        lungs::Lungs,
+        read_object,
     },
     types::{
         BundleIdentity, BundleStatus, CxrAnalysis, Decision, ExcludedImage, HeatMap, ImageAnalysis, LungMask,
@@ -132,6 +136,10 @@ impl<M: Models> CxrPipeline<M> {
         if bundle.members.is_empty() {
             return problem("members", "empty".to_owned(), "at least one classifier");
         }
+        if settings.member_inputs.len() != bundle.members.len() || settings.member_inputs.iter().any(Vec::is_empty) {
+            let n_inputs = settings.member_inputs.iter().filter(|inputs| !inputs.is_empty()).count();
+            return problem("members", format!("{n_inputs} with an input"), "an input for each member");
+        }
         if !(0.0..=1.0).contains(&bundle.threshold) {
             return problem("threshold", bundle.threshold.to_string(), "0 to 1");
         }
@@ -221,31 +229,57 @@ impl<M: Models> CxrPipeline<M> {
         }
 
         let started = Instant::now();
-        let input = self.classifier_input(&canvas, &lungs)?;
-        let outputs = self.classify(&input).await?;
+        let inputs = self.classifier_inputs(&canvas, &placement, &lungs)?;
+        let frames = inputs.iter().map(|(_, frame)| *frame).collect();
+        let outputs = self.classify(inputs.into_iter().map(|(inputs, _)| inputs).collect()).await?;
         times.add("classify", started);
 
         let started = Instant::now();
-        let analysis = self.explain(source, placement, gates, &lungs, outputs)?;
+        let analysis = self.explain(source, placement, gates, &lungs, outputs, frames)?;
         times.add("explain", started);
         Ok(Verdict::Goes(analysis))
     }
 
-    fn classifier_input(&self, canvas: &Plane, lungs: &Lungs) -> Result<Plane3, PlaneError> {
-        let side = self.settings.image_side_pixels as usize;
-        let grey = canvas::resize(canvas, side, side)?;
-        let mask = canvas::resize_nearest(&lungs.as_plane(), side, side)?;
-        canvas::compose_channels(&grey, &mask, self.settings.mask_mode, self.settings.mean, self.settings.std)
+    /// The inputs of each member, and the part of the canvas that its first input shows. Members that want the same share
+    /// the work.
+    fn classifier_inputs(
+        &self,
+        canvas: &Plane,
+        placement: &Placement,
+        lungs: &Lungs,
+    ) -> Result<Vec<(Vec<Planes>, Frame)>, PlaneError> {
+        let mut made: Vec<(&Recipe, Planes, Frame)> = Vec::new();
+        let mut of_members = Vec::new();
+        for recipes in &self.settings.member_inputs {
+            let mut inputs = Vec::new();
+            let mut first_frame = Frame::WHOLE;
+            for (input_idx, recipe) in recipes.iter().enumerate() {
+                let (input, frame) = match made.iter().find(|(known, _, _)| *known == recipe) {
+                    Some((_, input, frame)) => (input.clone(), *frame),
+                    None => {
+                        let (input, frame) = classifier_input::compose(canvas, placement, lungs, recipe)?;
+                        made.push((recipe, input.clone(), frame));
+                        (input, frame)
+                    }
+                };
+                if input_idx == 0 {
+                    first_frame = frame;
+                }
+                inputs.push(input);
+            }
+            of_members.push((inputs, first_frame));
+        }
+        Ok(of_members)
     }
 
     /// Runs all members at the same time; one entry each, in the bundle's order.
-    async fn classify(&self, input: &Plane3) -> Result<Vec<Result<MemberOutput, String>>, InferError> {
+    async fn classify(&self, inputs: Vec<Vec<Planes>>) -> Result<Vec<Result<MemberOutput, String>>, InferError> {
         let n_classes = self.bundle.classes.len();
         let target_class_idx = self.bundle.target_class_idx;
         let mut tasks = JoinSet::new();
-        for member_idx in 0..self.bundle.members.len() {
-            let (models, input) = (Arc::clone(&self.models), input.clone());
-            tasks.spawn(async move { (member_idx, models.classify(member_idx, input, target_class_idx).await) });
+        for (member_idx, inputs) in inputs.into_iter().enumerate() {
+            let models = Arc::clone(&self.models);
+            tasks.spawn(async move { (member_idx, models.classify(member_idx, inputs, target_class_idx).await) });
         }
         let mut outputs: Vec<Result<MemberOutput, String>> =
             vec![Err("it stopped without an answer".to_owned()); self.bundle.members.len()];
@@ -277,6 +311,7 @@ impl<M: Models> CxrPipeline<M> {
         gates: Gates,
         lungs: &Lungs,
         outputs: Vec<Result<MemberOutput, String>>,
+        frames: Vec<Frame>,
     ) -> Result<ImageAnalysis, InferError> {
         let target = self.bundle.target_class_idx;
         let logits: Vec<&[f32]> = outputs.iter().flatten().map(|output| output.logits.as_slice()).collect();
@@ -289,34 +324,40 @@ impl<M: Models> CxrPipeline<M> {
 
         let mut members = Vec::new();
         let mut member_heat_maps: Vec<(String, HeatMap)> = Vec::new();
+        let mut map_weights = Vec::new();
         let mut target_outputs = Vec::new();
-        for (member, output) in self.bundle.members.iter().zip(outputs) {
+        for ((member, frame), output) in self.bundle.members.iter().zip(frames).zip(outputs) {
             let name = member.name.clone();
             match output {
                 Ok(MemberOutput { probabilities, activation_map, .. }) => {
                     let probabilities: Vec<f64> = probabilities.into_iter().map(f64::from).collect();
-                    target_outputs.push(probabilities.get(target).copied().unwrap_or(0.0));
-                    let plane = Plane {
-                        rows: activation_map.rows,
-                        columns: activation_map.columns,
-                        values: activation_map.values,
-                    };
-                    member_heat_maps.push((name.clone(), heat::heat_map(&plane, &activation_map.method)));
+                    let output_of_target = probabilities.get(target).copied().unwrap_or(0.0);
+                    target_outputs.push(output_of_target);
+                    match activation_map {
+                        Some(map) => {
+                            let plane = Plane { rows: map.rows, columns: map.columns, values: map.values };
+                            let map = classifier_input::over_canvas(heat::heat_map(&plane, &map.method), frame);
+                            member_heat_maps.push((name.clone(), map));
+                            map_weights.push(output_of_target);
+                        }
+                        None => tracing::debug!(member = name, "the member gives no activation map"),
+                    }
                     members.push(MemberScore { name, probabilities, failure: None });
                 }
                 Err(failure) => members.push(MemberScore { name, probabilities: Vec::new(), failure: Some(failure) }),
             }
         }
-        let weighted: Vec<(&HeatMap, f64)> =
-            member_heat_maps.iter().map(|(_, map)| map).zip(target_outputs.iter().copied()).collect();
+        let weighted: Vec<(&HeatMap, f64)> = member_heat_maps.iter().map(|(_, map)| map).zip(map_weights).collect();
         let heat_map = heat::fuse(&weighted);
         let (right_lung_heat_fraction, left_lung_heat_fraction) = heat::hot_fractions(&heat_map, lungs);
         let is_at_threshold = output >= self.bundle.threshold;
         // What was validated is the whole ensemble: what is left of it after a failure decides nothing.
         let is_whole = members.iter().all(|member| member.failure.is_none());
+        let is_grey = self.bundle.grey_zone.is_some_and(|[low, high]| low <= output && output < high);
+        let decides = is_whole && !is_grey;
         let decision = match (self.bundle.status, is_at_threshold) {
-            (BundleStatus::Validated, true) if is_whole => Decision::Present,
-            (BundleStatus::Validated, false) if is_whole => Decision::Absent,
+            (BundleStatus::Validated, true) if decides => Decision::Present,
+            (BundleStatus::Validated, false) if decides => Decision::Absent,
             (BundleStatus::Validated | BundleStatus::Untrained | BundleStatus::Unvalidated, _) => {
                 Decision::Undetermined
             }
@@ -345,17 +386,19 @@ impl<M: Models> CxrPipeline<M> {
     }
 }
 
-/// A member's output, if it is one: a number per class, and a map.
+/// A member's output, if it is one: a number per class, and a map that is one.
 fn checked(output: MemberOutput, n_classes: usize) -> Result<MemberOutput, String> {
-    let map = &output.activation_map;
-    if output.logits.len() != n_classes || output.probabilities.len() != n_classes {
+    if output.probabilities.len() != n_classes {
         return Err(format!("it gave {} outputs for {n_classes} classes", output.probabilities.len()));
     }
-    let numbers = output.logits.iter().chain(&output.probabilities).chain(&map.values);
+    let map_values = output.activation_map.iter().flat_map(|map| &map.values);
+    let numbers = output.logits.iter().chain(&output.probabilities).chain(map_values);
     if !numbers.into_iter().all(|number| number.is_finite()) {
         return Err("it gave numbers that are not finite".to_owned());
     }
-    if map.rows == 0 || map.rows.checked_mul(map.columns) != Some(map.values.len()) {
+    if let Some(map) = &output.activation_map
+        && (map.rows == 0 || map.rows.checked_mul(map.columns) != Some(map.values.len()))
+    {
         return Err(format!("its activation map of {} x {} has {} values", map.rows, map.columns, map.values.len()));
     }
     Ok(output)

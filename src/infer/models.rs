@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use crate::imaging::{Plane, Plane3};
+use crate::imaging::{Plane, Planes};
 
 /// The networks of one bundle: a lung segmenter and the classifiers.
 pub trait Models: Send + Sync + 'static {
@@ -10,30 +10,30 @@ pub trait Models: Send + Sync + 'static {
     /// side.
     fn segment(&self, canvas: Plane) -> impl Future<Output = Result<Plane, ModelError>> + Send;
 
-    /// Runs the classifier `member_idx` on normalised channels and explains its output for `target_class_idx`.
+    /// Runs the classifier `member_idx` on its inputs (normalised channels) and explains its output for `target_class_idx`.
     fn classify(
         &self,
         member_idx: usize,
-        input: Plane3,
+        inputs: Vec<Planes>,
         target_class_idx: usize,
     ) -> impl Future<Output = Result<MemberOutput, ModelError>> + Send;
 
     /// The bundle's fusion and calibration: one output per class, 0 to 1, of the logits of the members that ran.
-    /// `None` when there is nothing to fuse or the members disagree about the number of classes.
+    /// `None` when there is nothing to fuse or a member has another number of outputs than the bundle says.
     fn fuse(&self, member_logits: &[&[f32]]) -> Option<Vec<f64>>;
 }
 
 /// What one classifier says about one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemberOutput {
-    /// One per class.
+    /// One per network output.
     pub logits: Vec<f32>,
     /// One per class, 0 to 1.
     pub probabilities: Vec<f32>,
-    /// Features before the last layer.
+    /// Features before the last layer; empty when the network gives none.
     pub embedding: Vec<f32>,
-    /// Of the target class.
-    pub activation_map: ActivationMap,
+    /// Of the target class; `None` when the network gives none.
+    pub activation_map: Option<ActivationMap>,
 }
 
 /// A class-activation map on the grid of the last feature map.
@@ -45,7 +45,7 @@ pub struct ActivationMap {
     pub columns: usize,
     /// `rows * columns` values, row-major, signed, not scaled.
     pub values: Vec<f32>,
-    /// Such as `cam` or `hirescam`.
+    /// Such as `cam`, `hirescam`, `own`.
     pub method: String,
 }
 

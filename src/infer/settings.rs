@@ -2,13 +2,13 @@
 
 use std::ops::RangeInclusive;
 
-use crate::imaging::{DecodeLimits, MaskMode};
+use crate::imaging::{DecodeLimits, classifier_input::Recipe};
 
 /// How images are prepared and judged; from the bundle's manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PipelineSettings {
-    /// Side of the classifiers' square input in pixels.
-    pub image_side_pixels: u32,
+    /// How each input of each member is made, in the bundle's order of members.
+    pub member_inputs: Vec<Vec<Recipe>>,
     /// Side of the segmenter's square input in pixels.
     pub segmenter_side_pixels: u32,
     /// Percentile (0 to 100) of the grey values that becomes 0.
@@ -17,12 +17,6 @@ pub struct PipelineSettings {
     pub percentile_high: f64,
     /// Whether the object's VOI window or table is applied before.
     pub use_voi_window: bool,
-    /// What the third channel holds.
-    pub mask_mode: MaskMode,
-    /// Mean of each channel at training.
-    pub mean: [f32; 3],
-    /// Standard deviation of each channel at training, above 0.
-    pub std: [f32; 3],
     /// Limits of the gates.
     pub gates: GateSettings,
     /// Memory that decoding one image may take.
@@ -65,9 +59,9 @@ impl PipelineSettings {
     /// The first problem found.
     pub fn check(&self) -> Result<(), SettingsProblem> {
         let problem = |setting, value: String, expected| Err(SettingsProblem { setting, value, expected });
-        for (setting, side) in
-            [("image_side_pixels", self.image_side_pixels), ("segmenter_side_pixels", self.segmenter_side_pixels)]
-        {
+        let recipes = || self.member_inputs.iter().flatten();
+        let classifiers = recipes().map(|recipe| ("image_side_pixels", recipe.side_pixels));
+        for (setting, side) in classifiers.chain([("segmenter_side_pixels", self.segmenter_side_pixels as usize)]) {
             if !(16..=4096).contains(&side) {
                 return problem(setting, side.to_string(), "16 to 4096");
             }
@@ -76,9 +70,10 @@ impl PipelineSettings {
         if !(0.0 <= low && low < high && high <= 100.0) {
             return problem("percentile_low to percentile_high", format!("{low} to {high}"), "rising, within 0 to 100");
         }
-        if self.std.iter().any(|std| !(std.is_finite() && *std > 0.0)) || self.mean.iter().any(|mean| !mean.is_finite())
-        {
-            return problem("mean, std", format!("{:?}, {:?}", self.mean, self.std), "finite, std above 0");
+        for Recipe { mean, std, .. } in recipes() {
+            if std.iter().any(|std| !(std.is_finite() && *std > 0.0)) || mean.iter().any(|mean| !mean.is_finite()) {
+                return problem("mean, std", format!("{mean:?}, {std:?}"), "finite, std above 0");
+            }
         }
         Ok(())
     }

@@ -10,7 +10,9 @@ use rstest::rstest;
 use super::*;
 use crate::{
     imaging::{
-        DecodeLimits, MaskMode, Plane, Plane3,
+        DecodeLimits, Plane, Planes,
+        classifier_input::{MaskMode, Recipe, ResizeMode},
+        equalise::Equalisation,
         testing::{part10, radiograph, set_bits_stored, text},
     },
     types::{
@@ -27,6 +29,8 @@ const MEMBERS: [&str; 3] = ["resnet34", "resnet50", "vgg16"];
 enum Member {
     /// Logits 0 and this; heat in the cell of this row and column of a 4 x 4 grid.
     Says(f32, usize, usize),
+    /// The same without a map.
+    SaysWithoutMap(f32),
     Fails,
     Panics,
     SaysNan,
@@ -73,11 +77,12 @@ impl Models for FakeModels {
     async fn classify(
         &self,
         member_idx: usize,
-        input: Plane3,
+        inputs: Vec<Planes>,
         target_class_idx: usize,
     ) -> Result<MemberOutput, ModelError> {
         self.n_classified.fetch_add(1, Ordering::Relaxed);
-        assert_eq!(input.values.len(), 3 * 48 * 48);
+        let [input] = inputs.as_slice() else { panic!("one input, found {}", inputs.len()) };
+        assert_eq!((input.channels, input.values.len()), (3, 3 * 48 * 48));
         assert_eq!(target_class_idx, 1);
         // The third channel is the mask: two values only, unlike the grey ones.
         let mask = &input.values[2 * 48 * 48..];
@@ -86,8 +91,9 @@ impl Models for FakeModels {
             logits: vec![0.0, 1.0],
             probabilities: Vec::new(),
             embedding: vec![1.0],
-            activation_map: ActivationMap { rows: 4, columns: 4, values: vec![-1.0; 16], method: "cam".to_owned() },
+            activation_map: None,
         };
+        let mut map = ActivationMap { rows: 4, columns: 4, values: vec![-1.0; 16], method: "cam".to_owned() };
         match self.members[member_idx] {
             Member::Fails => return Err(ModelError("out of memory".to_owned())),
             Member::Panics => panic!("as a test asks"),
@@ -95,8 +101,12 @@ impl Models for FakeModels {
             Member::HasOtherClasses => output.logits.push(0.0),
             Member::Says(logit, row, column) => {
                 output.logits[1] = logit;
-                output.activation_map.values[row * 4 + column] = 3.0;
+                map.values[row * 4 + column] = 3.0;
             }
+            Member::SaysWithoutMap(logit) => output.logits[1] = logit,
+        }
+        if !matches!(self.members[member_idx], Member::SaysWithoutMap(_)) {
+            output.activation_map = Some(map);
         }
         output.probabilities = softmax(&output.logits);
         Ok(output)
@@ -135,21 +145,35 @@ fn bundle(status: BundleStatus) -> BundleIdentity {
         fusion: "mean_prob".to_owned(),
         calibration: None,
         reference_performance: String::new(),
-        segmenter: member("unet"),
+        grey_zone: None,
+        segmenter: Some(member("unet")),
         members: MEMBERS.map(member).to_vec(),
+    }
+}
+
+fn recipe() -> Recipe {
+    Recipe {
+        equalisation: Equalisation::None,
+        top_crop_fraction: 0.0,
+        mask_mode: MaskMode::Channel3,
+        crop_margin_fraction: 0.05,
+        resize: ResizeMode::Pad,
+        side_pixels: 48,
+        z_score: false,
+        mean: [0.5; 3],
+        std: [0.25; 3],
+        reverse_channels: false,
+        single_channel: false,
     }
 }
 
 fn settings() -> PipelineSettings {
     PipelineSettings {
-        image_side_pixels: 48,
+        member_inputs: vec![vec![recipe()]; 3],
         segmenter_side_pixels: SIDE,
         percentile_low: 0.5,
         percentile_high: 99.5,
         use_voi_window: true,
-        mask_mode: MaskMode::Channel3,
-        mean: [0.5; 3],
-        std: [0.25; 3],
         gates: GateSettings {
             minimum_age_years: 18,
             accepted_views: vec!["PA".to_owned(), "AP".to_owned(), String::new()],
@@ -460,9 +484,40 @@ fn bundles_that_cannot_work_are_refused_at_once() {
     assert_eq!(refuse(BundleIdentity { target_class_idx: 2, ..good() }, settings()), Some("target_class_idx"));
     assert_eq!(refuse(BundleIdentity { members: Vec::new(), ..good() }, settings()), Some("members"));
     assert_eq!(refuse(BundleIdentity { threshold: f64::NAN, ..good() }, settings()), Some("threshold"));
-    assert_eq!(refuse(good(), PipelineSettings { image_side_pixels: 0, ..settings() }), Some("image_side_pixels"));
-    let std = PipelineSettings { std: [1.0, 0.0, 1.0], ..settings() };
-    assert_eq!(refuse(good(), std), Some("mean, std"));
+    let with = |recipe: Recipe| PipelineSettings { member_inputs: vec![vec![recipe]; 3], ..settings() };
+    assert_eq!(refuse(good(), with(Recipe { side_pixels: 0, ..recipe() })), Some("image_side_pixels"));
+    assert_eq!(refuse(good(), with(Recipe { std: [1.0, 0.0, 1.0], ..recipe() })), Some("mean, std"));
+    let without_input = PipelineSettings { member_inputs: vec![vec![recipe()], Vec::new(), Vec::new()], ..settings() };
+    assert_eq!(refuse(good(), without_input), Some("members"));
     let percentiles = PipelineSettings { percentile_low: 99.9, ..settings() };
     assert_eq!(refuse(good(), percentiles), Some("percentile_low to percentile_high"));
+}
+
+#[tokio::test]
+async fn members_without_a_map_count_and_are_left_out_of_the_picture() {
+    let models = FakeModels::new([Member::Says(2.0, 1, 1), Member::SaysWithoutMap(2.0), Member::SaysWithoutMap(2.0)]);
+    let found = analysed(&pipeline(BundleStatus::Validated, models), vec![loaded(chest())]).await;
+    let image = &found.images[0];
+    assert!(image.members.iter().all(|member| member.failure.is_none()));
+    assert_eq!(image.member_heat_maps.len(), 1);
+    assert!(image.heat_map.maximum_activation > 0.0);
+
+    let models = FakeModels::new([Member::SaysWithoutMap(2.0); 3]);
+    let found = analysed(&pipeline(BundleStatus::Validated, models), vec![loaded(chest())]).await;
+    assert!(found.images[0].heat_map.values.iter().all(|heat| *heat == 0.0));
+    assert_eq!(found.images[0].decision, Decision::Present);
+}
+
+#[rstest]
+#[case::below(-2.0, Decision::Absent)]
+#[case::grey_below_the_threshold(-0.2, Decision::Undetermined)]
+#[case::grey_above_the_threshold(0.2, Decision::Undetermined)]
+#[case::above(2.0, Decision::Present)]
+#[tokio::test]
+async fn the_grey_zone_decides_nothing(#[case] logit: f32, #[case] expected: Decision) {
+    let bundle = BundleIdentity { grey_zone: Some([0.4, 0.6]), ..bundle(BundleStatus::Validated) };
+    let models = FakeModels::new([Member::Says(logit, 0, 0); 3]);
+    let pipeline = CxrPipeline::new(models, bundle, settings()).unwrap();
+    let found = analysed(&pipeline, vec![loaded(chest())]).await;
+    assert_eq!(found.images[0].decision, expected, "{:?}", found.images[0].fused);
 }

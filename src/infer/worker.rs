@@ -288,9 +288,8 @@ impl Inner {
         let (options, decode_limits) = (self.settings.ensemble, self.settings.decode_limits);
         let pipeline = tokio::task::spawn_blocking(move || {
             let bundle = Bundle::open(&folder)?;
-            let ensemble = Ensemble::load(&bundle, options)?;
-            let settings = super::adapter::pipeline_settings(bundle.manifest(), decode_limits);
-            let models = NnModels::new(ensemble, bundle.manifest());
+            let (settings, classification) = super::adapter::pipeline_settings(bundle.manifest(), decode_limits)?;
+            let models = NnModels::new(Ensemble::load(&bundle, options)?, classification);
             anyhow::Ok(CxrPipeline::new(models, bundle.identity(), settings)?)
         })
         .await?

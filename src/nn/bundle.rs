@@ -105,23 +105,25 @@ impl Bundle {
     #[must_use]
     pub fn identity(&self) -> BundleIdentity {
         let manifest = &self.manifest;
+        let classification = manifest.classification.as_ref();
         BundleIdentity {
             name: manifest.name.clone(),
             version: manifest.version.clone(),
             status: manifest.status,
             digest: self.digest,
-            classes: manifest.classes.clone(),
-            target_class_idx: manifest.target_class_idx,
-            threshold: manifest.threshold,
-            fusion: manifest.fusion.name().to_owned(),
-            calibration: manifest.calibration.id().map(str::to_owned),
+            classes: classification.map(|of| of.classes.clone()).unwrap_or_default(),
+            target_class_idx: classification.map_or(0, |of| of.target_class_idx),
+            threshold: classification.map_or(0.0, |of| of.threshold),
+            grey_zone: classification.and_then(|of| of.grey_zone),
+            fusion: classification.map_or("none", |of| of.fusion.name()).to_owned(),
+            calibration: classification.and_then(|of| of.calibration.id()).map(str::to_owned),
             reference_performance: manifest.reference_performance.clone(),
-            segmenter: MemberIdentity {
+            segmenter: manifest.segmenter.as_ref().map(|segmenter| MemberIdentity {
                 name: "lung segmenter".to_owned(),
                 architecture: "unet".to_owned(),
-                version: manifest.segmenter.version.clone(),
-                weights_sha256: manifest.segmenter.sha256,
-            },
+                version: segmenter.version.clone(),
+                weights_sha256: segmenter.sha256,
+            }),
             members: manifest
                 .members
                 .iter()
@@ -224,6 +226,8 @@ mod tests {
         fs_err::write(path, text.replace(from, to)).unwrap();
     }
 
+    const UNCALIBRATED: &str = "[classification.calibration]\nmethod = \"none\"\n";
+
     fn flip_last_byte(path: &Path) -> (Sha256Digest, Sha256Digest) {
         let mut bytes = fs_err::read(path).unwrap();
         let before = Sha256Digest::of(&bytes);
@@ -243,7 +247,7 @@ mod tests {
         assert_eq!(identity.classes[identity.target_class_idx].code.value, "882784691000119100");
         let architectures: Vec<_> = identity.members.iter().map(|member| member.architecture.as_str()).collect();
         assert_eq!(architectures, ["resnet34", "resnet50", "resnet152", "vgg16"]);
-        assert_eq!(identity.segmenter.architecture, "unet");
+        assert_eq!(identity.segmenter.as_ref().unwrap().architecture, "unet");
         let weights = fs_err::read(folder.path().join("vgg16.safetensors")).unwrap();
         assert_eq!(identity.members[3].weights_sha256, Sha256Digest::of(&weights));
 
@@ -254,7 +258,11 @@ mod tests {
 
     #[test]
     fn a_calibrated_bundle_says_so() {
-        let bundle = open_changed("method = \"none\"", "method = \"temperature\"\ntemperature = 1.5\nid = \"site-a\"");
+        let bundle = open_changed(
+            UNCALIBRATED,
+            "[classification.calibration]\nmethod = \"temperature\"\ntemperature = 1.5\nid = \"site-a\"\nn = 9\n\
+             date = \"2026-11-28\"\n",
+        );
         assert_eq!(bundle.unwrap().identity().calibration.as_deref(), Some("site-a"));
     }
 
@@ -278,9 +286,12 @@ mod tests {
         for (from, to, expected) in [
             ("threshold = 0.5", "threshold = 0.5\ntreshold = 0.5", "treshold"),
             ("image_side_pixels = 64", "image_side_pixels = 64\nclahe = true", "clahe"),
-            ("method = \"none\"", "method = \"none\"\nid = \"x\"", "id"),
-            ("fusion = \"mean_prob\"", "fusion = \"vote\"", "mean_logit"),
-            ("architecture = \"resnet34\"", "architecture = \"resnet18\"", "resnet152"),
+            (UNCALIBRATED, "[classification.calibration]\nmethod = \"none\"\nid = \"x\"\n", "id"),
+            ("fusion = \"mean_prob\"", "fusion = \"loudest\"", "mean_logit"),
+            ("architecture = \"resnet34\"", "architecture = \"lenet5\"", "resnet152"),
+            ("architecture = \"resnet34\"", "architecture = \"lenet5\"", "torch_script"),
+            ("kind = \"image2d\"", "kind = \"image4d\"", "ct_measurement"),
+            ("method = \"none\"\n\n[input.gates]", "method = \"clahe\"\nclip = 2\n\n[input.gates]", "clip_limit"),
             ("threshold = 0.5", "threshold = \"half\"", "half"),
             ("status = \"untrained\"", "", "status"),
         ] {
@@ -314,30 +325,41 @@ mod tests {
             ("weights = \"vgg16.safetensors\"", "weights = \"resnet34.safetensors\""),
             ("minimum_lung_area_fraction = 0.1", "minimum_lung_area_fraction = 0.7"),
             ("accepted_views = [\"PA\", \"AP\", \"\"]", "accepted_views = [\"pa\"]"),
-            ("method = \"none\"", "method = \"temperature\"\ntemperature = 0.0\nid = \"\""),
+            (
+                UNCALIBRATED,
+                "[classification.calibration]\nmethod = \"temperature\"\ntemperature = 0.0\nid = \"\"\nn = 0\n\
+                 date = \"yesterday\"\n",
+            ),
+            ("threshold = 1.5", "threshold = 1.5\ngrey_zone = [0.6, 0.4]\nlabel_map = [0, 2]"),
+            ("top_crop_fraction = 0.0", "top_crop_fraction = 0.9"),
         ] {
             change_manifest(folder.path(), from, to);
         }
         let error = Bundle::open(folder.path()).unwrap_err();
         let BundleError::Manifest { problems, .. } = &error else { panic!("{error}") };
         for key in [
-            "threshold",
-            "target_class_idx",
-            "classes[1].label",
-            "preprocessing.percentile_low",
+            "classification.threshold",
+            "classification.grey_zone",
+            "classification.label_map",
+            "classification.target_class_idx",
+            "classification.classes[1].label",
+            "input.preprocessing.percentile_low",
+            "input.preprocessing.top_crop_fraction",
             "segmenter.input_side_pixels",
             "members[1].name",
             "members[3].width",
             "members[3].weights",
-            "gates.minimum_lung_area_fraction",
-            "gates.accepted_views",
-            "calibration.temperature",
-            "calibration.id",
+            "input.gates.minimum_lung_area_fraction",
+            "input.gates.accepted_views",
+            "classification.calibration.temperature",
+            "classification.calibration.id",
+            "classification.calibration.n",
+            "classification.calibration.date",
         ] {
             let problem = problems.iter().find(|problem| problem.starts_with(&format!("`{key}`")));
             assert!(problem.is_some_and(|problem| problem.contains("give")), "{key}: {error}");
         }
-        assert_eq!(problems.len(), 12, "{error}");
+        assert_eq!(problems.len(), 17, "{error}");
     }
 
     #[test]

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use tch::{Kind, Tensor, nn::VarStore};
+use tch::{Tensor, nn::VarStore};
 
 use super::{
     bundle::{self, Bundle, MAX_WEIGHTS_BYTES},
     classifier::Classifier,
     error::NnError,
-    manifest::{NetworkEntry, SegmenterNormalisation},
+    fusion::class_probabilities,
+    manifest::{Input, MemberArchitecture, NetworkEntry, SegmenterNormalisation},
     owner::{Model, Owner, OwnerLimits},
-    plane::{Device, Plane, Plane3},
+    plane::{Device, Plane, Planes},
+    script::ScriptModel,
     unet::UNet,
     weights,
 };
@@ -49,22 +51,23 @@ pub struct ActivationMap {
     pub values: Vec<f32>,
     /// Largest positive value; 0 when nothing is positive.
     pub maximum_activation: f32,
-    /// `cam` (sum over channels of class weight times feature map) or `hirescam` (sum over channels of the
-    /// logit's gradient times feature map).
+    /// `cam` (sum over channels of class weight times feature map), `hirescam` (sum over channels of the logit's gradient
+    /// times feature map) or `own` (made by the TorchScript file itself).
     pub method: &'static str,
 }
 
 /// What one member says of one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemberOutput {
-    /// One per class.
+    /// One per network output.
     pub logits: Vec<f32>,
-    /// Softmax of the logits: one per class, 0 to 1, not calibrated.
+    /// One per class, 0 to 1, not calibrated: softmax of the logits, summed over the outputs of a class.
     pub probabilities: Vec<f32>,
-    /// Features before the last linear layer: global average pool (ResNets) or fc7 after ReLU (VGG-16).
+    /// Features before the last linear layer: global average pool (ResNets) or fc7 after ReLU (VGG-16). Empty when a
+    /// TorchScript file gives none.
     pub embedding: Vec<f32>,
-    /// Of the class that was asked for.
-    pub activation_map: ActivationMap,
+    /// Of the class that was asked for; `None` when a TorchScript file gives none.
+    pub activation_map: Option<ActivationMap>,
 }
 
 /// The networks of one bundle, each owned by its thread. Cloning gives another handle on the same networks;
@@ -83,13 +86,15 @@ struct Networks {
 
 struct Network<Q, A> {
     name: String,
-    input_side: usize,
+    /// Channels, rows and columns of each input.
+    input_shapes: Vec<[usize; 3]>,
     owner: Owner<Q, A>,
 }
 
-struct ClassifierQuestion {
-    input: Plane3,
-    target_class_idx: usize,
+/// What a classifier is asked.
+pub(super) struct ClassifierQuestion {
+    pub(super) inputs: Vec<Planes>,
+    pub(super) target_class_idx: usize,
 }
 
 impl Ensemble {
@@ -98,48 +103,63 @@ impl Ensemble {
     pub fn load(bundle: &Bundle, options: EnsembleOptions) -> Result<Self, NnError> {
         let device = torch_device(options.device)?;
         let manifest = bundle.manifest();
+        let load_error = |problems| NnError::Load { bundle: manifest.name.clone(), problems };
+        let (Input::Image2d { .. }, Some(segmenter), Some(classification)) =
+            (&manifest.input, &manifest.segmenter, &manifest.classification)
+        else {
+            let kind = manifest.input.kind();
+            return Err(load_error(vec![format!("a bundle of the kind `{kind}` has no classifiers of radiographs")]));
+        };
+        let class_of_output = classification.class_of_output();
+        let mut entries = manifest.networks().map(|entry| LoadPlan::new(bundle, &entry, device, options));
         let mut problems = Vec::new();
-        let mut segmenter = None;
+
+        let (width, side) = (segmenter.width, segmenter.input_side_pixels as usize);
+        let lungs = entries.next().map(|plan| {
+            plan.start("lung segmenter", vec![[1, side, side]], move |plan| {
+                let (network, _store) = plan.load(|path| UNet::new(path, width))?;
+                Ok(SegmenterModel { name: plan.name.clone(), network, device: plan.device })
+            })
+        });
+        let lungs = lungs.and_then(|lungs| gather(lungs, &mut problems).transpose()).transpose()?;
         let mut members = Vec::new();
-        for (network_idx, entry) in manifest.networks().enumerate() {
-            let plan = LoadPlan::new(bundle, &entry, device, options);
-            let result = match network_idx.checked_sub(1).map(|member_idx| &manifest.members[member_idx]) {
-                None => {
-                    let width = manifest.segmenter.width;
-                    plan.start("lung segmenter", manifest.segmenter.input_side_pixels, move |plan| {
-                        let (network, _store) = plan.load(|path| UNet::new(path, width))?;
-                        Ok(SegmenterModel { name: plan.name.clone(), network, device: plan.device })
-                    })
-                    .map(|network| segmenter = Some(network))
-                }
-                Some(member) => {
-                    let (architecture, width) = (member.architecture, member.width);
-                    let n_classes = manifest.classes.len() as i64;
-                    plan.start(&member.name, manifest.preprocessing.image_side_pixels, move |plan| {
+        for (member, plan) in manifest.members.iter().zip(entries) {
+            let shapes = manifest.inputs_of(member).into_iter().map(|input| input.shape()).collect();
+            let class_of_output = class_of_output.clone();
+            let network = match member.architecture {
+                MemberArchitecture::Known(architecture) => {
+                    let width = member.width;
+                    plan.start(&member.name, shapes, move |plan| {
+                        let n_outputs = class_of_output.len() as i64;
                         let (network, _store) =
-                            plan.load(|path| Classifier::new(path, architecture, width, n_classes))?;
+                            plan.load(|path| Classifier::new(path, architecture, width, n_outputs))?;
                         let method = architecture.activation_map_method();
-                        Ok(ClassifierModel { name: plan.name.clone(), network, method, device: plan.device })
+                        Ok(ClassifierModel {
+                            name: plan.name.clone(),
+                            network,
+                            method,
+                            class_of_output,
+                            device: plan.device,
+                        })
                     })
-                    .map(|network| members.push(network))
                 }
+                MemberArchitecture::TorchScript => plan.start(&member.name, shapes, move |plan| {
+                    ScriptModel::load(&plan.name, &plan.read()?, class_of_output, plan.device)
+                        .map_err(|reason| plan.problems(&[reason]))
+                }),
             };
-            match result {
-                Ok(()) => (),
-                Err(NnError::Load { problems: more, .. }) => problems.extend(more),
-                Err(other) => return Err(other),
-            }
+            members.extend(gather(network, &mut problems)?);
         }
-        match segmenter {
-            Some(segmenter) if problems.is_empty() => Ok(Self {
+        match lungs {
+            Some(segmenter_network) if problems.is_empty() => Ok(Self {
                 networks: Arc::new(Networks {
-                    segmenter,
-                    normalisation: manifest.segmenter.normalisation,
+                    segmenter: segmenter_network,
+                    normalisation: segmenter.normalisation,
                     members,
-                    n_classes: manifest.classes.len(),
+                    n_classes: classification.classes.len(),
                 }),
             }),
-            _ => Err(NnError::Load { bundle: manifest.name.clone(), problems }),
+            _ => Err(load_error(problems)),
         }
     }
 
@@ -156,21 +176,21 @@ impl Ensemble {
     /// Cancel safety: dropping the future withdraws the request.
     pub async fn segment(&self, canvas: Plane) -> Result<Plane, NnError> {
         let segmenter = &self.networks.segmenter;
-        segmenter.check_input(1, canvas.rows, canvas.columns, &canvas.values)?;
+        segmenter.check_inputs(&[([1, canvas.rows, canvas.columns], &canvas.values)])?;
         let values = match self.networks.normalisation {
             SegmenterNormalisation::ImageZScore => z_score(&canvas.values),
         };
         segmenter.owner.ask(Plane { values, ..canvas }).await
     }
 
-    /// Runs one member on an input of the manifest's image side, already normalised with the manifest's mean and
-    /// std. The activation map is about the class `target_class_idx`.
+    /// Runs one member on its inputs (one; a TorchScript file may take two), of the shapes that the manifest gives, already
+    /// normalised. The activation map is about the class `target_class_idx`.
     ///
     /// Cancel safety: dropping the future withdraws the request.
     pub async fn classify(
         &self,
         member_idx: usize,
-        input: Plane3,
+        inputs: Vec<Planes>,
         target_class_idx: usize,
     ) -> Result<MemberOutput, NnError> {
         let n_members = self.networks.members.len();
@@ -179,25 +199,47 @@ impl Ensemble {
         if target_class_idx >= n_classes {
             return Err(NnError::NoSuchClass { class_idx: target_class_idx, n_classes });
         }
-        member.check_input(3, input.rows, input.columns, &input.values)?;
-        member.owner.ask(ClassifierQuestion { input, target_class_idx }).await
+        let shapes: Vec<([usize; 3], &[f32])> =
+            inputs.iter().map(|input| ([input.channels, input.rows, input.columns], input.values.as_slice())).collect();
+        member.check_inputs(&shapes)?;
+        member.owner.ask(ClassifierQuestion { inputs, target_class_idx }).await
+    }
+}
+
+/// A network that was loaded; `None`, and its problems, when its file does not fit.
+fn gather<N>(loaded: Result<N, NnError>, problems: &mut Vec<String>) -> Result<Option<N>, NnError> {
+    match loaded {
+        Ok(network) => Ok(Some(network)),
+        Err(NnError::Load { problems: more, .. }) => {
+            problems.extend(more);
+            Ok(None)
+        }
+        Err(other) => Err(other),
     }
 }
 
 impl<Q, A> Network<Q, A> {
-    fn check_input(&self, channels: usize, rows: usize, columns: usize, values: &[f32]) -> Result<(), NnError> {
-        let side = self.input_side;
-        if (rows, columns) != (side, side) || values.len() != channels * side * side {
+    fn check_inputs(&self, inputs: &[([usize; 3], &[f32])]) -> Result<(), NnError> {
+        let fits = |(expected, (found, values)): (&[usize; 3], &([usize; 3], &[f32]))| {
+            expected == found && values.len() == found.iter().product::<usize>()
+        };
+        if inputs.len() != self.input_shapes.len() || !self.input_shapes.iter().zip(inputs).all(fits) {
+            let words = |[channels, rows, columns]: [usize; 3]| format!("{channels} x {rows} x {columns}");
+            let expected: Vec<String> = self.input_shapes.iter().copied().map(words).collect();
+            let found: Vec<String> =
+                inputs.iter().map(|(shape, values)| format!("{} for {}", values.len(), words(*shape))).collect();
             return Err(NnError::InputSize {
                 network: self.name.clone(),
-                expected: format!("{channels} x {side} x {side}"),
-                found: format!("{} for {channels} x {rows} x {columns}", values.len()),
+                expected: expected.join(" and "),
+                found: found.join(" and "),
             });
         }
-        match values.iter().position(|sample| !sample.is_finite()) {
-            Some(sample_idx) => Err(NnError::InputNotFinite { network: self.name.clone(), sample_idx }),
-            None => Ok(()),
+        for (_, values) in inputs {
+            if let Some(sample_idx) = values.iter().position(|sample| !sample.is_finite()) {
+                return Err(NnError::InputNotFinite { network: self.name.clone(), sample_idx });
+            }
         }
+        Ok(())
     }
 }
 
@@ -228,7 +270,7 @@ impl LoadPlan {
     fn start<M>(
         mut self,
         name: &str,
-        input_side_pixels: u32,
+        input_shapes: Vec<[usize; 3]>,
         load: impl FnOnce(&Self) -> Result<M, NnError> + Send + 'static,
     ) -> Result<Network<M::Question, M::Answer>, NnError>
     where
@@ -241,26 +283,34 @@ impl LoadPlan {
             tch::set_num_threads(i32::try_from(self.options.intra_op_threads.max(1)).unwrap_or(i32::MAX));
             load(&self)
         })?;
-        Ok(Network { name: name.to_owned(), input_side: input_side_pixels as usize, owner })
+        Ok(Network { name: name.to_owned(), input_shapes, owner })
     }
 
-    /// Declares a network and fills it from the weights file, whose digest is checked on the very bytes that
-    /// are used.
+    fn problems(&self, problems: &[String]) -> NnError {
+        NnError::Load {
+            bundle: self.bundle.clone(),
+            problems: problems.iter().map(|problem| format!("{} ({}): {problem}", self.name, self.file_name)).collect(),
+        }
+    }
+
+    /// The bytes of the weights file; their digest is checked on the very bytes that are used.
+    fn read(&self) -> Result<Vec<u8>, NnError> {
+        let bytes = bundle::read_bounded(&self.file, MAX_WEIGHTS_BYTES).map_err(|reason| self.problems(&[reason]))?;
+        match bundle::digest_problem(&self.file_name, self.sha256, Sha256Digest::of(&bytes)) {
+            Some(mismatch) => Err(self.problems(&[mismatch])),
+            None => Ok(bytes),
+        }
+    }
+
+    /// Declares a network and fills it from the weights file.
     fn load<N>(
         &self,
         declare: impl FnOnce(&tch::nn::Path<'_>) -> Result<N, tch::TchError>,
     ) -> Result<(N, VarStore), NnError> {
-        let problem = |problems: Vec<String>| NnError::Load {
-            bundle: self.bundle.clone(),
-            problems: problems.iter().map(|problem| format!("{} ({}): {problem}", self.name, self.file_name)).collect(),
-        };
-        let bytes = bundle::read_bounded(&self.file, MAX_WEIGHTS_BYTES).map_err(|reason| problem(vec![reason]))?;
-        if let Some(mismatch) = bundle::digest_problem(&self.file_name, self.sha256, Sha256Digest::of(&bytes)) {
-            return Err(problem(vec![mismatch]));
-        }
+        let bytes = self.read()?;
         let mut store = VarStore::new(self.device);
         let network = declare(&store.root()).map_err(|error| NnError::torch(&self.name, &error))?;
-        weights::fill(&mut store, &bytes).map_err(problem)?;
+        weights::fill(&mut store, &bytes).map_err(|problems| self.problems(&problems))?;
         Ok((network, store))
     }
 }
@@ -318,6 +368,7 @@ struct ClassifierModel {
     name: String,
     network: Classifier,
     method: &'static str,
+    class_of_output: Vec<usize>,
     device: tch::Device,
 }
 
@@ -327,37 +378,51 @@ impl Model for ClassifierModel {
 
     fn answer(&self, questions: &[&ClassifierQuestion]) -> Result<Vec<MemberOutput>, NnError> {
         let torch = |error: tch::TchError| NnError::torch(&self.name, &error);
-        let samples = questions.iter().map(|question| question.input.values.as_slice());
-        let (rows, columns) = questions.first().map_or((0, 0), |first| (first.input.rows, first.input.columns));
-        let input = batch(samples, [3, rows, columns], self.device).map_err(torch)?;
-        let targets: Vec<i64> = questions.iter().map(|question| question.target_class_idx as i64).collect();
+        let input = input_batch(questions, 0, self.device).map_err(torch)?;
+        let targets = target_outputs(questions, &self.class_of_output);
         let targets = Tensor::f_from_slice(&targets).and_then(|targets| targets.f_to(self.device)).map_err(torch)?;
 
         let output = self.network.forward(&input, &targets).map_err(torch)?;
-        let probabilities = output.logits.f_softmax(-1, Kind::Float).map_err(torch)?;
         let (_, rows, columns) = output.activation_map.size3().map_err(torch)?;
         let logits = rows_of(&self.name, &output.logits)?;
-        let probabilities = rows_of(&self.name, &probabilities)?;
         let embeddings = rows_of(&self.name, &output.embedding)?;
         let maps = rows_of(&self.name, &output.activation_map)?;
         Ok(logits
             .into_iter()
-            .zip(probabilities)
             .zip(embeddings.into_iter().zip(maps))
-            .map(|((logits, probabilities), (embedding, values))| MemberOutput {
+            .map(|(logits, (embedding, values))| MemberOutput {
+                probabilities: class_probabilities(&logits, &self.class_of_output),
                 logits,
-                probabilities,
                 embedding,
-                activation_map: ActivationMap {
-                    rows: rows as usize,
-                    columns: columns as usize,
-                    maximum_activation: values.iter().copied().fold(0.0, f32::max),
-                    values,
-                    method: self.method,
-                },
+                activation_map: Some(ActivationMap::new(rows as usize, columns as usize, values, self.method)),
             })
             .collect())
     }
+}
+
+impl ActivationMap {
+    pub(super) fn new(rows: usize, columns: usize, values: Vec<f32>, method: &'static str) -> Self {
+        Self { rows, columns, maximum_activation: values.iter().copied().fold(0.0, f32::max), values, method }
+    }
+}
+
+/// The network output that each question's map is about: the first of its class.
+pub(super) fn target_outputs(questions: &[&ClassifierQuestion], class_of_output: &[usize]) -> Vec<i64> {
+    let output_of = |question: &&ClassifierQuestion| {
+        class_of_output.iter().position(|class_idx| *class_idx == question.target_class_idx).unwrap_or(0) as i64
+    };
+    questions.iter().map(output_of).collect()
+}
+
+/// The input `input_idx` of all questions as one tensor.
+pub(super) fn input_batch(
+    questions: &[&ClassifierQuestion],
+    input_idx: usize,
+    device: tch::Device,
+) -> Result<Tensor, tch::TchError> {
+    let inputs = questions.iter().filter_map(|question| question.inputs.get(input_idx));
+    let shape = inputs.clone().next().map_or([0; 3], |input| [input.channels, input.rows, input.columns]);
+    batch(inputs.map(|input| input.values.as_slice()), shape, device)
 }
 
 /// One tensor `n x channels x rows x columns` of n images.
@@ -373,7 +438,7 @@ fn batch<'a>(
 }
 
 /// The elements of each entry of the first dimension; an error when one is not finite.
-fn rows_of(network: &str, tensor: &Tensor) -> Result<Vec<Vec<f32>>, NnError> {
+pub(super) fn rows_of(network: &str, tensor: &Tensor) -> Result<Vec<Vec<f32>>, NnError> {
     let torch = |error: tch::TchError| NnError::torch(network, &error);
     let n_rows = tensor.size().first().copied().unwrap_or(0) as usize;
     let tensor = tensor.f_contiguous().and_then(|tensor| tensor.f_to(tch::Device::Cpu)).map_err(torch)?;
@@ -402,8 +467,8 @@ mod tests {
         Ensemble::load(&Bundle::open(folder.path()).unwrap(), OPTIONS).unwrap()
     }
 
-    fn input(name: &str) -> Plane3 {
-        Plane3 { rows: SIDE, columns: SIDE, values: seeded::uniform(5, name, 3 * SIDE * SIDE, -2.0, 2.0) }
+    fn input(name: &str) -> Planes {
+        Planes { channels: 3, rows: SIDE, columns: SIDE, values: seeded::uniform(5, name, 3 * SIDE * SIDE, -2.0, 2.0) }
     }
 
     fn canvas(name: &str) -> Plane {
@@ -417,14 +482,24 @@ mod tests {
         assert!(difference <= 1e-5 * magnitude, "{what}: off by {difference} at a magnitude of {magnitude}");
     }
 
+    fn map_values(output: &MemberOutput) -> Vec<f32> {
+        output.activation_map.as_ref().unwrap().values.clone()
+    }
+
     /// A classifier of the test bundle, loaded on this thread.
     fn classifier(bundle: &Bundle, member_idx: usize) -> ClassifierModel {
         let entry = bundle.manifest().networks().nth(member_idx + 1).unwrap();
         let plan = LoadPlan::new(bundle, &entry, tch::Device::Cpu, OPTIONS);
         let member = &bundle.manifest().members[member_idx];
-        let (network, _store) = plan.load(|path| Classifier::new(path, member.architecture, member.width, 2)).unwrap();
-        let method = member.architecture.activation_map_method();
-        ClassifierModel { name: member.name.clone(), network, method, device: tch::Device::Cpu }
+        let MemberArchitecture::Known(architecture) = member.architecture else { panic!("of ours") };
+        let (network, _store) = plan.load(|path| Classifier::new(path, architecture, member.width, 2)).unwrap();
+        ClassifierModel {
+            name: member.name.clone(),
+            network,
+            method: architecture.activation_map_method(),
+            class_of_output: vec![0, 1],
+            device: tch::Device::Cpu,
+        }
     }
 
     #[tokio::test]
@@ -434,22 +509,23 @@ mod tests {
         for (member_idx, (n_features, method)) in
             [(32, "cam"), (128, "cam"), (128, "cam"), (128, "hirescam")].into_iter().enumerate()
         {
-            let first = ensemble.classify(member_idx, input("a"), 0).await.unwrap();
-            let again = ensemble.classify(member_idx, input("a"), 0).await.unwrap();
-            let other = ensemble.classify(member_idx, input("b"), 0).await.unwrap();
+            let first = ensemble.classify(member_idx, vec![input("a")], 0).await.unwrap();
+            let again = ensemble.classify(member_idx, vec![input("a")], 0).await.unwrap();
+            let other = ensemble.classify(member_idx, vec![input("b")], 0).await.unwrap();
             assert_eq!(first, again);
             assert_ne!(first.probabilities, other.probabilities);
             assert_eq!(first.logits.len(), 2);
             assert!((first.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
             assert!(first.probabilities.iter().all(|p| (0.01..0.99).contains(p)), "{:?}", first.probabilities);
             assert_eq!(first.embedding.len(), n_features);
-            let map = &first.activation_map;
+            let map = first.activation_map.as_ref().unwrap();
             assert_eq!((map.rows, map.columns, map.values.len(), map.method), (2, 2, 4, method));
             let largest = map.values.iter().copied().fold(0f32, f32::max);
             assert_eq!(map.maximum_activation.to_bits(), largest.to_bits());
 
             // The two classes have weights of their own, hence maps of their own.
-            let map_of_other_class = ensemble.classify(member_idx, input("a"), 1).await.unwrap().activation_map;
+            let map_of_other_class =
+                ensemble.classify(member_idx, vec![input("a")], 1).await.unwrap().activation_map.unwrap();
             assert_ne!(map_of_other_class.values, map.values);
         }
     }
@@ -461,7 +537,7 @@ mod tests {
         let questions: Vec<ClassifierQuestion> = ["a", "b", "c", "d", "e"]
             .into_iter()
             .enumerate()
-            .map(|(idx, name)| ClassifierQuestion { input: input(name), target_class_idx: idx % 2 })
+            .map(|(idx, name)| ClassifierQuestion { inputs: vec![input(name)], target_class_idx: idx % 2 })
             .collect();
         for member_idx in 0..4 {
             let model = classifier(&bundle, member_idx);
@@ -472,7 +548,7 @@ mod tests {
                 assert_close("logits", &in_batch.logits, &alone.logits);
                 assert_close("probabilities", &in_batch.probabilities, &alone.probabilities);
                 assert_close("embedding", &in_batch.embedding, &alone.embedding);
-                assert_close("map", &in_batch.activation_map.values, &alone.activation_map.values);
+                assert_close("map", &map_values(in_batch), &map_values(alone));
             }
         }
     }
@@ -484,16 +560,16 @@ mod tests {
             .map(|task_idx| {
                 let ensemble = ensemble.clone();
                 tokio::spawn(async move {
-                    ensemble.classify(task_idx % 4, input(&format!("image {}", task_idx / 4)), task_idx % 2).await
+                    ensemble.classify(task_idx % 4, vec![input(&format!("image {}", task_idx / 4))], task_idx % 2).await
                 })
             })
             .collect();
         for (task_idx, task) in tasks.into_iter().enumerate() {
             let found = task.await.unwrap().unwrap();
             let name = format!("image {}", task_idx / 4);
-            let expected = ensemble.classify(task_idx % 4, input(&name), task_idx % 2).await.unwrap();
+            let expected = ensemble.classify(task_idx % 4, vec![input(&name)], task_idx % 2).await.unwrap();
             assert_close(&name, &found.logits, &expected.logits);
-            assert_close(&name, &found.activation_map.values, &expected.activation_map.values);
+            assert_close(&name, &map_values(&found), &map_values(&expected));
         }
     }
 
@@ -531,22 +607,22 @@ mod tests {
         let ensemble = ensemble();
         let mut nan = input("a");
         nan.values[7] = f32::NAN;
-        let error = ensemble.classify(1, nan, 0).await.unwrap_err();
+        let error = ensemble.classify(1, vec![nan], 0).await.unwrap_err();
         assert_eq!(error, NnError::InputNotFinite { network: "resnet50".to_owned(), sample_idx: 7 });
         let mut infinite = canvas("a");
         infinite.values[9] = f32::INFINITY;
         let error = ensemble.segment(infinite).await.unwrap_err();
         assert_eq!(error, NnError::InputNotFinite { network: "lung segmenter".to_owned(), sample_idx: 9 });
 
-        let small = Plane3 { rows: 32, columns: 32, values: vec![0.0; 3 * 32 * 32] };
-        let error = ensemble.classify(0, small, 0).await.unwrap_err().to_string();
+        let small = Planes { channels: 3, rows: 32, columns: 32, values: vec![0.0; 3 * 32 * 32] };
+        let error = ensemble.classify(0, vec![small], 0).await.unwrap_err().to_string();
         assert!(error.contains("`resnet34` takes 3 x 64 x 64"), "{error}");
         let torn = Plane { values: vec![0.0; 5], ..canvas("a") };
         assert!(matches!(ensemble.segment(torn).await, Err(NnError::InputSize { .. })));
 
-        let error = ensemble.classify(4, input("a"), 0).await.unwrap_err();
+        let error = ensemble.classify(4, vec![input("a")], 0).await.unwrap_err();
         assert_eq!(error, NnError::NoSuchMember { member_idx: 4, n_members: 4 });
-        let error = ensemble.classify(0, input("a"), 2).await.unwrap_err();
+        let error = ensemble.classify(0, vec![input("a")], 2).await.unwrap_err();
         assert_eq!(error, NnError::NoSuchClass { class_idx: 2, n_classes: 2 });
     }
 
@@ -554,10 +630,10 @@ mod tests {
     async fn overflow_inside_a_network_is_an_error_and_the_network_lives_on() {
         let ensemble = ensemble();
         for member_idx in 0..4 {
-            let huge = Plane3 { rows: SIDE, columns: SIDE, values: vec![3e38; 3 * SIDE * SIDE] };
-            let error = ensemble.classify(member_idx, huge, 0).await.unwrap_err();
+            let huge = Planes { channels: 3, rows: SIDE, columns: SIDE, values: vec![3e38; 3 * SIDE * SIDE] };
+            let error = ensemble.classify(member_idx, vec![huge], 0).await.unwrap_err();
             assert!(matches!(error, NnError::OutputNotFinite { .. }), "{error}");
-            ensemble.classify(member_idx, input("a"), 0).await.unwrap();
+            ensemble.classify(member_idx, vec![input("a")], 0).await.unwrap();
         }
     }
 
@@ -566,8 +642,8 @@ mod tests {
         let folder = test_bundle();
         let model = classifier(&Bundle::open(folder.path()).unwrap(), 3);
         // Too small for five max pools.
-        let tiny = Plane3 { rows: 8, columns: 8, values: vec![0.0; 3 * 8 * 8] };
-        let question = ClassifierQuestion { input: tiny, target_class_idx: 0 };
+        let tiny = Planes { channels: 3, rows: 8, columns: 8, values: vec![0.0; 3 * 8 * 8] };
+        let question = ClassifierQuestion { inputs: vec![tiny], target_class_idx: 0 };
         let error = tch::no_grad(|| model.answer(&[&question])).unwrap_err();
         let NnError::Torch { network, words } = error else { panic!("{error}") };
         assert_eq!(network, "vgg16");
@@ -579,8 +655,8 @@ mod tests {
         let folder = test_bundle();
         let manifest = folder.path().join(MANIFEST_FILE_NAME);
         let text = fs_err::read_to_string(&manifest).unwrap();
-        let third = "\n[[classes]]\nlabel = \"Other\"\n\
-                     [classes.code]\nvalue = \"74964007\"\nscheme = \"SCT\"\nmeaning = \"Other\"\n";
+        let third = "\n[[classification.classes]]\nlabel = \"Other\"\n\
+                     [classification.classes.code]\nvalue = \"74964007\"\nscheme = \"SCT\"\nmeaning = \"Other\"\n";
         fs_err::write(&manifest, text + third).unwrap();
         let bundle = Bundle::open(folder.path()).unwrap();
         let error = Ensemble::load(&bundle, OPTIONS).err().unwrap().to_string();

@@ -14,7 +14,8 @@ use super::{
     bundle::{Bundle, BundleError, MANIFEST_FILE_NAME},
     classifier::Classifier,
     manifest::{
-        Calibration, Fusion, Gates, Manifest, MaskMode, Member, Preprocessing, Segmenter, SegmenterArchitecture,
+        Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Gates, Input, Manifest,
+        MaskMode, Member, MemberArchitecture, Preprocessing, ResizeMode, Segmenter, SegmenterArchitecture,
         SegmenterNormalisation, VoiMode,
     },
     seeded,
@@ -166,10 +167,12 @@ fn bundle_files(options: UntrainedOptions) -> Result<Vec<(String, Vec<u8>)>, Ini
     let mut files = Vec::new();
     let segmenter =
         seeded_weights(options.seed, "segmenter", None, |path| UNet::new(path, options.segmenter_width).map(drop))?;
-    files.push((draft.segmenter.weights.clone(), segmenter));
+    files.push(("segmenter.safetensors".to_owned(), segmenter));
+    let n_outputs = draft.classification.as_ref().map_or(0, Classification::n_outputs) as i64;
     for member in &draft.members {
-        let weights = seeded_weights(options.seed, &member.name, Some(member.architecture), |path| {
-            Classifier::new(path, member.architecture, member.width, draft.classes.len() as i64).map(drop)
+        let MemberArchitecture::Known(architecture) = member.architecture else { continue };
+        let weights = seeded_weights(options.seed, &member.name, Some(architecture), |path| {
+            Classifier::new(path, architecture, member.width, n_outputs).map(drop)
         })?;
         files.push((member.weights.clone(), weights));
     }
@@ -264,34 +267,49 @@ fn manifest(options: UntrainedOptions, digests: &[Sha256Digest]) -> Manifest {
              architectures: sensitivity 90.5 % (95 % CI 85-94), specificity 90.0 % (84.3-94), \
              n = 350 radiographs of four hospitals. These weights: untrained, no performance."
             .to_owned(),
-        target_class_idx: 0,
-        threshold: 0.5,
-        fusion: Fusion::MeanProb,
-        calibration: Calibration::None {},
-        classes: vec![
-            class("COVID-19", "882784691000119100", "COVID-19 pneumonia"),
-            class("No COVID-19 pattern", "17621005", "Normal"),
-        ],
-        preprocessing: Preprocessing {
-            image_side_pixels: options.image_side_pixels,
-            percentile_low: 0.5,
-            percentile_high: 99.5,
-            voi: VoiMode::Window,
-            mask_mode: MaskMode::Channel3,
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
+        performance: Vec::new(),
+        input: Input::Image2d {
+            preprocessing: Preprocessing {
+                voi: VoiMode::Window,
+                percentile_low: 0.5,
+                percentile_high: 99.5,
+                equalisation: Equalisation::None,
+                top_crop_fraction: 0.0,
+                resize: ResizeMode::Pad,
+                image_side_pixels: options.image_side_pixels,
+                mask_mode: MaskMode::Channel3,
+                crop_margin_fraction: 0.05,
+                normalisation: ChannelNormalisation::MeanStd,
+                mean: [0.485, 0.456, 0.406],
+                std: [0.229, 0.224, 0.225],
+                channel_order: ChannelOrder::Rgb,
+                single_channel: false,
+            },
+            gates: Gates {
+                minimum_age_years: 18,
+                accepted_views: vec!["PA".to_owned(), "AP".to_owned(), String::new()],
+                minimum_lung_area_fraction: 0.10,
+                maximum_lung_area_fraction: 0.60,
+                minimum_lung_area_ratio: 0.4,
+                maximum_lung_area_ratio: 2.5,
+                minimum_rows: 512,
+                minimum_columns: 512,
+            },
         },
-        gates: Gates {
-            minimum_age_years: 18,
-            accepted_views: vec!["PA".to_owned(), "AP".to_owned(), String::new()],
-            minimum_lung_area_fraction: 0.10,
-            maximum_lung_area_fraction: 0.60,
-            minimum_lung_area_ratio: 0.4,
-            maximum_lung_area_ratio: 2.5,
-            minimum_rows: 512,
-            minimum_columns: 512,
-        },
-        segmenter: Segmenter {
+        classification: Some(Classification {
+            target_class_idx: 0,
+            threshold: 0.5,
+            grey_zone: None,
+            fusion: Fusion::MeanProb,
+            label_map: None,
+            calibration: Calibration::None {},
+            prior: None,
+            classes: vec![
+                class("COVID-19", "882784691000119100", "COVID-19 pneumonia"),
+                class("No COVID-19 pattern", "17621005", "Normal"),
+            ],
+        }),
+        segmenter: Some(Segmenter {
             architecture: SegmenterArchitecture::Unet,
             width: options.segmenter_width,
             input_side_pixels: options.segmenter_side_pixels,
@@ -299,12 +317,13 @@ fn manifest(options: UntrainedOptions, digests: &[Sha256Digest]) -> Manifest {
             weights: "segmenter.safetensors".to_owned(),
             sha256: digest(0),
             version: version.clone(),
-        },
+        }),
         members: (1..)
             .zip(Architecture::ALL)
             .map(|(network_idx, architecture)| Member {
                 name: architecture.name().to_owned(),
-                architecture,
+                architecture: MemberArchitecture::Known(architecture),
+                inputs: Vec::new(),
                 width: match architecture {
                     Architecture::Vgg16 => options.vgg_width,
                     _ => options.resnet_width,

@@ -25,24 +25,120 @@ pub struct Manifest {
     pub training_data: String,
     /// Published performance with n and interval, and whose it is; may be empty.
     pub reference_performance: String,
+    /// Measured performance, each figure with its n and interval; may be empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub performance: Vec<Performance>,
+    /// What the bundle reads, and how an image becomes its networks' input.
+    pub input: Input,
+    /// What the outputs mean; absent in bundles that only measure or segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classification: Option<Classification>,
+    /// The lung segmenter; absent where a method without weights finds the lungs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segmenter: Option<Segmenter>,
+    /// The classifiers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Member>,
+}
+
+/// A measured figure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Performance {
+    /// Such as `sensitivity`, `specificity`, `roc_auc`, `dice`.
+    pub measure: String,
+    /// The figure, 0 to 1.
+    pub value: f64,
+    /// Lower and upper end of its interval, 0 to 1.
+    pub interval: [f64; 2],
+    /// Confidence of the interval in percent, such as 95.
+    pub confidence_percent: f64,
+    /// Patients or images that it was measured on.
+    pub n: u64,
+    /// What was counted, of which data: `images of 2 hospitals, patients not seen in training`.
+    pub data: String,
+    /// Whose figure it is.
+    pub whose: Whose,
+    /// Where it is written: a citation, a report of `hilum evaluate`.
+    pub reference: String,
+}
+
+/// Whose figure a performance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whose {
+    /// Of a publication, measured with its own weights.
+    Publication,
+    /// Measured with these weights by those who made the bundle.
+    Makers,
+    /// Measured with these weights at the site that uses them.
+    Site,
+}
+
+/// What a bundle reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Input {
+    /// Single frontal chest radiographs.
+    Image2d {
+        /// How an image becomes the classifiers' input.
+        preprocessing: Preprocessing,
+        /// What the input must satisfy.
+        gates: Gates,
+    },
+    /// A CT series that is measured without any network: lung volumes and densities.
+    CtMeasurement {},
+}
+
+impl Input {
+    /// The name used in manifests.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Image2d { .. } => "image2d",
+            Self::CtMeasurement {} => "ct_measurement",
+        }
+    }
+}
+
+/// What the networks' outputs mean.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Classification {
     /// Index into `classes` of the class that threshold, decision and heat map are about.
     pub target_class_idx: usize,
     /// Operating threshold on the fused, calibrated output of the target class, 0 to 1.
     pub threshold: f64,
+    /// Outputs from the first to below the second number decide nothing; the threshold lies between them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grey_zone: Option<[f64; 2]>,
     /// How the members' outputs become one.
     pub fusion: Fusion,
+    /// The class of each network output, many to one (class decomposition, as DeTraC's); absent: one output for each
+    /// class, in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_map: Option<Vec<usize>>,
     /// How the fused output is calibrated.
     pub calibration: Calibration,
-    /// Classes in the order of the networks' outputs, at least two.
+    /// Shift from the prevalence at training to that of the site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior: Option<Prior>,
+    /// The classes, at least two.
     pub classes: Vec<ClassDefinition>,
-    /// How an image becomes the classifiers' input.
-    pub preprocessing: Preprocessing,
-    /// What the input must satisfy.
-    pub gates: Gates,
-    /// The lung segmenter.
-    pub segmenter: Segmenter,
-    /// The classifiers, at least one.
-    pub members: Vec<Member>,
+}
+
+impl Classification {
+    /// How many outputs each network has.
+    #[must_use]
+    pub fn n_outputs(&self) -> usize {
+        self.label_map.as_ref().map_or(self.classes.len(), Vec::len)
+    }
+
+    /// The class of each network output.
+    #[must_use]
+    pub fn class_of_output(&self) -> Vec<usize> {
+        self.label_map.clone().unwrap_or_else(|| (0..self.classes.len()).collect())
+    }
 }
 
 /// How the members' outputs become one.
@@ -53,6 +149,8 @@ pub enum Fusion {
     MeanProb,
     /// Softmax of the mean of the members' logits.
     MeanLogit,
+    /// Share of the members whose largest output is the class; when the most voted classes tie, as `mean_prob`.
+    Vote,
 }
 
 impl Fusion {
@@ -62,6 +160,7 @@ impl Fusion {
         match self {
             Self::MeanProb => "mean_prob",
             Self::MeanLogit => "mean_logit",
+            Self::Vote => "vote",
         }
     }
 }
@@ -72,12 +171,30 @@ impl Fusion {
 pub enum Calibration {
     /// Not at all.
     None {},
-    /// Temperature scaling (Guo et al. 2017) of the fused output.
+    /// Temperature scaling (Guo et al. 2017, arXiv:1706.04599) of the fused output.
     Temperature {
         /// Divides the fused logits; above 0.
         temperature: f64,
-        /// Names data, date and site of the fit, for the records.
+        /// Names the data and the site of the fit, for the records.
         id: String,
+        /// Images that it was fitted on.
+        n: u64,
+        /// When, as YYYY-MM-DD.
+        date: String,
+    },
+    /// Platt scaling of the target class against the rest: sigmoid of `slope` times the logit of the fused output, plus
+    /// `intercept`. The other classes keep their proportions.
+    Platt {
+        /// Above 0.
+        slope: f64,
+        /// Any number.
+        intercept: f64,
+        /// Names the data and the site of the fit, for the records.
+        id: String,
+        /// Images that it was fitted on.
+        n: u64,
+        /// When, as YYYY-MM-DD.
+        date: String,
     },
 }
 
@@ -87,29 +204,135 @@ impl Calibration {
     pub fn id(&self) -> Option<&str> {
         match self {
             Self::None {} => None,
-            Self::Temperature { id, .. } => Some(id),
+            Self::Temperature { id, .. } | Self::Platt { id, .. } => Some(id),
         }
     }
 }
 
-/// How an image becomes the classifiers' input.
+/// Shift from the prevalence at training to that of the site: the odds of the target class are multiplied by the ratio of
+/// the two prevalences' odds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prior {
+    /// Prevalence of the target class at training, between 0 and 1.
+    pub training_prevalence: f64,
+    /// Prevalence of the target class at the site, between 0 and 1.
+    pub site_prevalence: f64,
+}
+
+/// How an image becomes the classifiers' input, in the order of the keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
-    /// Side of the square input in pixels, 32 to 1024.
-    pub image_side_pixels: u32,
+    /// Whether the VOI LUT or window of the object is applied.
+    pub voi: VoiMode,
     /// Percentile of the samples that becomes 0.
     pub percentile_low: f64,
     /// Percentile of the samples that becomes 1.
     pub percentile_high: f64,
-    /// Whether the VOI LUT or window of the object is applied.
-    pub voi: VoiMode,
+    /// Contrast equalisation.
+    #[serde(default)]
+    pub equalisation: Equalisation,
+    /// Share of the rows that is cut off at the top, 0 to 0.5.
+    #[serde(default)]
+    pub top_crop_fraction: f64,
+    /// How the picture becomes a square.
+    #[serde(default)]
+    pub resize: ResizeMode,
+    /// Side of the square input in pixels, 32 to 1024.
+    pub image_side_pixels: u32,
     /// What the lung mask does to the input.
     pub mask_mode: MaskMode,
+    /// Margin around the lungs with `mask_mode = "crop"`, as a share of their box, 0 to 1.
+    #[serde(default = "Preprocessing::default_crop_margin")]
+    pub crop_margin_fraction: f64,
+    /// How the channels are normalised.
+    #[serde(default)]
+    pub normalisation: ChannelNormalisation,
     /// Subtracted from each channel.
     pub mean: [f32; 3],
     /// Divides each channel; above 0.
     pub std: [f32; 3],
+    /// Order in which the network takes the channels.
+    #[serde(default)]
+    pub channel_order: ChannelOrder,
+    /// Whether the network takes the first channel only.
+    #[serde(default)]
+    pub single_channel: bool,
+}
+
+impl Preprocessing {
+    const fn default_crop_margin() -> f64 {
+        0.05
+    }
+
+    /// Whether both begin with the same grey values.
+    #[expect(clippy::float_cmp, reason = "the same number written twice")]
+    fn is_same_picture(&self, other: &Self) -> bool {
+        self.voi == other.voi
+            && self.percentile_low == other.percentile_low
+            && self.percentile_high == other.percentile_high
+    }
+
+    /// Number of channels, rows and columns of the input.
+    #[must_use]
+    pub const fn shape(&self) -> [usize; 3] {
+        let side = self.image_side_pixels as usize;
+        [if self.single_channel { 1 } else { 3 }, side, side]
+    }
+}
+
+/// Contrast equalisation of the picture, after the percentiles.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Equalisation {
+    /// None.
+    #[default]
+    None,
+    /// Of the whole picture's histogram, on 256 grey levels.
+    Histogram,
+    /// Contrast limited, by tiles, on 256 grey levels, as OpenCV defines it.
+    Clahe {
+        /// Limit of a histogram bin relative to a flat histogram, above 0 up to 40.
+        clip_limit: f64,
+        /// Tiles in each direction, 1 to 64.
+        tiles: u32,
+    },
+}
+
+/// How the picture becomes a square.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeMode {
+    /// Black at the shorter sides.
+    #[default]
+    Pad,
+    /// The middle square.
+    Crop,
+    /// Both sides scaled to fit: chests are distorted.
+    Stretch,
+}
+
+/// How the channels are normalised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelNormalisation {
+    /// Minus `mean`, divided by `std`.
+    #[default]
+    MeanStd,
+    /// Grey minus the picture's own mean, divided by its own standard deviation, before `mean` and `std`.
+    ImageZScore,
+}
+
+/// Order in which the network takes the channels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelOrder {
+    /// First, second, third.
+    #[default]
+    Rgb,
+    /// Third, second, first, as OpenCV reads pictures; `mean` and `std` stay with their channels.
+    Bgr,
 }
 
 /// Whether the VOI LUT or window of the object is applied.
@@ -130,6 +353,12 @@ pub enum MaskMode {
     None,
     /// It is the third channel.
     Channel3,
+    /// Grey outside the lungs is halved: a soft crop.
+    Overlay,
+    /// Grey outside the lungs is black.
+    Multiply,
+    /// The picture is cut to the lungs' box with a margin, and padded to a square.
+    Crop,
 }
 
 /// What the input must satisfy; reported for all bundles, enforced unless the bundle is untrained.
@@ -197,15 +426,77 @@ pub struct Member {
     /// Unique in the bundle: letters, digits, `.`, `_`, `-`.
     pub name: String,
     /// Which network.
-    pub architecture: Architecture,
-    /// Factor on every channel count, above 0 up to 2; 1.0 is torchvision's network.
+    pub architecture: MemberArchitecture,
+    /// Factor on every channel count, above 0 up to 2; 1.0 is the published network. TorchScript files have none.
+    #[serde(default = "Member::full_width", skip_serializing_if = "Member::is_full_width")]
     pub width: f64,
+    /// Its own preprocessing instead of the bundle's; a TorchScript file may take two inputs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<Preprocessing>,
     /// Weights file, a plain name in the bundle's folder.
     pub weights: String,
     /// Digest of the weights file.
     pub sha256: Sha256Digest,
     /// Version of the weights.
     pub version: String,
+}
+
+impl Member {
+    const fn full_width() -> f64 {
+        1.0
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, clippy::float_cmp, reason = "serde's signature; 1.0 is exact")]
+    fn is_full_width(width: &f64) -> bool {
+        *width == 1.0
+    }
+}
+
+/// Which network a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberArchitecture {
+    /// One that Hilum defines; the file holds its tensors.
+    Known(Architecture),
+    /// A TorchScript file (`torch.jit.save`) that holds network and weights.
+    TorchScript,
+}
+
+impl MemberArchitecture {
+    /// The name used in manifests and results.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Known(architecture) => architecture.name(),
+            Self::TorchScript => "torch_script",
+        }
+    }
+
+    /// How the name of its weights file must end.
+    const fn extension(self) -> &'static str {
+        match self {
+            Self::Known(_) => ".safetensors",
+            Self::TorchScript => ".pt",
+        }
+    }
+}
+
+impl Serialize for MemberArchitecture {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for MemberArchitecture {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        if name == Self::TorchScript.name() {
+            return Ok(Self::TorchScript);
+        }
+        let known = serde::de::value::StrDeserializer::<D::Error>::new(&name);
+        Architecture::deserialize(known)
+            .map(Self::Known)
+            .map_err(|error| serde::de::Error::custom(format!("{error}; or `torch_script`")))
+    }
 }
 
 /// Largest width factor: four times torchvision's parameters.
@@ -225,144 +516,147 @@ impl Manifest {
 
     /// Everything that is wrong with the values.
     fn problems(&self) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut check = |holds: bool, problem: &dyn Fn() -> String| {
-            if !holds {
-                problems.push(problem());
+        let mut problems = Problems::default();
+        problems.name("name", &self.name);
+        problems.text("version", &self.version, 64, false);
+        problems.text("description", &self.description, 4096, true);
+        problems.text("licence", &self.licence, 1024, false);
+        problems.text("training_data", &self.training_data, 4096, false);
+        problems.text("reference_performance", &self.reference_performance, 4096, true);
+        for (idx, performance) in self.performance.iter().enumerate() {
+            performance.check(&format!("performance[{idx}]"), &mut problems);
+        }
+        match &self.input {
+            Input::Image2d { preprocessing, gates } => {
+                preprocessing.check("input.preprocessing", &mut problems);
+                gates.check(&mut problems);
+                problems.check(self.classification.is_some(), || {
+                    "`classification` is missing: bundles of the kind `image2d` say what their outputs mean".to_owned()
+                });
+                problems.check(self.segmenter.is_some(), || {
+                    "`segmenter` is missing: bundles of the kind `image2d` bring their lung segmenter".to_owned()
+                });
+                problems.check((1..=MAX_ENTRIES).contains(&self.members.len()), || {
+                    format!("`members` has {} entries: give 1 to {MAX_ENTRIES}", self.members.len())
+                });
             }
-        };
+            Input::CtMeasurement {} => {
+                for (key, is_there) in [
+                    ("classification", self.classification.is_some()),
+                    ("segmenter", self.segmenter.is_some()),
+                    ("members", !self.members.is_empty()),
+                ] {
+                    problems.check(!is_there, || {
+                        format!("`{key}` is there: a bundle of the kind `ct_measurement` has no networks; leave it out")
+                    });
+                }
+            }
+        }
+        if let Some(classification) = &self.classification {
+            classification.check(&mut problems);
+        }
+        self.check_networks(&mut problems);
+        problems.0
+    }
 
-        check(is_plain_name(&self.name), &|| plain_name_problem("name", &self.name));
-        check_text(&mut check, "version", &self.version, 64, false);
-        check_text(&mut check, "description", &self.description, 4096, true);
-        check_text(&mut check, "licence", &self.licence, 1024, false);
-        check_text(&mut check, "training_data", &self.training_data, 4096, false);
-        check_text(&mut check, "reference_performance", &self.reference_performance, 4096, true);
-
-        check((2..=MAX_ENTRIES).contains(&self.classes.len()), &|| {
-            format!("`classes` has {} entries: give 2 to {MAX_ENTRIES}", self.classes.len())
-        });
-        check(self.target_class_idx < self.classes.len(), &|| {
-            format!(
-                "`target_class_idx` is {}: give the index of one of the {} classes, counted from 0",
-                self.target_class_idx,
-                self.classes.len()
-            )
-        });
-        let mut labels = BTreeSet::new();
-        for (class_idx, class) in self.classes.iter().enumerate() {
-            let key = |field: &str| format!("classes[{class_idx}].{field}");
-            check_text(&mut check, &key("label"), &class.label, 64, false);
-            check_text(&mut check, &key("code.value"), &class.code.value, 64, false);
-            check_text(&mut check, &key("code.scheme"), &class.code.scheme, 16, false);
-            check_text(&mut check, &key("code.meaning"), &class.code.meaning, 64, false);
-            check(labels.insert(&class.label), &|| {
-                format!("`{}` repeats `{}`: give every class its own label", key("label"), class.label)
+    fn check_networks(&self, problems: &mut Problems) {
+        if let Some(segmenter) = &self.segmenter {
+            let side = segmenter.input_side_pixels;
+            problems.check((32..=1024).contains(&side) && (side as usize).is_multiple_of(unet::SIDE_MULTIPLE), || {
+                format!(
+                    "`segmenter.input_side_pixels` is {side}: give a multiple of {} from 32 to 1024",
+                    unet::SIDE_MULTIPLE
+                )
             });
         }
-        check(self.threshold.is_finite() && 0.0 < self.threshold && self.threshold < 1.0, &|| {
-            format!("`threshold` is {}: give a number between 0 and 1", self.threshold)
-        });
-        if let Calibration::Temperature { temperature, id } = &self.calibration {
-            check((0.01..=100.0).contains(temperature), &|| {
-                format!("`calibration.temperature` is {temperature}: give a number from 0.01 to 100")
-            });
-            check_text(&mut check, "calibration.id", id, 64, false);
-        }
-
-        let preprocessing = &self.preprocessing;
-        check((32..=1024).contains(&preprocessing.image_side_pixels), &|| {
-            format!("`preprocessing.image_side_pixels` is {}: give 32 to 1024", preprocessing.image_side_pixels)
-        });
-        let (low, high) = (preprocessing.percentile_low, preprocessing.percentile_high);
-        check(0.0 <= low && low < high && high <= 100.0, &|| {
-            format!("`preprocessing.percentile_low` is {low} and `percentile_high` {high}: give 0 <= low < high <= 100")
-        });
-        check(preprocessing.mean.iter().all(|mean| mean.is_finite()), &|| {
-            format!("`preprocessing.mean` is {:?}: give three finite numbers", preprocessing.mean)
-        });
-        check(preprocessing.std.iter().all(|std| std.is_finite() && *std > 0.0), &|| {
-            format!("`preprocessing.std` is {:?}: give three finite numbers above 0", preprocessing.std)
-        });
-
-        let gates = &self.gates;
-        check(!gates.accepted_views.is_empty(), &|| {
-            "`gates.accepted_views` is empty: list View Positions such as \"PA\", and \"\" for an absent one".to_owned()
-        });
-        for view in &gates.accepted_views {
-            check(view.len() <= 16 && view.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()), &|| {
-                format!("`gates.accepted_views` lists {view:?}: give capital letters and digits, at most 16, or \"\"")
-            });
-        }
-        let (low, high) = (gates.minimum_lung_area_fraction, gates.maximum_lung_area_fraction);
-        check(0.0 <= low && low < high && high <= 1.0, &|| {
-            format!(
-                "`gates.minimum_lung_area_fraction` is {low} and `maximum_lung_area_fraction` {high}: \
-                 give 0 <= minimum < maximum <= 1"
-            )
-        });
-        let (low, high) = (gates.minimum_lung_area_ratio, gates.maximum_lung_area_ratio);
-        check(0.0 <= low && low < high && high.is_finite(), &|| {
-            format!(
-                "`gates.minimum_lung_area_ratio` is {low} and `maximum_lung_area_ratio` {high}: \
-                 give 0 <= minimum < maximum"
-            )
-        });
-
-        let side = self.segmenter.input_side_pixels;
-        check((32..=1024).contains(&side) && (side as usize).is_multiple_of(unet::SIDE_MULTIPLE), &|| {
-            format!(
-                "`segmenter.input_side_pixels` is {side}: give a multiple of {} from 32 to 1024",
-                unet::SIDE_MULTIPLE
-            )
-        });
-        check((1..=MAX_ENTRIES).contains(&self.members.len()), &|| {
-            format!("`members` has {} entries: give 1 to {MAX_ENTRIES}", self.members.len())
-        });
         let mut names = BTreeSet::new();
         for (member_idx, member) in self.members.iter().enumerate() {
-            let key = format!("members[{member_idx}].name");
-            check(is_plain_name(&member.name), &|| plain_name_problem(&key, &member.name));
-            check(names.insert(&member.name), &|| {
-                format!("`{key}` repeats `{}`: give every member its own name", member.name)
+            let key = |field: &str| format!("members[{member_idx}].{field}");
+            problems.name(&key("name"), &member.name);
+            problems.check(names.insert(&member.name), || {
+                format!("`{}` repeats `{}`: give every member its own name", key("name"), member.name)
             });
+            let most_inputs = match member.architecture {
+                MemberArchitecture::Known(_) => 1,
+                MemberArchitecture::TorchScript => 2,
+            };
+            problems.check(member.inputs.len() <= most_inputs, || {
+                format!("`{}` has {} entries: give at most {most_inputs}", key("inputs"), member.inputs.len())
+            });
+            for (input_idx, input) in member.inputs.iter().enumerate() {
+                let key = key(&format!("inputs[{input_idx}]"));
+                input.check(&key, problems);
+                if let Input::Image2d { preprocessing, .. } = &self.input {
+                    problems.check(input.is_same_picture(preprocessing), || {
+                        format!(
+                            "`{key}` has another `voi`, `percentile_low` or `percentile_high` than `input.preprocessing`: \
+                             give the same, the picture is decoded once for all members"
+                        )
+                    });
+                }
+            }
+            problems.check(
+                member.architecture == MemberArchitecture::TorchScript
+                    || !self.inputs_of(member).iter().any(|input| input.single_channel),
+                || format!("`{}` takes three channels: leave `single_channel` out", key("architecture")),
+            );
         }
         let mut files = BTreeSet::new();
         for network in self.networks() {
             let key = |field: &str| format!("{}.{field}", network.key);
-            check(network.width.is_finite() && 0.0 < network.width && network.width <= MAX_WIDTH, &|| {
+            problems.check(network.width.is_finite() && 0.0 < network.width && network.width <= MAX_WIDTH, || {
                 format!("`{}` is {}: give a number above 0 up to {MAX_WIDTH}", key("width"), network.width)
             });
-            check_text(&mut check, &key("version"), network.version, 64, false);
-            check(is_plain_name(network.weights) && network.weights.ends_with(".safetensors"), &|| {
+            problems.text(&key("version"), network.version, 64, false);
+            problems.check(is_plain_name(network.weights) && network.weights.ends_with(network.extension), || {
                 format!(
                     "`{}` is {:?}: give the plain name of a file in the bundle's folder (letters, digits, `.`, `_`, \
-                     `-`) that ends in `.safetensors`",
+                     `-`) that ends in `{}`",
                     key("weights"),
-                    shortened(network.weights)
+                    shortened(network.weights),
+                    network.extension
                 )
             });
-            check(files.insert(network.weights), &|| {
+            problems.check(files.insert(network.weights), || {
                 format!("`{}` repeats `{}`: give every network its own file", key("weights"), network.weights)
             });
         }
-        problems
+    }
+
+    /// The bundle's preprocessing of radiographs.
+    #[must_use]
+    pub const fn preprocessing(&self) -> Option<&Preprocessing> {
+        match &self.input {
+            Input::Image2d { preprocessing, .. } => Some(preprocessing),
+            Input::CtMeasurement {} => None,
+        }
+    }
+
+    /// The preprocessing of each input of a member: its own, or the bundle's.
+    #[must_use]
+    pub fn inputs_of<'a>(&'a self, member: &'a Member) -> Vec<&'a Preprocessing> {
+        if member.inputs.is_empty() {
+            self.preprocessing().into_iter().collect()
+        } else {
+            member.inputs.iter().collect()
+        }
     }
 
     /// Segmenter and members, as far as they are alike.
     pub(super) fn networks(&self) -> impl Iterator<Item = NetworkEntry<'_>> {
-        let segmenter = &self.segmenter;
-        let first = NetworkEntry {
+        let segmenter = self.segmenter.iter().map(|segmenter| NetworkEntry {
             key: "segmenter".to_owned(),
             width: segmenter.width,
             weights: &segmenter.weights,
+            extension: ".safetensors",
             sha256: segmenter.sha256,
             version: &segmenter.version,
-        };
-        std::iter::once(first).chain(self.members.iter().enumerate().map(|(member_idx, member)| NetworkEntry {
+        });
+        segmenter.chain(self.members.iter().enumerate().map(|(member_idx, member)| NetworkEntry {
             key: format!("members[{member_idx}]"),
             width: member.width,
             weights: &member.weights,
+            extension: member.architecture.extension(),
             sha256: member.sha256,
             version: &member.version,
         }))
@@ -375,8 +669,208 @@ pub(super) struct NetworkEntry<'a> {
     pub(super) key: String,
     width: f64,
     pub(super) weights: &'a str,
+    extension: &'static str,
     pub(super) sha256: Sha256Digest,
     version: &'a str,
+}
+
+impl Performance {
+    fn check(&self, key: &str, problems: &mut Problems) {
+        problems.text(&format!("{key}.measure"), &self.measure, 64, false);
+        problems.text(&format!("{key}.data"), &self.data, 1024, false);
+        problems.text(&format!("{key}.reference"), &self.reference, 1024, false);
+        let [low, high] = self.interval;
+        problems.check(0.0 <= low && low <= self.value && self.value <= high && high <= 1.0, || {
+            format!(
+                "`{key}.value` is {} with the interval {low} to {high}: give 0 <= low <= value <= high <= 1",
+                self.value
+            )
+        });
+        problems.check(50.0 <= self.confidence_percent && self.confidence_percent < 100.0, || {
+            format!("`{key}.confidence_percent` is {}: give 50 to below 100", self.confidence_percent)
+        });
+        problems.check(self.n > 0, || format!("`{key}.n` is 0: give the number that the figure was measured on"));
+    }
+}
+
+impl Preprocessing {
+    fn check(&self, key: &str, problems: &mut Problems) {
+        problems.check((32..=1024).contains(&self.image_side_pixels), || {
+            format!("`{key}.image_side_pixels` is {}: give 32 to 1024", self.image_side_pixels)
+        });
+        let (low, high) = (self.percentile_low, self.percentile_high);
+        problems.check(0.0 <= low && low < high && high <= 100.0, || {
+            format!("`{key}.percentile_low` is {low} and `percentile_high` {high}: give 0 <= low < high <= 100")
+        });
+        problems.check(self.mean.iter().all(|mean| mean.is_finite()), || {
+            format!("`{key}.mean` is {:?}: give three finite numbers", self.mean)
+        });
+        problems.check(self.std.iter().all(|std| std.is_finite() && *std > 0.0), || {
+            format!("`{key}.std` is {:?}: give three finite numbers above 0", self.std)
+        });
+        problems.check((0.0..=0.5).contains(&self.top_crop_fraction), || {
+            format!("`{key}.top_crop_fraction` is {}: give 0 to 0.5", self.top_crop_fraction)
+        });
+        problems.check((0.0..=1.0).contains(&self.crop_margin_fraction), || {
+            format!("`{key}.crop_margin_fraction` is {}: give 0 to 1", self.crop_margin_fraction)
+        });
+        if let Equalisation::Clahe { clip_limit, tiles } = self.equalisation {
+            problems.check(clip_limit > 0.0 && clip_limit <= 40.0, || {
+                format!("`{key}.equalisation.clip_limit` is {clip_limit}: give a number above 0 up to 40")
+            });
+            problems
+                .check((1..=64).contains(&tiles), || format!("`{key}.equalisation.tiles` is {tiles}: give 1 to 64"));
+        }
+    }
+}
+
+impl Gates {
+    fn check(&self, problems: &mut Problems) {
+        problems.check(!self.accepted_views.is_empty(), || {
+            "`input.gates.accepted_views` is empty: list View Positions such as \"PA\", and \"\" for an absent one"
+                .to_owned()
+        });
+        for view in &self.accepted_views {
+            problems.check(view.len() <= 16 && view.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()), || {
+                format!("`input.gates.accepted_views` lists {view:?}: give capital letters and digits, at most 16, or \"\"")
+            });
+        }
+        let (low, high) = (self.minimum_lung_area_fraction, self.maximum_lung_area_fraction);
+        problems.check(0.0 <= low && low < high && high <= 1.0, || {
+            format!(
+                "`input.gates.minimum_lung_area_fraction` is {low} and `maximum_lung_area_fraction` {high}: \
+                 give 0 <= minimum < maximum <= 1"
+            )
+        });
+        let (low, high) = (self.minimum_lung_area_ratio, self.maximum_lung_area_ratio);
+        problems.check(0.0 <= low && low < high && high.is_finite(), || {
+            format!(
+                "`input.gates.minimum_lung_area_ratio` is {low} and `maximum_lung_area_ratio` {high}: \
+                 give 0 <= minimum < maximum"
+            )
+        });
+    }
+}
+
+impl Classification {
+    fn check(&self, problems: &mut Problems) {
+        let n_classes = self.classes.len();
+        problems.check((2..=MAX_ENTRIES).contains(&n_classes), || {
+            format!("`classification.classes` has {n_classes} entries: give 2 to {MAX_ENTRIES}")
+        });
+        problems.check(self.target_class_idx < n_classes, || {
+            format!(
+                "`classification.target_class_idx` is {}: give the index of one of the {n_classes} classes, counted from 0",
+                self.target_class_idx
+            )
+        });
+        let mut labels = BTreeSet::new();
+        for (class_idx, class) in self.classes.iter().enumerate() {
+            let key = |field: &str| format!("classification.classes[{class_idx}].{field}");
+            problems.text(&key("label"), &class.label, 64, false);
+            problems.text(&key("code.value"), &class.code.value, 64, false);
+            problems.text(&key("code.scheme"), &class.code.scheme, 16, false);
+            problems.text(&key("code.meaning"), &class.code.meaning, 64, false);
+            problems.check(labels.insert(&class.label), || {
+                format!("`{}` repeats `{}`: give every class its own label", key("label"), class.label)
+            });
+        }
+        let threshold = self.threshold;
+        problems.check(threshold.is_finite() && 0.0 < threshold && threshold < 1.0, || {
+            format!("`classification.threshold` is {threshold}: give a number between 0 and 1")
+        });
+        if let Some([low, high]) = self.grey_zone {
+            problems.check(0.0 <= low && low <= threshold && threshold <= high && high <= 1.0 && low < high, || {
+                format!(
+                    "`classification.grey_zone` is {low} to {high} around the threshold {threshold}: \
+                     give 0 <= low <= threshold <= high <= 1"
+                )
+            });
+        }
+        if let Some(label_map) = &self.label_map {
+            let all_there = (0..n_classes).all(|class_idx| label_map.contains(&class_idx));
+            let all_known = label_map.iter().all(|class_idx| *class_idx < n_classes);
+            problems.check(all_there && all_known && label_map.len() <= MAX_ENTRIES, || {
+                format!(
+                    "`classification.label_map` is {label_map:?}: give the class index (0 to {}) of each network output, \
+                     each class at least once, at most {MAX_ENTRIES} outputs",
+                    n_classes.saturating_sub(1)
+                )
+            });
+        }
+        self.calibration.check(problems);
+        if let Some(prior) = self.prior {
+            for (field, prevalence) in
+                [("training_prevalence", prior.training_prevalence), ("site_prevalence", prior.site_prevalence)]
+            {
+                problems.check(prevalence.is_finite() && 0.0 < prevalence && prevalence < 1.0, || {
+                    format!("`classification.prior.{field}` is {prevalence}: give a number between 0 and 1")
+                });
+            }
+        }
+    }
+}
+
+impl Calibration {
+    fn check(&self, problems: &mut Problems) {
+        let key = |field: &str| format!("classification.calibration.{field}");
+        let (id, n, date) = match self {
+            Self::None {} => return,
+            Self::Temperature { temperature, id, n, date } => {
+                problems.check((0.01..=100.0).contains(temperature), || {
+                    format!("`{}` is {temperature}: give a number from 0.01 to 100", key("temperature"))
+                });
+                (id, n, date)
+            }
+            Self::Platt { slope, intercept, id, n, date } => {
+                problems.check((0.01..=100.0).contains(slope), || {
+                    format!("`{}` is {slope}: give a number from 0.01 to 100", key("slope"))
+                });
+                problems.check((-100.0..=100.0).contains(intercept), || {
+                    format!("`{}` is {intercept}: give a number from -100 to 100", key("intercept"))
+                });
+                (id, n, date)
+            }
+        };
+        problems.text(&key("id"), id, 64, false);
+        problems.check(*n > 0, || format!("`{}` is 0: give the number of images of the fit", key("n")));
+        let format = time::macros::format_description!("[year]-[month]-[day]");
+        problems.check(time::Date::parse(date, &format).is_ok(), || {
+            format!("`{}` is {:?}: give a date as YYYY-MM-DD", key("date"), shortened(date))
+        });
+    }
+}
+
+/// What is wrong, each with its remedy.
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn check(&mut self, holds: bool, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(problem());
+        }
+    }
+
+    fn name(&mut self, key: &str, name: &str) {
+        self.check(is_plain_name(name), || {
+            format!(
+                "`{key}` is {:?}: give 1 to 64 letters, digits, `.`, `_` or `-`, not starting with a dot",
+                shortened(name)
+            )
+        });
+    }
+
+    fn text(&mut self, key: &str, text: &str, max_characters: usize, may_be_empty: bool) {
+        let n_characters = text.chars().count();
+        self.check(may_be_empty || !text.trim().is_empty(), || format!("`{key}` is empty: give a text"));
+        self.check(n_characters <= max_characters, || {
+            format!("`{key}` has {n_characters} characters: give at most {max_characters}")
+        });
+        self.check(text.chars().all(|c| !c.is_control() || c == '\n'), || {
+            format!("`{key}` holds a control character: give plain text")
+        });
+    }
 }
 
 /// Letters, digits, `.`, `_`, `-`; not starting with a dot; at most 64 characters. Such a name cannot leave its
@@ -385,27 +879,6 @@ fn is_plain_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
-
-fn plain_name_problem(key: &str, name: &str) -> String {
-    format!("`{key}` is {:?}: give 1 to 64 letters, digits, `.`, `_` or `-`, not starting with a dot", shortened(name))
-}
-
-fn check_text(
-    check: &mut impl FnMut(bool, &dyn Fn() -> String),
-    key: &str,
-    text: &str,
-    max_characters: usize,
-    may_be_empty: bool,
-) {
-    let n_characters = text.chars().count();
-    check(may_be_empty || !text.trim().is_empty(), &|| format!("`{key}` is empty: give a text"));
-    check(n_characters <= max_characters, &|| {
-        format!("`{key}` has {n_characters} characters: give at most {max_characters}")
-    });
-    check(text.chars().all(|c| !c.is_control() || c == '\n'), &|| {
-        format!("`{key}` holds a control character: give plain text")
-    });
 }
 
 fn shortened(text: &str) -> String {

@@ -5,7 +5,7 @@
 //! networks, each owned by one thread). [`init_untrained_bundle`] writes a bundle with seeded weights.
 //!
 //! Architecture invariant: with `train` the only room that names `tch`; no tensor leaves it, what goes in and
-//! out is plain data ([`Plane`], [`Plane3`], [`MemberOutput`]). It knows nothing of DICOM, of studies, or of the
+//! out is plain data ([`Plane`], [`Planes`], [`MemberOutput`]). It knows nothing of DICOM, of studies, or of the
 //! database.
 
 mod architecture;
@@ -16,14 +16,18 @@ mod error;
 mod fusion;
 #[cfg(test)]
 mod golden_tests;
+mod import;
 mod init;
 mod layers;
 mod manifest;
+mod optimised;
 mod owner;
 mod plane;
 mod resnet;
+mod script;
 pub mod seeded;
 mod unet;
+mod verify;
 mod vgg;
 mod weights;
 
@@ -32,9 +36,12 @@ pub use bundle::{Bundle, BundleError, MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, MA
 pub use ensemble::{ActivationMap, Ensemble, EnsembleOptions, MemberOutput};
 pub use error::NnError;
 pub use fusion::fuse;
+pub use import::{ImportError, ImportTarget, Imported, import};
 pub use init::{InitError, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_untrained_bundle};
 pub use manifest::{
-    Calibration, Fusion, Gates, Manifest, MaskMode, Member, Preprocessing, Segmenter, SegmenterArchitecture,
-    SegmenterNormalisation, VoiMode,
+    Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Gates, Input, Manifest,
+    MaskMode, Member, MemberArchitecture, Performance, Preprocessing, Prior, ResizeMode, Segmenter,
+    SegmenterArchitecture, SegmenterNormalisation, VoiMode, Whose,
 };
-pub use plane::{Device, DeviceError, Plane, Plane3};
+pub use plane::{Device, DeviceError, Plane, Planes};
+pub use verify::{Tried, try_out};

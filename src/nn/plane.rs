@@ -13,14 +13,16 @@ pub struct Plane {
     pub values: Vec<f32>,
 }
 
-/// Three planes of one size, the channels of a classifier's input, channel after channel, each row-major.
+/// Planes of one size, the channels of a classifier's input, channel after channel, each row-major.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plane3 {
+pub struct Planes {
+    /// Number of channels.
+    pub channels: usize,
     /// Number of rows of each channel.
     pub rows: usize,
     /// Number of columns of each channel.
     pub columns: usize,
-    /// `3 * rows * columns` samples.
+    /// `channels * rows * columns` samples.
     pub values: Vec<f32>,
 }
 

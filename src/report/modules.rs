@@ -166,7 +166,7 @@ impl<'a> Frame<'a> {
             acquisition.copy(self.copyable(image, tag).filter(|element| super::source::ascii(element).is_some()));
         }
         let bundle = &self.record.bundle;
-        let networks = std::iter::once(&bundle.segmenter).chain(&bundle.members).map(|network| {
+        let networks = bundle.networks().map(|network| {
             let weights = network.weights_sha256.to_string();
             let mut item = InMemDicomObject::new_empty();
             item.put_code(tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, codes::PROCESSING_EQUIPMENT);

@@ -265,7 +265,8 @@ pub fn bundle(status: BundleStatus) -> BundleIdentity {
         fusion: "mean_prob".to_owned(),
         calibration: None,
         reference_performance: "sensitivity 90.5 % [85-94], specificity 90.0 % [84.3-94], n = 350".to_owned(),
-        segmenter: network("lungs", "unet"),
+        grey_zone: None,
+        segmenter: Some(network("lungs", "unet")),
         members: vec![network("resnet50", "resnet50"), network("vgg16", "vgg16")],
     }
 }

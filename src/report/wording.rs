@@ -299,12 +299,14 @@ pub(super) fn parameters(record: &crate::types::RunRecord, software_version: &st
             bundle.calibration.as_deref().unwrap_or("none")
         ),
         format!("target={};threshold={:.4}", target_label(bundle), bundle.threshold),
-        format!(
-            "segmenter={} {} ({});weights=sha256:{}",
-            bundle.segmenter.name,
-            bundle.segmenter.version,
-            bundle.segmenter.architecture,
-            bundle.segmenter.weights_sha256
+        bundle.segmenter.as_ref().map_or_else(
+            || "segmenter=none".to_owned(),
+            |network| {
+                format!(
+                    "segmenter={} {} ({});weights=sha256:{}",
+                    network.name, network.version, network.architecture, network.weights_sha256
+                )
+            },
         ),
         format!("configuration=sha256:{}", record.configuration_sha256),
         format!("hilum={software_version};run={};revision={}", record.run_id, record.revision),

@@ -73,16 +73,26 @@ pub struct BundleIdentity {
     pub target_class_idx: usize,
     /// Operating threshold on the fused output of the target class, 0 to 1.
     pub threshold: f64,
+    /// Outputs from the first to below the second number decide nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grey_zone: Option<[f64; 2]>,
     /// Fusion rule, such as `mean_prob`.
     pub fusion: String,
     /// Calibration id, `None` when uncalibrated.
     pub calibration: Option<String>,
     /// Cited performance of the reference publication, with n and interval; empty when there is none.
     pub reference_performance: String,
-    /// The lung segmenter.
-    pub segmenter: MemberIdentity,
-    /// The classifiers.
+    /// The lung segmenter; `None` where a method without weights finds the lungs.
+    pub segmenter: Option<MemberIdentity>,
+    /// The classifiers; none in a bundle that only measures.
     pub members: Vec<MemberIdentity>,
+}
+
+impl BundleIdentity {
+    /// Every network that has weights, the segmenter first.
+    pub fn networks(&self) -> impl Iterator<Item = &MemberIdentity> {
+        self.segmenter.iter().chain(&self.members)
+    }
 }
 
 /// One source image, as the analysis and the results need to name it.

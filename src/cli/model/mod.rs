@@ -1,5 +1,7 @@
 //! `hilum model`: bundles.
 
+mod card;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -10,7 +12,10 @@ use super::{
     output::{Table, print},
 };
 use crate::{
-    nn::{Bundle, MANIFEST_FILE_NAME, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_untrained_bundle},
+    nn::{
+        Architecture, Bundle, EnsembleOptions, ImportTarget, Imported, MANIFEST_FILE_NAME, Tried,
+        UNTRAINED_BUNDLE_NAME, UntrainedOptions, import, init_untrained_bundle, try_out,
+    },
     types::{BundleIdentity, BundleStatus, UNTRAINED_NOTICE},
 };
 
@@ -36,14 +41,61 @@ pub(super) enum Action {
         #[command(flatten)]
         folder: Folder,
     },
-    /// Verifies one bundle and prints its identity
-    Check {
+    /// Verifies one bundle: its manifest, the digest of every file, and each network on a made-up picture
+    #[command(alias = "check")]
+    Verify {
         #[command(flatten)]
         folder: Folder,
         /// Name of the bundle
         #[arg(value_parser = bundle_name)]
         name: String,
     },
+    /// Brings weights into a bundle: a file of `torch.save` (zip or legacy), safetensors, or TorchScript
+    Import {
+        #[command(flatten)]
+        folder: Folder,
+        #[command(flatten)]
+        import: Import,
+    },
+    /// Prints the model card of a bundle as Markdown
+    Card {
+        #[command(flatten)]
+        folder: Folder,
+        /// Name of the bundle
+        #[arg(value_parser = bundle_name)]
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Import {
+    /// The checkpoint
+    file: PathBuf,
+    /// Name of the bundle that gets it; it must be there (`hilum model init` makes one)
+    #[arg(long, value_name = "BUNDLE", value_parser = bundle_name)]
+    name: String,
+    /// The classifier that gets it; one that the bundle does not have is added
+    #[arg(long, value_name = "NAME", value_parser = bundle_name, required_unless_present = "segmenter")]
+    member: Option<String>,
+    /// The lung segmenter gets it
+    #[arg(long, conflicts_with_all = ["member", "architecture", "width"])]
+    segmenter: bool,
+    /// Architecture of the checkpoint; needed for a new member [default: the member's]
+    #[arg(long, value_parser = architecture)]
+    architecture: Option<Architecture>,
+    /// Factor on the published channel counts [default: the member's, or 1]
+    #[arg(long)]
+    width: Option<f64>,
+    /// Version of the weights, as results will name it
+    #[arg(long)]
+    version: String,
+}
+
+fn architecture(text: &str) -> Result<Architecture, String> {
+    Architecture::ALL
+        .into_iter()
+        .find(|architecture| architecture.name() == text)
+        .ok_or_else(|| format!("expected one of {}", Architecture::ALL.map(Architecture::name).join(", ")))
 }
 
 /// A folder name, never a way out of the folder of the bundles.
@@ -54,7 +106,7 @@ fn bundle_name(text: &str) -> Result<String, String> {
     if good { Ok(text.to_owned()) } else { Err("expected letters, digits, `-`, `_` and `.`".to_owned()) }
 }
 
-pub(super) fn run(global: &Global, action: Action) -> anyhow::Result<()> {
+pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
         Action::Init { folder, name } => {
             let folder = folder.resolve(global)?.join(name);
@@ -68,21 +120,46 @@ pub(super) fn run(global: &Global, action: Action) -> anyhow::Result<()> {
             let broken = bundles.iter().filter(|(_, opened)| opened.is_err()).count();
             if broken > 0 {
                 anyhow::bail!(
-                    "{broken} of {} bundles cannot be used; `hilum model check NAME` says why",
+                    "{broken} of {} bundles cannot be used; `hilum model verify NAME` says why",
                     bundles.len()
                 );
             }
             Ok(())
         }
-        Action::Check { folder, name } => {
+        Action::Verify { folder, name } => {
             let folder = folder.resolve(global)?.join(name);
             let bundle = Bundle::open(&folder)?;
+            let tried = try_out(&bundle, EnsembleOptions::default()).await?;
             print(&format!(
-                "bundle in `{}` is sound: every digest is as the manifest says\n{}",
+                "bundle in `{}` is sound: every digest is as the manifest says\n{}\n{}",
                 folder.display(),
-                describe(&bundle.identity())
-            ))
+                describe(&bundle.identity()),
+                tried_table(&tried)
+            ))?;
+            let dead: Vec<&str> =
+                tried.iter().filter(|tried| !tried.tells_pictures_apart).map(|tried| tried.network.as_str()).collect();
+            anyhow::ensure!(
+                dead.is_empty(),
+                "{} gave the same answer to two different pictures: are the weights those of a trained network?",
+                dead.join(", ")
+            );
+            Ok(())
         }
+        Action::Import {
+            folder,
+            import: Import { file, name, member, segmenter: _, architecture, width, version },
+        } => {
+            let folder = folder.resolve(global)?.join(name);
+            let target = match member {
+                Some(name) => ImportTarget::Member { name, architecture, width },
+                None => ImportTarget::Segmenter,
+            };
+            let to_change = folder.clone();
+            let imported = tokio::task::spawn_blocking(move || import(&to_change, &file, &target, &version)).await??;
+            let identity = Bundle::open(&folder)?.identity();
+            print(&imported_words(&imported, &identity, &folder))
+        }
+        Action::Card { folder, name } => print(&card::card(&Bundle::open(&folder.resolve(global)?.join(name))?)),
     }
 }
 
@@ -146,9 +223,36 @@ fn table(bundles: &[Opened], folder: &Path) -> String {
     table.render(&format!("no bundles in `{}`; `hilum model init` makes an untrained one", folder.display()))
 }
 
+fn tried_table(tried: &[Tried]) -> String {
+    let mut table = Table::new(&["NETWORK", "MS", "GAVE"]);
+    for tried in tried {
+        table.row([tried.network.clone(), format!("{:.0}", tried.milliseconds), tried.gave.clone()]);
+    }
+    table.render("it has no networks to try")
+}
+
+fn imported_words(imported: &Imported, identity: &BundleIdentity, folder: &Path) -> String {
+    let what = match imported.n_tensors {
+        0 => "a TorchScript file".to_owned(),
+        n_tensors => format!("{n_tensors} tensors of {}", imported.architecture),
+    };
+    let mut words = format!(
+        "imported {what} as `{}`\n{}\nNext: set threshold, calibration, licence, training data and performance in `{}` (see \
+         models/README.md), then run `hilum model verify`.",
+        imported.file_name,
+        describe(identity),
+        folder.join(MANIFEST_FILE_NAME).display()
+    );
+    if identity.status == BundleStatus::Untrained {
+        words +=
+            "\nThe bundle still says `untrained`: set `status = \"unvalidated\"` once every network in it is trained.";
+    }
+    words
+}
+
 /// The identity of a bundle, as results record it.
 fn describe(identity: &BundleIdentity) -> String {
-    let networks = std::iter::once(&identity.segmenter).chain(&identity.members).map(|network| {
+    let networks = identity.networks().map(|network| {
         format!(
             "  {:<16} {:<10} {}  sha256:{}",
             network.name, network.architecture, network.version, network.weights_sha256

@@ -1,0 +1,281 @@
+//! `hilum model card`: what a bundle says of itself, as Markdown.
+
+use std::fmt::Write as _;
+
+use crate::{
+    nn::{Bundle, Calibration, Fusion, Input, Manifest, MaskMode, Performance, Preprocessing, Whose},
+    types::{BundleStatus, UNTRAINED_NOTICE},
+};
+
+const NOT_KNOWN: &str = "not known";
+
+/// The card: everything is from the manifest, and what it leaves empty is written "not known".
+pub(super) fn card(bundle: &Bundle) -> String {
+    let manifest = bundle.manifest();
+    let identity = bundle.identity();
+    let mut card = format!("# Model card: {} {}\n\n", manifest.name, manifest.version);
+    if manifest.status == BundleStatus::Untrained {
+        let _ = writeln!(card, "**{UNTRAINED_NOTICE}**\n");
+    }
+    card.push_str("Research use only. Not for clinical use.\n\n");
+    table(
+        &mut card,
+        &["", ""],
+        vec![
+            vec!["Status".to_owned(), super::status_name(manifest.status).to_owned()],
+            vec!["Digest".to_owned(), format!("`sha256:{}`", identity.digest)],
+            vec!["Licence of the weights".to_owned(), known(&manifest.licence)],
+            vec!["Reads".to_owned(), reads(&manifest.input)],
+        ],
+    );
+    section(&mut card, "Description", &manifest.description);
+    scope(&mut card, &manifest.input);
+    networks(&mut card, manifest);
+    decision(&mut card, manifest);
+    section(&mut card, "Training data", &manifest.training_data);
+    performance(&mut card, manifest);
+    card
+}
+
+fn known(text: &str) -> String {
+    if text.trim().is_empty() { NOT_KNOWN.to_owned() } else { text.trim().to_owned() }
+}
+
+fn section(card: &mut String, title: &str, text: &str) {
+    let _ = write!(card, "\n## {title}\n\n{}\n", known(text));
+}
+
+/// A bar would end a cell, a line break the row.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+fn table(card: &mut String, head: &[&str], rows: Vec<Vec<String>>) {
+    let _ = writeln!(card, "| {} |\n|{}", head.join(" | "), " --- |".repeat(head.len()));
+    for row in rows {
+        let cells: Vec<String> = row.iter().map(|text| cell(text)).collect();
+        let _ = writeln!(card, "| {} |", cells.join(" | "));
+    }
+}
+
+fn reads(input: &Input) -> String {
+    match input {
+        Input::Image2d { .. } => "single frontal chest radiographs (`image2d`)".to_owned(),
+        Input::CtMeasurement {} => "a chest CT series, measured without networks (`ct_measurement`)".to_owned(),
+    }
+}
+
+fn scope(card: &mut String, input: &Input) {
+    let Input::Image2d { gates, .. } = input else { return };
+    let views: Vec<&str> =
+        gates.accepted_views.iter().map(|view| if view.is_empty() { "not stated" } else { view }).collect();
+    card.push_str("\n## Scope\n\nImages beyond it are refused with their reason");
+    card.push_str(", unless the bundle is untrained.\n\n");
+    let range = |low: f64, high: f64| format!("{low} to {high}");
+    table(
+        card,
+        &["gate", "accepted"],
+        vec![
+            vec!["Age".to_owned(), format!("at least {} years", gates.minimum_age_years)],
+            vec!["View Position".to_owned(), views.join(", ")],
+            vec![
+                "Size".to_owned(),
+                format!("at least {} rows and {} columns", gates.minimum_rows, gates.minimum_columns),
+            ],
+            vec![
+                "Lungs, share of the image".to_owned(),
+                range(gates.minimum_lung_area_fraction, gates.maximum_lung_area_fraction),
+            ],
+            vec![
+                "Left to right lung, areas".to_owned(),
+                range(gates.minimum_lung_area_ratio, gates.maximum_lung_area_ratio),
+            ],
+        ],
+    );
+}
+
+fn networks(card: &mut String, manifest: &Manifest) {
+    card.push_str("\n## Networks\n\n");
+    let mut rows = Vec::new();
+    if let Some(segmenter) = &manifest.segmenter {
+        rows.push(vec![
+            "lung segmenter".to_owned(),
+            "unet".to_owned(),
+            segmenter.width.to_string(),
+            segmenter.version.clone(),
+            format!("{0} x {0}", segmenter.input_side_pixels),
+            format!("`{}`", segmenter.sha256),
+        ]);
+    }
+    for member in &manifest.members {
+        let inputs: Vec<String> = manifest
+            .inputs_of(member)
+            .into_iter()
+            .map(|input| input.shape().map(|side| side.to_string()).join(" x "))
+            .collect();
+        rows.push(vec![
+            member.name.clone(),
+            member.architecture.name().to_owned(),
+            member.width.to_string(),
+            member.version.clone(),
+            inputs.join(" and "),
+            format!("`{}`", member.sha256),
+        ]);
+    }
+    if rows.is_empty() {
+        card.push_str("None.\n");
+        return;
+    }
+    table(card, &["name", "architecture", "width", "version", "input", "weights SHA-256"], rows);
+    if let Some(preprocessing) = manifest.preprocessing() {
+        let _ = writeln!(card, "\nPreprocessing: {}.", steps(preprocessing));
+    }
+}
+
+fn steps(preprocessing: &Preprocessing) -> String {
+    let mut steps = vec![format!(
+        "percentiles {} to {} become 0 to 1",
+        preprocessing.percentile_low, preprocessing.percentile_high
+    )];
+    match preprocessing.equalisation {
+        crate::nn::Equalisation::None => {}
+        crate::nn::Equalisation::Histogram => steps.push("histogram equalisation".to_owned()),
+        crate::nn::Equalisation::Clahe { clip_limit, tiles } => {
+            steps.push(format!("CLAHE with clip limit {clip_limit} and {tiles} x {tiles} tiles"));
+        }
+    }
+    if preprocessing.top_crop_fraction > 0.0 {
+        steps.push(format!("the top {} % cut off", preprocessing.top_crop_fraction * 100.0));
+    }
+    steps.push(
+        match preprocessing.resize {
+            crate::nn::ResizeMode::Pad => "padded to a square",
+            crate::nn::ResizeMode::Crop => "cut to the middle square",
+            crate::nn::ResizeMode::Stretch => "stretched to a square",
+        }
+        .to_owned(),
+    );
+    steps.push(
+        match preprocessing.mask_mode {
+            MaskMode::None => "no lung mask",
+            MaskMode::Channel3 => "the lung mask as third channel",
+            MaskMode::Overlay => "halved outside the lungs",
+            MaskMode::Multiply => "black outside the lungs",
+            MaskMode::Crop => "cut to the lungs",
+        }
+        .to_owned(),
+    );
+    steps.join(", ")
+}
+
+fn decision(card: &mut String, manifest: &Manifest) {
+    let Some(rules) = &manifest.classification else { return };
+    card.push_str("\n## Decision\n\n");
+    let label = |idx: usize| rules.classes.get(idx).map_or("", |class| class.label.as_str());
+    let classes: Vec<&str> = rules.classes.iter().map(|class| class.label.as_str()).collect();
+    let fusion = match rules.fusion {
+        Fusion::MeanProb => "mean of the members' probabilities",
+        Fusion::MeanLogit => "softmax of the mean of the members' logits",
+        Fusion::Vote => "votes; a tie is decided by the mean of the probabilities",
+    };
+    let calibration = match &rules.calibration {
+        Calibration::None {} => "none: outputs are not probabilities of disease".to_owned(),
+        Calibration::Temperature { temperature, id, n, date } => {
+            format!("temperature {temperature}, fitted on {n} images ({id}, {date})")
+        }
+        Calibration::Platt { slope, intercept, id, n, date } => {
+            format!("Platt, slope {slope}, intercept {intercept}, fitted on {n} images ({id}, {date})")
+        }
+    };
+    let mut rows = vec![
+        vec!["Classes".to_owned(), classes.join(", ")],
+        vec!["Target".to_owned(), label(rules.target_class_idx).to_owned()],
+        vec!["Fusion".to_owned(), fusion.to_owned()],
+        vec!["Threshold".to_owned(), rules.threshold.to_string()],
+        vec![
+            "Grey zone".to_owned(),
+            rules.grey_zone.map_or_else(|| "none".to_owned(), |[low, high]| format!("{low} to {high}: no decision")),
+        ],
+        vec!["Calibration".to_owned(), calibration],
+    ];
+    if let Some(prior) = rules.prior {
+        rows.push(vec![
+            "Prevalence".to_owned(),
+            format!("{} at training, {} at the site", prior.training_prevalence, prior.site_prevalence),
+        ]);
+    }
+    if let Some(label_map) = &rules.label_map {
+        let of_outputs: Vec<&str> = label_map.iter().map(|class_idx| label(*class_idx)).collect();
+        rows.push(vec!["Class of each network output".to_owned(), of_outputs.join(", ")]);
+    }
+    table(card, &["", ""], rows);
+}
+
+fn performance(card: &mut String, manifest: &Manifest) {
+    card.push_str("\n## Performance\n\n");
+    if manifest.performance.is_empty() {
+        let _ = writeln!(card, "Measured with these weights: {NOT_KNOWN}.");
+    } else {
+        let row = |figure: &Performance| {
+            vec![
+                figure.measure.clone(),
+                format!("{:.3}", figure.value),
+                format!("{:.3} to {:.3} ({} %)", figure.interval[0], figure.interval[1], figure.confidence_percent),
+                figure.n.to_string(),
+                figure.data.clone(),
+                match figure.whose {
+                    Whose::Publication => "the publication's, with its own weights",
+                    Whose::Makers => "the makers', with these weights",
+                    Whose::Site => "the site's, with these weights",
+                }
+                .to_owned(),
+                figure.reference.clone(),
+            ]
+        };
+        let head = ["measure", "value", "interval", "n", "data", "whose", "reference"];
+        table(card, &head, manifest.performance.iter().map(row).collect());
+    }
+    if !manifest.reference_performance.trim().is_empty() {
+        let _ = writeln!(card, "\nOf the reference publication: {}", manifest.reference_performance.trim());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{UntrainedOptions, init_untrained_bundle};
+
+    #[test]
+    fn the_card_of_the_untrained_bundle() {
+        let folder = tempfile::tempdir().unwrap();
+        init_untrained_bundle(&folder.path().join("cxr-untrained"), UntrainedOptions::default()).unwrap();
+        insta::assert_snapshot!(card(&Bundle::open(&folder.path().join("cxr-untrained")).unwrap()));
+    }
+
+    #[test]
+    fn figures_come_with_n_interval_and_whose_they_are() {
+        let mut text = String::new();
+        let figure = Performance {
+            measure: "sensitivity".to_owned(),
+            value: 0.905,
+            interval: [0.853, 0.94],
+            confidence_percent: 95.0,
+            n: 179,
+            data: "radiographs | of four hospitals".to_owned(),
+            whose: Whose::Publication,
+            reference: "Eur Radiol 2021;31:9654".to_owned(),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cxr-untrained");
+        init_untrained_bundle(&path, UntrainedOptions::default()).unwrap();
+        let manifest = Manifest { performance: vec![figure], ..Bundle::open(&path).unwrap().manifest().clone() };
+        performance(&mut text, &manifest);
+        assert!(
+            text.contains(
+                "| sensitivity | 0.905 | 0.853 to 0.940 (95 %) | 179 | radiographs \\| of four hospitals | the publication's, \
+                 with its own weights |"
+            ),
+            "{text}"
+        );
+    }
+}

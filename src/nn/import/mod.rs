@@ -1,0 +1,397 @@
+//! Brings weights from elsewhere into a bundle: PyTorch checkpoints (zip and legacy, safetensors) as safetensors under the
+//! names that Hilum's networks have, TorchScript files as they are. Nothing in a file is executed while it is imported,
+//! but for a TorchScript file's `forward`, which is tried once.
+
+mod checkpoint;
+mod pickle;
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype, tensor::TensorView};
+use tch::nn::VarStore;
+use toml_edit::{ArrayOfTables, DocumentMut, Item, Table, value};
+
+use self::checkpoint::{Checkpoint, StoredTensor};
+use super::{
+    architecture::Architecture,
+    bundle::{MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES, read_bounded},
+    classifier::Classifier,
+    manifest::{Manifest, MemberArchitecture},
+    script::ScriptModel,
+    unet::UNet,
+    weights,
+};
+use crate::types::Sha256Digest;
+
+/// Which network of a bundle gets the weights.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ImportTarget {
+    /// The lung segmenter.
+    Segmenter,
+    /// A classifier; one that the bundle does not have yet is added.
+    Member {
+        /// Its name.
+        name: String,
+        /// Its architecture; needed for a new member unless the file is TorchScript.
+        architecture: Option<Architecture>,
+        /// Its width factor; 1 for a new member unless given.
+        width: Option<f64>,
+    },
+}
+
+/// What was imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// Name of the new file in the bundle's folder.
+    pub file_name: String,
+    /// Its digest, as the manifest now says.
+    pub sha256: Sha256Digest,
+    /// Tensors in it; 0 for a TorchScript file.
+    pub n_tensors: usize,
+    /// Architecture of the network, as the manifest now says.
+    pub architecture: String,
+}
+
+/// Why nothing was imported. The bundle is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The bundle's manifest cannot be used.
+    #[error("the manifest of the bundle in `{folder}` cannot be used:\n{}", problems.join("\n"))]
+    Manifest {
+        /// The bundle's folder.
+        folder: String,
+        /// All of them, each with the remedy.
+        problems: Vec<String>,
+    },
+    /// The file cannot be used.
+    #[error("`{file}` cannot be imported:\n{}", problems.join("\n"))]
+    File {
+        /// The file.
+        file: String,
+        /// All of them, each with the remedy.
+        problems: Vec<String>,
+    },
+    /// What was asked for contradicts the bundle or the file.
+    #[error("{0}")]
+    Request(String),
+    /// Writing fails.
+    #[error("the bundle cannot be written: {0}; check space and permissions")]
+    Io(#[from] std::io::Error),
+}
+
+/// Imports `file` as the weights of `target` into the bundle in `folder` and changes its manifest: file name, digest,
+/// `version`. The comments of the manifest stay. The bundle is sound at every moment: the new file has a name of its own,
+/// the manifest is replaced in one step, and the file that nothing names any more goes last.
+///
+/// # Errors
+/// [`ImportError`], which names every tensor that is missing, unexpected, or of the wrong shape.
+pub fn import(folder: &Path, file: &Path, target: &ImportTarget, version: &str) -> Result<Imported, ImportError> {
+    let manifest_path = folder.join(MANIFEST_FILE_NAME);
+    let manifest_error = |problems| ImportError::Manifest { folder: folder.display().to_string(), problems };
+    let file_error = |problems| ImportError::File { file: file.display().to_string(), problems };
+    let text = read_bounded(&manifest_path, MAX_MANIFEST_BYTES)
+        .and_then(|bytes| String::from_utf8(bytes).map_err(|error| error.to_string()))
+        .map_err(|reason| manifest_error(vec![format!("{reason}; `hilum model init` makes a bundle to start from")]))?;
+    let manifest = Manifest::parse(&text).map_err(manifest_error)?;
+    let bytes = read_bounded(file, MAX_WEIGHTS_BYTES).map_err(|reason| file_error(vec![reason]))?;
+    let checkpoint = checkpoint::read(&bytes).map_err(|reason| file_error(vec![reason]))?;
+    let network = Network::choose(&manifest, target, &checkpoint)?;
+    let (weights, n_tensors) = match checkpoint {
+        Checkpoint::TorchScript => {
+            network.try_script(&bytes).map_err(|problem| file_error(vec![problem]))?;
+            (bytes, 0)
+        }
+        Checkpoint::Tensors(tensors) => {
+            let weights = to_safetensors(&tensors).map_err(|problem| file_error(vec![problem]))?;
+            network.try_weights(&weights).map_err(file_error)?;
+            (weights, tensors.len())
+        }
+    };
+
+    let sha256 = Sha256Digest::of(&weights);
+    let digest = sha256.to_string();
+    let extension = if network.architecture == TORCH_SCRIPT { "pt" } else { "safetensors" };
+    let file_name = format!("{}-{}.{extension}", network.name, digest.get(..12).unwrap_or(&digest));
+    let (changed, replaced) = network.write_to(&text, &file_name, &digest, version).map_err(manifest_error)?;
+    let checked = Manifest::parse(&changed).map_err(manifest_error)?;
+    replace(&folder.join(&file_name), &weights)?;
+    replace(&manifest_path, changed.as_bytes())?;
+    if let Some(replaced) = replaced.filter(|name| checked.networks().all(|network| network.weights != name)) {
+        match fs_err::remove_file(folder.join(replaced)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(Imported { file_name, sha256, n_tensors, architecture: network.architecture })
+}
+
+const TORCH_SCRIPT: &str = "torch_script";
+
+/// The network that gets the weights.
+struct Network {
+    /// Index into the members; `None` for the segmenter, one past the end for a new member.
+    member_idx: Option<usize>,
+    name: String,
+    architecture: String,
+    known: Option<Architecture>,
+    width: f64,
+    class_of_output: Vec<usize>,
+    input_shapes: Vec<[usize; 3]>,
+}
+
+impl Network {
+    fn choose(manifest: &Manifest, target: &ImportTarget, checkpoint: &Checkpoint) -> Result<Self, ImportError> {
+        let is_script = *checkpoint == Checkpoint::TorchScript;
+        let kind = manifest.input.kind();
+        match target {
+            ImportTarget::Segmenter => {
+                let segmenter = manifest.segmenter.as_ref().ok_or_else(|| {
+                    ImportError::Request(format!("a bundle of the kind `{kind}` has no lung segmenter"))
+                })?;
+                if is_script {
+                    let words = "a lung segmenter cannot be a TorchScript file: give the U-Net's checkpoint";
+                    return Err(ImportError::Request(words.to_owned()));
+                }
+                Ok(Self {
+                    member_idx: None,
+                    name: "segmenter".to_owned(),
+                    architecture: "unet".to_owned(),
+                    known: None,
+                    width: segmenter.width,
+                    class_of_output: Vec::new(),
+                    input_shapes: Vec::new(),
+                })
+            }
+            ImportTarget::Member { name, architecture, width } => {
+                let classification = manifest
+                    .classification
+                    .as_ref()
+                    .ok_or_else(|| ImportError::Request(format!("a bundle of the kind `{kind}` has no classifiers")))?;
+                let member_idx = manifest.members.iter().position(|member| member.name == *name);
+                let present = member_idx.and_then(|idx| manifest.members.get(idx));
+                let of_present = present.and_then(|member| match member.architecture {
+                    MemberArchitecture::Known(architecture) => Some(architecture),
+                    MemberArchitecture::TorchScript => None,
+                });
+                let known = if is_script { None } else { architecture.or(of_present) };
+                if !is_script && known.is_none() {
+                    return Err(ImportError::Request(format!(
+                        "the bundle has no member `{name}` of a known architecture: name the architecture of the \
+                         checkpoint, one of {}",
+                        Architecture::ALL.map(Architecture::name).join(", ")
+                    )));
+                }
+                let shapes = match present {
+                    Some(member) => manifest.inputs_of(member),
+                    None => manifest.preprocessing().into_iter().collect(),
+                };
+                Ok(Self {
+                    member_idx: Some(member_idx.unwrap_or(manifest.members.len())),
+                    name: name.clone(),
+                    architecture: known.map_or(TORCH_SCRIPT, Architecture::name).to_owned(),
+                    known,
+                    width: if is_script { 1.0 } else { width.or(present.map(|member| member.width)).unwrap_or(1.0) },
+                    class_of_output: classification.class_of_output(),
+                    input_shapes: shapes.into_iter().map(|input| input.shape()).collect(),
+                })
+            }
+        }
+    }
+
+    /// Whether the tensors are those of the network.
+    fn try_weights(&self, safetensors: &[u8]) -> Result<(), Vec<String>> {
+        let mut store = VarStore::new(tch::Device::Cpu);
+        let declared = match self.known {
+            Some(architecture) => {
+                let n_outputs = self.class_of_output.len() as i64;
+                Classifier::new(&store.root(), architecture, self.width, n_outputs).map(drop)
+            }
+            None => UNet::new(&store.root(), self.width).map(drop),
+        };
+        declared.map_err(|error| vec![super::error::cut(&error.to_string())])?;
+        weights::fill(&mut store, safetensors)
+    }
+
+    /// Whether the file takes the bundle's input and gives its outputs, for one image and for two.
+    fn try_script(&self, bytes: &[u8]) -> Result<(), String> {
+        let model = ScriptModel::load(&self.name, bytes, self.class_of_output.clone(), tch::Device::Cpu)?;
+        for n_images in [1, 2] {
+            model.try_out(&self.input_shapes, n_images).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// The manifest's text with the new weights, and the name of the file that they replace.
+    fn write_to(
+        &self,
+        text: &str,
+        file_name: &str,
+        digest: &str,
+        version: &str,
+    ) -> Result<(String, Option<String>), Vec<String>> {
+        let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| vec![error.to_string()])?;
+        let wrong =
+            || vec!["`members` is written in a form that cannot be changed: write `[[members]]` tables".to_owned()];
+        let table = match self.member_idx {
+            None => document.get_mut("segmenter").and_then(Item::as_table_mut).ok_or_else(wrong)?,
+            Some(member_idx) => {
+                let members = document.entry("members").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+                let members = members.as_array_of_tables_mut().ok_or_else(wrong)?;
+                if member_idx == members.len() {
+                    let mut table = Table::new();
+                    table.insert("name", value(self.name.as_str()));
+                    members.push(table);
+                }
+                members.get_mut(member_idx).ok_or_else(wrong)?
+            }
+        };
+        let replaced = table.get("weights").and_then(Item::as_str).map(str::to_owned);
+        table.insert("architecture", value(self.architecture.as_str()));
+        if self.architecture == TORCH_SCRIPT {
+            table.remove("width");
+        } else {
+            table.insert("width", value(self.width));
+        }
+        table.insert("weights", value(file_name));
+        table.insert("sha256", value(digest));
+        table.insert("version", value(version));
+        Ok((document.to_string(), replaced.filter(|name| name != file_name)))
+    }
+}
+
+/// Whole numbers (counters) stay behind, double precision is narrowed, the rest keeps its type.
+fn to_safetensors(tensors: &BTreeMap<String, StoredTensor>) -> Result<Vec<u8>, String> {
+    let mut kept: Vec<(&str, Dtype, &[usize], Vec<u8>)> = Vec::new();
+    for (name, tensor) in tensors {
+        let (dtype, bytes) = match tensor.dtype {
+            Dtype::F64 => {
+                let narrowed = tensor.bytes.as_chunks::<8>().0.iter().flat_map(|bytes| {
+                    let narrow = f64::from_le_bytes(*bytes) as f32;
+                    narrow.to_le_bytes()
+                });
+                (Dtype::F32, narrowed.collect())
+            }
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 => (tensor.dtype, tensor.bytes.clone()),
+            _ if name.ends_with("num_batches_tracked") => continue,
+            other => (other, tensor.bytes.clone()),
+        };
+        kept.push((name, dtype, &tensor.shape, bytes));
+    }
+    let views = kept
+        .iter()
+        .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.to_vec(), bytes)?)))
+        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+        .map_err(|error| error.to_string())?;
+    safetensors::serialize(views, None).map_err(|error| error.to_string())
+}
+
+/// Durable before it has its name.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let folder: PathBuf = path.parent().map(Path::to_owned).unwrap_or_default();
+    let temporary = folder.join(format!(".{name}.part"));
+    let mut file = fs_err::File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs_err::rename(&temporary, path)?;
+    fs_err::File::open(&folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::init::test_bundle, *};
+    use crate::nn::Bundle;
+
+    fn member(name: &str, architecture: Option<Architecture>, width: Option<f64>) -> ImportTarget {
+        ImportTarget::Member { name: name.to_owned(), architecture, width }
+    }
+
+    fn folder_with(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        fs_err::write(&path, bytes).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn weights_replace_those_of_a_member_and_the_bundle_stays_sound() {
+        let (bundle, other) = (test_bundle(), test_bundle());
+        let manifest = bundle.path().join(MANIFEST_FILE_NAME);
+        let before = Bundle::open(bundle.path()).unwrap().identity();
+        // The same network with another bias, as a trainer would leave it.
+        let source = other.path().join("resnet50.safetensors");
+        let mut bytes = fs_err::read(&source).unwrap();
+        let last = bytes.len() - 4;
+        bytes[last..].copy_from_slice(&0.125_f32.to_le_bytes());
+        fs_err::write(&source, &bytes).unwrap();
+
+        let imported = import(bundle.path(), &source, &member("resnet50", None, None), "site-2").unwrap();
+        assert!(imported.file_name.starts_with("resnet50-") && imported.n_tensors > 100, "{imported:?}");
+        let after = Bundle::open(bundle.path()).unwrap().identity();
+        assert_eq!(after.members[1].version, "site-2");
+        assert_eq!(after.members[1].weights_sha256, imported.sha256);
+        assert_ne!(after.digest, before.digest);
+        assert!(!bundle.path().join("resnet50.safetensors").exists(), "the old file is still there");
+        assert!(fs_err::read_to_string(&manifest).unwrap().starts_with("# UNTRAINED"), "comments are lost");
+
+        let again = import(bundle.path(), &source, &member("resnet50", None, None), "site-2").unwrap();
+        assert_eq!((again, Bundle::open(bundle.path()).unwrap().identity()), (imported, after));
+    }
+
+    #[test]
+    fn a_member_is_added_and_the_segmenter_replaced() {
+        let bundle = test_bundle();
+        let source = bundle.path().join("resnet34.safetensors");
+        let new = member("second-opinion", Some(Architecture::ResNet34), Some(0.0625));
+        import(bundle.path(), &source, &new, "1").unwrap();
+        import(bundle.path(), &bundle.path().join("segmenter.safetensors"), &ImportTarget::Segmenter, "2").unwrap();
+        let identity = Bundle::open(bundle.path()).unwrap().identity();
+        assert_eq!(identity.members.len(), 5);
+        assert_eq!(identity.members[4].name, "second-opinion");
+        assert_eq!(identity.segmenter.unwrap().version, "2");
+    }
+
+    #[test]
+    fn everything_that_does_not_fit_is_named_and_nothing_changes() {
+        let bundle = test_bundle();
+        let manifest = bundle.path().join(MANIFEST_FILE_NAME);
+        let before = fs_err::read(&manifest).unwrap();
+        let refused =
+            |file: &Path, target: ImportTarget| import(bundle.path(), file, &target, "1").unwrap_err().to_string();
+        let resnet50 = bundle.path().join("resnet50.safetensors");
+        let error = refused(&resnet50, member("resnet34", None, None));
+        assert!(error.contains("`layer1.0.conv1.weight`") && error.contains("layer1.0.conv3.weight"), "{error}");
+        let error = refused(&resnet50, member("resnet50", None, Some(0.125)));
+        assert!(error.contains("`conv1.weight` has shape [4, 3, 7, 7], expected [8, 3, 7, 7]"), "{error}");
+        let error = refused(&resnet50, member("new", None, None));
+        assert!(error.contains("name the architecture") && error.contains("resnet152"), "{error}");
+        let error = refused(&bundle.path().join("absent.pth"), member("resnet50", None, None));
+        assert!(error.contains("absent.pth"), "{error}");
+        let (_folder, picture) = folder_with("picture.pth", b"GIF89a");
+        let error = refused(&picture, member("resnet50", None, None));
+        assert!(error.contains("torch.save"), "{error}");
+        assert_eq!(fs_err::read(&manifest).unwrap(), before);
+        assert!(Bundle::open(bundle.path()).is_ok());
+    }
+
+    #[test]
+    fn a_torch_script_file_becomes_a_member_when_its_outputs_fit() {
+        let bundle = test_bundle();
+        // A linear layer of two numbers: it takes no images.
+        let script = include_bytes!("../../../tests/golden/checkpoints/script.pt");
+        let (_folder, file) = folder_with("script.pt", script);
+        let error = import(bundle.path(), &file, &member("own", None, None), "1").unwrap_err().to_string();
+        assert!(error.contains("own"), "{error}");
+
+        let corner = include_bytes!("../../../tests/golden/checkpoints/corner.pt");
+        fs_err::write(&file, corner).unwrap();
+        let imported = import(bundle.path(), &file, &member("own", None, None), "1").unwrap();
+        assert_eq!((imported.architecture.as_str(), imported.n_tensors), ("torch_script", 0));
+        let identity = Bundle::open(bundle.path()).unwrap().identity();
+        assert_eq!(identity.members[4].architecture, "torch_script");
+    }
+}

@@ -1,0 +1,180 @@
+//! A network recorded once, frozen and optimised for inference on the processor: batch normalisation folded into the
+//! convolutions, their weights in oneDNN's own layout, activations fused. `optimised.cpp` holds the few calls that `tch`
+//! does not wrap; this is the one place with `unsafe` code, and what it exports is safe.
+
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::{CStr, c_char},
+    ptr::{NonNull, null_mut},
+};
+
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+use super::error::cut;
+
+/// `torch::jit::Module`, owned by a pointer.
+#[repr(C)]
+struct RawModule {
+    _opaque: [u8; 0],
+}
+
+unsafe extern "C" {
+    fn hilum_jit_begin(inputs: *const *const C_tensor, n_inputs: usize, recorded: *mut *mut RawModule) -> *mut c_char;
+    fn hilum_jit_end(recorded: *mut RawModule, outputs: *const *const C_tensor, n_outputs: usize) -> *mut c_char;
+    fn hilum_jit_abandon();
+    fn hilum_jit_optimise(module: *const RawModule, optimised: *mut *mut RawModule) -> *mut c_char;
+    fn hilum_jit_forward(
+        module: *mut RawModule,
+        inputs: *const *const C_tensor,
+        n_inputs: usize,
+        outputs: *mut *mut C_tensor,
+        capacity: usize,
+        n_outputs: *mut usize,
+    ) -> *mut c_char;
+    fn hilum_jit_free(module: *mut RawModule);
+    fn hilum_jit_free_words(words: *mut c_char);
+}
+
+/// Most outputs of a network.
+const MAX_OUTPUTS: usize = 16;
+
+/// An optimised network. It belongs to one thread.
+#[derive(Debug)]
+pub(super) struct Optimised {
+    module: Module,
+}
+
+/// Frees the module with itself.
+#[derive(Debug)]
+struct Module(NonNull<RawModule>);
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from `hilum_jit_begin` or `hilum_jit_optimise`, is freed here only, and nothing else
+        // keeps it.
+        unsafe { hilum_jit_free(self.0.as_ptr()) }
+    }
+}
+
+/// The words of an error, freed; `Ok` without one.
+fn checked(words: *mut c_char) -> Result<(), String> {
+    let Some(words) = NonNull::new(words) else { return Ok(()) };
+    // SAFETY: the functions of optimised.cpp return a string of `strdup` that is ours to free, once, here.
+    let text = unsafe {
+        let text = CStr::from_ptr(words.as_ptr()).to_string_lossy().into_owned();
+        hilum_jit_free_words(words.as_ptr());
+        text
+    };
+    Err(cut(&text))
+}
+
+fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
+    tensors.iter().map(Tensor::as_ptr).collect()
+}
+
+impl Optimised {
+    /// Records `forward` on example inputs and optimises what was recorded. `forward` must do the same whatever the values
+    /// and the number of images are; no variable may ask for gradients.
+    ///
+    /// # Errors
+    /// libtorch's words, or those of `forward`.
+    pub(super) fn record(
+        inputs: &[Tensor],
+        forward: impl FnOnce(&[Tensor]) -> Result<Vec<Tensor>, tch::TchError>,
+    ) -> Result<Self, String> {
+        let mut recorded = null_mut();
+        let input_pointers = pointers(inputs);
+        // SAFETY: the pointers are those of `n_inputs` tensors that outlive the call; `recorded` is written before it
+        // returns without words.
+        checked(unsafe { hilum_jit_begin(input_pointers.as_ptr(), input_pointers.len(), &raw mut recorded) })?;
+        let recorded = Module(NonNull::new(recorded).ok_or("no module was made")?);
+        let ended = forward(inputs).map_err(|error| cut(&error.to_string())).and_then(|outputs| {
+            let output_pointers = pointers(&outputs);
+            // SAFETY: as above; `recorded` is the module of this recording.
+            checked(unsafe { hilum_jit_end(recorded.0.as_ptr(), output_pointers.as_ptr(), output_pointers.len()) })
+        });
+        if let Err(words) = ended {
+            // SAFETY: takes no arguments; without a recording it does nothing.
+            unsafe { hilum_jit_abandon() }
+            return Err(words);
+        }
+        let mut optimised = null_mut();
+        // SAFETY: `recorded` is a whole module; `optimised` is written before the call returns without words.
+        checked(unsafe { hilum_jit_optimise(recorded.0.as_ptr(), &raw mut optimised) })?;
+        Ok(Self { module: Module(NonNull::new(optimised).ok_or("no module was made")?) })
+    }
+
+    /// The outputs that `forward` of [`record`](Self::record) gives, in its order.
+    ///
+    /// # Errors
+    /// libtorch's words.
+    pub(super) fn forward(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+        let input_pointers = pointers(inputs);
+        let mut outputs = [null_mut(); MAX_OUTPUTS];
+        let mut n_outputs = 0;
+        // SAFETY: the pointers are those of `n_inputs` tensors that outlive the call; there is room for `MAX_OUTPUTS`
+        // outputs; the module is only used by the thread that owns `self`.
+        checked(unsafe {
+            hilum_jit_forward(
+                self.module.0.as_ptr(),
+                input_pointers.as_ptr(),
+                input_pointers.len(),
+                outputs.as_mut_ptr(),
+                MAX_OUTPUTS,
+                &raw mut n_outputs,
+            )
+        })?;
+        // SAFETY: without words the first `n_outputs` pointers are new tensors that are ours.
+        Ok(outputs.iter().take(n_outputs).map(|output| unsafe { Tensor::from_ptr(*output) }).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    fn images(n: i64) -> Tensor {
+        Tensor::arange(n * 3 * 16 * 16, (Kind::Float, Device::Cpu)).view([n, 3, 16, 16]).sin()
+    }
+
+    #[test]
+    fn what_was_recorded_gives_the_same_for_any_number_of_images() {
+        let _guard = tch::no_grad_guard();
+        let weight = Tensor::arange(8 * 3 * 3 * 3, (Kind::Float, Device::Cpu)).view([8, 3, 3, 3]).cos();
+        let (ones, zeros) =
+            (Tensor::ones([8], (Kind::Float, Device::Cpu)), Tensor::zeros([8], (Kind::Float, Device::Cpu)));
+        let forward = |inputs: &[Tensor]| {
+            let map = inputs[0].f_conv2d::<Tensor>(&weight, None, [1, 1], [1, 1], [1, 1], 1)?;
+            let map = map
+                .f_batch_norm(Some(&ones), Some(&zeros), Some(&zeros), Some(&(&ones * 2.0)), false, 0.1, 1e-5, true)?
+                .f_relu()?;
+            Ok(vec![map.f_mean_dim([2i64, 3].as_slice(), false, None)?, map])
+        };
+        let optimised = Optimised::record(&[images(1)], forward).unwrap();
+        for n in [1, 3, 1] {
+            let found = optimised.forward(&[images(n)]).unwrap();
+            let expected = forward(&[images(n)]).unwrap();
+            assert_eq!(found.len(), 2);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_eq!(found.size(), expected.size());
+                let difference = f64::try_from((found - expected).abs().max()).unwrap();
+                assert!(difference < 1e-4, "{difference}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_recording_that_fails_leaves_room_for_the_next() {
+        let _guard = tch::no_grad_guard();
+        let error = Optimised::record(&[images(1)], |inputs| Ok(vec![inputs[0].f_view([7, 7])?])).unwrap_err();
+        assert!(error.contains("shape"), "{error}");
+        let optimised = Optimised::record(&[images(1)], |inputs| Ok(vec![inputs[0].f_relu()?])).unwrap();
+        let error = optimised.forward(&[]).unwrap_err();
+        assert!(!error.is_empty() && error.len() < 1200, "{error}");
+        assert_eq!(optimised.forward(&[images(2)]).unwrap()[0].size(), [2, 3, 16, 16]);
+    }
+}
