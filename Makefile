@@ -65,6 +65,11 @@ bench-scale: setup-bench ## Measures a node with a million studies beside one wi
 	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
 	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh scale $(ARGS)
 
+.PHONY: bench-infer
+bench-infer: setup-bench setup-golden ## Measures the networks beside PyTorch (PROFILE=release; a 5 GB environment)
+	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
+	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh infer $(ARGS)
+
 .PHONY: interop
 interop: setup-bench ## Tries every cell of the interoperation matrix and writes docs/interoperation.md
 	@cargo build --bin hilum

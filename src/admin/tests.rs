@@ -671,8 +671,14 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
     let evidence = workup::Evidence { kind: "released", words, data: json!({}) };
     assert!(workup::complete(&mut tx, &facts, &evidence).await.unwrap());
     assert!(workup::analysing(&mut tx, workup_id, 1, "chest").await.unwrap());
-    let new =
-        run::NewRun { workup_id, revision: 1, bundle: "cxr", destinations: &["PACS".to_owned()], maximum_attempts: 3 };
+    let new = run::NewRun {
+        workup_id,
+        revision: 1,
+        bundle: "cxr",
+        priority: crate::types::RunPriority::Routine,
+        destinations: &["PACS".to_owned()],
+        maximum_attempts: 3,
+    };
     let run_id = run::insert(&mut tx, &new).await.unwrap().unwrap();
     let run::Claim::Claimed(claimed) = run::claim(&mut tx, run_id).await.unwrap() else { panic!("not claimed") };
     let finished = run::Finished {

@@ -53,6 +53,7 @@ const HEALTHY: Duration = Duration::from_mins(1);
 pub(super) fn supervise(
     command: ChildCommand,
     settings: InferenceConfig,
+    network_threads: usize,
     grace: Duration,
     metrics: Arc<Metrics>,
     tasks: &TaskTracker,
@@ -63,7 +64,7 @@ pub(super) fn supervise(
         let mut pause = settings.restart_backoff_minimum;
         while !shutdown.is_cancelled() {
             let started = Instant::now();
-            let exit = match start(&command, &settings) {
+            let exit = match start(&command, network_threads) {
                 Ok(mut child) => {
                     // `wait` would close the pipe, which tells the child to stop.
                     let pipe = child.stdin.take();
@@ -95,27 +96,19 @@ pub(super) fn supervise(
     receiver
 }
 
-fn start(command: &ChildCommand, settings: &InferenceConfig) -> std::io::Result<Child> {
+fn start(command: &ChildCommand, network_threads: usize) -> std::io::Result<Child> {
     let mut process = Command::new(&command.program);
     process
         .args(&command.arguments)
         .envs(command.environment.iter().map(|(key, value)| (key, value)))
         // libgomp reads these when it is loaded. Its spinning barriers collapse on cores that others use too.
         .env("OMP_WAIT_POLICY", "passive")
-        .env("OMP_NUM_THREADS", network_threads(settings).to_string())
+        .env("OMP_NUM_THREADS", network_threads.to_string())
         .stdin(Stdio::piped())
         .kill_on_drop(true);
     // A Ctrl-C on the terminal is for us; the child is stopped in its turn.
     process.process_group(0);
     process.spawn()
-}
-
-/// Threads that one network computes with.
-pub(super) fn network_threads(settings: &InferenceConfig) -> usize {
-    match settings.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
-    }
 }
 
 /// Asks by closing the pipe, then insists.

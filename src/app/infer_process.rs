@@ -1,13 +1,13 @@
 //! The inference process itself: what `hilum infer-child` runs.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use time::{OffsetDateTime, UtcOffset};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{child::network_threads, installation, open_archive, open_database, sole_use::SoleUse, wait_for_schema};
+use super::{installation, open_archive, open_database, sole_use::SoleUse, tuning::network_threads, wait_for_schema};
 use crate::{
     config::Config,
     dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
@@ -18,10 +18,6 @@ use crate::{
     report::{FileMetaIds, RenderOptions},
     types::Uid,
 };
-
-/// How many runs and renderings are under way at once: enough to decode one study while another is on the
-/// networks' threads.
-const CONCURRENT_RUNS: usize = 2;
 
 /// Works on runs until `shutdown`.
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -40,7 +36,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         machine_utc_offset,
         ensemble: EnsembleOptions {
             max_batch: config.inference.max_batch,
-            intra_op_threads: network_threads(&config.inference),
+            gather: Duration::from_millis(config.inference.batch_wait_milliseconds),
+            optimise: config.inference.optimise,
+            intra_op_threads: network_threads(&config),
             ..EnsembleOptions::default()
         },
         run_timeout: config.inference.run_timeout,
@@ -55,7 +53,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let (run_bundle, render_run) = worker::handlers(db.clone(), archive, settings);
     let worker_settings = |kind| WorkerSettings {
         kind,
-        concurrency: CONCURRENT_RUNS,
+        concurrency: config.inference.concurrent_runs,
         node: node.clone(),
         shutdown_grace: config.node.shutdown_grace,
     };

@@ -13,6 +13,7 @@ mod follow_runs;
 pub mod infer_process;
 mod installation;
 mod sole_use;
+pub mod tuning;
 
 use std::{
     io::ErrorKind,
@@ -306,6 +307,7 @@ impl App {
         let child_state = child::supervise(
             child,
             config.inference.clone(),
+            tuning::network_threads(&config),
             config.node.shutdown_grace,
             Arc::clone(&metrics),
             &workers,

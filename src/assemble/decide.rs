@@ -579,6 +579,7 @@ mod tests {
             modalities: modalities.iter().map(|&modality| modality.to_owned()).collect(),
             pipeline: Pipeline::ChestRadiograph,
             bundle: "cxr".into(),
+            priority: crate::types::RunPriority::Routine,
             quiet_seconds: 10,
             max_wait_seconds: 60,
             released_quiet_seconds: Some(3),

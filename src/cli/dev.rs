@@ -251,6 +251,7 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr) -> anyhow::Resul
                 modalities: vec!["CR".to_owned(), "DX".to_owned()],
                 pipeline: Pipeline::ChestRadiograph,
                 bundle: nn::UNTRAINED_BUNDLE_NAME.to_owned(),
+                priority: crate::types::RunPriority::Routine,
                 quiet_seconds: 2,
                 max_wait_seconds: 60,
                 released_quiet_seconds: None,

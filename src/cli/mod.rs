@@ -10,6 +10,7 @@
 
 mod address;
 mod apply;
+mod bench;
 mod check_config;
 mod commit;
 mod commitments;
@@ -184,6 +185,8 @@ enum Command {
     Reindex,
     /// Removes what section [retention] of the configuration lets go, as the node does by itself
     Retention(retention::Options),
+    /// Measures how fast the networks of a bundle are on this machine
+    Bench(bench::Options),
     /// Bundles: networks with their weights and manifest
     #[command(subcommand)]
     Model(model::Action),
@@ -237,6 +240,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Commitments(options) => commitments::run(global, &options).await,
         Command::Reindex => reindex::run(global).await,
         Command::Retention(options) => retention::run(global, &options).await,
+        Command::Bench(options) => bench::run(global, options).await,
         Command::Model(action) => model::run(global, action).await,
     }
 }

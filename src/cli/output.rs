@@ -60,13 +60,13 @@ fn visible_lines(text: &str) -> String {
 /// A table with aligned columns; the last column is as long as it is.
 #[derive(Debug)]
 pub(super) struct Table {
-    headings: Vec<&'static str>,
+    headings: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(super) fn new(headings: &[&'static str]) -> Self {
-        Self { headings: headings.to_vec(), rows: Vec::new() }
+    pub(super) fn new(headings: &[&str]) -> Self {
+        Self { headings: headings.iter().map(|heading| (*heading).to_owned()).collect(), rows: Vec::new() }
     }
 
     /// Adds a row: one cell for each heading. Empty cells show as `-`.
@@ -80,14 +80,13 @@ impl Table {
         if self.rows.is_empty() {
             return format!("{nothing}\n");
         }
-        let headings: Vec<String> = self.headings.iter().map(|&heading| heading.to_owned()).collect();
         let width = |column_idx: usize| {
-            let cells = std::iter::once(&headings).chain(&self.rows).filter_map(|row| row.get(column_idx));
+            let cells = std::iter::once(&self.headings).chain(&self.rows).filter_map(|row| row.get(column_idx));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
         };
-        let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+        let widths: Vec<usize> = (0..self.headings.len()).map(width).collect();
         let mut text = String::new();
-        for row in std::iter::once(&headings).chain(&self.rows) {
+        for row in std::iter::once(&self.headings).chain(&self.rows) {
             let mut line = String::new();
             for (cell, width) in row.iter().zip(&widths) {
                 // Writing to a String cannot fail.

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     assemble::{StudyToRoute, choose_route},
-    types::{AeTitle, LateImages, Pipeline, Requirement, Route, SiteConfig},
+    types::{AeTitle, LateImages, Pipeline, Requirement, Route, RunPriority, SiteConfig},
 };
 use clap::{
     Args, Subcommand,
@@ -77,6 +77,9 @@ pub(super) struct Add {
     /// With new_revision: only so long after the study was complete [default: for ever]
     #[arg(long, value_name = "SECONDS")]
     late_images_within_seconds: Option<u32>,
+    /// Whether its studies go before others
+    #[arg(long, value_name = "PRIORITY", default_value = "routine", value_parser = PossibleValuesParser::new(["routine", "stat"]))]
+    priority: String,
     /// Names of destinations that get the results [default: none, results stay here]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     destinations: Vec<String>,
@@ -118,6 +121,7 @@ impl From<Add> for Route {
             modalities: add.modalities,
             pipeline: add.pipeline,
             bundle: add.bundle,
+            priority: RunPriority::from_name(&add.priority).unwrap_or_default(),
             quiet_seconds: add.quiet_seconds,
             max_wait_seconds: add.max_wait_seconds,
             released_quiet_seconds: add.released_quiet_seconds,

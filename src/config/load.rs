@@ -112,7 +112,7 @@ impl Config {
     #[must_use]
     pub fn results_digest(&self) -> Sha256Digest {
         let NodeConfig { name, institution_name, manufacturer_name, utc_offset, .. } = &self.node;
-        let InferenceConfig { device, max_decoded_bytes, .. } = &self.inference;
+        let InferenceConfig { device, max_decoded_bytes, optimise, .. } = &self.inference;
         let settings = serde_json::json!({
             "format": 1,
             "node.name": &**name,
@@ -121,6 +121,7 @@ impl Config {
             "node.utc_offset": utc_offset.map(utc_offset_text),
             "inference.device": device,
             "inference.max_decoded_bytes": max_decoded_bytes.bytes(),
+            "inference.optimise": optimise,
         });
         Sha256Digest::of(settings.to_string().as_bytes())
     }

@@ -316,13 +316,23 @@ pub struct InferenceConfig {
     /// Folder of the bundles. A relative path is taken from the process's working folder.
     #[serde(deserialize_with = "path")]
     pub models_dir: PathBuf,
-    /// Threads that one network computes with; 0 takes one for each core. The networks of a bundle compute at the
-    /// same time, so 1 keeps a small machine responsive.
-    #[serde(deserialize_with = "within::<0, 1024, _, _>")]
-    pub threads: usize,
+    /// Threads that one network computes with; 0 takes one for each core. `None` takes what `hilum bench --tune` found for
+    /// this machine, or 1. The networks of a bundle compute at the same time.
+    #[serde(deserialize_with = "optional_within::<0, 1024, _, _>", skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
     /// Images that one network computes at a time at most, 1 to 256.
     #[serde(deserialize_with = "within::<1, 256, _, _>")]
     pub max_batch: usize,
+    /// Studies that are analysed at the same time, 1 to 64: one is decoded while another is on the networks' threads, and
+    /// what meets there is computed as one batch.
+    #[serde(deserialize_with = "within::<1, 64, _, _>")]
+    pub concurrent_runs: usize,
+    /// How long a batch waits for more images after its first, 0 to 1000. Pays on GPUs, where a batch costs little more
+    /// than one image.
+    #[serde(deserialize_with = "within::<0, 1000, _, _>")]
+    pub batch_wait_milliseconds: u64,
+    /// Whether networks are optimised for the processor when they are loaded; their outputs are compared first.
+    pub optimise: bool,
     /// Attempts of one run before it is parked, 1 to 20.
     #[serde(deserialize_with = "within::<1, 20, _, _>")]
     pub maximum_attempts: u32,
@@ -358,8 +368,11 @@ impl Default for InferenceConfig {
     fn default() -> Self {
         Self {
             models_dir: "models".into(),
-            threads: 1,
+            threads: None,
             max_batch: 8,
+            concurrent_runs: 2,
+            batch_wait_milliseconds: 0,
+            optimise: true,
             maximum_attempts: 3,
             run_timeout: Duration::from_mins(10),
             restart_backoff_minimum: Duration::from_secs(1),

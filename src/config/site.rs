@@ -121,6 +121,7 @@ impl Entry for Route {
             modalities: vec!["DX".to_owned()],
             pipeline: Pipeline::ChestRadiograph,
             bundle: "stand-in".to_owned(),
+            priority: crate::types::RunPriority::default(),
             quiet_seconds: 1,
             max_wait_seconds: 1,
             released_quiet_seconds: None,

@@ -12,7 +12,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{Connection, DbError, Result, event, workup};
-use crate::types::{BundleIdentity, Installation, PredecessorDocument, RunOutcome, RunRecord, Sha256Digest, Uid};
+use crate::types::{
+    BundleIdentity, Installation, PredecessorDocument, RunOutcome, RunPriority, RunRecord, Sha256Digest, Uid,
+};
 
 /// A run to be made.
 #[derive(Debug, Clone)]
@@ -23,6 +25,8 @@ pub struct NewRun<'a> {
     pub revision: i32,
     /// Name of the bundle folder.
     pub bundle: &'a str,
+    /// How urgent it is.
+    pub priority: RunPriority,
     /// Names of the destinations that get the results.
     pub destinations: &'a [String],
     /// Attempts before it is parked, at least 1.
@@ -34,8 +38,8 @@ pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Opt
     let id = Uuid::now_v7();
     let done = sqlx::query(
         "insert into run (id, workup_id, revision, role, bundle, destinations, state, words, attempt,
-                          maximum_attempts, next_attempt_at)
-         values ($1, $2, $3, 'live', $4, $5, 'queued', 'waiting for the inference process', 0, $6, now())
+                          maximum_attempts, next_attempt_at, priority)
+         values ($1, $2, $3, 'live', $4, $5, 'queued', 'waiting for the inference process', 0, $6, now(), $7)
          on conflict (workup_id, revision, bundle, role) do nothing",
     )
     .bind(id)
@@ -44,6 +48,7 @@ pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Opt
     .bind(new.bundle)
     .bind(new.destinations)
     .bind(new.maximum_attempts.max(1))
+    .bind(new.priority.name())
     .execute(&mut *connection)
     .await?;
     if done.rows_affected() == 0 {
@@ -73,6 +78,22 @@ pub struct ClaimedRun {
     pub study_instance_uid: String,
     /// Our AE title that the study was sent to.
     pub local_ae_title: String,
+    priority: String,
+}
+
+impl ClaimedRun {
+    /// How urgent it is.
+    #[must_use]
+    pub fn priority(&self) -> RunPriority {
+        RunPriority::from_name(&self.priority).unwrap_or_default()
+    }
+}
+
+/// How urgent a run is; routine when there is no such run.
+pub async fn priority(connection: &mut Connection, run_id: Uuid) -> Result<RunPriority> {
+    let name: Option<String> =
+        sqlx::query_scalar("select priority from run where id = $1").bind(run_id).fetch_optional(connection).await?;
+    Ok(name.and_then(|name| RunPriority::from_name(&name)).unwrap_or_default())
 }
 
 /// What claiming a run came to.
@@ -129,7 +150,7 @@ pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
          from workup w
          where r.id = $1 and r.state = $2 and r.attempt = $3 and w.id = r.workup_id
          returning r.id, r.workup_id, r.revision, r.bundle, r.attempt, r.maximum_attempts,
-                   w.study_instance_uid, w.local_ae_title",
+                   w.study_instance_uid, w.local_ae_title, r.priority",
     )
     .bind(run_id)
     .bind(&state)

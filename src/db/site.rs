@@ -6,7 +6,7 @@ use sqlx::{FromRow, types::Json};
 use super::{Connection, Db, DbError, Result, event};
 use crate::types::{
     AeTitle, AssociationPolicy, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline,
-    Requirement, Route, SiteConfig,
+    Requirement, Route, RunPriority, SiteConfig,
 };
 
 /// The channel on which Postgres announces a change.
@@ -48,6 +48,7 @@ struct RouteRow {
     late_images: String,
     late_images_within_seconds: Option<i32>,
     destinations: Vec<String>,
+    priority: String,
 }
 
 fn ae_title(text: &str) -> Result<AeTitle> {
@@ -147,6 +148,8 @@ fn route_from_row(row: RouteRow) -> Result<Route> {
         modalities: row.modalities,
         pipeline,
         bundle: row.bundle,
+        priority: RunPriority::from_name(&row.priority)
+            .ok_or_else(|| DbError::unreadable("priority of a route", &row.priority))?,
         quiet_seconds: seconds(row.quiet_seconds)?,
         max_wait_seconds: seconds(row.max_wait_seconds)?,
         released_quiet_seconds: row.released_quiet_seconds.map(seconds).transpose()?,
@@ -269,8 +272,8 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         sqlx::query(
             "insert into route (name, sort_order, enabled, called_ae_title, calling_ae_titles, modalities, pipeline,
                                 bundle, quiet_seconds, max_wait_seconds, destinations, released_quiet_seconds,
-                                lost_quiet_seconds, required, late_images, late_images_within_seconds)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+                                lost_quiet_seconds, required, late_images, late_images_within_seconds, priority)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         )
         .bind(&route.name)
         .bind(route.order)
@@ -291,6 +294,7 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
             LateImages::Ignore => "ignore",
         })
         .bind(route.late_images_within_seconds.map(seconds))
+        .bind(route.priority.name())
         .execute(&mut *connection)
         .await?;
     }

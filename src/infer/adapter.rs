@@ -8,6 +8,7 @@ use crate::{
         equalise::Equalisation,
     },
     nn::{self, Classification, Ensemble, Input, Manifest, Preprocessing, VoiMode},
+    types::RunPriority,
 };
 
 /// The networks of a loaded bundle.
@@ -30,9 +31,9 @@ fn model_error(error: &nn::NnError) -> ModelError {
 }
 
 impl Models for NnModels {
-    async fn segment(&self, canvas: Plane) -> Result<Plane, ModelError> {
+    async fn segment(&self, canvas: Plane, priority: RunPriority) -> Result<Plane, ModelError> {
         let canvas = nn::Plane { rows: canvas.rows, columns: canvas.columns, values: canvas.values };
-        let lungs = self.ensemble.segment(canvas).await.map_err(|error| model_error(&error))?;
+        let lungs = self.ensemble.segment(canvas, priority).await.map_err(|error| model_error(&error))?;
         Ok(Plane { rows: lungs.rows, columns: lungs.columns, values: lungs.values })
     }
 
@@ -41,13 +42,14 @@ impl Models for NnModels {
         member_idx: usize,
         inputs: Vec<Planes>,
         target_class_idx: usize,
+        priority: RunPriority,
     ) -> Result<MemberOutput, ModelError> {
         let inputs = inputs
             .into_iter()
             .map(|Planes { channels, rows, columns, values }| nn::Planes { channels, rows, columns, values })
             .collect();
-        let output =
-            self.ensemble.classify(member_idx, inputs, target_class_idx).await.map_err(|error| model_error(&error))?;
+        let output = self.ensemble.classify(member_idx, inputs, target_class_idx, priority).await;
+        let output = output.map_err(|error| model_error(&error))?;
         Ok(MemberOutput {
             logits: output.logits,
             probabilities: output.probabilities,

@@ -20,7 +20,7 @@ use crate::{
     },
     types::{
         BundleIdentity, BundleStatus, CxrAnalysis, Decision, ExcludedImage, HeatMap, ImageAnalysis, LungMask,
-        MemberScore, NotAnalysed, Placement, ReasonCode, RunOutcome, SourceImage,
+        MemberScore, NotAnalysed, Placement, ReasonCode, RunOutcome, RunPriority, SourceImage,
     },
 };
 
@@ -167,7 +167,12 @@ impl<M: Models> CxrPipeline<M> {
     ///
     /// Cancel safety: dropping the future loses the analysis and nothing else; a decoding that runs is finished on its
     /// thread and thrown away.
-    pub async fn analyse<R, F>(&self, sources: Vec<SourceImage>, mut read: R) -> Result<Analysis, InferError>
+    pub async fn analyse<R, F>(
+        &self,
+        sources: Vec<SourceImage>,
+        priority: RunPriority,
+        mut read: R,
+    ) -> Result<Analysis, InferError>
     where
         R: FnMut(SourceImage) -> F,
         F: Future<Output = Result<LoadedImage, InferError>>,
@@ -179,7 +184,7 @@ impl<M: Models> CxrPipeline<M> {
             let started = Instant::now();
             let LoadedImage { source, bytes } = read(source).await?;
             times.add("read", started);
-            match self.analyse_image(&source, bytes, &mut times).await? {
+            match self.analyse_image(&source, bytes, priority, &mut times).await? {
                 Verdict::Goes(analysis) => analysed.push(analysis),
                 Verdict::Excluded(Exclusion { reason, words }) => {
                     excluded.push(ExcludedImage { source, reason, words });
@@ -198,6 +203,7 @@ impl<M: Models> CxrPipeline<M> {
         &self,
         source: &SourceImage,
         bytes: Vec<u8>,
+        priority: RunPriority,
         times: &mut StageTimes,
     ) -> Result<Verdict<ImageAnalysis>, InferError> {
         let started = Instant::now();
@@ -212,7 +218,7 @@ impl<M: Models> CxrPipeline<M> {
 
         let started = Instant::now();
         let side = segmenter_canvas.rows;
-        let probabilities = self.models.segment(segmenter_canvas).await.map_err(InferError::Segmenter)?;
+        let probabilities = self.models.segment(segmenter_canvas, priority).await.map_err(InferError::Segmenter)?;
         if (probabilities.rows, probabilities.columns, probabilities.values.len()) != (side, side, side * side) {
             return Err(PlaneError::Shape {
                 rows: probabilities.rows,
@@ -231,7 +237,7 @@ impl<M: Models> CxrPipeline<M> {
         let started = Instant::now();
         let inputs = self.classifier_inputs(&canvas, &placement, &lungs)?;
         let frames = inputs.iter().map(|(_, frame)| *frame).collect();
-        let outputs = self.classify(inputs.into_iter().map(|(inputs, _)| inputs).collect()).await?;
+        let outputs = self.classify(inputs.into_iter().map(|(inputs, _)| inputs).collect(), priority).await?;
         times.add("classify", started);
 
         let started = Instant::now();
@@ -273,13 +279,19 @@ impl<M: Models> CxrPipeline<M> {
     }
 
     /// Runs all members at the same time; one entry each, in the bundle's order.
-    async fn classify(&self, inputs: Vec<Vec<Planes>>) -> Result<Vec<Result<MemberOutput, String>>, InferError> {
+    async fn classify(
+        &self,
+        inputs: Vec<Vec<Planes>>,
+        priority: RunPriority,
+    ) -> Result<Vec<Result<MemberOutput, String>>, InferError> {
         let n_classes = self.bundle.classes.len();
         let target_class_idx = self.bundle.target_class_idx;
         let mut tasks = JoinSet::new();
         for (member_idx, inputs) in inputs.into_iter().enumerate() {
             let models = Arc::clone(&self.models);
-            tasks.spawn(async move { (member_idx, models.classify(member_idx, inputs, target_class_idx).await) });
+            tasks.spawn(
+                async move { (member_idx, models.classify(member_idx, inputs, target_class_idx, priority).await) },
+            );
         }
         let mut outputs: Vec<Result<MemberOutput, String>> =
             vec![Err("it stopped without an answer".to_owned()); self.bundle.members.len()];

@@ -2,13 +2,16 @@
 
 use std::future::Future;
 
-use crate::imaging::{Plane, Planes};
+use crate::{
+    imaging::{Plane, Planes},
+    types::RunPriority,
+};
 
 /// The networks of one bundle: a lung segmenter and the classifiers.
 pub trait Models: Send + Sync + 'static {
     /// The probability of lung, 0 to 1, for each pixel of a square canvas (0 black to 1 white) of the segmenter's
     /// side.
-    fn segment(&self, canvas: Plane) -> impl Future<Output = Result<Plane, ModelError>> + Send;
+    fn segment(&self, canvas: Plane, priority: RunPriority) -> impl Future<Output = Result<Plane, ModelError>> + Send;
 
     /// Runs the classifier `member_idx` on its inputs (normalised channels) and explains its output for `target_class_idx`.
     fn classify(
@@ -16,6 +19,7 @@ pub trait Models: Send + Sync + 'static {
         member_idx: usize,
         inputs: Vec<Planes>,
         target_class_idx: usize,
+        priority: RunPriority,
     ) -> impl Future<Output = Result<MemberOutput, ModelError>> + Send;
 
     /// The bundle's fusion and calibration: one output per class, 0 to 1, of the logits of the members that ran.

@@ -17,7 +17,7 @@ use crate::{
     },
     types::{
         BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, MemberIdentity, NotAnalysed,
-        ReasonCode, RunOutcome, Sha256Digest, SourceImage, Uid,
+        ReasonCode, RunOutcome, RunPriority, Sha256Digest, SourceImage, Uid,
     },
 };
 
@@ -60,7 +60,7 @@ fn softmax(logits: &[f32]) -> Vec<f32> {
 }
 
 impl Models for FakeModels {
-    async fn segment(&self, canvas: Plane) -> Result<Plane, ModelError> {
+    async fn segment(&self, canvas: Plane, _priority: RunPriority) -> Result<Plane, ModelError> {
         assert_eq!((canvas.rows, canvas.columns), (SIDE as usize, SIDE as usize));
         assert!(canvas.values.iter().all(|value| (0.0..=1.0).contains(value)));
         let side = SIDE as usize;
@@ -79,6 +79,7 @@ impl Models for FakeModels {
         member_idx: usize,
         inputs: Vec<Planes>,
         target_class_idx: usize,
+        _priority: RunPriority,
     ) -> Result<MemberOutput, ModelError> {
         self.n_classified.fetch_add(1, Ordering::Relaxed);
         let [input] = inputs.as_slice() else { panic!("one input, found {}", inputs.len()) };
@@ -219,7 +220,7 @@ fn source() -> SourceImage {
 async fn analyse(pipeline: &CxrPipeline<FakeModels>, images: Vec<LoadedImage>) -> Result<Analysis, InferError> {
     let sources = images.iter().map(|image| image.source.clone()).collect();
     let mut images = images.into_iter();
-    pipeline.analyse(sources, |_| std::future::ready(Ok(images.next().unwrap()))).await
+    pipeline.analyse(sources, RunPriority::Routine, |_| std::future::ready(Ok(images.next().unwrap()))).await
 }
 
 async fn analysed(pipeline: &CxrPipeline<FakeModels>, images: Vec<LoadedImage>) -> CxrAnalysis {
@@ -435,7 +436,7 @@ async fn each_image_is_read_when_its_turn_comes() {
     let mut asked = 0;
     let sources = vec![image.source.clone(), image.source.clone()];
     let error = pipeline
-        .analyse(sources, |_| {
+        .analyse(sources, RunPriority::Routine, |_| {
             asked += 1;
             let again = asked == 2;
             let image = image.clone();

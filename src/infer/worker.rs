@@ -236,7 +236,7 @@ impl Inner {
             let not_analysed = NotAnalysed { reason: ReasonCode::NoSuitableImage, words, sources: sources.clone() };
             (RunOutcome::NotAnalysed(not_analysed), Vec::new())
         } else {
-            let analysis = pipeline.analyse(radiographs, |source| self.load(source)).await;
+            let analysis = pipeline.analyse(radiographs, claimed.priority(), |source| self.load(source)).await;
             let analysis = analysis.map_err(|error| technical(anyhow!(error)))?;
             (analysis.outcome, analysis.stage_milliseconds)
         };

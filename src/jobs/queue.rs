@@ -6,10 +6,16 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{JobError, worker::HandlerExtension};
-use crate::db::{Connection, Db};
+use crate::{
+    db::{Connection, Db, run},
+    types::RunPriority,
+};
 
 /// The schema that the queue owns in our database.
 pub(super) const SCHEMA: &str = "graphile_worker";
+
+/// Of urgent jobs; lower goes first, and routine jobs have 0.
+const BEFORE_ROUTINE: i16 = -100;
 
 /// What is to be done, and for which row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +119,11 @@ pub async fn queue(
     run_at: Option<OffsetDateTime>,
 ) -> Result<(), JobError> {
     let mut spec = JobSpec::builder().job_key(job.key());
+    if let Job::RunBundle(run_id) | Job::RenderRun(run_id) = job
+        && run::priority(&mut *connection, *run_id).await? == RunPriority::Stat
+    {
+        spec = spec.priority(BEFORE_ROUTINE);
+    }
     if let Some(run_at) = run_at {
         let run_at = chrono::DateTime::from_timestamp(run_at.unix_timestamp(), run_at.nanosecond());
         if let Some(run_at) = run_at {

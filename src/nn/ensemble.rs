@@ -1,8 +1,8 @@
 //! The networks of a bundle, ready to use.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tch::{Tensor, nn::VarStore};
+use tch::{TchError, Tensor, nn::VarStore};
 
 use super::{
     bundle::{self, Bundle, MAX_WEIGHTS_BYTES},
@@ -12,11 +12,13 @@ use super::{
     manifest::{Input, MemberArchitecture, NetworkEntry, SegmenterNormalisation},
     owner::{Model, Owner, OwnerLimits},
     plane::{Device, Plane, Planes},
+    runner::{Forward, Runner},
     script::ScriptModel,
+    seeded,
     unet::UNet,
     weights,
 };
-use crate::types::Sha256Digest;
+use crate::types::{RunPriority, Sha256Digest};
 
 /// How networks are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,13 @@ pub struct EnsembleOptions {
     pub device: Device,
     /// Most images in one batch; 0 counts as 1.
     pub max_batch: usize,
+    /// How long a batch waits for more images after its first. Pays where a batch costs little more than one image, as
+    /// on GPUs.
+    pub gather: Duration,
+    /// Whether networks are recorded, frozen and optimised for the processor. Without effect on other devices.
+    pub optimise: bool,
+    /// Whether classifiers give activation maps.
+    pub explain: bool,
     /// Requests that may wait for one network before askers do; 0 counts as 1.
     pub queue_length: usize,
     /// Threads that one network uses for one operation; 0 counts as 1. All networks of an ensemble may run at
@@ -35,7 +44,15 @@ pub struct EnsembleOptions {
 
 impl Default for EnsembleOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, max_batch: 8, queue_length: 32, intra_op_threads: 1 }
+        Self {
+            device: Device::Cpu,
+            max_batch: 8,
+            gather: Duration::ZERO,
+            optimise: true,
+            explain: true,
+            queue_length: 32,
+            intra_op_threads: 1,
+        }
     }
 }
 
@@ -118,7 +135,9 @@ impl Ensemble {
         let lungs = entries.next().map(|plan| {
             plan.start("lung segmenter", vec![[1, side, side]], move |plan| {
                 let (network, _store) = plan.load(|path| UNet::new(path, width))?;
-                Ok(SegmenterModel { name: plan.name.clone(), network, device: plan.device })
+                let forward: Forward = Box::new(move |inputs| Ok(vec![network.forward(only(inputs)?)?]));
+                let runner = plan.runner(forward, [1, side as i64, side as i64])?;
+                Ok(SegmenterModel { name: plan.name.clone(), runner, device: plan.device })
             })
         });
         let lungs = lungs.and_then(|lungs| gather(lungs, &mut problems).transpose()).transpose()?;
@@ -128,16 +147,19 @@ impl Ensemble {
             let class_of_output = class_of_output.clone();
             let network = match member.architecture {
                 MemberArchitecture::Known(architecture) => {
-                    let width = member.width;
+                    let (width, input) =
+                        (member.width, manifest.inputs_of(member).first().map_or([0; 3], |of| of.shape()));
                     plan.start(&member.name, shapes, move |plan| {
                         let n_outputs = class_of_output.len() as i64;
                         let (network, _store) =
                             plan.load(|path| Classifier::new(path, architecture, width, n_outputs))?;
-                        let method = architecture.activation_map_method();
                         Ok(ClassifierModel {
                             name: plan.name.clone(),
-                            network,
-                            method,
+                            runner: plan.runner(
+                                classifier_forward(network, plan.options.explain),
+                                input.map(|side| side as i64),
+                            )?,
+                            method: architecture.activation_map_method(),
                             class_of_output,
                             device: plan.device,
                         })
@@ -174,13 +196,13 @@ impl Ensemble {
     /// by its (population) standard deviation; a canvas of one value becomes all 0.
     ///
     /// Cancel safety: dropping the future withdraws the request.
-    pub async fn segment(&self, canvas: Plane) -> Result<Plane, NnError> {
+    pub async fn segment(&self, canvas: Plane, priority: RunPriority) -> Result<Plane, NnError> {
         let segmenter = &self.networks.segmenter;
         segmenter.check_inputs(&[([1, canvas.rows, canvas.columns], &canvas.values)])?;
         let values = match self.networks.normalisation {
             SegmenterNormalisation::ImageZScore => z_score(&canvas.values),
         };
-        segmenter.owner.ask(Plane { values, ..canvas }).await
+        segmenter.owner.ask(Plane { values, ..canvas }, priority).await
     }
 
     /// Runs one member on its inputs (one; a TorchScript file may take two), of the shapes that the manifest gives, already
@@ -192,6 +214,7 @@ impl Ensemble {
         member_idx: usize,
         inputs: Vec<Planes>,
         target_class_idx: usize,
+        priority: RunPriority,
     ) -> Result<MemberOutput, NnError> {
         let n_members = self.networks.members.len();
         let member = self.networks.members.get(member_idx).ok_or(NnError::NoSuchMember { member_idx, n_members })?;
@@ -202,7 +225,7 @@ impl Ensemble {
         let shapes: Vec<([usize; 3], &[f32])> =
             inputs.iter().map(|input| ([input.channels, input.rows, input.columns], input.values.as_slice())).collect();
         member.check_inputs(&shapes)?;
-        member.owner.ask(ClassifierQuestion { inputs, target_class_idx }).await
+        member.owner.ask(ClassifierQuestion { inputs, target_class_idx }, priority).await
     }
 }
 
@@ -235,13 +258,16 @@ impl<Q, A> Network<Q, A> {
             });
         }
         for (_, values) in inputs {
-            if let Some(sample_idx) = values.iter().position(|sample| !sample.is_finite()) {
+            if let Some(sample_idx) = values.iter().position(|sample| !(sample.abs() <= MAX_INPUT)) {
                 return Err(NnError::InputNotFinite { network: self.name.clone(), sample_idx });
             }
         }
         Ok(())
     }
 }
+
+/// Largest magnitude of an input sample. Normalised pictures stay below ten.
+const MAX_INPUT: f32 = 1_000_000.0;
 
 /// What a network's thread needs to load it.
 struct LoadPlan {
@@ -277,7 +303,11 @@ impl LoadPlan {
         M: Model,
     {
         name.clone_into(&mut self.name);
-        let limits = OwnerLimits { max_batch: self.options.max_batch, queue_length: self.options.queue_length };
+        let limits = OwnerLimits {
+            max_batch: self.options.max_batch,
+            gather: self.options.gather,
+            queue_length: self.options.queue_length,
+        };
         let owner = Owner::start(name, limits, move || {
             // libtorch remembers the number for the process, OpenMP for the thread: every network's thread sets it.
             tch::set_num_threads(i32::try_from(self.options.intra_op_threads.max(1)).unwrap_or(i32::MAX));
@@ -300,6 +330,24 @@ impl LoadPlan {
             Some(mismatch) => Err(self.problems(&[mismatch])),
             None => Ok(bytes),
         }
+    }
+
+    /// How the network will run: optimised on the processor if that is wanted. `shape` is that of one image.
+    fn runner(&self, forward: Forward, shape: [i64; 3]) -> Result<Runner, NnError> {
+        if !self.options.optimise || self.device != tch::Device::Cpu {
+            return Ok(Runner::plain(&self.name, forward));
+        }
+        let [channels, rows, columns] = shape;
+        let example = |n: i64| -> Result<Vec<Tensor>, TchError> {
+            let n_values = (n * channels * rows * columns) as usize;
+            let images = Tensor::f_from_slice(&seeded::uniform(7, "example", n_values, -2.0, 2.0))?;
+            // Classifiers take the target of each image as their second input, segmenters have no use for it.
+            let targets = Tensor::f_zeros([n], (tch::Kind::Int64, self.device))?;
+            Ok(vec![images.f_view([n, channels, rows, columns])?, targets])
+        };
+        let examples = [example(1), example(2)].into_iter().collect::<Result<Vec<_>, _>>();
+        let examples = examples.map_err(|error| NnError::torch(&self.name, &error))?;
+        Ok(Runner::optimised(&self.name, forward, &examples))
     }
 
     /// Declares a network and fills it from the weights file.
@@ -344,9 +392,26 @@ fn z_score(values: &[f32]) -> Vec<f32> {
     values.iter().map(|value| ((f64::from(*value) - mean) / std) as f32).collect()
 }
 
+fn only(inputs: &[Tensor]) -> Result<&Tensor, TchError> {
+    inputs.first().ok_or_else(|| TchError::Shape("there is no input".to_owned()))
+}
+
+/// Logits, embedding and (if `explain`) map of a classifier, of the images and the output that each image's map is about.
+fn classifier_forward(network: Classifier, explain: bool) -> Forward {
+    Box::new(move |inputs| {
+        let targets = inputs.get(1).ok_or_else(|| TchError::Shape("there are no targets".to_owned()))?;
+        let output = network.forward(only(inputs)?, targets)?;
+        let mut outputs = vec![output.logits, output.embedding];
+        if explain {
+            outputs.push(output.activation_map);
+        }
+        Ok(outputs)
+    })
+}
+
 struct SegmenterModel {
     name: String,
-    network: UNet,
+    runner: Runner,
     device: tch::Device,
 }
 
@@ -355,18 +420,19 @@ impl Model for SegmenterModel {
     type Answer = Plane;
 
     fn answer(&self, canvases: &[&Plane]) -> Result<Vec<Plane>, NnError> {
-        let torch = |error: tch::TchError| NnError::torch(&self.name, &error);
+        let torch = |error: TchError| NnError::torch(&self.name, &error);
         let samples = canvases.iter().map(|canvas| canvas.values.as_slice());
         let (rows, columns) = canvases.first().map_or((0, 0), |canvas| (canvas.rows, canvas.columns));
         let input = batch(samples, [1, rows, columns], self.device).map_err(torch)?;
-        let probabilities = self.network.forward(&input).map_err(torch)?;
+        let targets = Tensor::f_zeros([canvases.len() as i64], (tch::Kind::Int64, self.device)).map_err(torch)?;
+        let [probabilities] = self.runner.run_for(&[input, targets])?;
         rows_of(&self.name, &probabilities)?.into_iter().map(|values| Ok(Plane { rows, columns, values })).collect()
     }
 }
 
 struct ClassifierModel {
     name: String,
-    network: Classifier,
+    runner: Runner,
     method: &'static str,
     class_of_output: Vec<usize>,
     device: tch::Device,
@@ -377,24 +443,33 @@ impl Model for ClassifierModel {
     type Answer = MemberOutput;
 
     fn answer(&self, questions: &[&ClassifierQuestion]) -> Result<Vec<MemberOutput>, NnError> {
-        let torch = |error: tch::TchError| NnError::torch(&self.name, &error);
+        let torch = |error: TchError| NnError::torch(&self.name, &error);
         let input = input_batch(questions, 0, self.device).map_err(torch)?;
         let targets = target_outputs(questions, &self.class_of_output);
         let targets = Tensor::f_from_slice(&targets).and_then(|targets| targets.f_to(self.device)).map_err(torch)?;
 
-        let output = self.network.forward(&input, &targets).map_err(torch)?;
-        let (_, rows, columns) = output.activation_map.size3().map_err(torch)?;
-        let logits = rows_of(&self.name, &output.logits)?;
-        let embeddings = rows_of(&self.name, &output.embedding)?;
-        let maps = rows_of(&self.name, &output.activation_map)?;
+        let mut outputs = self.runner.run(&[input, targets])?.into_iter();
+        let (Some(logits), Some(embedding), map) = (outputs.next(), outputs.next(), outputs.next()) else {
+            let words = "it gives neither logits nor an embedding".to_owned();
+            return Err(NnError::Torch { network: self.name.clone(), words });
+        };
+        let mut maps = vec![None; questions.len()];
+        if let Some(map) = map {
+            let (_, rows, columns) = map.size3().map_err(torch)?;
+            for (slot, values) in maps.iter_mut().zip(rows_of(&self.name, &map)?) {
+                *slot = Some(ActivationMap::new(rows as usize, columns as usize, values, self.method));
+            }
+        }
+        let logits = rows_of(&self.name, &logits)?;
+        let embeddings = rows_of(&self.name, &embedding)?;
         Ok(logits
             .into_iter()
             .zip(embeddings.into_iter().zip(maps))
-            .map(|(logits, (embedding, values))| MemberOutput {
+            .map(|(logits, (embedding, activation_map))| MemberOutput {
                 probabilities: class_probabilities(&logits, &self.class_of_output),
                 logits,
                 embedding,
-                activation_map: Some(ActivationMap::new(rows as usize, columns as usize, values, self.method)),
+                activation_map,
             })
             .collect())
     }
@@ -454,13 +529,25 @@ pub(super) fn rows_of(network: &str, tensor: &Tensor) -> Result<Vec<Vec<f32>>, N
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{bundle::MANIFEST_FILE_NAME, init::test_bundle, seeded},
+        super::{
+            bundle::MANIFEST_FILE_NAME,
+            import::{ImportTarget, import},
+            init::test_bundle,
+            seeded,
+        },
         *,
     };
 
     const SIDE: usize = 64;
-    const OPTIONS: EnsembleOptions =
-        EnsembleOptions { device: Device::Cpu, max_batch: 4, queue_length: 8, intra_op_threads: 1 };
+    const OPTIONS: EnsembleOptions = EnsembleOptions {
+        device: Device::Cpu,
+        max_batch: 4,
+        gather: Duration::ZERO,
+        optimise: true,
+        explain: true,
+        queue_length: 8,
+        intra_op_threads: 1,
+    };
 
     fn ensemble() -> Ensemble {
         let folder = test_bundle();
@@ -489,16 +576,49 @@ mod tests {
     /// A classifier of the test bundle, loaded on this thread.
     fn classifier(bundle: &Bundle, member_idx: usize) -> ClassifierModel {
         let entry = bundle.manifest().networks().nth(member_idx + 1).unwrap();
-        let plan = LoadPlan::new(bundle, &entry, tch::Device::Cpu, OPTIONS);
+        let mut plan = LoadPlan::new(bundle, &entry, tch::Device::Cpu, OPTIONS);
+        bundle.manifest().members[member_idx].name.clone_into(&mut plan.name);
         let member = &bundle.manifest().members[member_idx];
         let MemberArchitecture::Known(architecture) = member.architecture else { panic!("of ours") };
         let (network, _store) = plan.load(|path| Classifier::new(path, architecture, member.width, 2)).unwrap();
+        let side = SIDE as i64;
+        let runner = tch::no_grad(|| plan.runner(classifier_forward(network, true), [3, side, side])).unwrap();
         ClassifierModel {
             name: member.name.clone(),
-            network,
+            runner,
             method: architecture.activation_map_method(),
             class_of_output: vec![0, 1],
             device: tch::Device::Cpu,
+        }
+    }
+
+    #[test]
+    fn every_network_can_be_optimised() {
+        let folder = test_bundle();
+        let bundle = Bundle::open(folder.path()).unwrap();
+        for member_idx in 0..4 {
+            assert!(classifier(&bundle, member_idx).runner.is_optimised(), "member {member_idx}");
+        }
+    }
+
+    /// The same input gives the same bits, from the first run on, as long as the batch has the same shape.
+    #[test]
+    fn repeated_runs_are_equal_bit_for_bit() {
+        let folder = test_bundle();
+        let bundle = Bundle::open(folder.path()).unwrap();
+        let question = |name| ClassifierQuestion { inputs: vec![input(name)], target_class_idx: 0 };
+        for member_idx in 0..4 {
+            let model = classifier(&bundle, member_idx);
+            let (a, b) = (question("a"), question("b"));
+            let first = tch::no_grad(|| model.answer(&[&a])).unwrap();
+            let pair = tch::no_grad(|| model.answer(&[&a, &b])).unwrap();
+            for _ in 0..4 {
+                assert_eq!(tch::no_grad(|| model.answer(&[&a])).unwrap(), first);
+                assert_eq!(tch::no_grad(|| model.answer(&[&a, &b])).unwrap(), pair);
+            }
+            // Loaded anew, as another process would.
+            let again = classifier(&bundle, member_idx);
+            assert_eq!(tch::no_grad(|| again.answer(&[&a])).unwrap(), first);
         }
     }
 
@@ -509,9 +629,9 @@ mod tests {
         for (member_idx, (n_features, method)) in
             [(32, "cam"), (128, "cam"), (128, "cam"), (128, "hirescam")].into_iter().enumerate()
         {
-            let first = ensemble.classify(member_idx, vec![input("a")], 0).await.unwrap();
-            let again = ensemble.classify(member_idx, vec![input("a")], 0).await.unwrap();
-            let other = ensemble.classify(member_idx, vec![input("b")], 0).await.unwrap();
+            let first = ensemble.classify(member_idx, vec![input("a")], 0, RunPriority::Routine).await.unwrap();
+            let again = ensemble.classify(member_idx, vec![input("a")], 0, RunPriority::Routine).await.unwrap();
+            let other = ensemble.classify(member_idx, vec![input("b")], 0, RunPriority::Routine).await.unwrap();
             assert_eq!(first, again);
             assert_ne!(first.probabilities, other.probabilities);
             assert_eq!(first.logits.len(), 2);
@@ -524,8 +644,12 @@ mod tests {
             assert_eq!(map.maximum_activation.to_bits(), largest.to_bits());
 
             // The two classes have weights of their own, hence maps of their own.
-            let map_of_other_class =
-                ensemble.classify(member_idx, vec![input("a")], 1).await.unwrap().activation_map.unwrap();
+            let map_of_other_class = ensemble
+                .classify(member_idx, vec![input("a")], 1, RunPriority::Routine)
+                .await
+                .unwrap()
+                .activation_map
+                .unwrap();
             assert_ne!(map_of_other_class.values, map.values);
         }
     }
@@ -560,14 +684,22 @@ mod tests {
             .map(|task_idx| {
                 let ensemble = ensemble.clone();
                 tokio::spawn(async move {
-                    ensemble.classify(task_idx % 4, vec![input(&format!("image {}", task_idx / 4))], task_idx % 2).await
+                    ensemble
+                        .classify(
+                            task_idx % 4,
+                            vec![input(&format!("image {}", task_idx / 4))],
+                            task_idx % 2,
+                            RunPriority::Routine,
+                        )
+                        .await
                 })
             })
             .collect();
         for (task_idx, task) in tasks.into_iter().enumerate() {
             let found = task.await.unwrap().unwrap();
             let name = format!("image {}", task_idx / 4);
-            let expected = ensemble.classify(task_idx % 4, vec![input(&name)], task_idx % 2).await.unwrap();
+            let expected =
+                ensemble.classify(task_idx % 4, vec![input(&name)], task_idx % 2, RunPriority::Routine).await.unwrap();
             assert_close(&name, &found.logits, &expected.logits);
             assert_close(&name, &map_values(&found), &map_values(&expected));
         }
@@ -576,16 +708,16 @@ mod tests {
     #[tokio::test]
     async fn segmentation_gives_probabilities_and_ignores_brightness_and_contrast() {
         let ensemble = ensemble();
-        let mask = ensemble.segment(canvas("a")).await.unwrap();
+        let mask = ensemble.segment(canvas("a"), RunPriority::Routine).await.unwrap();
         assert_eq!((mask.rows, mask.columns, mask.values.len()), (SIDE, SIDE, SIDE * SIDE));
         assert!(mask.values.iter().all(|p| (0.0..=1.0).contains(p)));
         assert!(mask.values.iter().any(|p| *p > 0.5) && mask.values.iter().any(|p| *p < 0.5));
-        assert_ne!(mask, ensemble.segment(canvas("b")).await.unwrap());
+        assert_ne!(mask, ensemble.segment(canvas("b"), RunPriority::Routine).await.unwrap());
 
         let mut paler = canvas("a");
         paler.values.iter_mut().for_each(|sample| *sample = 0.25 + *sample * 0.5);
         let difference = ensemble
-            .segment(paler)
+            .segment(paler, RunPriority::Routine)
             .await
             .unwrap()
             .values
@@ -599,7 +731,7 @@ mod tests {
     async fn a_blank_canvas_is_not_divided_by_zero() {
         let blank = Plane { rows: SIDE, columns: SIDE, values: vec![0.3; SIDE * SIDE] };
         assert_eq!(z_score(&blank.values), vec![0.0; SIDE * SIDE]);
-        assert!(ensemble().segment(blank).await.is_ok());
+        assert!(ensemble().segment(blank, RunPriority::Routine).await.is_ok());
     }
 
     #[tokio::test]
@@ -607,33 +739,55 @@ mod tests {
         let ensemble = ensemble();
         let mut nan = input("a");
         nan.values[7] = f32::NAN;
-        let error = ensemble.classify(1, vec![nan], 0).await.unwrap_err();
+        let error = ensemble.classify(1, vec![nan], 0, RunPriority::Routine).await.unwrap_err();
         assert_eq!(error, NnError::InputNotFinite { network: "resnet50".to_owned(), sample_idx: 7 });
         let mut infinite = canvas("a");
         infinite.values[9] = f32::INFINITY;
-        let error = ensemble.segment(infinite).await.unwrap_err();
+        let error = ensemble.segment(infinite, RunPriority::Routine).await.unwrap_err();
         assert_eq!(error, NnError::InputNotFinite { network: "lung segmenter".to_owned(), sample_idx: 9 });
 
         let small = Planes { channels: 3, rows: 32, columns: 32, values: vec![0.0; 3 * 32 * 32] };
-        let error = ensemble.classify(0, vec![small], 0).await.unwrap_err().to_string();
+        let error = ensemble.classify(0, vec![small], 0, RunPriority::Routine).await.unwrap_err().to_string();
         assert!(error.contains("`resnet34` takes 3 x 64 x 64"), "{error}");
         let torn = Plane { values: vec![0.0; 5], ..canvas("a") };
-        assert!(matches!(ensemble.segment(torn).await, Err(NnError::InputSize { .. })));
+        assert!(matches!(ensemble.segment(torn, RunPriority::Routine).await, Err(NnError::InputSize { .. })));
 
-        let error = ensemble.classify(4, vec![input("a")], 0).await.unwrap_err();
+        let error = ensemble.classify(4, vec![input("a")], 0, RunPriority::Routine).await.unwrap_err();
         assert_eq!(error, NnError::NoSuchMember { member_idx: 4, n_members: 4 });
-        let error = ensemble.classify(0, vec![input("a")], 2).await.unwrap_err();
+        let error = ensemble.classify(0, vec![input("a")], 2, RunPriority::Routine).await.unwrap_err();
         assert_eq!(error, NnError::NoSuchClass { class_idx: 2, n_classes: 2 });
+    }
+
+    /// Optimised networks may turn an overflow into a number (oneDNN's ReLU makes 0 of what is not one): values that could
+    /// overflow are not let in.
+    #[tokio::test]
+    async fn input_beyond_all_measure_is_refused() {
+        let ensemble = ensemble();
+        let huge = Planes { channels: 3, rows: SIDE, columns: SIDE, values: vec![-3e6; 3 * SIDE * SIDE] };
+        let error = ensemble.classify(2, vec![huge], 0, RunPriority::Routine).await.unwrap_err();
+        assert_eq!(error, NnError::InputNotFinite { network: "resnet152".to_owned(), sample_idx: 0 });
+        assert!(error.to_string().contains("1000000"), "{error}");
     }
 
     #[tokio::test]
     async fn overflow_inside_a_network_is_an_error_and_the_network_lives_on() {
-        let ensemble = ensemble();
+        let folder = test_bundle();
+        let ruined = test_bundle();
+        for member in ["resnet34", "resnet50", "resnet152", "vgg16"] {
+            // Every weight is nearly as large as a number can be.
+            let file = ruined.path().join(format!("{member}.safetensors"));
+            let bytes = fs_err::read(&file).unwrap();
+            let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let huge: Vec<u8> =
+                std::iter::repeat_n(3e38_f32.to_le_bytes(), (bytes.len() - header) / 4).flatten().collect();
+            fs_err::write(&file, [&bytes[..header], &huge].concat()).unwrap();
+            let target = ImportTarget::Member { name: member.to_owned(), architecture: None, width: None };
+            import(folder.path(), &file, &target, "ruined").unwrap();
+        }
+        let ensemble = Ensemble::load(&Bundle::open(folder.path()).unwrap(), OPTIONS).unwrap();
         for member_idx in 0..4 {
-            let huge = Planes { channels: 3, rows: SIDE, columns: SIDE, values: vec![3e38; 3 * SIDE * SIDE] };
-            let error = ensemble.classify(member_idx, vec![huge], 0).await.unwrap_err();
+            let error = ensemble.classify(member_idx, vec![input("a")], 0, RunPriority::Routine).await.unwrap_err();
             assert!(matches!(error, NnError::OutputNotFinite { .. }), "{error}");
-            ensemble.classify(member_idx, vec![input("a")], 0).await.unwrap();
         }
     }
 

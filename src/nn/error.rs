@@ -55,8 +55,10 @@ pub enum NnError {
         /// The same of what came.
         found: String,
     },
-    /// The input holds a NaN or an infinity.
-    #[error("the input of network `{network}` holds a sample that is not a finite number (index {sample_idx})")]
+    /// The input holds a NaN, an infinity, or a number beyond all measure.
+    #[error(
+        "the input of network `{network}` holds a sample that is not a number from -1000000 to 1000000 (index {sample_idx})"
+    )]
     InputNotFinite {
         /// Which network.
         network: String,
@@ -85,6 +87,21 @@ pub enum NnError {
         /// At most [`MAX_ERROR_CHARACTERS`] characters.
         words: String,
     },
+    /// The network failed again and again and is left alone for a while.
+    #[error(
+        "network `{network}` is taken out for {seconds} more seconds: it failed {failures} times in a row, the last time \
+         with: {words}"
+    )]
+    TakenOut {
+        /// Which network.
+        network: String,
+        /// Failures in a row.
+        failures: u32,
+        /// Until it is tried again.
+        seconds: u64,
+        /// The last failure.
+        words: String,
+    },
     /// The network's thread has ended or is ending.
     #[error("network `{network}` is being shut down and takes no more requests")]
     Stopped {
@@ -97,6 +114,15 @@ pub enum NnError {
 pub(super) const MAX_ERROR_CHARACTERS: usize = 300;
 
 impl NnError {
+    /// Whether less work at once may succeed.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        let Self::Torch { words, .. } = self else { return false };
+        let words = words.to_ascii_lowercase();
+        ["out of memory", "can't allocate memory", "not enough memory", "bad_alloc"]
+            .iter()
+            .any(|sign| words.contains(sign))
+    }
+
     /// Wraps an error of libtorch, cutting its message.
     pub(super) fn torch(network: &str, error: &tch::TchError) -> Self {
         Self::Torch { network: network.to_owned(), words: cut(&error.to_string()) }

@@ -43,6 +43,18 @@ pub struct UntrainedOptions {
     pub segmenter_width: f64,
 }
 
+impl UntrainedOptions {
+    /// The published networks: 950 MB.
+    pub const FULL_WIDTH: Self = Self {
+        seed: 1,
+        image_side_pixels: 224,
+        resnet_width: 1.0,
+        vgg_width: 1.0,
+        segmenter_side_pixels: 256,
+        segmenter_width: 1.0,
+    };
+}
+
 impl Default for UntrainedOptions {
     /// About 9 MB.
     fn default() -> Self {

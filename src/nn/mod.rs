@@ -20,10 +20,13 @@ mod import;
 mod init;
 mod layers;
 mod manifest;
+mod measure;
 mod optimised;
 mod owner;
 mod plane;
+mod queue;
 mod resnet;
+mod runner;
 mod script;
 pub mod seeded;
 mod unet;
@@ -43,5 +46,6 @@ pub use manifest::{
     MaskMode, Member, MemberArchitecture, Performance, Preprocessing, Prior, ResizeMode, Segmenter,
     SegmenterArchitecture, SegmenterNormalisation, VoiMode, Whose,
 };
+pub use measure::{Measured, measure};
 pub use plane::{Device, DeviceError, Plane, Planes};
 pub use verify::{Tried, try_out};

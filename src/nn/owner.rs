@@ -2,7 +2,7 @@
 //!
 //! Tensors must not be shared between threads and torch's gradient mode is a property of the thread, so the
 //! model is loaded, used and dropped on one thread, and only plain data crosses. Requests wait in a bounded
-//! channel; the thread takes what is waiting, up to a limit, as one batch, whoever asked.
+//! queue; the thread takes what is waiting, up to a limit, as one batch, whoever asked.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -11,11 +11,16 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-use super::error::{NnError, cut};
+use super::{
+    error::{NnError, cut},
+    queue::Queue,
+};
+use crate::types::RunPriority;
 
 /// A model on its thread.
 pub(super) trait Model {
@@ -38,17 +43,25 @@ struct Request<Q, A> {
 pub(super) struct OwnerLimits {
     /// Largest batch, at least 1.
     pub(super) max_batch: usize,
-    /// Requests that wait in the channel, at least 1.
+    /// How long a batch waits for more requests after its first.
+    pub(super) gather: Duration,
+    /// Requests that wait in the queue, at least 1.
     pub(super) queue_length: usize,
 }
+
+/// Questions that fail one after the other, each asked alone, before the model is taken out.
+pub(super) const FAILURES_UNTIL_OUT: u32 = 5;
+
+/// How long a model that was taken out is left alone before one more question may try it.
+const OUT_FOR: Duration = Duration::from_mins(5);
 
 /// The handle of a model's thread. Dropping it answers what waits with [`NnError::Stopped`], waits for the batch
 /// that runs, and joins the thread.
 pub(super) struct Owner<Q, A> {
     network: String,
     stopping: Arc<AtomicBool>,
-    // `None` only while dropping: closing the channel ends the thread.
-    requests: Option<mpsc::Sender<Request<Q, A>>>,
+    requests: Arc<Queue<Request<Q, A>>>,
+    // `None` only while dropping.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -62,18 +75,17 @@ impl<Q: Send + 'static, A: Send + 'static> Owner<Q, A> {
     where
         M: Model<Question = Q, Answer = A>,
     {
-        let (requests, waiting) = mpsc::channel(limits.queue_length.max(1));
+        let requests = Arc::new(Queue::new(limits.queue_length));
         let (loaded, loading) = std::sync::mpsc::sync_channel(1);
         let stopping = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new()
             .name(format!("nn {network}").chars().take(15).collect())
             .spawn({
-                let network = network.to_owned();
-                let stopping = Arc::clone(&stopping);
+                let (network, stopping, requests) = (network.to_owned(), Arc::clone(&stopping), Arc::clone(&requests));
                 move || match guarded(&network, load) {
                     Ok(model) => {
                         if loaded.send(Ok(())).is_ok() {
-                            serve(&network, &model, waiting, limits.max_batch.max(1), &stopping);
+                            Server { network, model, limits, health: Health::default() }.serve(&requests, &stopping);
                         }
                     }
                     Err(error) => {
@@ -84,7 +96,7 @@ impl<Q: Send + 'static, A: Send + 'static> Owner<Q, A> {
             })
             .map_err(|error| NnError::Thread { network: network.to_owned(), reason: error.to_string() })?;
         // From here on dropping `owner` joins the thread, whatever happens.
-        let owner = Self { network: network.to_owned(), stopping, requests: Some(requests), thread: Some(thread) };
+        let owner = Self { network: network.to_owned(), stopping, requests, thread: Some(thread) };
         loading.recv().map_err(|_| owner.stopped())??;
         Ok(owner)
     }
@@ -92,15 +104,18 @@ impl<Q: Send + 'static, A: Send + 'static> Owner<Q, A> {
     /// Queues a question, waiting while the queue is full.
     ///
     /// Cancel safety: dropping the future withdraws the question, unless it is already being answered.
-    pub(super) async fn ask(&self, question: Q) -> Result<A, NnError> {
-        let answer = self.submit(question).await?;
+    pub(super) async fn ask(&self, question: Q, priority: RunPriority) -> Result<A, NnError> {
+        let answer = self.submit(question, priority).await?;
         answer.await.map_err(|_| self.stopped())?
     }
 
-    async fn submit(&self, question: Q) -> Result<oneshot::Receiver<Result<A, NnError>>, NnError> {
+    async fn submit(
+        &self,
+        question: Q,
+        priority: RunPriority,
+    ) -> Result<oneshot::Receiver<Result<A, NnError>>, NnError> {
         let (reply, answer) = oneshot::channel();
-        let requests = self.requests.as_ref().ok_or_else(|| self.stopped())?;
-        requests.send(Request { question, reply }).await.map_err(|_| self.stopped())?;
+        self.requests.push(Request { question, reply }, priority).await.map_err(|_| self.stopped())?;
         Ok(answer)
     }
 
@@ -112,7 +127,7 @@ impl<Q: Send + 'static, A: Send + 'static> Owner<Q, A> {
 impl<Q, A> Drop for Owner<Q, A> {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
-        self.requests = None;
+        self.requests.close();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -121,58 +136,122 @@ impl<Q, A> Drop for Owner<Q, A> {
     }
 }
 
-/// The thread's loop: ends when the channel is closed and empty.
-fn serve<M: Model>(
-    network: &str,
-    model: &M,
-    mut waiting: mpsc::Receiver<Request<M::Question, M::Answer>>,
-    max_batch: usize,
-    stopping: &AtomicBool,
-) {
-    while let Some(first) = waiting.blocking_recv() {
-        let mut requests = vec![first];
-        while requests.len() < max_batch
-            && let Ok(request) = waiting.try_recv()
-        {
-            requests.push(request);
-        }
-        if stopping.load(Ordering::Acquire) {
-            for request in requests {
-                let _ = request.reply.send(Err(NnError::Stopped { network: network.to_owned() }));
-            }
-            continue;
-        }
-        // Whoever has gone away needs no answer.
-        requests.retain(|request| !request.reply.is_closed());
-        if !requests.is_empty() {
-            answer_batch(network, model, requests);
-        }
-    }
+/// What the thread works with.
+struct Server<M> {
+    network: String,
+    model: M,
+    limits: OwnerLimits,
+    health: Health,
 }
 
-fn answer_batch<M: Model>(network: &str, model: &M, requests: Vec<Request<M::Question, M::Answer>>) {
-    let questions: Vec<&M::Question> = requests.iter().map(|request| &request.question).collect();
-    let result = guarded(network, || model.answer(&questions));
-    match result {
-        Ok(answers) if answers.len() == requests.len() => {
-            for (request, answer) in requests.into_iter().zip(answers) {
-                let _ = request.reply.send(Ok(answer));
+/// How the last questions went.
+#[derive(Debug, Default)]
+struct Health {
+    /// Questions that failed one after the other.
+    failures: u32,
+    /// The words of the last one.
+    last_failure: String,
+    /// Until when the model is out.
+    out_until: Option<Instant>,
+}
+
+impl<M: Model> Server<M> {
+    /// The thread's loop: ends when the queue is closed and empty.
+    fn serve(mut self, requests: &Queue<Request<M::Question, M::Answer>>, stopping: &AtomicBool) {
+        while let Some(mut batch) = requests.take(self.limits.max_batch.max(1), self.limits.gather) {
+            if stopping.load(Ordering::Acquire) {
+                for request in batch {
+                    let _ = request.reply.send(Err(NnError::Stopped { network: self.network.clone() }));
+                }
+                continue;
+            }
+            // Whoever has gone away needs no answer.
+            batch.retain(|request| !request.reply.is_closed());
+            if let Some(seconds) = self.seconds_out() {
+                for request in batch {
+                    let _ = request.reply.send(Err(NnError::TakenOut {
+                        network: self.network.clone(),
+                        failures: self.health.failures,
+                        seconds,
+                        words: self.health.last_failure.clone(),
+                    }));
+                }
+            } else if !batch.is_empty() {
+                self.answer_batch(batch);
             }
         }
-        // One bad question must not fail its neighbours: each is asked again alone.
-        Err(_) if requests.len() > 1 => {
-            for request in requests {
-                answer_batch(network, model, vec![request]);
-            }
-        }
-        result => {
-            let error = result.err().unwrap_or_else(|| NnError::Torch {
-                network: network.to_owned(),
+    }
+
+    /// Whole seconds that the model is still out, at least 1; `None` when it may be asked.
+    fn seconds_out(&self) -> Option<u64> {
+        let left = self.health.out_until?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then(|| left.as_secs().max(1))
+    }
+
+    fn answer_batch(&mut self, mut requests: Vec<Request<M::Question, M::Answer>>) {
+        let questions: Vec<&M::Question> = requests.iter().map(|request| &request.question).collect();
+        let result = guarded(&self.network, || self.model.answer(&questions)).and_then(|answers| {
+            let fits = answers.len() == questions.len();
+            fits.then_some(answers).ok_or_else(|| NnError::Torch {
+                network: self.network.clone(),
                 words: "it gave another number of answers than there were questions".to_owned(),
-            });
-            for request in requests {
-                let _ = request.reply.send(Err(error.clone()));
+            })
+        });
+        match result {
+            Ok(answers) => {
+                self.went_well();
+                for (request, answer) in requests.into_iter().zip(answers) {
+                    let _ = request.reply.send(Ok(answer));
+                }
             }
+            // Half as many need half the memory, now and later.
+            Err(error) if requests.len() > 1 && error.is_out_of_memory() => {
+                let half = requests.len() / 2;
+                self.limits.max_batch = self.limits.max_batch.min(half).max(1);
+                tracing::warn!(
+                    network = self.network,
+                    images = requests.len(),
+                    max_batch = self.limits.max_batch,
+                    "not enough memory for the batch: smaller ones from now on"
+                );
+                let rest = requests.split_off(half);
+                self.answer_batch(requests);
+                self.answer_batch(rest);
+            }
+            // One bad question must not fail its neighbours: each is asked again alone.
+            Err(_) if requests.len() > 1 => {
+                for request in requests {
+                    self.answer_batch(vec![request]);
+                }
+            }
+            Err(error) => {
+                self.went_wrong(&error);
+                for request in requests {
+                    let _ = request.reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn went_well(&mut self) {
+        if self.health.out_until.is_some() {
+            tracing::info!(network = self.network, "the network answers again: it is back in");
+        }
+        self.health = Health::default();
+    }
+
+    fn went_wrong(&mut self, error: &NnError) {
+        self.health.failures += 1;
+        self.health.last_failure = error.to_string();
+        if self.health.failures >= FAILURES_UNTIL_OUT {
+            self.health.out_until = Some(Instant::now() + OUT_FOR);
+            tracing::error!(
+                network = self.network,
+                failures = self.health.failures,
+                words = self.health.last_failure,
+                minutes = OUT_FOR.as_secs() / 60,
+                "the network fails again and again: it is taken out, the others go on without it"
+            );
         }
     }
 }
@@ -231,7 +310,7 @@ mod tests {
     fn setup(max_batch: usize, queue_length: usize) -> Setup {
         let (open, gate) = std::sync::mpsc::channel();
         let (enter, entered) = std::sync::mpsc::channel();
-        let limits = OwnerLimits { max_batch, queue_length };
+        let limits = OwnerLimits { max_batch, gather: Duration::ZERO, queue_length };
         let owner = Owner::start("doubler", limits, move || Ok(Doubler { entered: enter, gate })).unwrap();
         Setup { owner, entered, gate: open }
     }
@@ -239,11 +318,11 @@ mod tests {
     #[tokio::test]
     async fn what_waits_is_answered_together_and_a_bad_question_fails_alone() {
         let Setup { owner, entered, gate } = setup(4, 16);
-        let first = owner.submit(1).await.unwrap();
+        let first = owner.submit(1, RunPriority::Routine).await.unwrap();
         assert_eq!(entered.recv().unwrap(), 1);
         let mut answers = vec![first];
         for question in [2, 13, 3, 4, 7, 5] {
-            answers.push(owner.submit(question).await.unwrap());
+            answers.push(owner.submit(question, RunPriority::Routine).await.unwrap());
         }
         drop(gate);
         let mut found = Vec::new();
@@ -255,15 +334,18 @@ mod tests {
         assert_eq!(found, [Ok(2), Ok(4), panics, Ok(6), Ok(8), fails, Ok(10)]);
         // Four together and then alone, because of 13; the last two likewise, because of 7.
         assert_eq!(entered.try_iter().collect::<Vec<_>>(), [4, 1, 1, 1, 1, 2, 1, 1]);
-        assert_eq!(owner.ask(21).await, Ok(42), "the thread outlives a panic");
+        assert_eq!(owner.ask(21, RunPriority::Routine).await, Ok(42), "the thread outlives a panic");
     }
 
     #[tokio::test]
     async fn dropping_the_owner_finishes_what_runs_and_answers_what_waits() {
         let Setup { owner, entered, gate } = setup(1, 16);
-        let running = owner.submit(1).await.unwrap();
+        let running = owner.submit(1, RunPriority::Routine).await.unwrap();
         assert_eq!(entered.recv().unwrap(), 1);
-        let waiting = [owner.submit(2).await.unwrap(), owner.submit(3).await.unwrap()];
+        let waiting = [
+            owner.submit(2, RunPriority::Routine).await.unwrap(),
+            owner.submit(3, RunPriority::Routine).await.unwrap(),
+        ];
         let stopping = Arc::clone(&owner.stopping);
         let dropping = std::thread::spawn(move || drop(owner));
         while !stopping.load(Ordering::Acquire) {
@@ -281,9 +363,9 @@ mod tests {
     #[tokio::test]
     async fn a_withdrawn_question_is_not_run() {
         let Setup { owner, entered, gate } = setup(1, 16);
-        let running = owner.submit(1).await.unwrap();
-        drop(owner.submit(2).await.unwrap());
-        let last = owner.submit(3).await.unwrap();
+        let running = owner.submit(1, RunPriority::Routine).await.unwrap();
+        drop(owner.submit(2, RunPriority::Routine).await.unwrap());
+        let last = owner.submit(3, RunPriority::Routine).await.unwrap();
         drop(gate);
         assert_eq!((running.await.unwrap(), last.await.unwrap()), (Ok(2), Ok(6)));
         assert_eq!(entered.try_iter().count(), 2);
@@ -292,10 +374,10 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_makes_askers_wait() {
         let Setup { owner, entered, gate } = setup(1, 1);
-        let running = owner.submit(1).await.unwrap();
+        let running = owner.submit(1, RunPriority::Routine).await.unwrap();
         assert_eq!(entered.recv().unwrap(), 1);
-        let waiting = owner.submit(2).await.unwrap();
-        let mut third = std::pin::pin!(owner.ask(3));
+        let waiting = owner.submit(2, RunPriority::Routine).await.unwrap();
+        let mut third = std::pin::pin!(owner.ask(3, RunPriority::Routine));
         let is_pending =
             std::future::poll_fn(|context| std::task::Poll::Ready(third.as_mut().poll(context).is_pending())).await;
         assert!(is_pending);
@@ -306,12 +388,88 @@ mod tests {
 
     #[test]
     fn a_model_that_cannot_be_loaded_is_an_error() {
-        let limits = OwnerLimits { max_batch: 1, queue_length: 1 };
+        let limits = OwnerLimits { max_batch: 1, gather: Duration::ZERO, queue_length: 1 };
         let failed = Owner::start("doubler", limits, || {
             Err::<Doubler, _>(NnError::Load { bundle: "b".to_owned(), problems: vec!["p".to_owned()] })
         });
         assert!(matches!(failed.err().unwrap(), NnError::Load { .. }));
         let panicked = Owner::start("doubler", limits, || -> Result<Doubler, _> { panic!("at load") });
         assert_eq!(panicked.err().unwrap().to_string(), "network `doubler` panics: at load");
+    }
+
+    #[tokio::test]
+    async fn urgent_questions_are_answered_first() {
+        let Setup { owner, entered, gate } = setup(1, 16);
+        let running = owner.submit(1, RunPriority::Routine).await.unwrap();
+        assert_eq!(entered.recv().unwrap(), 1);
+        let routine = owner.submit(2, RunPriority::Routine).await.unwrap();
+        let mut urgent = owner.submit(3, RunPriority::Stat).await.unwrap();
+        let open = gate.clone();
+        open.send(()).unwrap();
+        open.send(()).unwrap();
+        assert_eq!((running.await.unwrap(), (&mut urgent).await.unwrap()), (Ok(2), Ok(6)));
+        drop((open, gate));
+        assert_eq!(routine.await.unwrap(), Ok(4));
+    }
+
+    /// Has memory for two questions at once.
+    struct Cramped(std::sync::mpsc::Sender<usize>);
+
+    impl Model for Cramped {
+        type Question = i32;
+        type Answer = i32;
+
+        fn answer(&self, questions: &[&i32]) -> Result<Vec<i32>, NnError> {
+            let _ = self.0.send(questions.len());
+            if questions.len() > 2 {
+                let words = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes".to_owned();
+                return Err(NnError::Torch { network: "cramped".to_owned(), words });
+            }
+            Ok(questions.iter().map(|question| **question + 1).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn without_memory_batches_become_smaller_and_stay_so() {
+        let (enter, entered) = std::sync::mpsc::channel();
+        let limits = OwnerLimits { max_batch: 8, gather: Duration::from_millis(300), queue_length: 32 };
+        let owner = Owner::start("cramped", limits, move || Ok(Cramped(enter))).unwrap();
+        for _ in 0..2 {
+            let mut answers = Vec::new();
+            for question in 0..8 {
+                answers.push(owner.submit(question, RunPriority::Routine).await.unwrap());
+            }
+            for (question, answer) in (0..8).zip(answers) {
+                assert_eq!(answer.await.unwrap(), Ok(question + 1));
+            }
+        }
+        let batches: Vec<usize> = entered.try_iter().collect();
+        assert_eq!(batches, [8, 4, 2, 2, 4, 2, 2, 2, 2, 2, 2], "eight fit no more");
+    }
+
+    #[tokio::test]
+    async fn a_model_that_fails_again_and_again_is_taken_out() {
+        let Setup { owner, entered, gate } = setup(1, 16);
+        drop(gate);
+        for _ in 0..FAILURES_UNTIL_OUT {
+            assert!(matches!(owner.ask(7, RunPriority::Routine).await, Err(NnError::Torch { .. })));
+        }
+        let asked = entered.try_iter().count();
+        let error = owner.ask(1, RunPriority::Routine).await.unwrap_err();
+        assert!(matches!(error, NnError::TakenOut { .. }), "{error}");
+        assert!(error.to_string().contains("seven"), "{error}");
+        assert_eq!((asked, entered.try_iter().count()), (FAILURES_UNTIL_OUT as usize, 0), "it was not asked");
+    }
+
+    #[tokio::test]
+    async fn a_success_forgives_failures() {
+        let Setup { owner, entered: _entered, gate } = setup(1, 16);
+        drop(gate);
+        for _ in 0..3 {
+            for _ in 1..FAILURES_UNTIL_OUT {
+                assert!(owner.ask(7, RunPriority::Routine).await.is_err());
+            }
+            assert_eq!(owner.ask(1, RunPriority::Routine).await, Ok(2));
+        }
     }
 }

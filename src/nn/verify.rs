@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Bundle, Ensemble, EnsembleOptions, NnError, Plane, Planes, seeded};
+use crate::types::RunPriority;
 
 /// How one network did.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,9 +37,9 @@ pub async fn try_out(bundle: &Bundle, options: EnsembleOptions) -> Result<Vec<Tr
         let side = segmenter.input_side_pixels as usize;
         let picture =
             |seed| Plane { rows: side, columns: side, values: seeded::uniform(seed, "picture", side * side, 0.0, 1.0) };
-        let first = ensemble.segment(picture(1)).await?;
+        let first = ensemble.segment(picture(1), RunPriority::Routine).await?;
         let started = Instant::now();
-        let second = ensemble.segment(picture(2)).await?;
+        let second = ensemble.segment(picture(2), RunPriority::Routine).await?;
         tried.push(Tried {
             network: "lung segmenter".to_owned(),
             milliseconds: started.elapsed().as_secs_f64() * 1e3,
@@ -58,9 +59,9 @@ pub async fn try_out(bundle: &Bundle, options: EnsembleOptions) -> Result<Vec<Tr
                 })
                 .collect()
         };
-        let first = ensemble.classify(member_idx, inputs(1), 0).await?;
+        let first = ensemble.classify(member_idx, inputs(1), 0, RunPriority::Routine).await?;
         let started = Instant::now();
-        let second = ensemble.classify(member_idx, inputs(2), 0).await?;
+        let second = ensemble.classify(member_idx, inputs(2), 0, RunPriority::Routine).await?;
         let map = second
             .activation_map
             .as_ref()

@@ -1,6 +1,6 @@
 //! VGG-16 (configuration D, no batch normalisation) as torchvision defines it, variable names included.
 
-use tch::{TchError, Tensor, nn::Path};
+use tch::{Kind, TchError, Tensor, nn::Path};
 
 use super::{
     architecture::scaled_channels,
@@ -53,7 +53,8 @@ impl Vgg16 {
     }
 
     /// Runs a batch. The map is HiResCAM: gradient of the target's logit with respect to the last feature map,
-    /// times the map, summed over the channels. Only the head is differentiated.
+    /// times the map, summed over the channels. The head's gradient is written out (each ReLU lets through what was
+    /// positive), so that the whole can be recorded and optimised.
     pub(super) fn forward(&self, input: &Tensor, target_class_idxs: &Tensor) -> Result<Output, TchError> {
         let mut feature_map = input.shallow_clone();
         for group in &self.groups {
@@ -62,30 +63,17 @@ impl Vgg16 {
             }
             feature_map = feature_map.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?;
         }
-        let feature_map = feature_map.f_detach()?;
-
-        let (logits, embedding, gradient) = tch::with_grad(|| -> Result<_, TchError> {
-            let leaf = feature_map.f_detach_copy()?.f_requires_grad_(true)?;
-            let (logits, embedding) = self.head(&leaf)?;
-            let target_logits = logits.f_gather(1, &target_class_idxs.f_unsqueeze(1)?, false)?;
-            let total = target_logits.f_sum(tch::Kind::Float)?;
-            let gradients = Tensor::f_run_backward(&[&total], &[&leaf], false, false)?;
-            let gradient = gradients
-                .into_iter()
-                .next()
-                .ok_or_else(|| TchError::Torch("the backward pass through the head returned no gradient".to_owned()))?;
-            Ok((logits.f_detach()?, embedding.f_detach()?, gradient))
-        })?;
-        let activation_map =
-            gradient.f_mul(&feature_map)?.f_sum_dim_intlist([1i64].as_slice(), false, tch::Kind::Float)?;
-        Ok(Output { logits, embedding, activation_map })
-    }
-
-    /// Logits and embedding (fc7 after its ReLU) of a feature map of any size.
-    fn head(&self, feature_map: &Tensor) -> Result<(Tensor, Tensor), TchError> {
-        let grid = feature_map.f_adaptive_avg_pool2d([HEAD_GRID_SIDE; 2])?.f_flatten(1, 3)?;
-        let hidden = self.fc6.apply(&grid)?.f_relu()?;
+        let grid = feature_map.f_adaptive_avg_pool2d([HEAD_GRID_SIDE; 2])?;
+        let hidden = self.fc6.apply(&grid.f_flatten(1, 3)?)?.f_relu()?;
         let embedding = self.fc7.apply(&hidden)?.f_relu()?;
-        Ok((self.fc8.apply(&embedding)?, embedding))
+        let logits = self.fc8.apply(&embedding)?;
+
+        let passed = |activation: &Tensor| activation.f_gt(0.0)?.f_to_kind(Kind::Float);
+        let of_embedding = self.fc8.weight().f_index_select(0, target_class_idxs)?.f_mul(&passed(&embedding)?)?;
+        let of_hidden = of_embedding.f_matmul(self.fc7.weight())?.f_mul(&passed(&hidden)?)?;
+        let of_grid = of_hidden.f_matmul(self.fc6.weight())?.f_view_as(&grid)?;
+        let gradient = feature_map.f_internal_adaptive_avg_pool2d_backward(&of_grid)?;
+        let activation_map = gradient.f_mul(&feature_map)?.f_sum_dim_intlist([1i64].as_slice(), false, Kind::Float)?;
+        Ok(Output { logits, embedding, activation_map })
     }
 }

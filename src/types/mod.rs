@@ -28,7 +28,7 @@ pub use requirement::{Requirement, RequirementError, SeriesFacts};
 pub use run::{
     BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, ExcludedImage, GateResult, HeatMap,
     ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument,
-    ReasonCode, RunOutcome, RunRecord, SourceImage, UNTRAINED_NOTICE,
+    ReasonCode, RunOutcome, RunPriority, RunRecord, SourceImage, UNTRAINED_NOTICE,
 };
 pub use sha256::{Sha256Digest, Sha256DigestError};
 pub use site::{

@@ -33,6 +33,34 @@ pub enum BundleStatus {
     Validated,
 }
 
+/// How urgent a run is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunPriority {
+    /// In the order of arrival.
+    #[default]
+    Routine,
+    /// Before everything that is routine.
+    Stat,
+}
+
+impl RunPriority {
+    /// The name used in configuration and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Routine => "routine",
+            Self::Stat => "stat",
+        }
+    }
+
+    /// The priority of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Routine, Self::Stat].into_iter().find(|priority| priority.name() == name)
+    }
+}
+
 /// One class of a bundle's classifiers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AeTitle, AssociationPolicy, Requirement, Sha256Digest};
+use super::{AeTitle, AssociationPolicy, Requirement, RunPriority, Sha256Digest};
 
 fn default_true() -> bool {
     true
@@ -199,6 +199,9 @@ pub struct Route {
     pub pipeline: Pipeline,
     /// Name of the bundle folder under `models/`.
     pub bundle: String,
+    /// Whether its studies go before others.
+    #[serde(default)]
+    pub priority: RunPriority,
     /// A study is complete when nothing has been stored to it for so long and no association is open that has.
     pub quiet_seconds: u32,
     /// A study is complete at the latest so long after its first object.

@@ -35,6 +35,12 @@ pub(super) enum Action {
         /// Name of the bundle
         #[arg(long, default_value = UNTRAINED_BUNDLE_NAME, value_parser = bundle_name)]
         name: String,
+        /// The published networks at their full size (950 MB) instead of narrow ones
+        #[arg(long)]
+        full_width: bool,
+        /// Side of the classifiers' square input in pixels
+        #[arg(long, value_name = "PIXELS", default_value_t = 224, value_parser = clap::value_parser!(u32).range(32..=1024))]
+        image_side: u32,
     },
     /// Lists the bundles and verifies their weights
     List {
@@ -108,9 +114,11 @@ fn bundle_name(text: &str) -> Result<String, String> {
 
 pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
-        Action::Init { folder, name } => {
+        Action::Init { folder, name, full_width, image_side } => {
             let folder = folder.resolve(global)?.join(name);
-            let identity = init_untrained_bundle(&folder, UntrainedOptions::default())?;
+            let options = if full_width { UntrainedOptions::FULL_WIDTH } else { UntrainedOptions::default() };
+            let options = UntrainedOptions { image_side_pixels: image_side, ..options };
+            let identity = init_untrained_bundle(&folder, options)?;
             print(&format!("bundle in `{}` is ready\n{}", folder.display(), describe(&identity)))
         }
         Action::List { folder } => {

@@ -339,12 +339,13 @@ fn only_what_influences_results_changes_their_digest() {
         "[node]\nmanufacturer_name = \"Other\"",
         "[node]\nutc_offset = \"+01:00\"",
         "[inference]\nmax_decoded_bytes = \"1 GiB\"",
+        "[inference]\noptimise = false",
     ] {
         assert_ne!(digest(influences), defaults, "{influences}");
     }
     for does_not in [
         "[node]\ndata_dir = \"elsewhere\"",
-        "[inference]\nthreads = 3\nmax_batch = 1",
+        "[inference]\nthreads = 3\nmax_batch = 1\nconcurrent_runs = 7",
         "[dicom]\nlisten = \"0.0.0.0:104\"",
         "[log]\nlevel = \"debug\"",
     ] {

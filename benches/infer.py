@@ -1,0 +1,184 @@
+"""Measures the networks beside PyTorch: the full-width ensemble with lung segmentation and activation maps, idle and while
+20 CT objects a second arrive at a node on the same machine. `make bench-infer` starts this.
+
+Hilum (`hilum bench`) and PyTorch (infer_peer.py) take turns; ratios are those of neighbouring runs, and the last line has
+their medians. Both compute on made-up pictures and untrained weights: the time does not depend on them."""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+
+import images
+import processes
+from bench import DOCUMENT, say, table
+from receive import send
+from servers import Hilum
+
+BEGIN, END = "<!-- inferred: begin -->", "<!-- inferred: end -->"
+# Multiplications and additions of one 224 x 224 image through the four classifiers (models.md: 34.74 GMAC).
+ENSEMBLE_GFLOP = 69.48
+MEMBERS = ["resnet34", "resnet50", "resnet152", "vgg16"]
+PEER = pathlib.Path(__file__).with_name("infer_peer.py")
+
+
+class Load(threading.Thread):
+    """Sends 20 CT objects a second to a node until it is told to stop."""
+
+    PER_SECOND, SECONDS = 20, 30
+
+    def __init__(self, server: Hilum, folder: pathlib.Path) -> None:
+        super().__init__()
+        self.server, self.folder, self.stopping = server, folder, threading.Event()
+        self.sent, self.failures = 0, 0
+        self.sets = [images.write_set(folder / f"set{idx}", "CT", self.PER_SECOND)[0] for idx in range(self.SECONDS)]
+
+    def run(self) -> None:
+        started = time.monotonic()
+        while not self.stopping.is_set():
+            _, failures = send(self.server, [self.sets[(self.sent // self.PER_SECOND) % self.SECONDS]], self.folder, True)
+            self.sent += self.PER_SECOND
+            self.failures += failures
+            due = started + self.sent / self.PER_SECOND
+            self.stopping.wait(max(0.0, due - time.monotonic()))
+
+
+def hilum(folder: pathlib.Path, *arguments: str) -> list[dict]:
+    command = [os.environ["HILUM"], "--config", "hilum.toml", "bench", "full", "--json", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"`{' '.join(command[1:])}` failed: {done.stderr}")
+    return json.loads(done.stdout)
+
+
+def peer(python: str, repetitions: int) -> dict:
+    done = subprocess.run([python, PEER, "--repetitions", str(repetitions)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"PyTorch failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def by_batch(measured: list[dict]) -> dict[int, dict]:
+    return {entry["batch"]: entry for entry in measured}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench-infer", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--repetitions", type=int, default=8, help="images or batches in a turn (default: 8)")
+    parser.add_argument("--wait", type=float, default=60, metavar="SECONDS",
+                        help="wait so long before each turn for others to leave the machine alone (default: 60)")
+    parser.add_argument("--busy", type=float, default=0.3, metavar="CORES",
+                        help="others may keep so many cores busy then (default: 0.3)")
+    parser.add_argument("--quick", action="store_true", help="one pair: does it work at all?")
+    arguments = parser.parse_args()
+    pairs, repetitions = (1, 2) if arguments.quick else (arguments.pairs, arguments.repetitions)
+    python = os.environ.get("HILUM_GOLDEN_PYTHON") or os.path.join(os.environ["HILUM_CACHE"], "golden-venv/bin/python")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="hilum-bench."))
+    folder.chmod(0o755)
+    try:
+        text, closing = measure(folder, python, pairs, repetitions, arguments)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(text)
+    if arguments.quick:
+        say("a part only: docs/benchmarks.md stays as it is")
+    else:
+        document = DOCUMENT.read_text()
+        before, after = document.split(BEGIN)[0], document.split(END)[1]
+        DOCUMENT.write_text(f"{before}{BEGIN}\n\n{text}\n`{closing}`\n\n{END}{after}")
+    print(closing)
+
+
+def measure(folder: pathlib.Path, python: str, pairs: int, repetitions: int, arguments) -> tuple[str, str]:
+    node = Hilum(folder / "node")
+    with node:
+        (folder / "hilum.toml").write_text(f'[node]\ndata_dir = "{folder}/bench"\n[inference]\nmodels_dir = "{folder}/models"\n')
+        init = [os.environ["HILUM"], "--config", "hilum.toml", "model", "init", "--name", "full", "--full-width"]
+        subprocess.run(init, cwd=folder, check=True, capture_output=True)
+        count = ["--repetitions", str(repetitions)]
+        tuned = by_batch_threads(hilum(folder, "--tune", "--repetitions", "3"))
+        threads = json.loads((folder / "bench/tuning.json").read_text())["threads"]
+        say("threads for each network → ms with lungs: " + ", ".join(f"{n}: {ms:.0f}" for n, ms in tuned.items()))
+        count += ["--threads", str(threads)]
+        load = Load(node, folder)
+        ours, plain, bare, loaded, peers = [], [], [], [], []
+        for turn in range(pairs):
+            processes.wait_for_quiet(arguments.busy, arguments.wait)
+            steps = [lambda: peers.append(peer(python, repetitions)),
+                     lambda: ours.append(by_batch(hilum(folder, "--batch", "1,8", *count))),
+                     lambda: bare.append(by_batch(hilum(folder, "--without-explanation", *count))),
+                     lambda: plain.append(by_batch(hilum(folder, "--plain", *count)))]
+            for step in steps if turn % 2 == 0 else reversed(steps):
+                step()
+            say(f"turn {turn + 1} of {pairs}")
+        load.start()
+        try:
+            for _ in range(pairs):
+                loaded.append(by_batch(hilum(folder, *count)))
+        finally:
+            load.stopping.set()
+            load.join()
+        if load.failures:
+            raise RuntimeError(f"{load.failures} associations of the load failed")
+    return report(folder, threads, ours, plain, bare, loaded, peers, load)
+
+
+def by_batch_threads(measured: list[dict]) -> dict[int, float]:
+    return {entry["threads"]: entry["whole_milliseconds"] for entry in measured}
+
+
+def report(folder, threads, ours, plain, bare, loaded, peers, load) -> tuple[str, str]:
+    def of_peer(run: dict, way: str, batch: int, names: list[str]) -> float:
+        return sum(run["networks"][name][str(batch)][way] for name in names)
+
+    everything = ["lung segmenter", *MEMBERS]
+    middle = statistics.median
+    vs = {batch: middle(of_peer(theirs, "eager", batch, everything) / mine[batch]["whole_milliseconds"]
+                        for theirs, mine in zip(peers, ours)) for batch in (1, 8)}
+    floors = [ENSEMBLE_GFLOP / run["sgemm_gflops"] * 1e3 for run in peers]
+    over_floor = middle(mine[1]["ensemble_milliseconds"] / floor for mine, floor in zip(ours, floors))
+    explanation = middle(mine[1]["whole_milliseconds"] / without[1]["whole_milliseconds"] - 1
+                         for mine, without in zip(ours, bare))
+    slowdown = middle(run[1]["whole_milliseconds"] for run in loaded) / middle(run[1]["whole_milliseconds"] for run in ours)
+
+    def row(name: str, value) -> list[str]:
+        return [name, *(f"{value(network):.0f}" for network in everything),
+                f"{sum(value(network) for network in MEMBERS):.0f}"]
+
+    def mine(runs: list[dict], batch: int):
+        return lambda network: middle(dict(map(tuple, run[batch]["networks"]))[network] for run in runs)
+
+    def theirs(way: str, batch: int):
+        return lambda network: middle(run["networks"][network][str(batch)][way] for run in peers)
+
+    rows = []
+    for batch in (1, 8):
+        rows.append(row(f"PyTorch eager, batch {batch}", theirs("eager", batch)))
+        rows.append(row(f"PyTorch optimize_for_inference, batch {batch}", theirs("optimised", batch)))
+        rows.append(row(f"Hilum, batch {batch}, one network at a time", mine(ours, batch)))
+    rows.append(row("Hilum, not optimised, batch 1", mine(plain, 1)))
+    wholes = [["Hilum, batch 1", ours, 1], ["Hilum, batch 8", ours, 8], ["Hilum, not optimised", plain, 1],
+              ["Hilum without maps", bare, 1], ["Hilum while CT objects arrive", loaded, 1]]
+    facts = [*processes.machine_facts(os.environ["HILUM"], folder)[:3],
+             f"PyTorch: {peers[0]['torch']}, {peers[0]['threads']} threads; SGEMM: "
+             f"{middle(run['sgemm_gflops'] for run in peers):.0f} GFLOP/s, the floor of the ensemble {middle(floors):.0f} ms",
+             f"Hilum: {threads} thread{'s' * (threads > 1)} for each network (`hilum bench --tune`), all classifiers at once; "
+             f"{load.sent} CT objects sent during the last row, {load.PER_SECOND} a second"]
+    text = "".join(f"* {fact}\n" for fact in facts) + "\n"
+    text += table(["ms for each image", *everything, "sum of classifiers"], rows) + "\n"
+    text += table(["ms for each image", "classifiers together", "with lungs"],
+                  [[name, f"{middle(run[batch]['ensemble_milliseconds'] for run in runs):.0f}",
+                    f"{middle(run[batch]['whole_milliseconds'] for run in runs):.0f}"] for name, runs, batch in wholes])
+    closing = (f"vs_pytorch_eager_b1={vs[1]:.2f} vs_pytorch_eager_b8={vs[8]:.2f} over_sgemm_floor_b1={over_floor:.2f} "
+               f"explanation_overhead={explanation:.3f} slowdown_under_load={slowdown:.2f}")
+    return text, closing
+
+
+main()

@@ -1,0 +1,157 @@
+//! Where requests wait for the thread of a network: a bounded queue with two lanes.
+
+use std::{
+    collections::VecDeque,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Semaphore;
+
+use crate::types::RunPriority;
+
+/// A bounded queue between askers, which wait without a thread, and one thread, which takes batches.
+pub(super) struct Queue<R> {
+    lanes: Mutex<Lanes<R>>,
+    arrived: Condvar,
+    /// One permit for each free place.
+    room: Semaphore,
+}
+
+struct Lanes<R> {
+    stat: VecDeque<R>,
+    routine: VecDeque<R>,
+    is_closed: bool,
+}
+
+impl<R> Lanes<R> {
+    fn pop(&mut self) -> Option<R> {
+        self.stat.pop_front().or_else(|| self.routine.pop_front())
+    }
+}
+
+impl<R> Queue<R> {
+    /// A queue with `length` places, at least one.
+    pub(super) fn new(length: usize) -> Self {
+        Self {
+            lanes: Mutex::new(Lanes { stat: VecDeque::new(), routine: VecDeque::new(), is_closed: false }),
+            arrived: Condvar::new(),
+            room: Semaphore::new(length.clamp(1, Semaphore::MAX_PERMITS)),
+        }
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes<R>> {
+        // Nothing panics while it holds the lock.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a free place. `Err` gives the request back when the queue is closed.
+    ///
+    /// Cancel safety: a request whose future is dropped before it has a place is not in the queue.
+    pub(super) async fn push(&self, request: R, priority: RunPriority) -> Result<(), R> {
+        let Ok(permit) = self.room.acquire().await else { return Err(request) };
+        let mut lanes = self.lanes();
+        if lanes.is_closed {
+            return Err(request);
+        }
+        permit.forget();
+        match priority {
+            RunPriority::Stat => lanes.stat.push_back(request),
+            RunPriority::Routine => lanes.routine.push_back(request),
+        }
+        drop(lanes);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// The next requests, the urgent ones first: what is there, and what comes within `gather` of the first, up to
+    /// `max_batch`. Blocks until there is one; `None` when the queue is closed and empty.
+    pub(super) fn take(&self, max_batch: usize, gather: Duration) -> Option<Vec<R>> {
+        let mut lanes = self.lanes();
+        let mut batch = Vec::new();
+        let mut until: Option<Instant> = None;
+        loop {
+            while batch.len() < max_batch
+                && let Some(request) = lanes.pop()
+            {
+                batch.push(request);
+            }
+            if batch.len() >= max_batch || lanes.is_closed {
+                break;
+            }
+            if batch.is_empty() {
+                lanes = self.arrived.wait(lanes).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let until = *until.get_or_insert_with(|| Instant::now() + gather);
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            lanes = self.arrived.wait_timeout(lanes, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(lanes);
+        self.room.add_permits(batch.len());
+        (!batch.is_empty()).then_some(batch)
+    }
+
+    /// Takes no more requests; what waits is still given out.
+    pub(super) fn close(&self) {
+        self.lanes().is_closed = true;
+        self.room.close();
+        self.arrived.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn urgent_requests_go_first_and_batches_are_bounded() {
+        let queue = Queue::new(8);
+        for (request, priority) in [
+            (1, RunPriority::Routine),
+            (2, RunPriority::Routine),
+            (3, RunPriority::Stat),
+            (4, RunPriority::Routine),
+            (5, RunPriority::Stat),
+        ] {
+            queue.push(request, priority).await.unwrap();
+        }
+        assert_eq!(queue.take(3, Duration::ZERO), Some(vec![3, 5, 1]));
+        assert_eq!(queue.take(3, Duration::ZERO), Some(vec![2, 4]));
+    }
+
+    #[tokio::test]
+    async fn a_batch_waits_for_company_but_not_for_ever() {
+        let queue = Arc::new(Queue::new(8));
+        let taker = std::thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || queue.take(2, Duration::from_mins(10))
+        });
+        queue.push(1, RunPriority::Routine).await.unwrap();
+        queue.push(2, RunPriority::Routine).await.unwrap();
+        assert_eq!(taker.join().unwrap(), Some(vec![1, 2]), "a full batch goes at once");
+        queue.push(3, RunPriority::Routine).await.unwrap();
+        assert_eq!(queue.take(2, Duration::from_millis(5)), Some(vec![3]), "a single one goes when its time is up");
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_makes_askers_wait_and_a_closed_one_sends_them_away() {
+        let queue = Queue::new(1);
+        queue.push(1, RunPriority::Routine).await.unwrap();
+        let mut second = std::pin::pin!(queue.push(2, RunPriority::Stat));
+        let pending =
+            std::future::poll_fn(|context| std::task::Poll::Ready(second.as_mut().poll(context).is_pending())).await;
+        assert!(pending);
+        assert_eq!(queue.take(4, Duration::ZERO), Some(vec![1]));
+        second.await.unwrap();
+        queue.close();
+        assert_eq!(queue.push(3, RunPriority::Stat).await, Err(3));
+        assert_eq!(queue.take(4, Duration::from_mins(10)), Some(vec![2]), "what waited is given out");
+        assert_eq!(queue.take(4, Duration::ZERO), None);
+    }
+}
