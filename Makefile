@@ -70,6 +70,11 @@ bench-infer: setup-bench setup-golden ## Measures the networks beside PyTorch (P
 	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
 	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh infer $(ARGS)
 
+.PHONY: bench-e2e
+bench-e2e: setup-bench ## Measures from the last image to the results in the PACS at 1, 10 and 60 studies a minute
+	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
+	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh e2e $(ARGS)
+
 .PHONY: interop
 interop: setup-bench ## Tries every cell of the interoperation matrix and writes docs/interoperation.md
 	@cargo build --bin hilum

@@ -106,7 +106,7 @@ def measure(folder: pathlib.Path, python: str, pairs: int, repetitions: int, arg
         tuned = by_batch_threads(hilum(folder, "--tune", "--repetitions", "3"))
         threads = json.loads((folder / "bench/tuning.json").read_text())["threads"]
         say("threads for each network → ms with lungs: " + ", ".join(f"{n}: {ms:.0f}" for n, ms in tuned.items()))
-        count += ["--threads", str(threads)]
+        count += ["--threads", str(threads["classifiers"]), "--segmenter-threads", str(threads["segmenter"])]
         load = Load(node, folder)
         ours, plain, bare, loaded, peers = [], [], [], [], []
         for turn in range(pairs):
@@ -169,7 +169,8 @@ def report(folder, threads, ours, plain, bare, loaded, peers, load) -> tuple[str
     facts = [*processes.machine_facts(os.environ["HILUM"], folder)[:3],
              f"PyTorch: {peers[0]['torch']}, {peers[0]['threads']} threads; SGEMM: "
              f"{middle(run['sgemm_gflops'] for run in peers):.0f} GFLOP/s, the floor of the ensemble {middle(floors):.0f} ms",
-             f"Hilum: {threads} thread{'s' * (threads > 1)} for each network (`hilum bench --tune`), all classifiers at once; "
+             f"Hilum: threads of the lung segmenter {threads['segmenter']}, of each classifier {threads['classifiers']} "
+             f"(`hilum bench --tune`), all classifiers at once; "
              f"{load.sent} CT objects sent during the last row, {load.PER_SECOND} a second"]
     text = "".join(f"* {fact}\n" for fact in facts) + "\n"
     text += table(["ms for each image", *everything, "sum of classifiers"], rows) + "\n"

@@ -220,6 +220,7 @@ class Hilum(Server):
     durability = "yes: file and its folder synced; index follows"
     # Further sections of its configuration file.
     more_configuration = ""
+    init = ("model", "init")
 
     def __init__(self, folder: pathlib.Path, pacs_port: int | None = None, quiet_seconds: int = 2) -> None:
         super().__init__(folder)
@@ -241,7 +242,7 @@ class Hilum(Server):
         site = SITE.format(called=CALLED, calling=CALLING)
         if self.pacs_port:
             site += ROUTE.format(pacs_port=self.pacs_port, called=CALLED, quiet_seconds=self.quiet_seconds)
-            self._run("model", "init")
+            self._run(*self.init)
         (self.folder / "site.toml").write_text(site)
         self._start(self.program, "--config", "hilum.toml", "serve")
         self.http_url = f"http://127.0.0.1:{http_port}"

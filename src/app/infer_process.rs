@@ -27,6 +27,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     if !wait_for_schema(&Config { database: without_migrations(&config), ..config.clone() }, &db, &shutdown).await {
         return Ok(());
     }
+    let threads = network_threads(&config);
     let installed = installation(&config, &db).await?;
     let settings = InferSettings {
         models_dir: config.inference.models_dir.clone(),
@@ -38,7 +39,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
             max_batch: config.inference.max_batch,
             gather: Duration::from_millis(config.inference.batch_wait_milliseconds),
             optimise: config.inference.optimise,
-            intra_op_threads: network_threads(&config),
+            intra_op_threads: threads.classifiers,
+            segmenter_threads: threads.segmenter,
             ..EnsembleOptions::default()
         },
         run_timeout: config.inference.run_timeout,

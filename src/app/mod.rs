@@ -307,7 +307,7 @@ impl App {
         let child_state = child::supervise(
             child,
             config.inference.clone(),
-            tuning::network_threads(&config),
+            tuning::network_threads(&config).most(),
             config.node.shutdown_grace,
             Arc::clone(&metrics),
             &workers,

@@ -13,7 +13,7 @@ use super::{
     output::{Table, print, print_json},
 };
 use crate::{
-    app::tuning::{Machine, Tuning},
+    app::tuning::{Machine, Threads, Tuning},
     nn::{Bundle, EnsembleOptions, Measured, UNTRAINED_BUNDLE_NAME, measure},
 };
 
@@ -32,6 +32,9 @@ pub(super) struct Options {
     /// the cores]
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Vec<u16>,
+    /// Threads that the lung segmenter computes with [default: as --threads]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    segmenter_threads: Option<u16>,
     /// Repetitions; the median is shown
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repetitions: u16,
@@ -72,11 +75,13 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     } else {
         options.threads.iter().map(|threads| usize::from(*threads)).collect()
     };
+    let segmenter = options.segmenter_threads.map(usize::from);
     let batches: Vec<usize> = options.batch.iter().map(|batch| usize::from(*batch)).collect();
     let mut measured = Vec::new();
     for threads in threads {
         let ensemble = EnsembleOptions {
             intra_op_threads: threads,
+            segmenter_threads: segmenter.unwrap_or(threads),
             optimise: !options.plain,
             explain: !options.without_explanation,
             ..EnsembleOptions::default()
@@ -89,17 +94,18 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
         print(&format!("{} cores, {}\n{}", machine.cores, machine.processor, table(&measured)))?;
     }
     if options.tune {
-        let fastest = fastest(&measured).context("nothing was measured")?;
         let tuning = Tuning {
             machine,
-            threads: fastest.threads,
+            threads: fastest(&measured).context("nothing was measured")?,
             bundle: options.bundle,
             bundle_digest: bundle.identity().digest.to_string(),
         };
         let path = tuning.save(&config)?;
         let words = format!(
-            "{} for each network is fastest here; kept in {}, used from the next start on unless `inference.threads` is set",
-            super::output::count(tuning.threads, "thread"),
+            "fastest here: {} for the lung segmenter, {} for each classifier; kept in {}, used from the next start on unless \
+             `inference.threads` is set",
+            super::output::count(tuning.threads.segmenter, "thread"),
+            super::output::count(tuning.threads.classifiers, "thread"),
             path.display()
         );
         if !options.json {
@@ -125,13 +131,18 @@ fn layouts(cores: usize) -> Vec<usize> {
     layouts
 }
 
-/// Of the smallest batch that was measured: single images are what a node mostly has.
-fn fastest(measured: &[Measured]) -> Option<&Measured> {
+/// Of the smallest batch that was measured: single images are what a node mostly has. The segmenter's own time decides
+/// for the segmenter, that of all classifiers together for the classifiers.
+fn fastest(measured: &[Measured]) -> Option<Threads> {
     let smallest = measured.iter().map(|of| of.batch).min()?;
-    measured
-        .iter()
-        .filter(|of| of.batch == smallest)
-        .min_by(|a, b| a.whole_milliseconds.total_cmp(&b.whole_milliseconds))
+    let by = |milliseconds: fn(&Measured) -> f64| {
+        let candidates = measured.iter().filter(|of| of.batch == smallest);
+        candidates.min_by(|a, b| milliseconds(a).total_cmp(&milliseconds(b))).map(|of| of.threads)
+    };
+    Some(Threads {
+        segmenter: by(|of| of.networks.first().map_or(f64::NAN, |(_, milliseconds)| *milliseconds))?,
+        classifiers: by(|of| of.ensemble_milliseconds)?,
+    })
 }
 
 fn table(measured: &[Measured]) -> String {
@@ -164,15 +175,15 @@ mod tests {
 
     #[test]
     fn the_fastest_with_single_images_is_chosen() {
-        let of = |threads, batch, whole_milliseconds| Measured {
+        let of = |threads, batch, segmenter, ensemble_milliseconds| Measured {
             threads,
             batch,
-            whole_milliseconds,
-            ensemble_milliseconds: 1.0,
-            networks: vec![("resnet50".to_owned(), 0.5)],
+            whole_milliseconds: segmenter + ensemble_milliseconds,
+            ensemble_milliseconds,
+            networks: vec![("lung segmenter".to_owned(), segmenter), ("resnet50".to_owned(), 0.5)],
         };
-        let measured = [of(1, 1, 30.0), of(1, 8, 10.0), of(2, 1, 20.0), of(2, 8, 25.0)];
-        assert_eq!(fastest(&measured).map(|of| of.threads), Some(2));
+        let measured = [of(1, 1, 30.0, 20.0), of(1, 8, 1.0, 1.0), of(2, 1, 20.0, 25.0), of(2, 8, 2.0, 2.0)];
+        assert_eq!(fastest(&measured), Some(Threads { segmenter: 2, classifiers: 1 }));
         let text = table(&measured);
         assert!(text.contains("RESNET50") && text.contains("30.0"), "{text}");
     }

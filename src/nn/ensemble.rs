@@ -40,6 +40,8 @@ pub struct EnsembleOptions {
     /// the same time, so 1 is right when other work shares the processor. With more, start the process with
     /// `OMP_WAIT_POLICY=passive`: OpenMP's spinning threads slow each other down tenfold on shared cores.
     pub intra_op_threads: usize,
+    /// The same of the lung segmenter, which computes before the others; 0 counts as 1.
+    pub segmenter_threads: usize,
 }
 
 impl Default for EnsembleOptions {
@@ -52,6 +54,7 @@ impl Default for EnsembleOptions {
             explain: true,
             queue_length: 32,
             intra_op_threads: 1,
+            segmenter_threads: 1,
         }
     }
 }
@@ -132,7 +135,8 @@ impl Ensemble {
         let mut problems = Vec::new();
 
         let (width, side) = (segmenter.width, segmenter.input_side_pixels as usize);
-        let lungs = entries.next().map(|plan| {
+        let lungs = entries.next().map(|mut plan| {
+            plan.options.intra_op_threads = options.segmenter_threads;
             plan.start("lung segmenter", vec![[1, side, side]], move |plan| {
                 let (network, _store) = plan.load(|path| UNet::new(path, width))?;
                 let forward: Forward = Box::new(move |inputs| Ok(vec![network.forward(only(inputs)?)?]));
@@ -547,6 +551,7 @@ mod tests {
         explain: true,
         queue_length: 8,
         intra_op_threads: 1,
+        segmenter_threads: 1,
     };
 
     fn ensemble() -> Ensemble {
