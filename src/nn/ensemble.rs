@@ -442,6 +442,22 @@ struct ClassifierModel {
     device: tch::Device,
 }
 
+impl ClassifierModel {
+    /// Logits, embedding and, if wanted, maps about the outputs `targets`.
+    fn run(&self, input: &Tensor, targets: &[i64]) -> Result<(Tensor, Tensor, Option<Tensor>), NnError> {
+        let targets = Tensor::f_from_slice(targets).and_then(|targets| targets.f_to(self.device));
+        let targets = targets.map_err(|error| NnError::torch(&self.name, &error))?;
+        let mut outputs = self.runner.run(&[input.shallow_clone(), targets])?.into_iter();
+        match (outputs.next(), outputs.next(), outputs.next()) {
+            (Some(logits), Some(embedding), map) => Ok((logits, embedding, map)),
+            _ => {
+                let words = "it gives neither logits nor an embedding".to_owned();
+                Err(NnError::Torch { network: self.name.clone(), words })
+            }
+        }
+    }
+}
+
 impl Model for ClassifierModel {
     type Question = ClassifierQuestion;
     type Answer = MemberOutput;
@@ -449,14 +465,13 @@ impl Model for ClassifierModel {
     fn answer(&self, questions: &[&ClassifierQuestion]) -> Result<Vec<MemberOutput>, NnError> {
         let torch = |error: TchError| NnError::torch(&self.name, &error);
         let input = input_batch(questions, 0, self.device).map_err(torch)?;
-        let targets = target_outputs(questions, &self.class_of_output);
-        let targets = Tensor::f_from_slice(&targets).and_then(|targets| targets.f_to(self.device)).map_err(torch)?;
-
-        let mut outputs = self.runner.run(&[input, targets])?.into_iter();
-        let (Some(logits), Some(embedding), map) = (outputs.next(), outputs.next(), outputs.next()) else {
-            let words = "it gives neither logits nor an embedding".to_owned();
-            return Err(NnError::Torch { network: self.name.clone(), words });
-        };
+        let first_targets = target_outputs(questions, &self.class_of_output, None);
+        let (mut logits, mut embedding, mut map) = self.run(&input, &first_targets)?;
+        // Of a class with several outputs the map is about the strongest, which is known only now.
+        let targets = target_outputs(questions, &self.class_of_output, Some(&rows_of(&self.name, &logits)?));
+        if targets != first_targets && map.is_some() {
+            (logits, embedding, map) = self.run(&input, &targets)?;
+        }
         let mut maps = vec![None; questions.len()];
         if let Some(map) = map {
             let (_, rows, columns) = map.size3().map_err(torch)?;
@@ -485,12 +500,22 @@ impl ActivationMap {
     }
 }
 
-/// The network output that each question's map is about: the first of its class.
-pub(super) fn target_outputs(questions: &[&ClassifierQuestion], class_of_output: &[usize]) -> Vec<i64> {
-    let output_of = |question: &&ClassifierQuestion| {
-        class_of_output.iter().position(|class_idx| *class_idx == question.target_class_idx).unwrap_or(0) as i64
+/// The network output that each question's map is about: of the outputs of its class the one with the largest of `logits`,
+/// the first without them.
+pub(super) fn target_outputs(
+    questions: &[&ClassifierQuestion],
+    class_of_output: &[usize],
+    logits: Option<&[Vec<f32>]>,
+) -> Vec<i64> {
+    let output_of = |(question_idx, question): (usize, &&ClassifierQuestion)| {
+        let logit = |output: usize| {
+            logits.and_then(|of_all| of_all.get(question_idx)?.get(output)).copied().unwrap_or(f32::NEG_INFINITY)
+        };
+        let of_class = (0..class_of_output.len()).filter(|output| class_of_output[*output] == question.target_class_idx);
+        // Of equals the first.
+        of_class.max_by(|a, b| logit(*a).total_cmp(&logit(*b)).then(b.cmp(a))).unwrap_or(0) as i64
     };
-    questions.iter().map(output_of).collect()
+    questions.iter().enumerate().map(output_of).collect()
 }
 
 /// The input `input_idx` of all questions as one tensor.
@@ -594,6 +619,26 @@ mod tests {
             method: architecture.activation_map_method(),
             class_of_output: vec![0, 1],
             device: tch::Device::Cpu,
+        }
+    }
+
+    #[test]
+    fn of_a_decomposed_class_the_map_is_about_the_strongest_output() {
+        let folder = test_bundle();
+        let bundle = Bundle::open(folder.path()).unwrap();
+        let question = ClassifierQuestion { inputs: vec![input("a")], target_class_idx: 0 };
+        for member_idx in 0..4 {
+            let mut model = classifier(&bundle, member_idx);
+            let answer = |model: &ClassifierModel, target_class_idx| {
+                let question = ClassifierQuestion { inputs: question.inputs.clone(), target_class_idx };
+                tch::no_grad(|| model.answer(&[&question])).unwrap().remove(0)
+            };
+            let of_outputs = [answer(&model, 0), answer(&model, 1)];
+            let strongest = usize::from(of_outputs[0].logits[1] > of_outputs[0].logits[0]);
+            model.class_of_output = vec![0, 0];
+            let of_class = answer(&model, 0);
+            assert_eq!(of_class.activation_map, of_outputs[strongest].activation_map);
+            assert_eq!(of_class.probabilities, [1.0], "both outputs are the class's");
         }
     }
 

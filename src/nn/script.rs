@@ -128,17 +128,18 @@ impl Model for ScriptModel {
             Some(embedding) => rows_of(&self.name, &embedding)?,
             None => vec![Vec::new(); questions.len()],
         };
+        let all_logits = rows_of(&self.name, &logits)?;
         let mut activation_maps = vec![None; questions.len()];
         if let Some(maps) = maps {
             let (_, _, rows, columns) = maps.size4().map_err(torch)?;
-            let targets = target_outputs(questions, &self.class_of_output);
+            let targets = target_outputs(questions, &self.class_of_output, Some(&all_logits));
             for (idx, (slot, target)) in activation_maps.iter_mut().zip(targets).enumerate() {
                 let map = maps.f_select(0, idx as i64).and_then(|maps| maps.f_narrow(0, target, 1)).map_err(torch)?;
                 let values = rows_of(&self.name, &map)?.into_iter().flatten().collect();
                 *slot = Some(ActivationMap::new(rows as usize, columns as usize, values, "own"));
             }
         }
-        Ok(rows_of(&self.name, &logits)?
+        Ok(all_logits
             .into_iter()
             .zip(embeddings.into_iter().zip(activation_maps))
             .map(|(logits, (embedding, activation_map))| MemberOutput {
