@@ -12,8 +12,7 @@ use tch::{Device, Tensor, nn::VarStore};
 use super::{
     architecture::Architecture,
     classifier::{Classifier, Output},
-    init::seeded_values,
-    seeded,
+    seeded::{self, seeded_values},
     unet::UNet,
 };
 
