@@ -280,7 +280,7 @@ mod tests {
             ("image_side_pixels = 64", "image_side_pixels = 64\nclahe = true", "clahe"),
             ("method = \"none\"", "method = \"none\"\nid = \"x\"", "id"),
             ("fusion = \"mean_prob\"", "fusion = \"vote\"", "mean_logit"),
-            ("architecture = \"resnet34\"", "architecture = \"resnet18\"", "resnet152"),
+            ("architecture = \"resnet34\"", "architecture = \"alexnet\"", "resnet152"),
             ("threshold = 0.5", "threshold = \"half\"", "half"),
             ("status = \"untrained\"", "", "status"),
         ] {

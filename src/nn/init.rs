@@ -262,7 +262,7 @@ fn manifest(options: UntrainedOptions, digests: &[Sha256Digest]) -> Manifest {
             version: version.clone(),
         },
         members: (1..)
-            .zip(Architecture::ALL)
+            .zip(Architecture::KEIDAR_ENSEMBLE)
             .map(|(network_idx, architecture)| Member {
                 name: architecture.name().to_owned(),
                 architecture,

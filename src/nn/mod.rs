@@ -9,13 +9,19 @@
 //! database.
 
 mod architecture;
+mod attention_vgg;
 mod bundle;
 mod classifier;
+mod detrac;
 mod ensemble;
 mod error;
+mod explain;
 mod fusion;
 #[cfg(test)]
 mod golden_tests;
+mod inception;
+mod inception_resnet_v2;
+mod inception_v3;
 mod init;
 mod layers;
 mod manifest;
@@ -28,9 +34,11 @@ mod vgg;
 mod weights;
 
 pub use architecture::{Architecture, scaled_channels};
+pub use attention_vgg::{AttentionFusion, AttentionNorm, AttentionOptions, AttentionTap};
 pub use bundle::{Bundle, BundleError, MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES};
 pub use ensemble::{ActivationMap, Ensemble, EnsembleOptions, MemberOutput};
 pub use error::NnError;
+pub use explain::{Explanation, IntegratedGradientsOptions};
 pub use fusion::fuse;
 pub use init::{InitError, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_untrained_bundle};
 pub use manifest::{

@@ -7,6 +7,20 @@
 
 use super::architecture::Architecture;
 
+/// The weights that make the logits, network by network.
+const LAST_LAYERS: [&str; 10] = [
+    "fc.weight",
+    "classifier.6.weight",
+    "classif.weight",
+    "fc2.weight",
+    "classifier.weight",
+    "classifier1.weight",
+    "classifier2.weight",
+    "classifier3.weight",
+    "classifier.1.weight",
+    "last.weight",
+];
+
 /// Elements of the stream of `name` under `seed`, uniform from `low` up to `high`.
 #[must_use]
 pub fn uniform(seed: u64, name: &str, n_elements: usize, low: f32, high: f32) -> Vec<f32> {
@@ -40,7 +54,7 @@ pub(super) fn seeded_values(
 ) -> Vec<f32> {
     let (layer, leaf) = name.rsplit_once('.').unwrap_or(("", name));
     let end_of_branch = match architecture {
-        Some(Architecture::ResNet34) => layer.starts_with("layer") && layer.ends_with("bn2"),
+        Some(Architecture::ResNet18 | Architecture::ResNet34) => layer.starts_with("layer") && layer.ends_with("bn2"),
         _ => layer.ends_with("bn3"),
     };
     let (low, high) = match (leaf, shape) {
@@ -51,7 +65,7 @@ pub(super) fn seeded_values(
         (_, [_]) => (0.8, 1.2),
         (_, [_, fan_in @ ..]) => {
             let fan_in: usize = fan_in.iter().product();
-            let gain = if matches!(name, "fc.weight" | "classifier.6.weight") { 0.1 } else { 1.0 };
+            let gain = if LAST_LAYERS.contains(&name) { 0.1 } else { 1.0 };
             let bound = ((6.0 / fan_in as f64).sqrt() * gain) as f32;
             (-bound, bound)
         }
