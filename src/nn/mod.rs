@@ -12,6 +12,8 @@ mod architecture;
 mod attention_vgg;
 mod bundle;
 mod classifier;
+#[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
+mod covnet;
 mod detrac;
 mod ensemble;
 mod error;
@@ -38,6 +40,7 @@ mod weights;
 pub use architecture::{Architecture, scaled_channels};
 pub use attention_vgg::{AttentionFusion, AttentionNorm, AttentionOptions, AttentionTap};
 pub use bundle::{Bundle, BundleError, MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES};
+pub use covnet::BatchNormMode;
 pub use ensemble::{ActivationMap, Ensemble, EnsembleOptions, MemberOutput};
 pub use error::NnError;
 pub use explain::{Explanation, IntegratedGradientsOptions};
