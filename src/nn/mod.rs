@@ -31,6 +31,7 @@ mod manifest;
 mod multi_scale;
 mod owner;
 mod plane;
+pub mod pooling;
 mod resnet;
 pub mod seeded;
 mod unet;
