@@ -14,6 +14,8 @@ mod bundle;
 mod classifier;
 #[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
 mod covnet;
+#[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
+mod decovnet;
 mod detrac;
 mod ensemble;
 mod error;
