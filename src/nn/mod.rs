@@ -34,9 +34,12 @@ mod multi_scale;
 mod owner;
 mod plane;
 pub mod pooling;
+pub mod quadrants;
 mod resnet;
 pub mod seeded;
 mod unet;
+#[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
+mod unet_plus_plus;
 mod vgg;
 mod weights;
 
