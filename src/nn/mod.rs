@@ -17,6 +17,8 @@ mod covnet;
 #[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
 mod decovnet;
 mod detrac;
+#[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
+mod dre_net;
 mod ensemble;
 mod error;
 mod explain;
