@@ -34,6 +34,8 @@ mod manifest;
 #[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
 mod multi_scale;
 mod owner;
+#[cfg(test)]
+mod parity_tests;
 mod plane;
 pub mod pooling;
 pub mod quadrants;
