@@ -23,7 +23,7 @@ import types
 import timm
 import torch
 import torchvision
-from make_golden import NARROW, SEED, NarrowResNet, numbers, scaled, seed_weights, uniform
+from make_golden import NARROW, SEED, NarrowResNet, UNet, numbers, scaled, seed_weights, uniform
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models import inception as tv_inception
@@ -511,6 +511,12 @@ def r231(network, architecture, width=0.0625, n_classes=3, shape=(1, 64, 96)):
         return model, {"logits": model(images(network, shape))}
 
 
+def unet(network, architecture, width=0.25, n_classes=1, shape=(1, 64, 96)):
+    model = seed_weights(UNet(width), network, architecture)
+    with torch.no_grad():
+        return model, {"probabilities": model(images(network, shape))}
+
+
 # ---- DRE-Net ----------------------------------------------------------------------------------------------------------
 
 
@@ -617,6 +623,7 @@ CASES = {
     "covnet_batch": covnet("batch"),
     "decovnet": plain(decovnet, 0.25, 2, (2, 7, 96, 112)),
     "unet_plus_plus": plain(unet_plus_plus, 0.25, 2, (3, 64, 96)),
+    "unet": plain(unet, 0.25, 1, (1, 64, 96)),
     "r231": plain(r231, 0.0625, 3, (1, 64, 96)),
     "dre_net": plain(dre_net, 0.0625, 2, (3, 448, 448)),
 }
@@ -662,10 +669,10 @@ def main():
         }
         text = json.dumps(content, indent=None, separators=(",", ":")) + "\n"
         (arguments.out / f"{network}.json").write_text(text)
-        logits = outputs["logits"]
+        name, answers = next(iter(outputs.items()))
         print(
-            f"{network}: {len(text) // 1024} kB, logits {logits.min():.3f} to {logits.max():.3f}, "
-            f"standard deviation over inputs {logits.std(0).mean():.3f}"
+            f"{network}: {len(text) // 1024} kB, {name} {answers.min():.3f} to {answers.max():.3f}, "
+            f"standard deviation over inputs {answers.std(0).mean():.3f}"
         )
 
 

@@ -22,6 +22,7 @@ use super::{
     multi_scale::MultiScale,
     r231::R231,
     seeded::{self, seeded_values},
+    unet::UNet,
     unet_plus_plus::UNetPlusPlus,
 };
 
@@ -37,7 +38,7 @@ const INTEGRATED_GRADIENTS: IntegratedGradientsOptions =
     IntegratedGradientsOptions { steps: 9, baseline: -1.0, max_batch: 4 };
 
 /// All golden files. A network without one fails `every_golden_file_is_compared`.
-const NETWORKS: [&str; 19] = [
+const NETWORKS: [&str; 20] = [
     "resnet18",
     "resnet34",
     "resnet50",
@@ -55,6 +56,7 @@ const NETWORKS: [&str; 19] = [
     "covnet_batch",
     "decovnet",
     "unet_plus_plus",
+    "unet",
     "r231",
     "dre_net",
 ];
@@ -221,6 +223,10 @@ fn build(golden: &Golden, store: &VarStore) -> Run {
             let network = UNetPlusPlus::new(&path, width, n_classes).unwrap();
             Box::new(move |_, input, _| Ok(named([("logits", network.forward(input)?)])))
         }
+        "unet" => {
+            let network = UNet::new(&path, width).unwrap();
+            Box::new(move |_, input, _| Ok(named([("probabilities", network.forward(input)?)])))
+        }
         "r231" => {
             let network = R231::new(&path, width).unwrap();
             Box::new(move |_, input, _| Ok(named([("logits", network.forward(input)?)])))
@@ -310,20 +316,21 @@ fn difference(found: &Tensor, expected: &GoldenOutput) -> f64 {
         .fold(0.0, |largest: f64, value| if value.is_nan() { f64::INFINITY } else { largest.max(value) })
 }
 
-/// Largest difference of each kind of output: logits, embeddings, maps and whatever else.
-fn differences(found: &Outputs, golden: &Golden) -> [f64; 3] {
-    let mut largest = [0f64; 3];
+/// Largest difference of each kind of output, where there is one: logits, embeddings, maps and whatever else.
+fn differences(found: &Outputs, golden: &Golden) -> [Option<f64>; 3] {
+    let mut largest = [None; 3];
     assert_eq!(found.len(), golden.outputs.len(), "{}", golden.network);
     for expected in &golden.outputs {
         let Some((_, tensor)) = found.iter().find(|(name, _)| *name == expected.name) else {
             panic!("{}: no output of the name {}", golden.network, expected.name);
         };
         let kind = match expected.name.as_str() {
-            name if name.contains("logits") => 0,
+            name if name.contains("logits") || name == "probabilities" => 0,
             "embedding" => 1,
             _ => 2,
         };
-        largest[kind] = largest[kind].max(difference(tensor, expected));
+        let difference = difference(tensor, expected);
+        largest[kind] = Some(largest[kind].map_or(difference, |other: f64| other.max(difference)));
     }
     largest
 }
@@ -345,42 +352,41 @@ struct Verdict {
     problems: Vec<String>,
 }
 
-fn compare(network: &str) -> Verdict {
+fn compare(network: &str, fill: fn(&Golden, &mut VarStore)) -> Verdict {
     let golden = golden(network);
     let mut store = VarStore::new(Device::Cpu);
     let run = build(&golden, &store);
     let n_parameters: usize = store.trainable_variables().iter().map(Tensor::numel).sum();
-    seed_weights(&golden, &mut store);
+    fill(&golden, &mut store);
     let input = images(&golden, network, &golden.input[1..]);
     let found = tch::no_grad(|| run(&golden, &input, Ask::Everything)).unwrap();
-    let [logits, embedding, maps] = differences(&found, &golden);
+    let of_kinds = differences(&found, &golden);
     let spread = found[0].1.std_dim([0i64].as_slice(), true, false).mean(Kind::Double).double_value(&[]);
     let of_changed = tch::no_grad(|| run(&golden, &changed(&input), Ask::Logits)).unwrap();
-    let expected_logits = golden.outputs.iter().find(|output| output.name == "logits").unwrap();
-    let changed_logits = difference(&of_changed[0].1, expected_logits);
+    let of_changed = difference(&of_changed[0].1, &golden.outputs[0]);
 
     let mut problems = Vec::new();
     if n_parameters != golden.n_parameters {
         problems.push(format!("{network}: {n_parameters} parameters, expected {}", golden.n_parameters));
     }
-    for (what, difference) in [("logits", logits), ("embeddings", embedding), ("maps", maps)] {
+    for expected in &golden.outputs {
+        let (name, tensor) = found.iter().find(|(name, _)| *name == expected.name).unwrap();
+        let difference = difference(tensor, expected);
         if difference > TOLERANCE {
-            problems.push(format!("{network}: {what} differ by {difference:.2e}"));
-            for expected in &golden.outputs {
-                let (name, tensor) = found.iter().find(|(name, _)| *name == expected.name).unwrap();
-                let difference = self::difference(tensor, expected);
-                problems.push(format!("  {name} {:?}, expected {:?}: {difference:.2e}", tensor.size(), expected.shape));
-            }
+            let (size, shape) = (tensor.size(), &expected.shape);
+            problems.push(format!("{network}: {name} {size:?}, expected {shape:?}, differs by {difference:.2e}"));
         }
     }
     if spread < MINIMUM_SPREAD {
         problems.push(format!("{network}: the logits vary by {spread:.4} only: it is as good as dead"));
     }
-    if changed_logits <= 100.0 * TOLERANCE {
-        problems.push(format!("{network}: a changed input gives the same logits but for {changed_logits:.2e}"));
+    if of_changed <= 100.0 * TOLERANCE {
+        problems.push(format!("{network}: a changed input gives the same answers but for {of_changed:.2e}"));
     }
+    let [logits, embedding, maps] =
+        of_kinds.map(|difference| difference.map_or_else(|| "-".to_owned(), |difference| format!("{difference:.1e}")));
     let row = format!(
-        "{network:<24} {n_parameters:>9} {logits:>9.1e} {embedding:>10.1e} {maps:>9.1e} {spread:>8.3} {changed_logits:>9.1e}"
+        "{network:<24} {n_parameters:>9} {logits:>9} {embedding:>10} {maps:>9} {spread:>8.3} {of_changed:>9.1e}"
     );
     Verdict { row, problems }
 }
@@ -393,7 +399,7 @@ fn every_network_agrees_with_pytorch() {
     );
     let mut problems = Vec::new();
     for network in NETWORKS {
-        let verdict = compare(network);
+        let verdict = compare(network, seed_weights);
         writeln!(table, "{}", verdict.row).unwrap();
         problems.extend(verdict.problems);
     }
@@ -403,6 +409,18 @@ fn every_network_agrees_with_pytorch() {
          when two channels are swapped or the input is flipped.\n"
     );
     assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+/// One of each way to be dead: all weights 0, and all weights those of another network.
+#[test]
+fn a_dead_network_does_not_pass() {
+    let dead = compare("resnet18", |_, store| store.freeze()).problems.join("\n");
+    assert!(dead.contains("logits [8, 3]") && dead.contains("vary by 0.0000"), "{dead}");
+    assert!(dead.contains("cam [8, 3, 4]"), "{dead}");
+    let other = compare("resnet18", |golden, store| {
+        seed_weights(&Golden { seed: golden.seed + 1, ..self::golden("resnet18") }, store);
+    });
+    assert!(other.problems.join("\n").contains("logits [8, 3]"), "{:?}", other.problems);
 }
 
 #[test]
