@@ -6,7 +6,7 @@
 //! input (two channels swapped, or the image flipped where there is one channel) fails the very same comparison: a dead
 //! network cannot pass.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{fmt::Write as _, path::PathBuf, time::Instant};
 
 use serde::Deserialize;
 use tch::{Device, Kind, TchError, Tensor, nn::VarStore};
@@ -353,6 +353,9 @@ struct Verdict {
 }
 
 fn compare(network: &str, fill: fn(&Golden, &mut VarStore)) -> Verdict {
+    // OpenMP's spinning threads slow each other down tenfold where tests share the processor.
+    tch::set_num_threads(1);
+    let start = Instant::now();
     let golden = golden(network);
     let mut store = VarStore::new(Device::Cpu);
     let run = build(&golden, &store);
@@ -386,7 +389,9 @@ fn compare(network: &str, fill: fn(&Golden, &mut VarStore)) -> Verdict {
     let [logits, embedding, maps] =
         of_kinds.map(|difference| difference.map_or_else(|| "-".to_owned(), |difference| format!("{difference:.1e}")));
     let row = format!(
-        "{network:<24} {n_parameters:>9} {logits:>9} {embedding:>10} {maps:>9} {spread:>8.3} {of_changed:>9.1e}"
+        "{network:<24} {n_parameters:>9} {logits:>9} {embedding:>10} {maps:>9} {spread:>8.3} {of_changed:>9.1e} \
+         {:>8.1}",
+        start.elapsed().as_secs_f64()
     );
     Verdict { row, problems }
 }
@@ -394,8 +399,8 @@ fn compare(network: &str, fill: fn(&Golden, &mut VarStore)) -> Verdict {
 #[test]
 fn every_network_agrees_with_pytorch() {
     let mut table = format!(
-        "\n{:<24} {:>9} {:>9} {:>10} {:>9} {:>8} {:>9}\n",
-        "network", "weights", "logits", "embedding", "maps", "spread", "changed"
+        "\n{:<24} {:>9} {:>9} {:>10} {:>9} {:>8} {:>9} {:>8}\n",
+        "network", "weights", "logits", "embedding", "maps", "spread", "changed", "seconds"
     );
     let mut problems = Vec::new();
     for network in NETWORKS {
