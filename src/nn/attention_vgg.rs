@@ -137,7 +137,7 @@ impl AttentionVgg16 {
                 AttentionTap::AfterPool => after,
             };
             let level = if level_idx == 0 { self.projector.apply(tapped)? } else { tapped.shallow_clone() };
-            let (n_images, _, rows, columns) = level.size4()?;
+            let (_, _, rows, columns) = level.size4()?;
             let scores = compatibility.apply(&level.f_add(&global)?)?.f_flatten(1, -1)?;
             let weights = match self.options.attn_norm {
                 AttentionNorm::Softmax => scores.f_softmax(1, Kind::Float)?,
@@ -148,7 +148,7 @@ impl AttentionVgg16 {
                 AttentionNorm::Softmax => summed,
                 AttentionNorm::Sigmoid => summed.f_div_scalar(rows * columns)?,
             });
-            attention.push(weights.f_view([n_images, rows, columns])?);
+            attention.push(weights.f_view([-1, rows, columns])?);
         }
         let embedding = Tensor::f_cat(&descriptors, 1)?;
         let logits = match &self.head {

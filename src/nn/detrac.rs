@@ -9,7 +9,7 @@ use tch::{TchError, Tensor, nn::Path};
 
 use super::{
     architecture::scaled_channels,
-    explain::Convolutional,
+    explain::{Convolutional, HeadGradient, let_through},
     layers::{Linear, Statistics},
     resnet::{Depth, Trunk, TrunkNames},
 };
@@ -55,5 +55,12 @@ impl Convolutional for DetracResNet50 {
         }
         let embedding = self.fc1.apply(&feature_map.f_flatten(1, 3)?)?.f_relu()?;
         Ok((self.fc2.apply(&embedding)?, embedding))
+    }
+
+    fn head_gradient(&self, feature_map: &Tensor, target_class_idxs: &Tensor) -> Result<HeadGradient, TchError> {
+        let (logits, embedding) = self.head(feature_map)?;
+        let of_embedding = self.fc2.weight().f_index_select(0, target_class_idxs)?.f_mul(&let_through(&embedding)?)?;
+        let gradient = of_embedding.f_matmul(self.fc1.weight())?.f_view_as(feature_map)?;
+        Ok(HeadGradient { logits, embedding, gradient })
     }
 }

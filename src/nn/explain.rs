@@ -82,10 +82,34 @@ pub(super) trait Convolutional: fmt::Debug + Send {
     /// is differentiated.
     fn head(&self, feature_map: &Tensor) -> Result<(Tensor, Tensor), TchError>;
 
+    /// The head's answer and the gradient of the logits of `target_class_idxs` (n whole numbers) with respect to the
+    /// feature map. Differentiated automatically here; a head that writes its gradient out can be recorded and
+    /// optimised.
+    fn head_gradient(&self, feature_map: &Tensor, target_class_idxs: &Tensor) -> Result<HeadGradient, TchError> {
+        tch::with_grad(|| {
+            let leaf = feature_map.f_detach_copy()?.f_requires_grad_(true)?;
+            let (logits, embedding) = self.head(&leaf)?;
+            let target_logits = logits.f_gather(1, &target_class_idxs.f_unsqueeze(1)?, false)?;
+            let gradient = gradient_of(&target_logits.f_sum(Kind::Float)?, &leaf, false)?;
+            Ok(HeadGradient { logits: logits.f_detach()?, embedding: embedding.f_detach()?, gradient })
+        })
+    }
+
     /// The weights (classes x K) where a global average pool and this one linear layer are all of the head.
     fn pooled_linear_weight(&self) -> Option<&Tensor> {
         None
     }
+}
+
+/// What a head says of a feature map, and why.
+#[derive(Debug)]
+pub(super) struct HeadGradient {
+    /// n x classes.
+    pub(super) logits: Tensor,
+    /// n x features.
+    pub(super) embedding: Tensor,
+    /// Of the targets' logits; the feature map's shape.
+    pub(super) gradient: Tensor,
 }
 
 /// An answer and its map.
@@ -118,16 +142,14 @@ pub(super) fn explain_head(
         };
         return Ok(Explained { logits, embedding, map });
     }
-    let feature_map = feature_map.f_detach()?;
-    let (logits, embedding, gradient) = tch::with_grad(|| -> Result<_, TchError> {
-        let leaf = feature_map.f_detach_copy()?.f_requires_grad_(true)?;
-        let (logits, embedding) = network.head(&leaf)?;
-        let target_logits = logits.f_gather(1, &target_class_idxs.f_unsqueeze(1)?, false)?;
-        let gradient = gradient_of(&target_logits.f_sum(Kind::Float)?, &leaf, false)?;
-        Ok((logits.f_detach()?, embedding.f_detach()?, gradient))
-    })?;
-    let map = map_of_gradient(method, &feature_map, &gradient)?;
+    let HeadGradient { logits, embedding, gradient } = network.head_gradient(feature_map, target_class_idxs)?;
+    let map = map_of_gradient(method, feature_map, &gradient)?;
     Ok(Explained { logits, embedding, map })
+}
+
+/// 1 where an activation is positive, hence let a gradient through its ReLU, else 0.
+pub(super) fn let_through(activation: &Tensor) -> Result<Tensor, TchError> {
+    activation.f_gt(0.0)?.f_to_kind(Kind::Float)
 }
 
 /// The map that `method` makes of a feature map and the gradient of a logit with respect to it.
@@ -169,7 +191,7 @@ fn weighted_sum(weights: &Tensor, feature_map: &Tensor) -> Result<Tensor, TchErr
 
 /// n x K as n x K x 1 x 1 (or with as many ones as the map has spatial dimensions).
 fn as_channels(weights: &Tensor, feature_map: &Tensor) -> Result<Tensor, TchError> {
-    let mut shape = weights.size();
+    let mut shape = vec![-1, weights.size2()?.1];
     shape.resize(feature_map.dim(), 1);
     weights.f_view(shape.as_slice())
 }
