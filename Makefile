@@ -86,8 +86,13 @@ faults: setup-test ## A thousand random faults under load; nothing acknowledged 
 	@HILUM=$(hilum) bash benches/run.sh faults $(ARGS)
 
 .PHONY: golden
-golden: setup-golden ## Writes the reference outputs of the networks anew with PyTorch (a 5 GB environment)
-	@$(HILUM_CACHE)/golden-venv/bin/python deploy/golden/make_golden.py $(ARGS)
+golden: setup-golden ## Writes the reference outputs of the networks anew with PyTorch (a 5 GB environment; ARGS='NAME ...': only these of parity)
+	@$(HILUM_CACHE)/golden-venv/bin/python deploy/golden/make_golden.py --out tests/golden/nn
+	@$(HILUM_CACHE)/golden-venv/bin/python deploy/golden/make_parity.py --out tests/golden/nn/parity $(ARGS)
+
+.PHONY: parity
+parity: setup-test ## Compares every network with PyTorch's outputs over eight inputs and prints the differences
+	@cargo nextest run --lib --no-capture -E 'test(parity_tests::)'
 
 .PHONY: golden-pixels
 golden-pixels: setup-golden-pixels ## Writes the reference of pixel decoding anew with pydicom, GDCM, OpenJPEG and dcmtk

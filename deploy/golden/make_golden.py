@@ -58,12 +58,26 @@ def uniform(seed, name, n_elements, low, high):
     return unit * (high - low) + low
 
 
-# ---- the ranges (seeded_values in src/nn/init.rs) --------------------------------------------------------------
+# ---- the ranges (seeded_values in src/nn/seeded.rs) --------------------------------------------------------------
+
+
+LAST_LAYERS = {
+    "fc.weight",
+    "classifier.6.weight",
+    "classif.weight",
+    "fc2.weight",
+    "classifier.weight",
+    "classifier1.weight",
+    "classifier2.weight",
+    "classifier3.weight",
+    "classifier.1.weight",
+    "last.weight",
+}
 
 
 def seeded_values(network, architecture, name, shape):
     layer, _, leaf = name.rpartition(".")
-    if architecture == "resnet34":
+    if architecture in ("resnet18", "resnet34"):
         end_of_branch = layer.startswith("layer") and layer.endswith(".bn2")
     else:
         end_of_branch = layer.endswith(".bn3")
@@ -76,7 +90,7 @@ def seeded_values(network, architecture, name, shape):
     elif len(shape) == 1:
         low, high = (0.1, 0.3) if end_of_branch else (0.8, 1.2)
     else:
-        gain = 0.1 if name in ("fc.weight", "classifier.6.weight") else 1.0
+        gain = 0.1 if name in LAST_LAYERS else 1.0
         bound = np.float32(math.sqrt(6.0 / math.prod(shape[1:])) * gain)
         low, high = -bound, bound
     return uniform(SEED, f"{network}/{name}", math.prod(shape), low, high)

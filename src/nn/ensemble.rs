@@ -511,7 +511,8 @@ pub(super) fn target_outputs(
         let logit = |output: usize| {
             logits.and_then(|of_all| of_all.get(question_idx)?.get(output)).copied().unwrap_or(f32::NEG_INFINITY)
         };
-        let of_class = (0..class_of_output.len()).filter(|output| class_of_output[*output] == question.target_class_idx);
+        let of_class =
+            (0..class_of_output.len()).filter(|output| class_of_output[*output] == question.target_class_idx);
         // Of equals the first.
         of_class.max_by(|a, b| logit(*a).total_cmp(&logit(*b)).then(b.cmp(a))).unwrap_or(0) as i64
     };

@@ -18,7 +18,7 @@ use super::{
         MaskMode, Member, MemberArchitecture, Preprocessing, ResizeMode, Segmenter, SegmenterArchitecture,
         SegmenterNormalisation, VoiMode,
     },
-    seeded,
+    seeded::seeded_values,
     unet::UNet,
 };
 use crate::types::{BundleIdentity, BundleStatus, ClassDefinition, Code, Sha256Digest, UNTRAINED_NOTICE};
@@ -222,45 +222,6 @@ fn seeded_weights(
     safetensors::serialize(views, None).map_err(|error| InitError::Weights(error.to_string()))
 }
 
-/// Seeded values of one tensor. The ranges keep activations of like size from layer to layer:
-///
-/// | tensor | range |
-/// | --- | --- |
-/// | weights of convolutions and linear layers | He: +-sqrt(6 / fan-in) |
-/// | weights of the last linear layer | a tenth of that, or one class would always have all the probability |
-/// | biases | -0.05 to 0.05 |
-/// | batch normalisation: weight | 0.8 to 1.2; at the end of a residual branch 0.1 to 0.3 |
-/// | batch normalisation: running mean | -0.1 to 0.1 |
-/// | batch normalisation: running variance | 0.75 to 1.25 |
-pub(super) fn seeded_values(
-    seed: u64,
-    network: &str,
-    architecture: Option<Architecture>,
-    name: &str,
-    shape: &[usize],
-) -> Vec<f32> {
-    let (layer, leaf) = name.rsplit_once('.').unwrap_or(("", name));
-    let end_of_branch = match architecture {
-        Some(Architecture::ResNet34) => layer.starts_with("layer") && layer.ends_with("bn2"),
-        _ => layer.ends_with("bn3"),
-    };
-    let (low, high) = match (leaf, shape) {
-        ("running_mean", _) => (-0.1, 0.1),
-        ("running_var", _) => (0.75, 1.25),
-        ("bias", _) => (-0.05, 0.05),
-        (_, [_]) if end_of_branch => (0.1, 0.3),
-        (_, [_]) => (0.8, 1.2),
-        (_, [_, fan_in @ ..]) => {
-            let fan_in: usize = fan_in.iter().product();
-            let gain = if matches!(name, "fc.weight" | "classifier.6.weight") { 0.1 } else { 1.0 };
-            let bound = ((6.0 / fan_in as f64).sqrt() * gain) as f32;
-            (-bound, bound)
-        }
-        (_, []) => (0.0, 0.0),
-    };
-    seeded::uniform(seed, &format!("{network}/{name}"), shape.iter().product(), low, high)
-}
-
 /// The manifest, with the digests of the segmenter's and the members' weights.
 fn manifest(options: UntrainedOptions, digests: &[Sha256Digest]) -> Manifest {
     let digest = |network_idx: usize| digests.get(network_idx).copied().unwrap_or(Sha256Digest([0; 32]));
@@ -331,7 +292,7 @@ fn manifest(options: UntrainedOptions, digests: &[Sha256Digest]) -> Manifest {
             version: version.clone(),
         }),
         members: (1..)
-            .zip(Architecture::ALL)
+            .zip(Architecture::KEIDAR_ENSEMBLE)
             .map(|(network_idx, architecture)| Member {
                 name: architecture.name().to_owned(),
                 architecture: MemberArchitecture::Known(architecture),

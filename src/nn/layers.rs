@@ -3,70 +3,157 @@
 
 use tch::{TchError, Tensor, nn::Path};
 
-/// The numeric constant of torchvision's batch normalisation.
+/// The numeric constant of PyTorch's batch normalisation. TensorFlow's, hence the Inceptions', is 1e-3.
 const BATCH_NORM_EPSILON: f64 = 1e-5;
 
-/// A square two-dimensional convolution.
+/// The variables' path below `path` for a dotted name such as `branch1.0`; tch wants one step at a time.
+pub(super) fn at<'a>(path: &Path<'a>, dotted: &str) -> Path<'a> {
+    dotted.split('.').fold(path.clone(), |path, step| &path / step)
+}
+
+/// Kernel, stride and padding of a two-dimensional convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Geometry {
+    kernel: [i64; 2],
+    stride: i64,
+    padding: [i64; 2],
+}
+
+impl Geometry {
+    /// A kernel of this many rows and columns (odd), stride 1, output as large as the input.
+    pub(super) const fn same(rows: i64, columns: i64) -> Self {
+        Self { kernel: [rows, columns], stride: 1, padding: [rows / 2, columns / 2] }
+    }
+
+    /// A square kernel without padding.
+    pub(super) const fn valid(side: i64, stride: i64) -> Self {
+        Self { kernel: [side; 2], stride, padding: [0; 2] }
+    }
+
+    /// The same with another stride.
+    pub(super) const fn stride(self, stride: i64) -> Self {
+        Self { stride, ..self }
+    }
+}
+
+/// A two-dimensional convolution.
 #[derive(Debug)]
 pub(super) struct Conv {
     weight: Tensor,
     bias: Option<Tensor>,
-    stride: i64,
-    padding: i64,
+    geometry: Geometry,
 }
 
 impl Conv {
-    /// Without bias, as ResNets have it: batch normalisation follows.
-    pub(super) fn without_bias(
-        path: &Path<'_>,
-        channels: (i64, i64),
-        kernel_side: i64,
-        stride: i64,
-    ) -> Result<Self, TchError> {
-        let weight = path.f_zeros("weight", &[channels.1, channels.0, kernel_side, kernel_side])?;
-        Ok(Self { weight, bias: None, stride, padding: kernel_side / 2 })
+    /// Without bias: batch normalisation follows. `channels` are those of input and output.
+    pub(super) fn unbiased(path: &Path<'_>, channels: (i64, i64), geometry: Geometry) -> Result<Self, TchError> {
+        let weight = path.f_zeros("weight", &[channels.1, channels.0, geometry.kernel[0], geometry.kernel[1]])?;
+        Ok(Self { weight, bias: None, geometry })
+    }
+
+    /// With bias.
+    pub(super) fn biased(path: &Path<'_>, channels: (i64, i64), geometry: Geometry) -> Result<Self, TchError> {
+        let conv = Self::unbiased(path, channels, geometry)?;
+        Ok(Self { bias: Some(path.f_zeros("bias", &[channels.1])?), ..conv })
     }
 
     /// 3x3 with bias, stride 1, output as large as the input.
     pub(super) fn same_3x3(path: &Path<'_>, channels: (i64, i64)) -> Result<Self, TchError> {
-        let weight = path.f_zeros("weight", &[channels.1, channels.0, 3, 3])?;
-        let bias = path.f_zeros("bias", &[channels.1])?;
-        Ok(Self { weight, bias: Some(bias), stride: 1, padding: 1 })
+        Self::biased(path, channels, Geometry::same(3, 3))
     }
 
     pub(super) fn apply(&self, input: &Tensor) -> Result<Tensor, TchError> {
-        input.f_conv2d(&self.weight, self.bias.as_ref(), [self.stride; 2], [self.padding; 2], [1, 1], 1)
+        let Geometry { stride, padding, .. } = self.geometry;
+        input.f_conv2d(&self.weight, self.bias.as_ref(), [stride; 2], padding, [1, 1], 1)
     }
 }
 
-/// Batch normalisation with stored statistics.
+/// A three-dimensional convolution: slices, rows, columns.
+#[derive(Debug)]
+pub(super) struct Conv3d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    stride: [i64; 3],
+    padding: [i64; 3],
+}
+
+impl Conv3d {
+    /// Without bias; the kernel's sides are odd and the padding is half of them.
+    pub(super) fn unbiased(
+        path: &Path<'_>,
+        channels: (i64, i64),
+        kernel: [i64; 3],
+        stride: [i64; 3],
+    ) -> Result<Self, TchError> {
+        let weight = path.f_zeros("weight", &[channels.1, channels.0, kernel[0], kernel[1], kernel[2]])?;
+        Ok(Self { weight, bias: None, stride, padding: kernel.map(|side| side / 2) })
+    }
+
+    /// 3x3x3 with bias, stride 1, output as large as the input.
+    pub(super) fn same_3x3x3(path: &Path<'_>, channels: (i64, i64)) -> Result<Self, TchError> {
+        let conv = Self::unbiased(path, channels, [3; 3], [1; 3])?;
+        Ok(Self { bias: Some(path.f_zeros("bias", &[channels.1])?), ..conv })
+    }
+
+    pub(super) fn apply(&self, input: &Tensor) -> Result<Tensor, TchError> {
+        input.f_conv3d(&self.weight, self.bias.as_ref(), self.stride, self.padding, [1; 3], 1)
+    }
+}
+
+/// Which mean and variance batch normalisation uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Statistics {
+    /// Those that training stored.
+    Running,
+    /// Those of this very input, over everything but the channels: the answer for one image then depends on the
+    /// images beside it.
+    Batch,
+}
+
+/// Batch normalisation of two- or three-dimensional maps.
 #[derive(Debug)]
 pub(super) struct BatchNorm {
     weight: Tensor,
     bias: Tensor,
     running_mean: Tensor,
     running_var: Tensor,
+    epsilon: f64,
 }
 
 impl BatchNorm {
     pub(super) fn new(path: &Path<'_>, channels: i64) -> Result<Self, TchError> {
+        Self::with_epsilon(path, channels, BATCH_NORM_EPSILON)
+    }
+
+    pub(super) fn with_epsilon(path: &Path<'_>, channels: i64, epsilon: f64) -> Result<Self, TchError> {
         Ok(Self {
             weight: path.f_zeros("weight", &[channels])?,
             bias: path.f_zeros("bias", &[channels])?,
             running_mean: path.f_zeros_no_train("running_mean", &[channels])?,
             running_var: path.f_zeros_no_train("running_var", &[channels])?,
+            epsilon,
         })
     }
 
+    /// With the stored statistics.
     pub(super) fn apply(&self, input: &Tensor) -> Result<Tensor, TchError> {
+        self.apply_with(input, Statistics::Running)
+    }
+
+    /// With the stored statistics or the input's own. The stored ones never change.
+    pub(super) fn apply_with(&self, input: &Tensor, statistics: Statistics) -> Result<Tensor, TchError> {
+        let (running_mean, running_var) = match statistics {
+            Statistics::Running => (Some(&self.running_mean), Some(&self.running_var)),
+            Statistics::Batch => (None, None),
+        };
         input.f_batch_norm(
             Some(&self.weight),
             Some(&self.bias),
-            Some(&self.running_mean),
-            Some(&self.running_var),
-            false,
+            running_mean,
+            running_var,
+            statistics == Statistics::Batch,
             0.1,
-            BATCH_NORM_EPSILON,
+            self.epsilon,
             true,
         )
     }
@@ -92,4 +179,20 @@ impl Linear {
     pub(super) fn weight(&self) -> &Tensor {
         &self.weight
     }
+}
+
+/// 2x2 max pool with stride 2; an odd last row or column is dropped.
+pub(super) fn max_pool_2x2(input: &Tensor) -> Result<Tensor, TchError> {
+    input.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)
+}
+
+/// Mean over rows and columns: n x channels.
+pub(super) fn global_average(input: &Tensor) -> Result<Tensor, TchError> {
+    input.f_mean_dim([2i64, 3].as_slice(), false, None)
+}
+
+/// Twice as many rows and columns, bilinear, pixel areas aligned (PyTorch's `align_corners=False`).
+pub(super) fn upsample_bilinear_x2(input: &Tensor) -> Result<Tensor, TchError> {
+    let (_, _, rows, columns) = input.size4()?;
+    input.f_upsample_bilinear2d([2 * rows, 2 * columns], false, None, None)
 }

@@ -9,35 +9,60 @@
 //! database.
 
 mod architecture;
+mod attention_vgg;
 mod bundle;
 mod classifier;
+#[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
+mod covnet;
+#[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
+mod decovnet;
+mod detrac;
+#[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
+mod dre_net;
 mod ensemble;
 mod error;
+mod explain;
 mod fusion;
 #[cfg(test)]
 mod golden_tests;
 mod import;
+mod inception;
+mod inception_resnet_v2;
+mod inception_v3;
 mod init;
 mod layers;
 mod manifest;
 mod measure;
+#[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
+mod multi_scale;
 mod optimised;
 mod owner;
+#[cfg(test)]
+mod parity_tests;
 mod plane;
+pub mod pooling;
+pub mod quadrants;
 mod queue;
+#[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
+mod r231;
 mod resnet;
 mod runner;
 mod script;
 pub mod seeded;
 mod unet;
+#[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
+mod unet_plus_plus;
 mod verify;
 mod vgg;
 mod weights;
 
 pub use architecture::{Architecture, scaled_channels};
+pub use attention_vgg::{AttentionFusion, AttentionNorm, AttentionOptions, AttentionTap};
 pub use bundle::{Bundle, BundleError, MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES};
+pub use covnet::BatchNormMode;
 pub use ensemble::{ActivationMap, Ensemble, EnsembleOptions, MemberOutput};
 pub use error::NnError;
+pub use explain::{Explanation, IntegratedGradientsOptions};
 pub use fusion::fuse;
 pub use import::{ImportError, ImportTarget, Imported, import};
 pub use init::{InitError, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_untrained_bundle};

@@ -5,6 +5,22 @@
 //! `stream + (i + 1) * 0x9E3779B97F4A7C15`. Its upper 24 bits become a number in [0, 1), which is then scaled to
 //! the range: one subtraction, one multiplication and one addition in f32, without fused operations.
 
+use super::architecture::Architecture;
+
+/// The weights that make the logits, network by network.
+const LAST_LAYERS: [&str; 10] = [
+    "fc.weight",
+    "classifier.6.weight",
+    "classif.weight",
+    "fc2.weight",
+    "classifier.weight",
+    "classifier1.weight",
+    "classifier2.weight",
+    "classifier3.weight",
+    "classifier.1.weight",
+    "last.weight",
+];
+
 /// Elements of the stream of `name` under `seed`, uniform from `low` up to `high`.
 #[must_use]
 pub fn uniform(seed: u64, name: &str, n_elements: usize, low: f32, high: f32) -> Vec<f32> {
@@ -17,6 +33,45 @@ pub fn uniform(seed: u64, name: &str, n_elements: usize, low: f32, high: f32) ->
             unit * span + low
         })
         .collect()
+}
+
+/// Seeded values of one tensor. The ranges keep activations of like size from layer to layer:
+///
+/// | tensor | range |
+/// | --- | --- |
+/// | weights of convolutions and linear layers | He: +-sqrt(6 / fan-in) |
+/// | weights of the last linear layer | a tenth of that, or one class would always have all the probability |
+/// | biases | -0.05 to 0.05 |
+/// | batch normalisation: weight | 0.8 to 1.2; at the end of a residual branch 0.1 to 0.3 |
+/// | batch normalisation: running mean | -0.1 to 0.1 |
+/// | batch normalisation: running variance | 0.75 to 1.25 |
+pub(super) fn seeded_values(
+    seed: u64,
+    network: &str,
+    architecture: Option<Architecture>,
+    name: &str,
+    shape: &[usize],
+) -> Vec<f32> {
+    let (layer, leaf) = name.rsplit_once('.').unwrap_or(("", name));
+    let end_of_branch = match architecture {
+        Some(Architecture::ResNet18 | Architecture::ResNet34) => layer.starts_with("layer") && layer.ends_with("bn2"),
+        _ => layer.ends_with("bn3"),
+    };
+    let (low, high) = match (leaf, shape) {
+        ("running_mean", _) => (-0.1, 0.1),
+        ("running_var", _) => (0.75, 1.25),
+        ("bias", _) => (-0.05, 0.05),
+        (_, [_]) if end_of_branch => (0.1, 0.3),
+        (_, [_]) => (0.8, 1.2),
+        (_, [_, fan_in @ ..]) => {
+            let fan_in: usize = fan_in.iter().product();
+            let gain = if LAST_LAYERS.contains(&name) { 0.1 } else { 1.0 };
+            let bound = ((6.0 / fan_in as f64).sqrt() * gain) as f32;
+            (-bound, bound)
+        }
+        (_, []) => (0.0, 0.0),
+    };
+    uniform(seed, &format!("{network}/{name}"), shape.iter().product(), low, high)
 }
 
 /// SplitMix64's finaliser (Steele, Lea, Flood 2014).

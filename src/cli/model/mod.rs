@@ -93,8 +93,8 @@ pub(super) struct Import {
     #[arg(long)]
     width: Option<f64>,
     /// Version of the weights, as results will name it
-    #[arg(long)]
-    version: String,
+    #[arg(long, value_name = "VERSION")]
+    weights_version: String,
 }
 
 fn architecture(text: &str) -> Result<Architecture, String> {
@@ -155,7 +155,7 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
         }
         Action::Import {
             folder,
-            import: Import { file, name, member, segmenter: _, architecture, width, version },
+            import: Import { file, name, member, segmenter: _, architecture, width, weights_version },
         } => {
             let folder = folder.resolve(global)?.join(name);
             let target = match member {
@@ -163,7 +163,8 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
                 None => ImportTarget::Segmenter,
             };
             let to_change = folder.clone();
-            let imported = tokio::task::spawn_blocking(move || import(&to_change, &file, &target, &version)).await??;
+            let imported =
+                tokio::task::spawn_blocking(move || import(&to_change, &file, &target, &weights_version)).await??;
             let identity = Bundle::open(&folder)?.identity();
             print(&imported_words(&imported, &identity, &folder))
         }
