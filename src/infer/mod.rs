@@ -9,6 +9,8 @@
 
 mod adapter;
 mod ct;
+#[cfg(test)]
+mod ct_tests;
 mod cxr;
 mod gates;
 mod models;

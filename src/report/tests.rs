@@ -147,7 +147,7 @@ fn the_tree_of_a_measured_ct() {
     let sources = samples::ct_sources();
     let record = samples::ct_measured(BundleStatus::Unvalidated, &sources);
     let rendered = sr(&record, &sources);
-    insta::assert_snapshot!(tree(&read(&rendered)));
+    insta::assert_snapshot!(tree(&parse(&rendered)));
     assert_eq!(rendered.part10, sr(&record, &sources).part10, "rendering twice gives the same bytes");
     assert_eq!(ct_overlay(&record, &sources).part10, ct_overlay(&record, &sources).part10);
 }

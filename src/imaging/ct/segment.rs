@@ -194,7 +194,6 @@ struct Airway {
 /// A round patch of air in one slice.
 #[derive(Debug, Clone, Copy)]
 struct Patch {
-    slice: usize,
     center: (f64, f64),
     component: usize,
 }
@@ -224,7 +223,7 @@ fn grow_airway(volume: &Volume, air: &[u8]) -> Airway {
 
 /// The longest chain of round patches of air near the middle, from the top down; its patch in the middle.
 fn trachea(volume: &Volume, air: &[u8]) -> Option<(Components, Patch)> {
-    let [columns, rows, slices] = volume.size;
+    let [columns, _, slices] = volume.size;
     let [sx, sy, sz] = volume.spacing_mm;
     let pixels = volume.slice_pixels();
     let patches = Components::of(volume.size, true, |slice, row, line| {
@@ -260,7 +259,7 @@ fn trachea(volume: &Volume, air: &[u8]) -> Option<(Components, Patch)> {
         let center = (sum_x / count * sx, sum_y / count * sy);
         let is_round = width < 2.2 * height && height < 2.2 * width && count * sx * sy > 0.45 * width * height;
         if TRACHEA_MM2.contains(&(count * sx * sy)) && is_round && (center.0 - middle).abs() < reach {
-            by_slice[slice].push(Patch { slice, center, component });
+            by_slice[slice].push(Patch { center, component });
         }
     }
     let mut longest: Vec<Patch> = Vec::new();
