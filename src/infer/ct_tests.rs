@@ -175,7 +175,7 @@ fn both_lungs_are_measured_and_the_stages_are_timed() {
     assert_eq!(measured.series.size, volume.size);
     assert!(measured.gates.iter().all(|gate| gate.passed), "{:?}", measured.gates);
     for (lung, label) in measured.lungs.iter().zip([RIGHT_LUNG, LEFT_LUNG]) {
-        let truth_ml = truth.iter().filter(|found| **found == label).count() as f64 * volume.voxel_ml();
+        let truth_ml = truth.iter().map(|found| f64::from(*found == label)).sum::<f64>() * volume.voxel_ml();
         assert!((lung.whole.volume_ml / truth_ml - 1.0).abs() < 0.05, "{lung:?}, {truth_ml} ml");
     }
     assert_eq!(measured.sections.len(), 4);

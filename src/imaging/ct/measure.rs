@@ -49,7 +49,9 @@ pub fn measure(volume: &Volume, lungs: &LungLabels) -> Vec<CtLung> {
                 histogram
             });
             let mut whole = Histogram::new();
-            histograms.iter().for_each(|part| whole.join(part));
+            for part in &histograms {
+                whole.join(part);
+            }
             let voxel_ml = volume.voxel_ml();
             CtLung { side, whole: whole.densities(voxel_ml), thirds: histograms.map(|part| part.densities(voxel_ml)) }
         })
@@ -116,11 +118,13 @@ mod tests {
         assert!((right.volume_ml - 0.1).abs() < 1e-12);
         assert_eq!(right.mean_hu, Some(-541.4));
         assert_eq!(right.percentile_15_hu, Some(-951.0));
-        assert_eq!(right.band_fractions, [0.2; 5], "each limit belongs to the band above it");
+        let is_fifth = |share: &f64| (share - 0.2).abs() < 1e-12;
+        assert!(right.band_fractions.iter().all(is_fifth), "each limit belongs to the band above it");
         assert!((right.opacity_fraction() - 0.6).abs() < 1e-12);
         assert!((right.consolidation_fraction() - 0.2).abs() < 1e-12);
         let left = measured[1].whole;
-        assert_eq!((left.mean_hu, left.percentile_15_hu, left.band_fractions), (None, None, [0.0; 5]));
+        assert_eq!((left.mean_hu, left.percentile_15_hu), (None, None));
+        assert!(left.band_fractions.iter().all(|share| *share == 0.0));
     }
 
     #[test]
@@ -134,7 +138,7 @@ mod tests {
         let measured = measure(&volume, &lungs_of(labels));
         let means = measured[0].thirds.map(|third| third.mean_hu);
         assert_eq!(means, [Some(-830.0), Some(-860.0), Some(-890.0)]);
-        assert_eq!(measured[1].thirds.map(|third| third.volume_ml), [1.0; 3]);
+        assert!(measured[1].thirds.iter().all(|third| (third.volume_ml - 1.0).abs() < 1e-12));
         let sum: f64 = measured[0].thirds.iter().map(|third| third.volume_ml).sum();
         assert!((sum - measured[0].whole.volume_ml).abs() < 1e-12);
     }

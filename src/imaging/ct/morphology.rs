@@ -299,7 +299,7 @@ mod tests {
         let shapes = mask(&["##..#", "..#.#", "..#..", "#####", "....."]);
         let of = |by_slice| {
             Components::of([5, 1, 5], by_slice, |slice, _, line| {
-                line.copy_from_slice(&shapes[slice * 5..slice * 5 + 5])
+                line.copy_from_slice(&shapes[slice * 5..slice * 5 + 5]);
             })
         };
         let mut sizes = of(false).voxels;
@@ -362,9 +362,9 @@ mod tests {
         fill_holes(&mut shape, [8, 7], 2, 2, &[]);
         let filled = mask(&["........", ".#####..", ".#####..", ".#####..", ".#...##.", ".#####..", "........"]);
         assert_eq!(shape, filled);
-        fill_holes(&mut shape, [8, 7], 2, 3, &vec![false; 56]);
+        fill_holes(&mut shape, [8, 7], 2, 3, &[false; 56]);
         assert_eq!(shape, filled, "nothing below carries the larger hole");
-        fill_holes(&mut shape, [8, 7], 2, 3, &vec![true; 56]);
+        fill_holes(&mut shape, [8, 7], 2, 3, &[true; 56]);
         assert!(shape[4 * 8 + 3]);
     }
 }

@@ -111,7 +111,7 @@ impl Phantom {
 
 /// Overlap of a label in both: twice what they share over the sum of their sizes.
 pub(crate) fn dice(found: &[u8], truth: &[u8], label: u8) -> f64 {
-    let count = |labels: &[u8]| labels.iter().filter(|found| **found == label).count() as f64;
+    let count = |labels: &[u8]| labels.iter().map(|found| f64::from(*found == label)).sum::<f64>();
     let both = found.iter().zip(truth).filter(|(found, truth)| **found == label && **truth == label).count() as f64;
     2.0 * both / (count(found) + count(truth))
 }

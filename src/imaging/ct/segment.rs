@@ -114,7 +114,7 @@ fn optimal_threshold(volume: &Volume) -> i16 {
     for _ in 0..50 {
         let at = ((threshold - f64::from(LOWEST)).round() as usize).clamp(1, histogram.len() - 1);
         let (Some(air), Some(body)) = (mean(0..at), mean(at..histogram.len())) else { break };
-        let next = (air + body) / 2.0;
+        let next = f64::midpoint(air, body);
         if (next - threshold).abs() < 0.5 {
             break;
         }
@@ -341,7 +341,9 @@ fn with_wall(volume: &Volume, tree: &[usize]) -> Airway {
         if !window.frame(inside.iter().copied()) {
             continue;
         }
-        inside.iter().for_each(|&pixel| window.set(pixel));
+        for &pixel in inside {
+            window.set(pixel);
+        }
         let mut lumen = window.mask.clone();
         dilate(&mut window.mask, AIRWAY_WALL_MM, &mut window.distance);
         airway.with_wall.extend(window.pixels(&window.mask).map(|pixel| slice * pixels + pixel));
@@ -572,7 +574,7 @@ fn part_lungs(volume: &Volume, labels: &mut [u8], middle: usize, extent: (usize,
         let mut steps: Vec<i8> = Vec::with_capacity(pixels / columns * width);
         for (row, line) in labels.chunks_exact(columns).enumerate() {
             let mut next = vec![f32::INFINITY; width];
-            for column in 0..width {
+            for (column, next) in next.iter_mut().enumerate() {
                 let pixel = first + column;
                 // Darker lung costs more; tissue costs a trifle, more so far from the middle.
                 let here = if line[pixel] == u8::MAX {
@@ -588,7 +590,7 @@ fn part_lungs(volume: &Volume, labels: &mut [u8], middle: usize, extent: (usize,
                         best = (cost[before] + slant, (before as isize - column as isize) as i8);
                     }
                 }
-                next[column] = best.0 + here;
+                *next = best.0 + here;
                 steps.push(best.1);
             }
             cost = next;
@@ -623,7 +625,9 @@ fn finish(volume: &Volume, main_airway: &[usize], labels: &mut [u8]) {
             if !window.frame(inside.iter().copied()) {
                 continue;
             }
-            inside.iter().for_each(|&pixel| window.set(pixel));
+            for &pixel in &inside {
+                window.set(pixel);
+            }
             let below = window.view(before, lung);
             let size = [window.columns, window.rows];
             fill_holes(&mut window.mask, size, small, large, &below);
@@ -671,7 +675,7 @@ fn count_at_border(volume: &Volume, labels: &[u8]) -> usize {
             if row == 0 || row + 1 == rows {
                 labels.iter().filter(is_lung).count()
             } else {
-                labels.first().iter().chain(labels.last().iter()).filter(|label| is_lung(*label)).count()
+                labels.first().iter().chain(labels.last().iter()).filter(|label| is_lung(label)).count()
             }
         })
         .sum()
@@ -685,7 +689,7 @@ mod tests {
     };
 
     fn millilitres(volume: &Volume, labels: &[u8], label: u8) -> f64 {
-        labels.iter().filter(|found| **found == label).count() as f64 * volume.voxel_ml()
+        labels.iter().map(|found| f64::from(*found == label)).sum::<f64>() * volume.voxel_ml()
     }
 
     #[track_caller]

@@ -553,7 +553,7 @@ mod tests {
         let heights: Vec<f64> = stack.slices.iter().map(|&idx| headers[idx].position_mm.unwrap()[2]).collect();
         assert!(heights.windows(2).all(|pair| pair[0] < pair[1]));
         assert_eq!(stack.size(), [512, 512, 100]);
-        assert_eq!(stack.spacing_mm.map(|mm| (mm * 1000.0).round() / 1000.0), [0.7, 0.8, 2.0]);
+        assert_eq!(stack.spacing_mm.map(|mm| (mm * 1000.0).round() as u32), [700, 800, 2000]);
         assert_eq!(stack.slice_thickness_mm, Some(2.5));
         assert!(!stack.columns_reversed && !stack.rows_reversed);
         assert_eq!(
@@ -570,7 +570,9 @@ mod tests {
             ([1.0, 0.0, 0.0], [0.0, -1.0, 0.0], false, true),
         ] {
             let mut headers = series("1.1", 60);
-            headers.iter_mut().for_each(|header| header.orientation = Some([row, column]));
+            for header in &mut headers {
+                header.orientation = Some([row, column]);
+            }
             let (stack, _) = chosen(&headers);
             assert_eq!((stack.columns_reversed, stack.rows_reversed), (columns_reversed, rows_reversed));
             assert_eq!(stack.slices[0], 0, "the first slice is at the feet whatever way the images are turned");
@@ -581,7 +583,9 @@ mod tests {
     fn every_defect_of_geometry_has_its_reason() {
         let with = |change: &dyn Fn(usize, &mut SliceHeader)| {
             let mut headers = series("1.1", 100);
-            headers.iter_mut().enumerate().for_each(|(idx, header)| change(idx, header));
+            for (idx, header) in headers.iter_mut().enumerate() {
+                change(idx, header);
+            }
             refusal(&headers)
         };
         let mut with_gap = series("1.1", 100);
@@ -614,25 +618,25 @@ mod tests {
         assert!(turned.reason == ReasonCode::NotAxial && turned.words.contains("about the long axis"), "{turned:?}");
         let matrix = with(&|idx, header| {
             if idx == 50 {
-                header.matrix = Some([512, 256])
+                header.matrix = Some([512, 256]);
             }
         });
         assert!(matrix.reason == ReasonCode::MixedGeometry && matrix.words.contains("256 x 512"), "{matrix:?}");
         let orientation = with(&|idx, header| {
             if idx == 50 {
-                header.orientation = Some([[0.999, 0.0447, 0.0], [-0.0447, 0.999, 0.0]])
+                header.orientation = Some([[0.999, 0.0447, 0.0], [-0.0447, 0.999, 0.0]]);
             }
         });
         assert_eq!(orientation.reason, ReasonCode::MixedGeometry);
         let spacing = with(&|idx, header| {
             if idx > 50 {
-                header.pixel_spacing_mm = Some([0.8, 0.9])
+                header.pixel_spacing_mm = Some([0.8, 0.9]);
             }
         });
         assert_eq!(spacing.reason, ReasonCode::MixedGeometry);
         let frames = with(&|idx, header| {
             if idx > 50 {
-                header.frame_of_reference_uid = None
+                header.frame_of_reference_uid = None;
             }
         });
         assert_eq!(frames.reason, ReasonCode::MixedGeometry);
@@ -656,7 +660,9 @@ mod tests {
         assert_eq!(stack.slices.len(), 79);
         assert_eq!(choice.left_out.len(), 1);
         assert_eq!((choice.left_out[0].0, choice.left_out[0].1.reason), (0, ReasonCode::Localizer));
-        headers.iter_mut().for_each(|header| header.image_type[2] = "LOCALIZER".to_owned());
+        for header in &mut headers {
+            header.image_type[2] = "LOCALIZER".to_owned();
+        }
         assert_eq!(refusal(&headers).reason, ReasonCode::Localizer);
     }
 
@@ -673,7 +679,9 @@ mod tests {
     fn acquisitions_at_the_same_positions_are_told_apart() {
         let mut headers = series("1.1", 80);
         let mut late = series("1.1", 70);
-        late.iter_mut().for_each(|header| header.acquisition_number = Some(2));
+        for header in &mut late {
+            header.acquisition_number = Some(2);
+        }
         headers.extend(late);
         let (stack, choice) = chosen(&headers);
         assert_eq!(stack.acquisition_number, Some(1));
@@ -681,19 +689,27 @@ mod tests {
         assert_eq!(choice.left_out.len(), 70);
         // Scanners that number every turn of the gantry: one stack all the same.
         let mut stepped = series("1.1", 80);
-        stepped.iter_mut().enumerate().for_each(|(idx, header)| header.acquisition_number = Some(idx as i32));
+        for (idx, header) in stepped.iter_mut().enumerate() {
+            header.acquisition_number = Some(idx as i32);
+        }
         assert_eq!(chosen(&stepped).0.acquisition_number, None);
     }
 
     #[test]
     fn the_choice_is_most_slices_then_thinnest_then_softest_whatever_comes_first() {
         let mut thick = series("1.1", 60);
-        thick.iter_mut().enumerate().for_each(|(idx, header)| header.position_mm = Some([0.0, 0.0, 5.0 * idx as f64]));
+        for (idx, header) in thick.iter_mut().enumerate() {
+            header.position_mm = Some([0.0, 0.0, 5.0 * idx as f64]);
+        }
         let soft = series("1.2", 100);
         let mut sharp = series("1.0", 100);
-        sharp.iter_mut().for_each(|header| header.convolution_kernel = Some("B70f".to_owned()));
+        for header in &mut sharp {
+            header.convolution_kernel = Some("B70f".to_owned());
+        }
         let mut broken = series("1.3", 300);
-        broken.iter_mut().for_each(|header| header.orientation = None);
+        for header in &mut broken {
+            header.orientation = None;
+        }
         let headers: Vec<SliceHeader> = [broken, thick, sharp, soft].concat();
         let (stack, choice) = chosen(&headers);
         assert_eq!(headers[stack.slices[0]].series_instance_uid, "1.2");
@@ -719,7 +735,9 @@ mod tests {
     fn kernels_by_their_makers_names() {
         let hardness_of = |kernel: &str| {
             let mut headers = series("1.1", 60);
-            headers.iter_mut().for_each(|header| header.convolution_kernel = Some(kernel.to_owned()));
+            for header in &mut headers {
+                header.convolution_kernel = Some(kernel.to_owned());
+            }
             hardness(&chosen(&headers).0)
         };
         assert!(

@@ -226,16 +226,25 @@ mod tests {
             change(&mut object);
             decode(object).unwrap_err().to_string()
         };
-        let words = refused(&|object| drop(object.remove_element(tags::RESCALE_INTERCEPT)));
+        let words = refused(&|object| {
+            object.remove_element(tags::RESCALE_INTERCEPT);
+        });
         assert!(words.contains("Rescale Intercept (0028,1052) is missing"), "{words}");
-        let words = refused(&|object| drop(object.put(element(tags::RESCALE_SLOPE, VR::DS, "0"))));
+        let words = refused(&|object| {
+            object.put(element(tags::RESCALE_SLOPE, VR::DS, "0"));
+        });
         assert!(words.contains("Rescale Slope (0028,1053) is 0"), "{words}");
-        let words = refused(&|object| drop(object.put(element(tags::RESCALE_TYPE, VR::LO, "US"))));
+        let words = refused(&|object| {
+            object.put(element(tags::RESCALE_TYPE, VR::LO, "US"));
+        });
         assert!(words.contains("Rescale Type (0028,1054) US"), "{words}");
-        let words =
-            refused(&|object| drop(object.put(element(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME1"))));
+        let words = refused(&|object| {
+            object.put(element(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME1"));
+        });
         assert!(words.contains("MONOCHROME1"), "{words}");
-        let words = refused(&|object| drop(object.put(element(tags::NUMBER_OF_FRAMES, VR::IS, "2"))));
+        let words = refused(&|object| {
+            object.put(element(tags::NUMBER_OF_FRAMES, VR::IS, "2"));
+        });
         assert!(words.contains("2 frames"), "{words}");
     }
 
