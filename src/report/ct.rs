@@ -59,7 +59,7 @@ pub fn ct_overlay_words(record: &RunRecord, analysis: &CtAnalysis) -> OverlayWor
 
 /// What the bands are not.
 const LIMITS: &str = "Density bands say how dense a voxel is, not what it is: vessels, airway walls, breathing depth, \
-                      gravity, contrast medium, kernel and slice thickness change them. No diagnosis.";
+                      gravity, contrast medium, kernel and slice thickness change them.";
 
 /// How the lungs were found.
 const TECHNIQUE: &str = "Lungs by threshold and connected components without trained weights (after Hu, Hoffman, \
@@ -185,7 +185,7 @@ pub(super) fn parameters(analysis: &CtAnalysis) -> Vec<String> {
 /// The conclusion: every number in sentences.
 pub(super) fn conclusion(bundle: &BundleIdentity, analysis: &CtAnalysis) -> String {
     let lungs: Vec<String> = analysis.lungs.iter().map(lung_words).collect();
-    let words = format!("AI chest CT lung measurement, no diagnosis. {}", lungs.join(" "));
+    let words = format!("AI chest CT lung measurement. {}", lungs.join(" "));
     wording::with_notice(bundle, words)
 }
 
