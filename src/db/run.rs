@@ -191,6 +191,16 @@ pub async fn finish(connection: &mut Connection, run_id: Uuid, attempt: i32, fin
             None,
             format!("{} image(s) analysed, {} left out", analysis.images.len(), analysis.excluded.len()),
         ),
+        RunOutcome::CtMeasured(analysis) => (
+            "succeeded",
+            None,
+            format!(
+                "a CT series of {} slices measured, {} series and {} image(s) left out",
+                analysis.series.images.len(),
+                analysis.excluded_series.len(),
+                analysis.excluded.len()
+            ),
+        ),
         RunOutcome::NotAnalysed(not_analysed) => {
             ("not_analysed", Some(not_analysed.reason.id()), not_analysed.words.clone())
         }

@@ -130,6 +130,7 @@ fn peer_from_row(row: PeerRow) -> Result<Peer> {
 fn route_from_row(row: RouteRow) -> Result<Route> {
     let pipeline = match row.pipeline.as_str() {
         "chest_radiograph" => Pipeline::ChestRadiograph,
+        "chest_ct" => Pipeline::ChestCt,
         other => return Err(DbError::unreadable("pipeline", other)),
     };
     let late_images = match row.late_images.as_str() {
@@ -267,6 +268,7 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
     for route in &site.routes {
         let pipeline = match route.pipeline {
             Pipeline::ChestRadiograph => "chest_radiograph",
+            Pipeline::ChestCt => "chest_ct",
         };
         let calling: Vec<&str> = route.calling_ae_titles.iter().map(AeTitle::as_str).collect();
         sqlx::query(

@@ -146,6 +146,14 @@ pub fn decode_grey(object: &DefaultDicomObject, limits: DecodeLimits) -> Result<
     Ok(GreyImage { values: plane(values), padding, voi, inverted: header.is_inverted() })
 }
 
+/// The stored values that are Pixel Padding, of an image that can be decoded.
+pub(super) fn stored_padding_range(
+    object: &DefaultDicomObject,
+    header: &ImageHeader,
+) -> Result<Option<(i32, i32)>, ImagingError> {
+    Ok(padding_range(object, &PixelLayout::of(object, header)?))
+}
+
 /// Pixel Padding Value (0028,0120) to Pixel Padding Range Limit (0028,0121), as stored values.
 fn padding_range(object: &DefaultDicomObject, layout: &PixelLayout) -> Option<(i32, i32)> {
     let mask = (1_u32 << layout.bits_stored) - 1;

@@ -216,7 +216,7 @@ fn code(object: &InMemDicomObject, tag: Tag) -> Option<String> {
     text(object, tag).map(|text| text.to_ascii_uppercase())
 }
 
-fn texts(object: &InMemDicomObject, tag: Tag) -> Vec<String> {
+pub(super) fn texts(object: &InMemDicomObject, tag: Tag) -> Vec<String> {
     let Some(element) = object.get(tag) else { return Vec::new() };
     if let Some(bytes) = unknown_bytes(element) {
         let text = std::str::from_utf8(bytes).unwrap_or_default();

@@ -12,6 +12,7 @@ pub mod canvas;
 pub mod classifier_input;
 mod codestream;
 mod color;
+pub mod ct;
 pub mod equalise;
 mod error;
 mod frame;

@@ -62,6 +62,9 @@ pub enum InferError {
     /// An image cannot be read from where it is kept.
     #[error("{0}")]
     Read(String),
+    /// What the overlay of a CT needs cannot be encoded.
+    #[error("the sections of the CT cannot be kept: {0}")]
+    Sections(String),
     /// Planes of the wrong size: segmenter and manifest contradict each other.
     #[error("the lung segmenter's output cannot be used: {0}")]
     Plane(#[from] PlaneError),
@@ -108,12 +111,12 @@ enum Verdict<T> {
 
 /// Milliseconds per stage.
 #[derive(Default)]
-struct StageTimes {
-    stages: Vec<(String, f64)>,
+pub(super) struct StageTimes {
+    pub(super) stages: Vec<(String, f64)>,
 }
 
 impl StageTimes {
-    fn add(&mut self, stage: &str, since: Instant) {
+    pub(super) fn add(&mut self, stage: &str, since: Instant) {
         let milliseconds = since.elapsed().as_secs_f64() * 1000.0;
         match self.stages.iter_mut().find(|(name, _)| name == stage) {
             Some((_, sum)) => *sum += milliseconds,

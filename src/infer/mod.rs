@@ -1,12 +1,16 @@
 //! Pipelines: from the stored images of a study to a finding, or to a reason why there is none.
 //!
-//! Start from [`CxrPipeline`]: header gates → decoding → quality gate → lungs → lung gate → ensemble → heat maps →
+//! Start from [`CtPipeline`] for CT (series → volume → lungs → measurements, no networks), from [`CxrPipeline`] for
+//! radiographs: header gates → decoding → quality gate → lungs → lung gate → ensemble → heat maps →
 //! decision. The networks come in behind the trait [`Models`].
 //!
 //! Architecture invariant: this room knows no SQL, writes no DICOM and holds no tensors. What it says about an image
 //! (`words`) holds no patient data: never a name, a date or an exact age.
 
 mod adapter;
+mod ct;
+#[cfg(test)]
+mod ct_tests;
 mod cxr;
 mod gates;
 mod models;
@@ -16,6 +20,7 @@ mod tests;
 pub mod worker;
 
 pub use adapter::NnModels;
+pub use ct::CtPipeline;
 pub use cxr::{Analysis, CxrPipeline, InferError, LoadedImage};
 pub use models::{ActivationMap, MemberOutput, ModelError, Models};
 pub use settings::{GateSettings, PipelineSettings, SettingsProblem};

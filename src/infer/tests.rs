@@ -226,14 +226,14 @@ async fn analyse(pipeline: &CxrPipeline<FakeModels>, images: Vec<LoadedImage>) -
 async fn analysed(pipeline: &CxrPipeline<FakeModels>, images: Vec<LoadedImage>) -> CxrAnalysis {
     match analyse(pipeline, images).await.unwrap().outcome {
         RunOutcome::Analysed(analysis) => analysis,
-        RunOutcome::NotAnalysed(not) => panic!("not analysed: {not:?}"),
+        other => panic!("not analysed: {other:?}"),
     }
 }
 
 async fn refused(pipeline: &CxrPipeline<FakeModels>, images: Vec<LoadedImage>) -> NotAnalysed {
     match analyse(pipeline, images).await.unwrap().outcome {
         RunOutcome::NotAnalysed(not) => not,
-        RunOutcome::Analysed(analysis) => panic!("analysed: {analysis:?}"),
+        other => panic!("analysed: {other:?}"),
     }
 }
 

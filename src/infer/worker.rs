@@ -16,7 +16,7 @@ use time::{OffsetDateTime, UtcOffset};
 use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
-use super::{CxrPipeline, InferError, LoadedImage, NnModels};
+use super::{Analysis, CtPipeline, CxrPipeline, InferError, LoadedImage, NnModels};
 use crate::{
     archive::{Archive, ArchiveError},
     db::{
@@ -26,15 +26,26 @@ use crate::{
         run::{AfterFailure, Claim, ClaimedRendering, ClaimedRun, FinishedRun, Rendered},
         site, workup,
     },
-    imaging::{self, DecodeLimits, GuardLimits, OverlayOptions},
+    imaging::{
+        self, DecodeLimits, GuardLimits, OverlayOptions,
+        ct::{SectionPixels, decode_hu, render_sections},
+    },
     jobs::{self, Job, JobHandler},
-    nn::{Bundle, Ensemble, EnsembleOptions, MANIFEST_FILE_NAME},
+    nn::{Bundle, Ensemble, EnsembleOptions, Input, MANIFEST_FILE_NAME},
     report::{self, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
-    types::{Installation, NotAnalysed, ReasonCode, RunOutcome, RunRecord, Sha256Digest, SourceImage, Uid},
+    types::{
+        BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, Installation, NotAnalysed, ReasonCode, RunOutcome,
+        RunRecord, Sha256Digest, SourceImage, Uid,
+    },
 };
 
 /// SOP classes that the chest radiograph pipeline reads: Computed Radiography, Digital X-Ray for presentation.
 const RADIOGRAPH_SOP_CLASSES: [&str; 2] = ["1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"];
+
+/// SOP classes that the CT pipeline looks at. It reads CT Image Storage; the multi-frame ones (Enhanced, Legacy Converted)
+/// it refuses with their reason.
+const CT_SOP_CLASSES: [&str; 3] =
+    ["1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"];
 
 /// Results are sent image first, report last, so that what the report refers to is there.
 const SEND_ORDER_SC: i32 = 1;
@@ -80,7 +91,37 @@ enum Company<'a> {
 /// A loaded bundle and the digest of the manifest it was loaded from.
 struct LoadedBundle {
     manifest_sha256: Sha256Digest,
-    pipeline: Arc<CxrPipeline<NnModels>>,
+    pipeline: Arc<Pipeline>,
+}
+
+/// What a bundle's kind of input asks for.
+enum Pipeline {
+    Cxr(CxrPipeline<NnModels>),
+    Ct(CtPipeline),
+}
+
+impl Pipeline {
+    const fn bundle(&self) -> &BundleIdentity {
+        match self {
+            Self::Cxr(pipeline) => pipeline.bundle(),
+            Self::Ct(pipeline) => pipeline.bundle(),
+        }
+    }
+
+    /// The objects of a study that it looks at.
+    fn reads(&self, source: &SourceImage) -> bool {
+        match self {
+            Self::Cxr(_) => RADIOGRAPH_SOP_CLASSES.contains(&source.sop_class_uid.as_str()),
+            Self::Ct(_) => CT_SOP_CLASSES.contains(&source.sop_class_uid.as_str()),
+        }
+    }
+
+    const fn expected(&self) -> &'static str {
+        match self {
+            Self::Cxr(_) => "a Computed Radiography or Digital X-Ray image for presentation",
+            Self::Ct(_) => "a CT image",
+        }
+    }
 }
 
 /// Executes runs.
@@ -186,6 +227,7 @@ impl Inner {
                     milliseconds = started.elapsed().as_millis() as u64,
                     outcome = match &finished.outcome {
                         RunOutcome::Analysed(_) => "analysed",
+                        RunOutcome::CtMeasured(_) => "measured",
                         RunOutcome::NotAnalysed(not_analysed) => not_analysed.reason.id(),
                     },
                     superseded = !counted,
@@ -223,22 +265,19 @@ impl Inner {
         let instances = self.instances(claimed).await.map_err(technical)?;
         let sources: Vec<SourceImage> =
             instances.iter().map(source_image).collect::<Result<_, _>>().map_err(technical)?;
-        let radiographs: Vec<SourceImage> = sources
-            .iter()
-            .filter(|source| RADIOGRAPH_SOP_CLASSES.contains(&source.sop_class_uid.as_str()))
-            .cloned()
-            .collect();
-        let (outcome, stage_milliseconds) = if radiographs.is_empty() {
-            let words = format!(
-                "none of the study's {} object(s) is a Computed Radiography or Digital X-Ray image for presentation",
-                sources.len()
-            );
+        let images: Vec<SourceImage> = sources.iter().filter(|source| pipeline.reads(source)).cloned().collect();
+        let Analysis { outcome, stage_milliseconds } = if images.is_empty() {
+            let words = format!("none of the study's {} object(s) is {}", sources.len(), pipeline.expected());
             let not_analysed = NotAnalysed { reason: ReasonCode::NoSuitableImage, words, sources: sources.clone() };
-            (RunOutcome::NotAnalysed(not_analysed), Vec::new())
+            Analysis { outcome: RunOutcome::NotAnalysed(not_analysed), stage_milliseconds: Vec::new() }
         } else {
-            let analysis = pipeline.analyse(radiographs, claimed.priority(), |source| self.load(source)).await;
-            let analysis = analysis.map_err(|error| technical(anyhow!(error)))?;
-            (analysis.outcome, analysis.stage_milliseconds)
+            let analysis = match pipeline.as_ref() {
+                Pipeline::Cxr(pipeline) => {
+                    pipeline.analyse(images, claimed.priority(), |source| self.load(source)).await
+                }
+                Pipeline::Ct(pipeline) => pipeline.analyse(images, |source| self.load(source)).await,
+            };
+            analysis.map_err(|error| technical(anyhow!(error)))?
         };
         let result_key = report::result_key(
             self.settings.installation.id,
@@ -266,7 +305,7 @@ impl Inner {
     }
 
     /// The pipeline of a bundle, loaded when it is first used or its manifest has changed.
-    async fn pipeline(&self, bundle_name: &str) -> anyhow::Result<Arc<CxrPipeline<NnModels>>> {
+    async fn pipeline(&self, bundle_name: &str) -> anyhow::Result<Arc<Pipeline>> {
         anyhow::ensure!(
             Path::new(bundle_name).file_name().is_some_and(|name| name == bundle_name),
             "`{bundle_name}` is not the name of a bundle folder"
@@ -288,9 +327,12 @@ impl Inner {
         let (options, decode_limits) = (self.settings.ensemble, self.settings.decode_limits);
         let pipeline = tokio::task::spawn_blocking(move || {
             let bundle = Bundle::open(&folder)?;
+            if let Input::CtMeasurement {} = bundle.manifest().input {
+                return Ok(Pipeline::Ct(CtPipeline::new(bundle.identity(), decode_limits)?));
+            }
             let (settings, classification) = super::adapter::pipeline_settings(bundle.manifest(), decode_limits)?;
             let models = NnModels::new(Ensemble::load(&bundle, options)?, classification);
-            anyhow::Ok(CxrPipeline::new(models, bundle.identity(), settings)?)
+            anyhow::Ok(Pipeline::Cxr(CxrPipeline::new(models, bundle.identity(), settings)?))
         })
         .await?
         .with_context(|| format!("load bundle `{bundle_name}`"))?;
@@ -414,7 +456,7 @@ struct Finished {
     outcome: RunOutcome,
     stage_milliseconds: Vec<(String, f64)>,
     result_key: Sha256Digest,
-    pipeline: Arc<CxrPipeline<NnModels>>,
+    pipeline: Arc<Pipeline>,
 }
 
 fn source_image(instance: &Instance) -> anyhow::Result<SourceImage> {
@@ -434,6 +476,10 @@ fn sources_of(outcome: &RunOutcome) -> Vec<SourceImage> {
         RunOutcome::Analysed(analysis) => {
             let analysed = analysis.images.iter().map(|image| image.source.clone());
             analysed.chain(analysis.excluded.iter().map(|image| image.source.clone())).collect()
+        }
+        RunOutcome::CtMeasured(analysis) => {
+            let excluded = analysis.excluded.iter().map(|image| image.source.clone());
+            analysis.series.images.iter().cloned().chain(excluded).collect()
         }
         RunOutcome::NotAnalysed(not_analysed) => not_analysed.sources.clone(),
     }
@@ -480,6 +526,18 @@ fn render_and_store(
             rendered.push((heat_map, image_idx, Some(preview), SEND_ORDER_SC));
         }
     }
+    if let RunOutcome::CtMeasured(analysis) = &record.outcome
+        && !analysis.sections.is_empty()
+    {
+        let sections = section_pixels(analysis, archive, settings.decode_limits)?;
+        let report::OverlayWords { notice, above, below } = report::ct_overlay_words(record, analysis);
+        let CtSeries { size, spacing_mm, .. } = analysis.series;
+        let overlay = render_sections(&analysis.sections, &sections, size, spacing_mm, &notice, &above, &below)?;
+        let preview = imaging::encode_png(&overlay)?;
+        let pixels = RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() };
+        let rendered_overlay = report::render_ct_overlay(record, &sources, &pixels, &settings.render)?;
+        rendered.push((rendered_overlay, 0, Some(preview), SEND_ORDER_SC));
+    }
     rendered.push((report::render_sr(record, &sources, &settings.render)?, 0, None, SEND_ORDER_SR));
     // What an attempt that fails or is killed leaves behind is written anew by the next, under the same names.
     rendered
@@ -488,6 +546,45 @@ fn render_and_store(
             Ok((store(archive, record, &object, ordinal, preview.as_deref())?, send_order))
         })
         .collect()
+}
+
+/// The grey values of the sections that the overlay shows, one slice in memory at a time.
+fn section_pixels(
+    analysis: &CtAnalysis,
+    archive: &Archive,
+    limits: DecodeLimits,
+) -> anyhow::Result<Vec<SectionPixels>> {
+    let series = &analysis.series;
+    let [columns, rows, slices] = series.size;
+    let mut sections: Vec<SectionPixels> = analysis
+        .sections
+        .iter()
+        .map(|section| match section.plane {
+            CtPlane::Axial => SectionPixels { rows, columns, hu: Vec::new() },
+            CtPlane::Coronal => SectionPixels { rows: slices, columns, hu: Vec::new() },
+        })
+        .collect();
+    let shows_coronal = analysis.sections.iter().any(|section| section.plane == CtPlane::Coronal);
+    // From the head to the feet, as coronal sections are shown.
+    for (number, source) in series.images.iter().enumerate().rev() {
+        let is_shown = |section: &CtSection| section.plane == CtPlane::Axial && section.index == number;
+        if !shows_coronal && !analysis.sections.iter().any(is_shown) {
+            continue;
+        }
+        let mut slice = decode_hu(&imaging::read_object(&archive.read(&source.archive_key)?)?, limits)?;
+        slice.turn(series.columns_reversed, series.rows_reversed);
+        for (section, pixels) in analysis.sections.iter().zip(&mut sections) {
+            match section.plane {
+                CtPlane::Axial if section.index == number => pixels.hu.clone_from(&slice.hu),
+                CtPlane::Axial => {}
+                CtPlane::Coronal => {
+                    let row = section.index * columns..(section.index + 1) * columns;
+                    pixels.hu.extend_from_slice(slice.hu.get(row).context("the record is of other images")?);
+                }
+            }
+        }
+    }
+    Ok(sections)
 }
 
 fn store(

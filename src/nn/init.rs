@@ -26,6 +26,9 @@ use crate::types::{BundleIdentity, BundleStatus, ClassDefinition, Code, Sha256Di
 /// Name of the bundle that [`init_untrained_bundle`] writes.
 pub const UNTRAINED_BUNDLE_NAME: &str = "cxr-untrained";
 
+/// Name of the bundle that [`init_ct_bundle`] writes.
+pub const CT_BUNDLE_NAME: &str = "ct-lung-measurement";
+
 /// Choices for an untrained bundle.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct UntrainedOptions {
@@ -96,7 +99,38 @@ pub enum InitError {
 /// options give the same bytes on every machine. If the bundle is already there nothing is written; files of it
 /// that were damaged are replaced. It is complete or absent at any moment: it is made beside `folder` and renamed.
 pub fn init_untrained_bundle(folder: &Path, options: UntrainedOptions) -> Result<BundleIdentity, InitError> {
-    let files = bundle_files(options)?;
+    write_bundle(folder, &bundle_files(options)?)
+}
+
+/// Writes the bundle that measures the lungs in a chest CT without any network into `folder` (such as
+/// `models/ct-lung-measurement`) and returns its identity. As with [`init_untrained_bundle`], the bytes are the same on
+/// every machine, and the bundle is complete or absent.
+///
+/// # Errors
+/// [`InitError`] when the folder holds something else or cannot be written.
+pub fn init_ct_bundle(folder: &Path) -> Result<BundleIdentity, InitError> {
+    let manifest = Manifest {
+        name: CT_BUNDLE_NAME.to_owned(),
+        version: "1.0.0".to_owned(),
+        status: BundleStatus::Unvalidated,
+        description:
+            "Volume and densities of each lung in a chest CT, by threshold and connected components. No network, \
+                      no trained weights, no diagnosis."
+                .to_owned(),
+        licence: "Apache-2.0".to_owned(),
+        training_data: "none: nothing is trained".to_owned(),
+        reference_performance: String::new(),
+        performance: Vec::new(),
+        input: Input::CtMeasurement {},
+        classification: None,
+        segmenter: None,
+        members: Vec::new(),
+    };
+    let text = toml::to_string(&manifest).map_err(|error| InitError::Weights(error.to_string()))?;
+    write_bundle(folder, &[(MANIFEST_FILE_NAME.to_owned(), text.into_bytes())])
+}
+
+fn write_bundle(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<BundleIdentity, InitError> {
     let (parent, temporary) = neighbours(folder)?;
     fs_err::create_dir_all(&parent)?;
     // Two processes that start together take turns; the lock ends with the file handle.
@@ -114,14 +148,14 @@ pub fn init_untrained_bundle(folder: &Path, options: UntrainedOptions) -> Result
             fs_err::remove_dir_all(&temporary)?;
         }
         fs_err::create_dir(&temporary)?;
-        for (file_name, bytes) in &files {
+        for (file_name, bytes) in files {
             write_durably(&temporary.join(file_name), bytes)?;
         }
         fs_err::File::open(&temporary)?.sync_all()?;
         fs_err::rename(&temporary, folder)?;
         parent.sync_all()?;
     } else {
-        repair(folder, &files)?;
+        repair(folder, files)?;
     }
     Ok(Bundle::open(folder)?.identity())
 }
@@ -429,6 +463,18 @@ mod tests {
         });
         assert!(identities.iter().all(|identity| *identity == identities[0]));
         assert_eq!(fs_err::read_dir(models.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_ct_bundle_has_no_networks_and_is_made_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join(CT_BUNDLE_NAME);
+        let identity = init_ct_bundle(&folder).unwrap();
+        assert_eq!(identity.networks().count(), 0);
+        assert_eq!(identity.status, BundleStatus::Unvalidated);
+        assert_eq!(init_ct_bundle(&folder).unwrap(), identity);
+        let manifest = Bundle::open(&folder).unwrap().manifest().clone();
+        assert_eq!(manifest.input.kind(), "ct_measurement");
     }
 
     #[test]

@@ -65,7 +65,9 @@ pub use error::NnError;
 pub use explain::{Explanation, IntegratedGradientsOptions};
 pub use fusion::fuse;
 pub use import::{ImportError, ImportTarget, Imported, import};
-pub use init::{InitError, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_untrained_bundle};
+pub use init::{
+    CT_BUNDLE_NAME, InitError, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_ct_bundle, init_untrained_bundle,
+};
 pub use manifest::{
     Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Gates, Input, Manifest,
     MaskMode, Member, MemberArchitecture, Performance, Preprocessing, Prior, ResizeMode, Segmenter,

@@ -88,6 +88,23 @@ pub(super) const CLASS_ACTIVATION: Concept = dcm("130402", "Class activation");
 pub(super) const GRADIENT_CLASS_ACTIVATION: Concept = dcm("130403", "Gradient-weighted class activation");
 pub(super) const HEAT_FRACTION: Concept = private("HM-LUNG-FRAC", "Heat map fraction of lung field");
 pub(super) const HEAT_THRESHOLD: Concept = private("HM-THRESHOLD", "Heat map activation threshold");
+pub(super) const UPPER: Concept = sct("261183002", "Upper");
+pub(super) const MIDDLE: Concept = sct("399488007", "Middle");
+pub(super) const LOWER: Concept = sct("261122009", "Lower");
+pub(super) const TOPOGRAPHICAL_MODIFIER: Concept = sct("106233006", "Topographical modifier");
+pub(super) const SOURCE_SERIES: Concept = dcm("121232", "Source series for segmentation");
+pub(super) const VOLUME: Concept = sct("118565006", "Volume");
+pub(super) const ATTENUATION: Concept = dcm("112031", "Attenuation Coefficient");
+pub(super) const PERCENTILE_15: Concept = private("LUNG-PERC15", "15th percentile of lung density");
+pub(super) const METHOD_TEXT: Concept = private("METHOD", "Method name and version");
+pub(super) const BAND_EMPHYSEMA: Concept = private("BAND-1", "Emphysema-like density, share of volume");
+pub(super) const BAND_AERATED: Concept = private("BAND-2", "Well aerated density, share of volume");
+pub(super) const BAND_GROUND_GLASS: Concept = private("BAND-3", "Ground-glass-like density, share of volume");
+pub(super) const BAND_POORLY_AERATED: Concept = private("BAND-4", "Poorly aerated density, share of volume");
+pub(super) const BAND_CONSOLIDATION: Concept = private("BAND-5", "Consolidation-like density, share of volume");
+pub(super) const OPACITY_SHARE: Concept = private("BAND-3-TO-5", "Density above well aerated, share of volume");
+pub(super) const EXCLUDED_SERIES: Concept = private("EXCLUDED-SERIES", "Series not analysed");
+pub(super) const CT_OVERLAY: Concept = private("CT-OVERLAY", "Lung segmentation overlay");
 pub(super) const MODEL_STATUS: Concept = private("MODEL-STATUS", "Model status");
 pub(super) const MEMBER_SPREAD: Concept = private("MEMBER-SPREAD", "Largest minus smallest member output");
 
@@ -127,6 +144,8 @@ pub(super) const SOURCE_IMAGE: Concept = dcm("121322", "Source image for image p
 pub(super) const HEAT_MAP_OVERLAY: Concept = private("HEATMAP-OVERLAY", "Class activation heat map overlay");
 
 pub(super) const PERCENT: Concept = ucum("%", "Percent");
+pub(super) const MILLILITRE: Concept = ucum("ml", "milliliter");
+pub(super) const HOUNSFIELD: Concept = ucum("[hnsf'U]", "Hounsfield unit");
 pub(super) const NO_UNITS: Concept = ucum("1", "no units");
 pub(super) const PIXELS: Concept = ucum("{pixels}", "pixels");
 
@@ -146,6 +165,18 @@ pub(super) const fn reason(reason: ReasonCode) -> Concept<'static> {
         ReasonCode::NoSuitableImage | ReasonCode::UnsupportedImage | ReasonCode::AgeOutOfScope => {
             dcm("110522", "Object Types not supported")
         }
+        ReasonCode::Localizer
+        | ReasonCode::NotAxial
+        | ReasonCode::GantryTilt
+        | ReasonCode::MixedGeometry
+        | ReasonCode::UnevenSpacing
+        | ReasonCode::TooFewSlices
+        | ReasonCode::OtherSeriesChosen => dcm("110522", "Object Types not supported"),
+        // What is missing or doubled makes the series wrong, not one object.
+        ReasonCode::SliceGap
+        | ReasonCode::DuplicatePosition
+        | ReasonCode::IdenticalImage
+        | ReasonCode::GeometryMissing => dcm("110521", "Objects incorrectly formatted"),
         ReasonCode::Undecodable => dcm("110521", "Objects incorrectly formatted"),
         ReasonCode::ViewNotFrontal | ReasonCode::LungMask | ReasonCode::ImageQuality => {
             dcm("110531", "Insufficient quality for interpretation")

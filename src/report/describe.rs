@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
-use super::wording;
-use crate::types::{CxrAnalysis, ImageAnalysis, NotAnalysed, RunOutcome, RunRecord, SourceImage, UNTRAINED_NOTICE};
+use super::{ct, wording};
+use crate::types::{
+    CtAnalysis, CxrAnalysis, ImageAnalysis, NotAnalysed, RunOutcome, RunRecord, SourceImage, UNTRAINED_NOTICE,
+};
 
 /// The report as plain text for the terminal and the status page: the same facts and the same wording as the
 /// Structured Report, no patient identity. Several lines, each ended by a line feed.
@@ -30,6 +32,7 @@ pub fn describe(record: &RunRecord) -> String {
     );
     match &record.outcome {
         RunOutcome::Analysed(analysis) => analysed(&mut lines, record, analysis),
+        RunOutcome::CtMeasured(analysis) => measured(&mut lines, analysis),
         RunOutcome::NotAnalysed(reason) => not_analysed(&mut lines, record, reason),
     }
     lines.blank();
@@ -63,6 +66,27 @@ fn analysed(lines: &mut Lines, record: &RunRecord, analysis: &CxrAnalysis) {
     if let (failed @ 1.., all) = wording::failed_members(analysis) {
         lines.blank();
         lines.add(0, &format!("Partial: {failed} of {all} ensemble member runs failed."));
+    }
+}
+
+fn measured(lines: &mut Lines, analysis: &CtAnalysis) {
+    lines.blank();
+    lines.add(0, &ct::series_words(analysis));
+    for lung in &analysis.lungs {
+        lines.add(1, &ct::lung_words(lung));
+        for third in ct::third_words(lung) {
+            lines.add(2, &third);
+        }
+    }
+    lines.add(1, "Input checks");
+    for gate in &analysis.gates {
+        lines.add(2, &wording::gate(gate));
+    }
+    for series in ct::excluded_series_words(analysis) {
+        lines.add(1, &series);
+    }
+    for excluded in &analysis.excluded {
+        lines.add(1, &format!("{}: {}", named(&excluded.source), wording::excluded(excluded)));
     }
 }
 

@@ -39,7 +39,7 @@ pub fn render_heat_map(
 ) -> Result<RenderedObject, ReportError> {
     let images = match &record.outcome {
         RunOutcome::Analysed(analysis) => analysis.images.as_slice(),
-        RunOutcome::NotAnalysed(_) => &[],
+        RunOutcome::CtMeasured(_) | RunOutcome::NotAnalysed(_) => &[],
     };
     let image = images.get(image_idx).ok_or(ReportError::NoSuchImage { image_idx, analysed: images.len() })?;
     let (columns, rows) = dimensions(overlay_rgb)?;
@@ -68,7 +68,7 @@ pub fn render_heat_map(
 }
 
 /// (columns, rows), checked against the number of bytes.
-fn dimensions(overlay: &RgbPixels) -> Result<(u16, u16), ReportError> {
+pub(super) fn dimensions(overlay: &RgbPixels) -> Result<(u16, u16), ReportError> {
     let RgbPixels { width, height, ref bytes } = *overlay;
     let expected = 3 * u64::from(width) * u64::from(height);
     match (u16::try_from(width), u16::try_from(height)) {
@@ -80,11 +80,7 @@ fn dimensions(overlay: &RgbPixels) -> Result<(u16, u16), ReportError> {
 fn put_image(data_set: &mut InMemDicomObject, record: &RunRecord, image: &ImageAnalysis, header: &SourceHeader) {
     data_set.put_text(tags::IMAGE_TYPE, VR::CS, "DERIVED\\SECONDARY\\AI_HEATMAP");
     data_set.copy_or_empty(tags::PATIENT_ORIENTATION, VR::CS, header.element(tags::PATIENT_ORIENTATION));
-    match header.element(tags::BODY_PART_EXAMINED) {
-        Some(body_part) if super::source::ascii(body_part).is_some() => data_set.copy(Some(body_part)),
-        // The pipeline reads chest images only; without a body part Laterality would be required.
-        _ => data_set.put_text(tags::BODY_PART_EXAMINED, VR::CS, "CHEST"),
-    }
+    put_body_part(data_set, header);
     let burned_in = header.ascii(tags::BURNED_IN_ANNOTATION).as_deref() == Some("YES");
     data_set.put_text(tags::BURNED_IN_ANNOTATION, VR::CS, if burned_in { "YES" } else { "NO" });
     data_set.put_text(tags::RECOGNIZABLE_VISUAL_FEATURES, VR::CS, "NO");
@@ -94,8 +90,16 @@ fn put_image(data_set: &mut InMemDicomObject, record: &RunRecord, image: &ImageA
     data_set.put_code(tags::DERIVATION_CODE_SEQUENCE, codes::HEAT_MAP_OVERLAY);
 }
 
+pub(super) fn put_body_part(data_set: &mut InMemDicomObject, header: &SourceHeader) {
+    match header.element(tags::BODY_PART_EXAMINED) {
+        Some(body_part) if super::source::ascii(body_part).is_some() => data_set.copy(Some(body_part)),
+        // The pipelines read chest images only; without a body part Laterality would be required.
+        _ => data_set.put_text(tags::BODY_PART_EXAMINED, VR::CS, "CHEST"),
+    }
+}
+
 /// Once lossy, always lossy (PS3.3 section C.7.6.1.1.5).
-fn put_lossy(data_set: &mut InMemDicomObject, header: &SourceHeader) {
+pub(super) fn put_lossy(data_set: &mut InMemDicomObject, header: &SourceHeader) {
     let lossy_syntax = [uids::JPEG_BASELINE8_BIT, uids::JPEG_EXTENDED12_BIT, uids::JPEGLS_NEAR_LOSSLESS]
         .contains(&header.transfer_syntax_uid());
     let lossy = lossy_syntax || header.ascii(tags::LOSSY_IMAGE_COMPRESSION).as_deref() == Some("01");
@@ -106,7 +110,7 @@ fn put_lossy(data_set: &mut InMemDicomObject, header: &SourceHeader) {
     }
 }
 
-fn put_equipment(data_set: &mut InMemDicomObject, frame: &Frame<'_>) {
+pub(super) fn put_equipment(data_set: &mut InMemDicomObject, frame: &Frame<'_>) {
     data_set.put_text(tags::CONVERSION_TYPE, VR::CS, "WSD");
     data_set.put_text(tags::SECONDARY_CAPTURE_DEVICE_MANUFACTURER, VR::LO, &frame.options.manufacturer);
     data_set.put_text(tags::SECONDARY_CAPTURE_DEVICE_MANUFACTURER_MODEL_NAME, VR::LO, MODEL_NAME);
@@ -163,7 +167,7 @@ fn put_spacing(data_set: &mut InMemDicomObject, frame: &Frame<'_>, header: &Sour
     }
 }
 
-fn put_pixels(data_set: &mut InMemDicomObject, rows: u16, columns: u16, rgb: &[u8]) {
+pub(super) fn put_pixels(data_set: &mut InMemDicomObject, rows: u16, columns: u16, rgb: &[u8]) {
     data_set.put_u16(tags::SAMPLES_PER_PIXEL, 3);
     data_set.put_text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "RGB");
     data_set.put_u16(tags::PLANAR_CONFIGURATION, 0);

@@ -12,6 +12,7 @@
 
 mod codes;
 mod content;
+mod ct;
 mod dataset;
 mod describe;
 mod heat_map;
@@ -27,6 +28,7 @@ mod uids;
 mod when;
 mod wording;
 
+pub use ct::{OverlayWords, ct_measurement_lines, ct_overlay_words, render_ct_overlay};
 pub use describe::describe;
 pub use heat_map::{RgbPixels, render_heat_map};
 pub use source::{SourceHeader, SourceHeaderError};

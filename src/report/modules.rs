@@ -176,7 +176,7 @@ impl<'a> Frame<'a> {
             item.put_uid(tags::DEVICE_UID, &uid("model", &[&network.name, &network.version, &weights]));
             item.put_text(tags::CONTRIBUTION_DATE_TIME, VR::DT, &self.moment.date_time());
             let use_made = match self.record.outcome {
-                RunOutcome::Analysed(_) => "AI inference",
+                RunOutcome::Analysed(_) | RunOutcome::CtMeasured(_) => "AI inference",
                 RunOutcome::NotAnalysed(_) => "Assigned to this study, no output used",
             };
             let words = format!("{use_made}: {} {} (sha256:{weights})", network.architecture, network.version);
@@ -252,13 +252,20 @@ fn is_ascii(element: &Element) -> bool {
 fn check(record: &RunRecord) -> Result<(), ReportError> {
     let bundle = &record.bundle;
     let inconsistent = |words: String| Err(ReportError::Inconsistent(words));
-    if bundle.classes.get(bundle.target_class_idx).is_none() {
+    // Bundles that only measure have no classes.
+    let classifies = !bundle.classes.is_empty() || matches!(record.outcome, RunOutcome::Analysed(_));
+    if classifies && bundle.classes.get(bundle.target_class_idx).is_none() {
         return inconsistent(format!(
             "bundle `{}` has {} classes and target class number {}",
             bundle.name,
             bundle.classes.len(),
             bundle.target_class_idx
         ));
+    }
+    if let RunOutcome::CtMeasured(analysis) = &record.outcome
+        && analysis.series.images.is_empty()
+    {
+        return inconsistent("it is measured but names no image".to_owned());
     }
     if let RunOutcome::Analysed(analysis) = &record.outcome {
         if analysis.images.is_empty() {

@@ -5,9 +5,10 @@ use uuid::Uuid;
 
 use super::{FileMetaIds, RenderOptions, RgbPixels, SourceHeader};
 use crate::types::{
-    BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, ExcludedImage, GateResult, HeatMap,
-    ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument,
-    ReasonCode, RunOutcome, RunRecord, Sha256Digest, SourceImage, Uid,
+    BundleIdentity, BundleStatus, ClassDefinition, Code, CtAnalysis, CtDensities, CtLung, CtMethod, CtPlane, CtSection,
+    CtSeries, CxrAnalysis, Decision, ExcludedImage, ExcludedSeries, GateResult, HeatMap, ImageAnalysis, Installation,
+    LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument, ReasonCode, RunOutcome,
+    RunRecord, Sha256Digest, Side, SourceImage, Uid,
 };
 
 /// Study of all samples.
@@ -17,6 +18,17 @@ pub const STUDY: &str = "1.2.826.0.1.3680043.8.498.1";
 pub const DX: &str = "1.2.840.10008.5.1.4.1.1.1.1";
 /// Computed Radiography Image Storage.
 pub const CR: &str = "1.2.840.10008.5.1.4.1.1.1";
+
+/// CT Image Storage.
+pub const CT: &str = "1.2.840.10008.5.1.4.1.1.2";
+
+fn sop_class_of(modality: &str) -> &'static str {
+    match modality {
+        "DX" => DX,
+        "CT" => CT,
+        _ => CR,
+    }
+}
 
 fn uid(text: &str) -> Uid {
     Uid::new(text).unwrap()
@@ -98,7 +110,7 @@ impl SampleSource {
     }
 
     fn elements(&self) -> Vec<SampleElement> {
-        let sop_class = if self.modality == "DX" { DX } else { CR };
+        let sop_class = sop_class_of(self.modality);
         let mut elements = vec![
             text(0x0008, 0x0016, "UI", sop_class.as_bytes()),
             text(0x0008, 0x0018, "UI", self.sop_instance_uid.as_bytes()),
@@ -226,7 +238,7 @@ fn encode(element: &SampleElement, syntax: Syntax) -> Vec<u8> {
 /// An image of the sample study.
 pub fn image(sop_instance_uid: &str, modality: &str) -> SourceImage {
     SourceImage {
-        sop_class_uid: uid(if modality == "DX" { DX } else { CR }),
+        sop_class_uid: uid(sop_class_of(modality)),
         sop_instance_uid: uid(sop_instance_uid),
         series_instance_uid: uid("1.2.826.0.1.3680043.8.498.2"),
         modality: modality.to_owned(),
@@ -368,6 +380,99 @@ pub fn partial(sources: &[SampleSource; 3]) -> RunRecord {
         series_instance_uid: uid("2.25.78"),
     });
     record
+}
+
+/// A bundle that measures CT: no networks, no classes.
+pub fn ct_bundle(status: BundleStatus) -> BundleIdentity {
+    BundleIdentity {
+        name: "ct-lung-measurement".to_owned(),
+        version: "1.0.0".to_owned(),
+        status,
+        digest: Sha256Digest::of(b"ct bundle"),
+        classes: Vec::new(),
+        target_class_idx: 0,
+        threshold: 0.0,
+        grey_zone: None,
+        fusion: "none".to_owned(),
+        calibration: None,
+        reference_performance: String::new(),
+        segmenter: None,
+        members: Vec::new(),
+    }
+}
+
+/// Three slices of a CT.
+pub fn ct_sources() -> [SampleSource; 3] {
+    ["1.2.826.0.1.3680043.8.498.21", "1.2.826.0.1.3680043.8.498.22", "1.2.826.0.1.3680043.8.498.23"].map(|instance| {
+        let series_instance_uid = "1.2.826.0.1.3680043.8.498.20".to_owned();
+        SampleSource { modality: "CT", series_instance_uid, ..SampleSource::new(instance) }
+    })
+}
+
+fn densities(volume_ml: f64) -> CtDensities {
+    CtDensities {
+        volume_ml,
+        mean_hu: Some(-812.25),
+        percentile_15_hu: Some(-921.0),
+        band_fractions: [0.031, 0.869, 0.04, 0.035, 0.025],
+    }
+}
+
+/// A CT of three slices, measured; the lower third of the left lung is empty, a localizer and a series left out.
+pub fn ct_measured(status: BundleStatus, sources: &[SampleSource; 3]) -> RunRecord {
+    let lung = |side, volume_ml: f64| CtLung {
+        side,
+        whole: densities(volume_ml),
+        thirds: [densities(volume_ml / 4.0), densities(volume_ml / 2.0), densities(volume_ml / 4.0)],
+    };
+    let mut left = lung(Side::Left, 2400.5);
+    left.thirds[2] = CtDensities { volume_ml: 0.0, mean_hu: None, percentile_15_hu: None, band_fractions: [0.0; 5] };
+    let gate = |id: &str, passed: bool, words: &str| GateResult {
+        id: id.to_owned(),
+        passed,
+        enforced: passed,
+        reason: ReasonCode::LungMask,
+        words: words.to_owned(),
+    };
+    let analysis = CtAnalysis {
+        series: CtSeries {
+            series_instance_uid: uid(&sources[0].series_instance_uid),
+            acquisition_number: None,
+            images: sources[..2].iter().map(SampleSource::image).collect(),
+            why_chosen: "the only series that makes a volume: 2 slices 2.50 mm apart".to_owned(),
+            size: [32, 40, 2],
+            spacing_mm: [0.7, 0.7, 2.5],
+            slice_thickness_mm: Some(2.5),
+            convolution_kernel: Some("B30f".to_owned()),
+            columns_reversed: false,
+            rows_reversed: false,
+        },
+        gates: vec![
+            gate("ct_lung.ratio", true, "the left lung is 0.89 times the right, 0.4 to 1.6 expected"),
+            gate("ct_lung.airway", false, "no trachea found: the large airways may be part of the lungs"),
+        ],
+        method: CtMethod {
+            segmentation: "hilum-lung-threshold 1".to_owned(),
+            densitometry: "hilum-lung-densitometry 1".to_owned(),
+            threshold_hu: -487,
+            band_limits_hu: [-950, -700, -500, -100],
+        },
+        lungs: vec![lung(Side::Right, 2700.0), left],
+        sections: vec![CtSection { plane: CtPlane::Axial, index: 1, labels_png_base64: String::new() }],
+        excluded_series: vec![ExcludedSeries {
+            series_instance_uid: uid("1.2.826.0.1.3680043.8.498.24"),
+            modality: "CT".to_owned(),
+            images: 60,
+            reason: ReasonCode::NotAxial,
+            words: "the images are coronal, 90 degrees from axial; at most 10 expected".to_owned(),
+        }],
+        excluded: vec![ExcludedImage {
+            source: sources[2].image(),
+            reason: ReasonCode::Localizer,
+            words: "the image is a localizer".to_owned(),
+        }],
+    };
+    RunRecord { bundle: ct_bundle(status), ..record(status, RunOutcome::CtMeasured(analysis)) }
 }
 
 /// No score for this image.

@@ -12,6 +12,7 @@ use super::{
         container, copied_code, copied_date, copied_time, image, number, number_or_comment, reference, text,
         uid_reference, with,
     },
+    ct,
     dataset::{Build, write},
     modules::{Frame, MODEL_NAME, Series, header_of},
     source::ascii,
@@ -36,7 +37,7 @@ pub fn render_sr(
     let sop_class_uid = Uid::new(uids::COMPREHENSIVE_SR_STORAGE)
         .map_err(|error| ReportError::Encode { what: "SOP Class UID", reason: error.to_string() })?;
     let identity = frame.identity("sr", &sop_class_uid, 1);
-    let analysed = matches!(record.outcome, RunOutcome::Analysed(_));
+    let analysed = !matches!(record.outcome, RunOutcome::NotAnalysed(_));
     let series = Series {
         modality: "SR",
         number: "9001",
@@ -62,6 +63,9 @@ fn images_read(record: &RunRecord, sources: Sources<'_>) -> Result<Vec<SourceIma
             }
             let analysed = analysis.images.iter().map(|image| &image.source);
             analysed.chain(analysis.excluded.iter().map(|excluded| &excluded.source)).collect()
+        }
+        RunOutcome::CtMeasured(analysis) => {
+            analysis.series.images.iter().chain(analysis.excluded.iter().map(|excluded| &excluded.source)).collect()
         }
         // A report without evidence is unreadable to viewers: what was received is what was looked at.
         RunOutcome::NotAnalysed(not_analysed) if not_analysed.sources.is_empty() => {
@@ -106,6 +110,7 @@ fn completion(outcome: &RunOutcome) -> (&'static str, Option<String>) {
             (0, _) => ("COMPLETE", None),
             (failed, all) => ("PARTIAL", Some(format!("{failed} of {all} ensemble member runs failed"))),
         },
+        RunOutcome::CtMeasured(_) => ("COMPLETE", None),
         RunOutcome::NotAnalysed(NotAnalysed { reason: ReasonCode::ProcessingFailure, .. }) => {
             ("COMPLETE", Some("Processing failed".to_owned()))
         }
@@ -206,6 +211,10 @@ fn content_tree(frame: &Frame<'_>, sources: Sources<'_>, images: &[SourceImage])
         RunOutcome::Analysed(analysis) => {
             children.push(measurements(frame, analysis));
             children.push(evaluations(frame, analysis));
+        }
+        RunOutcome::CtMeasured(analysis) => {
+            children.push(ct::measurements(frame, analysis));
+            children.push(ct::evaluations(frame, analysis));
         }
         RunOutcome::NotAnalysed(not_analysed) => children.push(rejection(frame, not_analysed)),
     }
@@ -324,7 +333,7 @@ fn measurements(frame: &Frame<'_>, analysis: &CxrAnalysis) -> Item {
 }
 
 /// TID 4019.
-fn algorithm(name: &str, version: &str, parameters: &[String]) -> Vec<Item> {
+pub(super) fn algorithm(name: &str, version: &str, parameters: &[String]) -> Vec<Item> {
     let mut items = vec![
         text(ConceptModifier, codes::ALGORITHM_NAME, name),
         text(ConceptModifier, codes::ALGORITHM_VERSION, version),
@@ -569,7 +578,7 @@ fn rejection(frame: &Frame<'_>, not_analysed: &NotAnalysed) -> Item {
     container(Some(Contains), codes::EVALUATIONS, items)
 }
 
-fn comments(record: &RunRecord) -> Vec<Item> {
+pub(super) fn comments(record: &RunRecord) -> Vec<Item> {
     wording::disclaimer(&record.bundle, &record.outcome)
         .iter()
         .map(|line| text(Contains, codes::COMMENT, line))

@@ -126,7 +126,54 @@ fn all_results() -> Vec<(String, RenderedObject)> {
         let object = render_heat_map(&record, image_idx, &pairs(&sources), &overlay, &samples::options()).unwrap();
         results.push((format!("partial-sc-{image_idx}"), object));
     }
+    let sources = samples::ct_sources();
+    for status in [BundleStatus::Untrained, BundleStatus::Unvalidated] {
+        let record = samples::ct_measured(status, &sources);
+        results.push((format!("ct-{status:?}-sr"), sr(&record, &sources)));
+        results.push((format!("ct-{status:?}-sc"), ct_overlay(&record, &sources)));
+    }
+    let record = samples::not_analysed(&sources[0], ReasonCode::SliceGap);
+    let record = crate::types::RunRecord { bundle: samples::ct_bundle(BundleStatus::Unvalidated), ..record };
+    results.push(("ct-rejected-sr".to_owned(), sr(&record, &sources)));
     results
+}
+
+fn ct_overlay(record: &crate::types::RunRecord, sources: &[SampleSource]) -> RenderedObject {
+    super::render_ct_overlay(record, &pairs(sources), &samples::overlay(64, 80), &samples::options()).unwrap()
+}
+
+#[test]
+fn the_tree_of_a_measured_ct() {
+    let sources = samples::ct_sources();
+    let record = samples::ct_measured(BundleStatus::Unvalidated, &sources);
+    let rendered = sr(&record, &sources);
+    insta::assert_snapshot!(tree(&parse(&rendered)));
+    assert_eq!(rendered.part10, sr(&record, &sources).part10, "rendering twice gives the same bytes");
+    assert_eq!(ct_overlay(&record, &sources).part10, ct_overlay(&record, &sources).part10);
+}
+
+#[test]
+fn a_measured_ct_in_words_for_people() {
+    let sources = samples::ct_sources();
+    insta::assert_snapshot!(super::describe(&samples::ct_measured(BundleStatus::Untrained, &sources)));
+}
+
+#[test]
+fn the_words_on_the_overlay_of_a_ct() {
+    let sources = samples::ct_sources();
+    let words = |status| {
+        let record = samples::ct_measured(status, &sources);
+        let crate::types::RunOutcome::CtMeasured(analysis) = record.outcome.clone() else { panic!("a measured CT") };
+        super::ct_overlay_words(&record, &analysis)
+    };
+    let unvalidated = words(BundleStatus::Unvalidated);
+    assert!(unvalidated.notice.is_empty() && unvalidated.above.contains("NOT FOR DIAGNOSTIC USE"));
+    assert!(
+        unvalidated.below.iter().any(|line| line.starts_with("Right lung: 2700 ml, mean -812 HU")),
+        "{unvalidated:?}"
+    );
+    assert!(unvalidated.below.iter().any(|line| line.contains("RESEARCH, UNVERIFIED. ct-lung-measurement 1.0.0")));
+    assert_eq!(words(BundleStatus::Untrained).notice, crate::types::UNTRAINED_NOTICE);
 }
 
 /// {DX, CR} x {character sets} x {complete, no type 2 attributes, no Pixel Spacing}.

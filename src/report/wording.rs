@@ -30,6 +30,11 @@ pub(super) fn heat_map_series(bundle: &BundleIdentity) -> String {
     format!("AI heat map - {}", notice(bundle))
 }
 
+/// Series Description of the overlay of a CT, at most 64 characters.
+pub(super) fn ct_overlay_series(bundle: &BundleIdentity) -> String {
+    format!("AI CT lungs - {}", notice(bundle))
+}
+
 /// Image Comments of a heat map.
 pub(super) fn heat_map_comment(bundle: &BundleIdentity) -> String {
     with_notice(bundle, format!("AI heat map overlay. {NOT_FOR_DIAGNOSTIC_USE}. {HEAT_MAP_MEANING}"))
@@ -89,8 +94,14 @@ pub(super) fn disclaimer(bundle: &BundleIdentity, outcome: &RunOutcome) -> Vec<S
     }
     lines.push("Investigational / research use only. Not for diagnostic use. Not cleared or CE-marked.".to_owned());
     lines.push("Software output that no physician has reviewed; not for patient management.".to_owned());
-    if matches!(outcome, RunOutcome::NotAnalysed(_)) {
-        return lines;
+    match outcome {
+        RunOutcome::NotAnalysed(_) => return lines,
+        RunOutcome::CtMeasured(_) => {
+            lines.extend(super::ct::disclaimer());
+            lines.push(performance(bundle));
+            return lines;
+        }
+        RunOutcome::Analysed(_) => {}
     }
     lines.push(
         "A score is the model output for the pattern associated with its class in the training data; it does not say \
@@ -109,6 +120,11 @@ pub(super) fn disclaimer(bundle: &BundleIdentity, outcome: &RunOutcome) -> Vec<S
 }
 
 fn performance(bundle: &BundleIdentity) -> String {
+    if bundle.networks().next().is_none() {
+        let cited = bundle.reference_performance.trim().trim_end_matches('.');
+        let cited = if cited.is_empty() { String::new() } else { format!(" {cited}.") };
+        return format!("No trained weights are used.{cited} The method is not validated.");
+    }
     let reference = if bundle.reference_performance.trim().is_empty() {
         "No performance of a reference publication is cited.".to_owned()
     } else {
@@ -289,28 +305,31 @@ pub(super) fn failed_members(analysis: &CxrAnalysis) -> (usize, usize) {
 /// The settings that determine the outputs, one Algorithm Parameters item each.
 pub(super) fn parameters(record: &crate::types::RunRecord, software_version: &str) -> Vec<String> {
     let bundle = &record.bundle;
-    vec![
-        format!("status={}", status(bundle.status)),
-        format!("bundle=sha256:{}", bundle.digest),
-        format!(
+    let mut parameters = vec![format!("status={}", status(bundle.status)), format!("bundle=sha256:{}", bundle.digest)];
+    if !bundle.classes.is_empty() {
+        parameters.push(format!(
             "members={};fusion={};calibration={}",
             bundle.members.len(),
             bundle.fusion,
             bundle.calibration.as_deref().unwrap_or("none")
-        ),
-        format!("target={};threshold={:.4}", target_label(bundle), bundle.threshold),
-        bundle.segmenter.as_ref().map_or_else(
-            || "segmenter=none".to_owned(),
-            |network| {
-                format!(
-                    "segmenter={} {} ({});weights=sha256:{}",
-                    network.name, network.version, network.architecture, network.weights_sha256
-                )
-            },
-        ),
-        format!("configuration=sha256:{}", record.configuration_sha256),
-        format!("hilum={software_version};run={};revision={}", record.run_id, record.revision),
-    ]
+        ));
+        parameters.push(format!("target={};threshold={:.4}", target_label(bundle), bundle.threshold));
+    }
+    parameters.push(bundle.segmenter.as_ref().map_or_else(
+        || "segmenter=none".to_owned(),
+        |network| {
+            format!(
+                "segmenter={} {} ({});weights=sha256:{}",
+                network.name, network.version, network.architecture, network.weights_sha256
+            )
+        },
+    ));
+    if let RunOutcome::CtMeasured(analysis) = &record.outcome {
+        parameters.extend(super::ct::parameters(analysis));
+    }
+    parameters.push(format!("configuration=sha256:{}", record.configuration_sha256));
+    parameters.push(format!("hilum={software_version};run={};revision={}", record.run_id, record.revision));
+    parameters
 }
 
 /// A bundle's status as manifests write it.

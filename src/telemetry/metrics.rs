@@ -186,6 +186,8 @@ label! {
     RunStage as "stage" {
         /// Reading the files from the archive.
         Read = "read",
+        /// Parsing the headers of a CT.
+        Headers = "headers",
         /// Decoding, the checks of header and picture, padding, resizing.
         Decode = "decode",
         /// Lungs.
@@ -194,6 +196,8 @@ label! {
         Classify = "classify",
         /// Fusion and decision.
         Explain = "explain",
+        /// Densitometry of a CT.
+        Measure = "measure",
     }
 }
 

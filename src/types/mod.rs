@@ -6,6 +6,7 @@
 
 mod ae_title;
 mod commitment;
+mod ct;
 mod object;
 mod policy;
 mod probe;
@@ -18,6 +19,7 @@ mod uid;
 
 pub use ae_title::{AeTitle, AeTitleError};
 pub use commitment::{CommitmentReport, CommitmentRequest, FailureReason, SopReference};
+pub use ct::{CtAnalysis, CtDensities, CtLung, CtMethod, CtPlane, CtSection, CtSeries, ExcludedSeries, Side};
 pub use object::{ObjectHeader, ObjectOrigin, StoredObject};
 pub use policy::{
     AssociationPolicy, IdentityUser, PasscodeHash, PasscodeHashError, RequiredIdentity, UserIdentityPolicy,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Sha256Digest, Uid};
+use super::{CtAnalysis, Sha256Digest, Uid};
 
 /// What everything touched by an `untrained` bundle says.
 pub const UNTRAINED_NOTICE: &str = "UNTRAINED TEST WEIGHTS - NO CLINICAL MEANING";
@@ -158,12 +158,34 @@ pub enum ReasonCode {
     LungMask,
     /// Not enough contrast or pixels.
     ImageQuality,
+    /// A localizer of a CT examination.
+    Localizer,
+    /// Position, orientation or spacing of a CT image is not stated.
+    GeometryMissing,
+    /// CT images of one series differ in matrix, spacing, orientation or frame of reference.
+    MixedGeometry,
+    /// CT images are not axial.
+    NotAxial,
+    /// The gantry was tilted: the stack is sheared.
+    GantryTilt,
+    /// Slices are missing in a CT series.
+    SliceGap,
+    /// CT images lie at the same position and differ.
+    DuplicatePosition,
+    /// The same CT image is there twice.
+    IdenticalImage,
+    /// The distances between CT slices vary.
+    UnevenSpacing,
+    /// Too few CT slices, or too low a stack, for a chest.
+    TooFewSlices,
+    /// Another series or acquisition of the study was measured.
+    OtherSeriesChosen,
     /// The analysis failed for a technical reason after all its attempts.
     ProcessingFailure,
 }
 
 impl ReasonCode {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 19] = [
         Self::NoSuitableImage,
         Self::UnsupportedImage,
         Self::Undecodable,
@@ -171,6 +193,17 @@ impl ReasonCode {
         Self::AgeOutOfScope,
         Self::LungMask,
         Self::ImageQuality,
+        Self::Localizer,
+        Self::GeometryMissing,
+        Self::MixedGeometry,
+        Self::NotAxial,
+        Self::GantryTilt,
+        Self::SliceGap,
+        Self::DuplicatePosition,
+        Self::IdenticalImage,
+        Self::UnevenSpacing,
+        Self::TooFewSlices,
+        Self::OtherSeriesChosen,
         Self::ProcessingFailure,
     ];
 
@@ -191,6 +224,17 @@ impl ReasonCode {
             Self::AgeOutOfScope => "input.age.out_of_scope",
             Self::LungMask => "quality.lung_mask",
             Self::ImageQuality => "quality.image",
+            Self::Localizer => "input.ct.localizer",
+            Self::GeometryMissing => "input.ct.geometry_missing",
+            Self::MixedGeometry => "input.ct.mixed_geometry",
+            Self::NotAxial => "input.ct.not_axial",
+            Self::GantryTilt => "input.ct.gantry_tilt",
+            Self::SliceGap => "input.ct.slice_gap",
+            Self::DuplicatePosition => "input.ct.duplicate_position",
+            Self::IdenticalImage => "input.ct.identical_image",
+            Self::UnevenSpacing => "input.ct.uneven_spacing",
+            Self::TooFewSlices => "input.ct.too_few_slices",
+            Self::OtherSeriesChosen => "input.ct.other_series_chosen",
             Self::ProcessingFailure => "processing.failure",
         }
     }
@@ -343,6 +387,8 @@ pub struct CxrAnalysis {
 pub enum RunOutcome {
     /// Scores and maps.
     Analysed(CxrAnalysis),
+    /// Measurements of a chest CT.
+    CtMeasured(CtAnalysis),
     /// No score, and why.
     NotAnalysed(NotAnalysed),
 }

@@ -163,6 +163,8 @@ pub struct Destination {
 pub enum Pipeline {
     /// Chest radiographs (CR, DX).
     ChestRadiograph,
+    /// Chest CT.
+    ChestCt,
 }
 
 /// What becomes of images that arrive when their study has been analysed already.

@@ -20,6 +20,7 @@ mod validators;
 
 mod commitment;
 mod crash;
+mod ct;
 mod doctor;
 mod duplicates;
 mod evidence;

@@ -31,8 +31,8 @@ for path in sorted(pathlib.Path(sys.argv[1]).rglob("*.dcm")):
             groups = report.content.get_image_measurement_groups()
             measured = [group for group in groups if len(group.get_measurements()) > 0]
             assert all(group.tracking_uid for group in groups), path
-            numbers = [m.value for group in groups for m in group.get_measurements()]
-            assert all(0.0 <= number <= 100.0 for number in numbers), (path, numbers)
+            shares = [m.value for group in groups for m in group.get_measurements() if m.unit.value == "%"]
+            assert all(0.0 <= share <= 100.0 for share in shares), (path, shares)
             print("SR", path.name, len(groups), len(measured))
         else:
             print("SR", path.name, "no measurements")

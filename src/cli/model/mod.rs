@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     nn::{
-        Architecture, Bundle, EnsembleOptions, ImportTarget, Imported, MANIFEST_FILE_NAME, Tried,
-        UNTRAINED_BUNDLE_NAME, UntrainedOptions, import, init_untrained_bundle, try_out,
+        Architecture, Bundle, CT_BUNDLE_NAME, EnsembleOptions, ImportTarget, Imported, MANIFEST_FILE_NAME, Tried,
+        UNTRAINED_BUNDLE_NAME, UntrainedOptions, import, init_ct_bundle, init_untrained_bundle, try_out,
     },
     types::{BundleIdentity, BundleStatus, UNTRAINED_NOTICE},
 };
@@ -28,13 +28,13 @@ pub(super) struct Folder {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
-    /// Writes a bundle with random weights, for trying out until trained weights exist
+    /// Writes the bundles that need no trained weights: one with random weights for trying out, one that measures CT
     Init {
         #[command(flatten)]
         folder: Folder,
-        /// Name of the bundle
-        #[arg(long, default_value = UNTRAINED_BUNDLE_NAME, value_parser = bundle_name)]
-        name: String,
+        /// Only the bundle with random weights, under this name
+        #[arg(long, value_parser = bundle_name)]
+        name: Option<String>,
         /// The published networks at their full size (950 MB) instead of narrow ones
         #[arg(long)]
         full_width: bool,
@@ -115,11 +115,18 @@ fn bundle_name(text: &str) -> Result<String, String> {
 pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
         Action::Init { folder, name, full_width, image_side } => {
-            let folder = folder.resolve(global)?.join(name);
+            let models = folder.resolve(global)?;
+            let folder = models.join(name.as_deref().unwrap_or(UNTRAINED_BUNDLE_NAME));
             let options = if full_width { UntrainedOptions::FULL_WIDTH } else { UntrainedOptions::default() };
             let options = UntrainedOptions { image_side_pixels: image_side, ..options };
             let identity = init_untrained_bundle(&folder, options)?;
-            print(&format!("bundle in `{}` is ready\n{}", folder.display(), describe(&identity)))
+            print(&format!("bundle in `{}` is ready\n{}", folder.display(), describe(&identity)))?;
+            if name.is_none() {
+                let folder = models.join(CT_BUNDLE_NAME);
+                let identity = init_ct_bundle(&folder)?;
+                print(&format!("bundle in `{}` is ready\n{}", folder.display(), describe(&identity)))?;
+            }
+            Ok(())
         }
         Action::List { folder } => {
             let folder = folder.resolve(global)?;

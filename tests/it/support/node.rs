@@ -76,6 +76,10 @@ impl Node {
         fs_err::create_dir_all(&data_folder).expect("a folder");
         fs_err::create_dir_all(&models_folder).expect("a folder");
         copy_folder(&untrained_bundle(), &models_folder.join("cxr-untrained"));
+        copy_folder(
+            &untrained_bundle().with_file_name("ct-lung-measurement"),
+            &models_folder.join("ct-lung-measurement"),
+        );
         let database = options.database.unwrap_or_else(Database::fresh);
         let (dicom_port, http_port) = (free_port(), free_port());
         let config_file = folder.path().join("hilum.toml");
@@ -381,8 +385,8 @@ fn untrained_bundle() -> PathBuf {
     let init = || run(Command::new(env!("CARGO_BIN_EXE_hilum")).args(["model", "init", "--models-dir"]).arg(&models));
     let mut made = init();
     if !made.status.success() && bundle.exists() {
-        // Left by tests of another version, whose untrained bundle was another.
-        fs_err::remove_dir_all(&bundle).expect("an old bundle of the tests");
+        // Left by tests of another version, whose bundles were others.
+        fs_err::remove_dir_all(&models).expect("old bundles of the tests");
         made = init();
     }
     assert!(made.status.success(), "hilum model init: {}", said(&made));

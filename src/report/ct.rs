@@ -1,0 +1,378 @@
+//! The results of a chest CT: measurement groups of the report, the overlay as a Secondary Capture image, and every
+//! sentence about them.
+
+use dicom_core::VR;
+use dicom_dictionary_std::{tags, uids};
+use dicom_object::InMemDicomObject;
+
+use super::{
+    RenderOptions, RenderedObject, ReportError, ResultKind, RgbPixels, Sources,
+    codes::{self, Concept},
+    content::{
+        ConceptModifier, Contains, HasProperties, InferredFrom, Item, ObservationContext, code, container, image,
+        number_or_comment, reference, text, uid_reference, with,
+    },
+    dataset::{Build, write},
+    heat_map::{dimensions, put_body_part, put_equipment, put_lossy, put_pixels},
+    modules::{Frame, Series, header_of},
+    source::SourceHeader,
+    sr::{algorithm, comments},
+    uids::uid,
+    wording,
+};
+use crate::types::{
+    BundleIdentity, BundleStatus, CtAnalysis, CtDensities, CtLung, CtPlane, RunOutcome, RunRecord, Side, Uid,
+};
+
+/// The words of the overlay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlayWords {
+    /// Stands above everything; empty unless the bundle is untrained.
+    pub notice: String,
+    /// The title.
+    pub above: String,
+    /// What was measured, and what it is not.
+    pub below: Vec<String>,
+}
+
+/// What is written above and below the sections of a CT.
+#[must_use]
+pub fn ct_overlay_words(record: &RunRecord, analysis: &CtAnalysis) -> OverlayWords {
+    let bundle = &record.bundle;
+    let untrained = bundle.status == BundleStatus::Untrained;
+    let mut below: Vec<String> = analysis.lungs.iter().map(lung_words).collect();
+    below.push(LIMITS.to_owned());
+    below.push(format!(
+        "RESEARCH, UNVERIFIED. {} {} ({}), {}; threshold {} HU",
+        bundle.name,
+        bundle.version,
+        wording::status(bundle.status),
+        analysis.method.segmentation,
+        analysis.method.threshold_hu
+    ));
+    OverlayWords {
+        notice: if untrained { crate::types::UNTRAINED_NOTICE.to_owned() } else { String::new() },
+        above: format!("AI chest CT lung measurement · {}", wording::NOT_FOR_DIAGNOSTIC_USE),
+        below,
+    }
+}
+
+/// What the bands are not.
+const LIMITS: &str = "Density bands say how dense a voxel is, not what it is: vessels, airway walls, breathing depth, \
+                      gravity, contrast medium, kernel and slice thickness change them.";
+
+/// How the lungs were found.
+const TECHNIQUE: &str = "Lungs by threshold and connected components without trained weights (after Hu, Hoffman, \
+                         Reinhardt, IEEE TMI 2001;20:490-498); trachea and main bronchi taken out, vessels within the \
+                         lungs included. Consolidated lobes, effusions and masses that reach the pleura over more than \
+                         about 2 cm are not found and make a lung measure too small.";
+
+/// (band, its code, its bounds) in the order of the fractions.
+fn bands() -> [(&'static str, Concept<'static>); 5] {
+    [
+        ("emphysema-like, below -950 HU", codes::BAND_EMPHYSEMA),
+        ("well aerated, -950 to -700 HU", codes::BAND_AERATED),
+        ("ground-glass-like, -700 to -500 HU", codes::BAND_GROUND_GLASS),
+        ("poorly aerated, -500 to -100 HU", codes::BAND_POORLY_AERATED),
+        ("consolidation-like, -100 HU and above", codes::BAND_CONSOLIDATION),
+    ]
+}
+
+fn hounsfield(value: Option<f64>) -> String {
+    value.map_or_else(|| "no value".to_owned(), |value| format!("{value:.0} HU"))
+}
+
+fn side_name(side: Side) -> &'static str {
+    match side {
+        Side::Right => "Right lung",
+        Side::Left => "Left lung",
+    }
+}
+
+/// A lung in one line.
+pub(super) fn lung_words(lung: &CtLung) -> String {
+    let whole = &lung.whole;
+    format!(
+        "{}: {:.0} ml, mean {}, 15th percentile {}; -700 HU and above {}, -100 HU and above {}, below -950 HU {}.",
+        side_name(lung.side),
+        whole.volume_ml,
+        hounsfield(whole.mean_hu),
+        hounsfield(whole.percentile_15_hu),
+        wording::percent(whole.opacity_fraction()),
+        wording::percent(whole.consolidation_fraction()),
+        wording::percent(whole.band_fractions[0])
+    )
+}
+
+/// The thirds of a lung in one line each.
+pub(super) fn third_words(lung: &CtLung) -> Vec<String> {
+    let names = ["upper", "middle", "lower"];
+    names
+        .iter()
+        .zip(&lung.thirds)
+        .map(|(name, third)| {
+            format!(
+                "{} third: {:.0} ml, mean {}; -700 HU and above {}, -100 HU and above {}",
+                name,
+                third.volume_ml,
+                hounsfield(third.mean_hu),
+                wording::percent(third.opacity_fraction()),
+                wording::percent(third.consolidation_fraction())
+            )
+        })
+        .collect()
+}
+
+/// Which series was measured, in one sentence.
+pub(super) fn series_words(analysis: &CtAnalysis) -> String {
+    let series = &analysis.series;
+    let [columns, rows, slices] = series.size;
+    let [x, y, z] = series.spacing_mm;
+    let thickness = series.slice_thickness_mm.map_or_else(String::new, |mm| format!(", slices {mm:.2} mm thick"));
+    let kernel = series.convolution_kernel.as_ref().map_or_else(String::new, |kernel| format!(", kernel {kernel}"));
+    format!(
+        "Measured series {}: {columns} x {rows} x {slices} voxels of {x:.3} x {y:.3} x {z:.3} mm{thickness}{kernel}; \
+         chosen: {}.",
+        series.series_instance_uid, series.why_chosen
+    )
+}
+
+/// The series that were not measured, a sentence each.
+pub(super) fn excluded_series_words(analysis: &CtAnalysis) -> Vec<String> {
+    analysis
+        .excluded_series
+        .iter()
+        .map(|series| {
+            format!(
+                "Series {} ({}, {} image(s)) not measured: {} ({})",
+                series.series_instance_uid,
+                series.modality,
+                series.images,
+                series.words.trim_end_matches('.'),
+                series.reason.id()
+            )
+        })
+        .collect()
+}
+
+/// What was measured, line by line, as the status page shows it.
+#[must_use]
+pub fn ct_measurement_lines(analysis: &CtAnalysis) -> Vec<String> {
+    let mut lines = vec![series_words(analysis)];
+    for lung in &analysis.lungs {
+        lines.push(lung_words(lung));
+        lines.extend(third_words(lung).into_iter().map(|third| format!("{}, {third}", side_name(lung.side))));
+    }
+    lines.extend(excluded_series_words(analysis));
+    lines.push(LIMITS.to_owned());
+    lines
+}
+
+/// What a report about a CT ends with, after the lines that every report has.
+pub(super) fn disclaimer() -> [String; 2] {
+    [LIMITS.to_owned(), TECHNIQUE.to_owned()]
+}
+
+/// Settings that determine the measurements.
+pub(super) fn parameters(analysis: &CtAnalysis) -> Vec<String> {
+    let limits: Vec<String> = analysis.method.band_limits_hu.iter().map(ToString::to_string).collect();
+    vec![
+        format!("segmentation={};threshold={} HU", analysis.method.segmentation, analysis.method.threshold_hu),
+        format!("densitometry={};bands={} HU", analysis.method.densitometry, limits.join("/")),
+    ]
+}
+
+/// The conclusion: every number in sentences.
+pub(super) fn conclusion(bundle: &BundleIdentity, analysis: &CtAnalysis) -> String {
+    let lungs: Vec<String> = analysis.lungs.iter().map(lung_words).collect();
+    let words = format!("AI chest CT lung measurement. {}", lungs.join(" "));
+    wording::with_notice(bundle, words)
+}
+
+/// The Imaging Measurements container: a TID 1501 group for each lung and each third of it.
+pub(super) fn measurements(frame: &Frame<'_>, analysis: &CtAnalysis) -> Item {
+    let bundle = &frame.record.bundle;
+    let parameters = wording::parameters(frame.record, &frame.options.software_version);
+    let mut items = algorithm(&bundle.name, &bundle.version, &parameters);
+    for lung in &analysis.lungs {
+        items.push(group(frame, analysis, lung, None, &lung.whole));
+        for (third, densities) in [codes::UPPER, codes::MIDDLE, codes::LOWER].into_iter().zip(&lung.thirds) {
+            items.push(group(frame, analysis, lung, Some(third), densities));
+        }
+    }
+    container(Some(Contains), codes::MEASUREMENTS, items)
+}
+
+fn group(
+    frame: &Frame<'_>,
+    analysis: &CtAnalysis,
+    lung: &CtLung,
+    third: Option<Concept>,
+    densities: &CtDensities,
+) -> Item {
+    let record = frame.record;
+    let series = &analysis.series.series_instance_uid;
+    let tracking = match third {
+        None => side_name(lung.side).to_owned(),
+        Some(third) => format!("{}, {} third", side_name(lung.side), third.meaning.to_lowercase()),
+    };
+    // The same for every revision that measures this series with a bundle of this name.
+    let tracking_uid = uid(
+        "tracking",
+        &[
+            &record.installation.id.to_string(),
+            record.study_instance_uid.as_str(),
+            series.as_str(),
+            &record.bundle.name,
+            &tracking,
+        ],
+    );
+    let laterality = match lung.side {
+        Side::Right => codes::RIGHT,
+        Side::Left => codes::LEFT,
+    };
+    let mut site = vec![code(ConceptModifier, codes::LATERALITY, laterality)];
+    site.extend(third.map(|third| code(ConceptModifier, codes::TOPOGRAPHICAL_MODIFIER, third)));
+    let mut items = vec![
+        text(ObservationContext, codes::TRACKING_ID, &tracking),
+        uid_reference(ObservationContext, codes::TRACKING_UID, &tracking_uid),
+        with(code(ConceptModifier, codes::FINDING_SITE, codes::LUNG), site),
+        uid_reference(Contains, codes::SOURCE_SERIES, series),
+    ];
+    let method = || text(ConceptModifier, codes::METHOD_TEXT, &analysis.method.segmentation);
+    items.push(number_or_comment(codes::VOLUME, densities.volume_ml, codes::MILLILITRE, vec![method()]));
+    let density = |concept: Concept, value: Option<f64>, about: Vec<Item>| {
+        number_or_comment(concept, value.unwrap_or(f64::NAN), codes::HOUNSFIELD, about)
+    };
+    let densitometry = || text(ConceptModifier, codes::METHOD_TEXT, &analysis.method.densitometry);
+    let mean = vec![code(ConceptModifier, codes::DERIVATION, codes::MEAN), densitometry()];
+    items.push(density(codes::ATTENUATION, densities.mean_hu, mean));
+    items.push(density(codes::PERCENTILE_15, densities.percentile_15_hu, vec![densitometry()]));
+    let meaning = |words: &str| text(ConceptModifier, codes::MEANING, words);
+    let percent = |concept: Concept, share: f64, words: &str| {
+        number_or_comment(concept, share * 100.0, codes::PERCENT, vec![meaning(words), densitometry()])
+    };
+    for ((words, concept), share) in bands().into_iter().zip(densities.band_fractions) {
+        items.push(percent(concept, share, &format!("Share of the volume: {words}")));
+    }
+    items.push(percent(
+        codes::OPACITY_SHARE,
+        densities.opacity_fraction(),
+        "Share of the volume at -700 HU and above, vessels included",
+    ));
+    container(Some(Contains), codes::MEASUREMENT_GROUP, items)
+}
+
+/// Qualitative Evaluations of a measured CT.
+pub(super) fn evaluations(frame: &Frame<'_>, analysis: &CtAnalysis) -> Item {
+    let bundle = &frame.record.bundle;
+    let mut items = vec![code(Contains, codes::ANALYSIS_STATUS, codes::SUCCEEDED)];
+    if bundle.status != BundleStatus::Untrained {
+        let all_passed = analysis.gates.iter().all(|gate| gate.passed);
+        let quality = if all_passed { codes::DIAGNOSTIC_QUALITY } else { codes::LIMITED_QUALITY };
+        items.push(code(Contains, codes::QUALITY, quality));
+    }
+    items.extend(analysis.gates.iter().map(|gate| text(Contains, codes::GATE, &wording::gate(gate))));
+    items.push(text(Contains, codes::COMMENT, &series_words(analysis)));
+    items.extend(analysis.excluded_series.iter().zip(excluded_series_words(analysis)).map(|(series, words)| {
+        let reason = code(HasProperties, codes::REJECT_REASON, codes::reason(series.reason));
+        with(text(Contains, codes::EXCLUDED_SERIES, &words), vec![reason])
+    }));
+    items.extend(analysis.excluded.iter().map(|excluded| {
+        with(
+            text(Contains, codes::EXCLUDED_IMAGE, &wording::excluded(excluded)),
+            vec![
+                code(HasProperties, codes::REJECT_REASON, codes::reason(excluded.reason)),
+                image(InferredFrom, codes::SOURCE, &excluded.source),
+            ],
+        )
+    }));
+    items.push(text(Contains, codes::CONCLUSION, &conclusion(bundle, analysis)));
+    items.extend(comments(frame.record));
+    container(Some(Contains), codes::EVALUATIONS, items)
+}
+
+/// Renders the overlay of a measured CT as a Secondary Capture image of its study. `sources` are in the order of arrival:
+/// the last one gives patient and study.
+///
+/// # Errors
+/// [`ReportError`] when the record is of no CT, its images have no headers, or the picture is none.
+pub fn render_ct_overlay(
+    record: &RunRecord,
+    sources: Sources<'_>,
+    overlay_rgb: &RgbPixels,
+    options: &RenderOptions,
+) -> Result<RenderedObject, ReportError> {
+    let RunOutcome::CtMeasured(analysis) = &record.outcome else {
+        return Err(ReportError::NoSuchImage { image_idx: 0, analysed: 0 });
+    };
+    let (columns, rows) = dimensions(overlay_rgb)?;
+    let images = &analysis.series.images;
+    let header = images
+        .iter()
+        .find_map(|image| header_of(sources, image))
+        .ok_or_else(|| ReportError::NoSource { study_instance_uid: record.study_instance_uid.clone() })?;
+    let frame = Frame::new(record, sources, options)?;
+    let sop_class_uid = Uid::new(uids::SECONDARY_CAPTURE_IMAGE_STORAGE)
+        .map_err(|error| ReportError::Encode { what: "SOP Class UID", reason: error.to_string() })?;
+    let identity = frame.identity("sc", &sop_class_uid, 1);
+    let series = Series {
+        modality: "OT",
+        number: "9004",
+        description: wording::ct_overlay_series(&record.bundle),
+        instance_number: 1,
+    };
+    let mut data_set = frame.data_set(&identity, &series, header);
+    put_image(&mut data_set, record, analysis, header);
+    put_equipment(&mut data_set, &frame);
+    put_references(&mut data_set, analysis);
+    put_pixels(&mut data_set, rows, columns, &overlay_rgb.bytes);
+    frame.put_coding_schemes(&mut data_set);
+    write(data_set, &frame.encoding, &options.file_meta, ResultKind::Sc, identity)
+}
+
+fn put_image(data_set: &mut InMemDicomObject, record: &RunRecord, analysis: &CtAnalysis, header: &SourceHeader) {
+    data_set.put_text(tags::IMAGE_TYPE, VR::CS, "DERIVED\\SECONDARY\\AI_OVERLAY");
+    // Sections of two planes have no orientation in common.
+    data_set.put_text(tags::PATIENT_ORIENTATION, VR::CS, "");
+    put_body_part(data_set, header);
+    data_set.put_text(tags::BURNED_IN_ANNOTATION, VR::CS, "NO");
+    data_set.put_text(tags::RECOGNIZABLE_VISUAL_FEATURES, VR::CS, "NO");
+    put_lossy(data_set, header);
+    let comment = format!("AI chest CT lung measurement. {}. {LIMITS}", wording::NOT_FOR_DIAGNOSTIC_USE);
+    data_set.put_text(tags::IMAGE_COMMENTS, VR::LT, &wording::with_notice(&record.bundle, comment));
+    let bundle = &record.bundle;
+    let derivation = format!(
+        "{}. Sections of the CT with the outlines of the lungs by {} (threshold {} HU) of {} {} (bundle sha256:{}); \
+         coloured in the lungs: -700 HU and above, -100 HU and above.",
+        wording::NOT_FOR_DIAGNOSTIC_USE,
+        analysis.method.segmentation,
+        analysis.method.threshold_hu,
+        bundle.name,
+        bundle.version,
+        bundle.digest,
+    );
+    data_set.put_text(tags::DERIVATION_DESCRIPTION, VR::ST, &wording::with_notice(bundle, derivation));
+    data_set.put_code(tags::DERIVATION_CODE_SEQUENCE, codes::CT_OVERLAY);
+}
+
+/// The axial sections' images as sources, and the whole series.
+fn put_references(data_set: &mut InMemDicomObject, analysis: &CtAnalysis) {
+    let images = &analysis.series.images;
+    let shown = analysis.sections.iter().filter(|section| section.plane == CtPlane::Axial);
+    let sources = shown
+        .filter_map(|section| images.get(section.index))
+        .map(|source| {
+            let mut derived_from = reference(&source.sop_class_uid, &source.sop_instance_uid);
+            derived_from.put_code(tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, codes::SOURCE_IMAGE);
+            derived_from.put_text(tags::SPATIAL_LOCATIONS_PRESERVED, VR::CS, "NO");
+            derived_from
+        })
+        .collect();
+    data_set.put_items(tags::SOURCE_IMAGE_SEQUENCE, sources);
+    let mut series = InMemDicomObject::new_empty();
+    series.put_uid(tags::SERIES_INSTANCE_UID, &analysis.series.series_instance_uid);
+    let instances = images.iter().map(|image| reference(&image.sop_class_uid, &image.sop_instance_uid)).collect();
+    series.put_items(tags::REFERENCED_INSTANCE_SEQUENCE, instances);
+    data_set.put_items(tags::REFERENCED_SERIES_SEQUENCE, vec![series]);
+}

@@ -1,0 +1,158 @@
+//! What the CT pipeline found in a study: measurements of the lungs, made without any network.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ExcludedImage, GateResult, ReasonCode, SourceImage, Uid};
+
+/// What was measured in a chest CT.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CtAnalysis {
+    /// The series that was measured.
+    pub series: CtSeries,
+    /// Every check of series and lungs.
+    pub gates: Vec<GateResult>,
+    /// How the lungs were found and measured.
+    pub method: CtMethod,
+    /// The right lung, then the left.
+    pub lungs: Vec<CtLung>,
+    /// What the overlay shows, in its order: axial sections from head to feet, then coronal ones.
+    pub sections: Vec<CtSection>,
+    /// The other series of the study.
+    pub excluded_series: Vec<ExcludedSeries>,
+    /// Images of the measured series that were left out.
+    pub excluded: Vec<ExcludedImage>,
+}
+
+/// A series whose images make one volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CtSeries {
+    /// (0020,000E)
+    pub series_instance_uid: Uid,
+    /// Acquisition Number (0020,0012), where the series has several and one was chosen.
+    pub acquisition_number: Option<i32>,
+    /// The images, from the feet to the head.
+    pub images: Vec<SourceImage>,
+    /// Why this series and no other.
+    pub why_chosen: String,
+    /// Columns, rows and slices.
+    pub size: [usize; 3],
+    /// Distances between columns, rows and slices, in millimetres.
+    pub spacing_mm: [f64; 3],
+    /// Slice Thickness (0018,0050) in millimetres, where stated.
+    pub slice_thickness_mm: Option<f64>,
+    /// Convolution Kernel (0018,1210), where stated.
+    pub convolution_kernel: Option<String>,
+    /// The stored columns run towards the patient's right.
+    pub columns_reversed: bool,
+    /// The stored rows run towards the front.
+    pub rows_reversed: bool,
+}
+
+/// How the lungs were found and measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CtMethod {
+    /// Name and version of the segmentation.
+    pub segmentation: String,
+    /// Name and version of the measurements.
+    pub densitometry: String,
+    /// Threshold between air and tissue that was found for this volume, in Hounsfield units.
+    pub threshold_hu: i16,
+    /// Limits of the density bands, in Hounsfield units, rising.
+    pub band_limits_hu: [i16; 4],
+}
+
+/// Which side of the patient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// The patient's right.
+    Right,
+    /// The patient's left.
+    Left,
+}
+
+impl Side {
+    /// `right` or `left`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Right => "right",
+            Self::Left => "left",
+        }
+    }
+}
+
+/// One lung.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CtLung {
+    /// Which one.
+    pub side: Side,
+    /// All of it.
+    pub whole: CtDensities,
+    /// Upper, middle and lower third of its height.
+    pub thirds: [CtDensities; 3],
+}
+
+/// Volume and densities of a part of a lung, vessels and airway walls within it included.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CtDensities {
+    /// Volume in millilitres.
+    pub volume_ml: f64,
+    /// Mean in Hounsfield units; `None` of an empty part.
+    pub mean_hu: Option<f64>,
+    /// The value that 15 percent of the voxels lie below or at, in Hounsfield units.
+    pub percentile_15_hu: Option<f64>,
+    /// Share of each density band, 0 to 1: below the first limit, between each and the next, from the last up.
+    pub band_fractions: [f64; 5],
+}
+
+impl CtDensities {
+    /// Share at -700 HU and above, 0 to 1: all bands that are denser than well aerated lung.
+    #[must_use]
+    pub fn opacity_fraction(&self) -> f64 {
+        let [_, _, ground_glass, poorly_aerated, consolidation] = self.band_fractions;
+        ground_glass + poorly_aerated + consolidation
+    }
+
+    /// Share at -100 HU and above, 0 to 1.
+    #[must_use]
+    pub const fn consolidation_fraction(&self) -> f64 {
+        self.band_fractions[4]
+    }
+}
+
+/// The plane of a section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CtPlane {
+    /// Seen from the feet, front above.
+    Axial,
+    /// Seen from the front, head above.
+    Coronal,
+}
+
+/// The lungs in one section of the volume. In either plane the patient's right is at the left of the picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CtSection {
+    /// Which plane.
+    pub plane: CtPlane,
+    /// Axial: slice number from the feet; coronal: row number from the front. From 0.
+    pub index: usize,
+    /// 8-bit grey PNG in base64, one pixel for each voxel: 0 background, 1 right lung, 2 left lung, 3 airway.
+    pub labels_png_base64: String,
+}
+
+/// A series of the study that was not measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExcludedSeries {
+    /// (0020,000E)
+    pub series_instance_uid: Uid,
+    /// (0008,0060)
+    pub modality: String,
+    /// Its number of images.
+    pub images: usize,
+    /// Coded reason.
+    pub reason: ReasonCode,
+    /// One sentence without patient data.
+    pub words: String,
+}
