@@ -10,6 +10,7 @@
 
 mod address;
 mod apply;
+mod cases;
 mod check_config;
 mod commit;
 mod commitments;
@@ -187,6 +188,9 @@ enum Command {
     /// Bundles: networks with their weights and manifest
     #[command(subcommand)]
     Model(model::Action),
+    /// The reference library of similar cases
+    #[command(subcommand)]
+    Cases(cases::Action),
 }
 
 /// Reads the command line; on wrong usage, `--help` and `--version` it says so and ends the process.
@@ -238,6 +242,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Reindex => reindex::run(global).await,
         Command::Retention(options) => retention::run(global, &options).await,
         Command::Model(action) => model::run(global, action),
+        Command::Cases(action) => cases::run(global, action).await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The networks of `nn/` behind the trait [`Models`], and a bundle's manifest as pipeline settings.
 
-use super::{ActivationMap, GateSettings, MemberOutput, ModelError, Models, PipelineSettings};
+use super::{ActivationMap, GateSettings, MemberOutput, ModelError, Models, PipelineSettings, SimilarCaseSettings};
 use crate::{
     imaging::{DecodeLimits, MaskMode, Plane, Plane3},
     nn::{self, Calibration, Ensemble, Fusion, Manifest, VoiMode},
@@ -62,7 +62,8 @@ impl Models for NnModels {
 }
 
 /// What a manifest prescribes, as the pipeline wants it.
-pub(super) fn pipeline_settings(manifest: &Manifest, decode_limits: DecodeLimits) -> PipelineSettings {
+#[must_use]
+pub fn pipeline_settings(manifest: &Manifest, decode_limits: DecodeLimits) -> PipelineSettings {
     let preprocessing = &manifest.preprocessing;
     let gates = &manifest.gates;
     PipelineSettings {
@@ -89,5 +90,6 @@ pub(super) fn pipeline_settings(manifest: &Manifest, decode_limits: DecodeLimits
             minimum_columns: gates.minimum_columns,
         },
         decode_limits,
+        similar_cases: SimilarCaseSettings::default(),
     }
 }

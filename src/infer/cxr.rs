@@ -5,10 +5,11 @@ use std::{sync::Arc, time::Instant};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
+use super::nearest::normalised;
 use super::{
     gates::Gates,
     models::{MemberOutput, ModelError, Models},
-    settings::{PipelineSettings, SettingsProblem},
+    settings::{EmbeddingMethod, PipelineSettings, SettingsProblem, SimilarCaseSettings},
 };
 use crate::{
     imaging::{
@@ -34,6 +35,9 @@ pub struct LoadedImage {
 pub struct Analysis {
     /// Scores and maps, or the reason why there are none.
     pub outcome: RunOutcome,
+    /// The embedding of each analysed image, of length 1, or in words why there is none; in the order of the outcome's
+    /// images.
+    pub embeddings: Vec<Result<Vec<f32>, String>>,
     /// Milliseconds per stage, summed over the images: `read`, `decode`, `segment`, `classify`, `explain`.
     pub stage_milliseconds: Vec<(String, f64)>,
 }
@@ -102,6 +106,9 @@ enum Verdict<T> {
     Excluded(Exclusion),
 }
 
+/// What was found on an image, and its embedding or why it has none.
+type Embedded = (ImageAnalysis, Result<Vec<f32>, String>);
+
 /// Milliseconds per stage.
 #[derive(Default)]
 struct StageTimes {
@@ -131,6 +138,11 @@ impl<M: Models> CxrPipeline<M> {
         }
         if bundle.members.is_empty() {
             return problem("members", "empty".to_owned(), "at least one classifier");
+        }
+        if let EmbeddingMethod::Member(name) = &settings.similar_cases.method
+            && !bundle.members.iter().any(|member| member.name == *name)
+        {
+            return problem("similar_cases.method", name.clone(), "the name of a classifier of the bundle");
         }
         if !(0.0..=1.0).contains(&bundle.threshold) {
             return problem("threshold", bundle.threshold.to_string(), "0 to 1");
@@ -166,13 +178,17 @@ impl<M: Models> CxrPipeline<M> {
     {
         let mut times = StageTimes::default();
         let mut analysed = Vec::new();
+        let mut embeddings = Vec::new();
         let mut excluded = Vec::new();
         for source in sources {
             let started = Instant::now();
             let LoadedImage { source, bytes } = read(source).await?;
             times.add("read", started);
             match self.analyse_image(&source, bytes, &mut times).await? {
-                Verdict::Goes(analysis) => analysed.push(analysis),
+                Verdict::Goes((analysis, embedding)) => {
+                    analysed.push(analysis);
+                    embeddings.push(embedding);
+                }
                 Verdict::Excluded(Exclusion { reason, words }) => {
                     excluded.push(ExcludedImage { source, reason, words });
                 }
@@ -183,7 +199,7 @@ impl<M: Models> CxrPipeline<M> {
         } else {
             RunOutcome::Analysed(CxrAnalysis { images: analysed, excluded })
         };
-        Ok(Analysis { outcome, stage_milliseconds: times.stages })
+        Ok(Analysis { outcome, embeddings, stage_milliseconds: times.stages })
     }
 
     async fn analyse_image(
@@ -191,7 +207,7 @@ impl<M: Models> CxrPipeline<M> {
         source: &SourceImage,
         bytes: Vec<u8>,
         times: &mut StageTimes,
-    ) -> Result<Verdict<ImageAnalysis>, InferError> {
+    ) -> Result<Verdict<Embedded>, InferError> {
         let started = Instant::now();
         let settings = Arc::clone(&self.settings);
         let enforced = self.bundle.status != BundleStatus::Untrained;
@@ -226,9 +242,10 @@ impl<M: Models> CxrPipeline<M> {
         times.add("classify", started);
 
         let started = Instant::now();
+        let embedding = self.embedding(&outputs);
         let analysis = self.explain(source, placement, gates, &lungs, outputs)?;
         times.add("explain", started);
-        Ok(Verdict::Goes(analysis))
+        Ok(Verdict::Goes((analysis, embedding)))
     }
 
     fn classifier_input(&self, canvas: &Plane, lungs: &Lungs) -> Result<Plane3, PlaneError> {
@@ -267,6 +284,31 @@ impl<M: Models> CxrPipeline<M> {
             return Err(InferError::AllMembersFailed { failures, first });
         }
         Ok(outputs)
+    }
+
+    /// The vector that similar images are found by. A member that failed leaves none: the vectors of an ensemble with
+    /// and without it cannot be compared.
+    fn embedding(&self, outputs: &[Result<MemberOutput, String>]) -> Result<Vec<f32>, String> {
+        let mut parts: Vec<f32> = Vec::new();
+        for (member, output) in self.bundle.members.iter().zip(outputs) {
+            if let EmbeddingMethod::Member(name) = &self.settings.similar_cases.method
+                && *name != member.name
+            {
+                continue;
+            }
+            let Ok(output) = output else {
+                return Err(format!("member {} failed, so that the image has no embedding", member.name));
+            };
+            let part = normalised(&output.embedding)
+                .ok_or_else(|| format!("the embedding of member {} has no direction", member.name))?;
+            parts.extend(part);
+        }
+        normalised(&parts).ok_or_else(|| "the members gave no embedding".to_owned())
+    }
+
+    /// How this pipeline searches for similar cases.
+    pub fn similar_cases(&self) -> &SimilarCaseSettings {
+        &self.settings.similar_cases
     }
 
     /// Fuses outputs and maps and decides.
@@ -341,6 +383,7 @@ impl<M: Models> CxrPipeline<M> {
             },
             right_lung_heat_fraction,
             left_lung_heat_fraction,
+            similar_cases: None,
         })
     }
 }

@@ -159,6 +159,7 @@ fn settings() -> PipelineSettings {
             minimum_columns: 40,
         },
         decode_limits: DecodeLimits::default(),
+        similar_cases: SimilarCaseSettings::default(),
     }
 }
 

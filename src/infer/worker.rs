@@ -16,11 +16,11 @@ use time::{OffsetDateTime, UtcOffset};
 use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
-use super::{CxrPipeline, InferError, LoadedImage, NnModels};
+use super::{Analysis, CxrPipeline, InferError, LoadedImage, NnModels, SimilarCaseSettings, library::CaseLibrary};
 use crate::{
     archive::{Archive, ArchiveError},
     db::{
-        self, Db, delivery,
+        self, Db, case, delivery,
         instance::{self, Instance},
         result, run,
         run::{AfterFailure, Claim, ClaimedRendering, ClaimedRun, FinishedRun, Rendered},
@@ -65,6 +65,7 @@ struct Inner {
     db: Db,
     archive: Archive,
     settings: WorkerSettings,
+    library: CaseLibrary,
     /// Loaded bundles by name.
     pipelines: Mutex<HashMap<String, LoadedBundle>>,
     /// Held for writing by work that may have killed the process before, for reading by all other.
@@ -94,8 +95,14 @@ pub struct RenderRun(Arc<Inner>);
 /// The two handlers of the inference process.
 #[must_use]
 pub fn handlers(db: Db, archive: Archive, settings: WorkerSettings) -> (RunBundle, RenderRun) {
-    let inner =
-        Arc::new(Inner { db, archive, settings, pipelines: Mutex::new(HashMap::new()), company: RwLock::new(()) });
+    let inner = Arc::new(Inner {
+        library: CaseLibrary::new(db.clone(), SimilarCaseSettings::default().maximum_index_bytes),
+        db,
+        archive,
+        settings,
+        pipelines: Mutex::new(HashMap::new()),
+        company: RwLock::new(()),
+    });
     (RunBundle(Arc::clone(&inner)), RenderRun(inner))
 }
 
@@ -179,6 +186,9 @@ impl Inner {
                 )
                 .await?;
                 if counted {
+                    for own in &finished.own_images {
+                        case::keep_own(&mut tx, claimed.id, &own.sop_instance_uid, &own.method, &own.embedding).await?;
+                    }
                     jobs::queue(&mut tx, &self.db, &Job::RenderRun(claimed.id), None).await?;
                 }
                 tx.commit().await.context("commit the outcome")?;
@@ -228,6 +238,7 @@ impl Inner {
             .filter(|source| RADIOGRAPH_SOP_CLASSES.contains(&source.sop_class_uid.as_str()))
             .cloned()
             .collect();
+        let mut own_images = Vec::new();
         let (outcome, stage_milliseconds) = if radiographs.is_empty() {
             let words = format!(
                 "none of the study's {} object(s) is a Computed Radiography or Digital X-Ray image for presentation",
@@ -237,7 +248,10 @@ impl Inner {
             (RunOutcome::NotAnalysed(not_analysed), Vec::new())
         } else {
             let analysis = pipeline.analyse(radiographs, |source| self.load(source)).await;
-            let analysis = analysis.map_err(|error| technical(anyhow!(error)))?;
+            let mut analysis = analysis.map_err(|error| technical(anyhow!(error)))?;
+            let started = Instant::now();
+            own_images = self.compare(claimed, &pipeline, &mut analysis).await;
+            analysis.stage_milliseconds.push(("compare".to_owned(), started.elapsed().as_secs_f64() * 1000.0));
             (analysis.outcome, analysis.stage_milliseconds)
         };
         let result_key = report::result_key(
@@ -248,7 +262,31 @@ impl Inner {
             &self.settings.configuration_sha256,
             claimed.revision,
         );
-        Ok(Finished { outcome, stage_milliseconds, result_key, pipeline })
+        Ok(Finished { outcome, own_images, stage_milliseconds, result_key, pipeline })
+    }
+
+    /// Looks for similar cases of every analysed image, and returns what the images leave for later studies.
+    async fn compare(
+        &self,
+        claimed: &ClaimedRun,
+        pipeline: &CxrPipeline<NnModels>,
+        analysis: &mut Analysis,
+    ) -> Vec<OwnImage> {
+        let RunOutcome::Analysed(analysed) = &mut analysis.outcome else { return Vec::new() };
+        let settings = pipeline.similar_cases();
+        let (method, bundle) = (settings.method.id(), pipeline.bundle().digest);
+        let mut own_images = Vec::new();
+        for (image, embedding) in analysed.images.iter_mut().zip(std::mem::take(&mut analysis.embeddings)) {
+            let study = &claimed.study_instance_uid;
+            let similar = self.library.similar_cases(study, bundle, &method, settings.count, &embedding).await;
+            image.similar_cases = Some(similar);
+            own_images.extend(embedding.ok().map(|embedding| OwnImage {
+                sop_instance_uid: image.source.sop_instance_uid.to_string(),
+                method: method.clone(),
+                embedding,
+            }));
+        }
+        own_images
     }
 
     async fn instances(&self, claimed: &ClaimedRun) -> anyhow::Result<Vec<Instance>> {
@@ -411,8 +449,16 @@ async fn wanting_not_analysed(tx: &mut db::Tx, destinations: Vec<String>) -> any
     Ok(destinations.into_iter().filter(wants).collect())
 }
 
+/// An embedding that is kept with the run.
+struct OwnImage {
+    sop_instance_uid: String,
+    method: String,
+    embedding: Vec<f32>,
+}
+
 struct Finished {
     outcome: RunOutcome,
+    own_images: Vec<OwnImage>,
     stage_milliseconds: Vec<(String, f64)>,
     result_key: Sha256Digest,
     pipeline: Arc<CxrPipeline<NnModels>>,

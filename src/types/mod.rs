@@ -13,6 +13,7 @@ mod refusal;
 mod requirement;
 mod run;
 mod sha256;
+mod similar;
 mod site;
 mod uid;
 
@@ -31,6 +32,10 @@ pub use run::{
     ReasonCode, RunOutcome, RunRecord, SourceImage, UNTRAINED_NOTICE,
 };
 pub use sha256::{Sha256Digest, Sha256DigestError};
+pub use similar::{
+    CaseLibraryVersion, PriorImage, Pseudonym, PseudonymKey, SimilarCase, SimilarCases, cosine_of_distance,
+    neighbours_caution,
+};
 pub use site::{
     Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig, SiteProblem,
 };
