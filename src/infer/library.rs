@@ -386,4 +386,71 @@ mod tests {
         assert_ne!(identity_of(&forwards.records), identity_of(&index(&[one]).records));
         assert_eq!(identity_of(&[]).n_cases, 0);
     }
+
+    async fn add(db: &Db, bundle: Sha256Digest, number: u8, patient: Pseudonym, vector: &[f32]) -> String {
+        let file_sha256 = Sha256Digest::of(&[number]);
+        let case_id = case::case_id(&bundle, "all-members", &file_sha256);
+        let new = case::NewCase {
+            case_id: &case_id,
+            bundle_digest: bundle,
+            method: "all-members",
+            file_sha256,
+            patient,
+            study: Pseudonym([number; 32]),
+            label: "COVID-19",
+            cohort: "test",
+            view: "PA",
+            source: "",
+            embedding: vector,
+        };
+        let mut tx = db.begin().await.unwrap();
+        assert!(case::insert(&mut tx, &new).await.unwrap());
+        assert!(!case::insert(&mut tx, &new).await.unwrap(), "the same case again");
+        tx.commit().await.unwrap();
+        case_id
+    }
+
+    #[tokio::test]
+    async fn the_index_follows_postgres_and_refuses_what_does_not_fit() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        use crate::db::managed::{ManagedPostgres, ManagedPostgresOptions};
+        let folder = tempfile::Builder::new().prefix("hilum-test-cases").tempdir_in("/tmp").unwrap();
+        fs_err::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let postgres = ManagedPostgres::start(&ManagedPostgresOptions::throw_away(folder.path())).await.unwrap();
+        let db = Db::connect_lazy(&postgres.connection_url(), 4).unwrap();
+        db.migrate().await.unwrap();
+        let (bundle, other_bundle) = (Sha256Digest::of(b"bundle"), Sha256Digest::of(b"other bundle"));
+        let (patient, asker) = (Pseudonym([1; 32]), Asker { patient: Pseudonym([9; 32]), study: None });
+        let library = CaseLibrary::new(db.clone(), 4 * 8);
+        let search = |bundle, asker| library.search(bundle, "all-members", vec![1.0, 0.0], 4, asker);
+
+        assert_eq!(search(bundle, asker).await.unwrap().1, []);
+        let first = add(&db, bundle, 1, patient, &[1.0, 0.0]).await;
+        let second = add(&db, bundle, 2, Pseudonym([2; 32]), &[0.0, 1.0]).await;
+        let of_other_bundle = add(&db, other_bundle, 3, patient, &[1.0, 0.0]).await;
+        let (version, found) = search(bundle, asker).await.unwrap();
+        assert_eq!((version.n_cases, ids(&found)), (2, vec![first.as_str(), second.as_str()]));
+        let same_patient = Asker { patient, study: None };
+        assert_eq!(ids(&search(bundle, same_patient).await.unwrap().1), [second.as_str()]);
+        assert_eq!(ids(&search(other_bundle, asker).await.unwrap().1), [of_other_bundle.as_str()]);
+
+        let filter = CaseFilter { case_ids: Some(vec![first]), ..CaseFilter::default() };
+        assert_eq!(case::remove(&mut *db.acquire().await.unwrap(), &filter).await.unwrap(), 1);
+        let (after, found) = search(bundle, asker).await.unwrap();
+        assert_eq!(ids(&found), [second.as_str()]);
+        assert_ne!(after, version);
+
+        for number in 10..14 {
+            add(&db, bundle, number, patient, &[0.6, 0.8]).await;
+        }
+        let error = search(bundle, asker).await.unwrap_err();
+        assert!(error.downcast_ref::<LibraryTooLarge>().is_some(), "{error:#}");
+        assert_eq!(ids(&search(other_bundle, asker).await.unwrap().1), [of_other_bundle.as_str()]);
+        let key = case::pseudonym_key(&mut *db.acquire().await.unwrap()).await.unwrap();
+        let again = case::pseudonym_key(&mut *db.acquire().await.unwrap()).await.unwrap();
+        assert_eq!(key.patient("P1"), again.patient("P1"), "the key is made once");
+        db.close().await;
+        postgres.stop().await.unwrap();
+    }
 }
