@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Instant};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
-use super::nearest::normalised;
 use super::{
     gates::Gates,
     models::{MemberOutput, ModelError, Models},
+    nearest::normalised,
     settings::{EmbeddingMethod, PipelineSettings, SettingsProblem, SimilarCaseSettings},
 };
 use crate::{

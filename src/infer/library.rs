@@ -425,7 +425,7 @@ mod tests {
         let library = CaseLibrary::new(db.clone(), 4 * 8);
         let search = |bundle, asker| library.search(bundle, "all-members", vec![1.0, 0.0], 4, asker);
 
-        assert_eq!(search(bundle, asker).await.unwrap().1, []);
+        assert!(search(bundle, asker).await.unwrap().1.is_empty());
         let first = add(&db, bundle, 1, patient, &[1.0, 0.0]).await;
         let second = add(&db, bundle, 2, Pseudonym([2; 32]), &[0.0, 1.0]).await;
         let of_other_bundle = add(&db, other_bundle, 3, patient, &[1.0, 0.0]).await;

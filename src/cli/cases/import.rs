@@ -183,7 +183,9 @@ impl Importer {
                 None => print(&line)?,
             }
         }
-        bar.inspect(ProgressBar::finish_and_clear);
+        if let Some(bar) = &bar {
+            bar.finish_and_clear();
+        }
         Ok(summary)
     }
 

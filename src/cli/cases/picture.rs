@@ -35,7 +35,7 @@ pub(super) fn as_radiograph(bytes: &[u8], view: &str, sop_instance_uid: &str) ->
                 most - least > MAX_CHANNEL_DIFFERENCE
             });
             anyhow::ensure!(
-                colourful.count() * 100 <= rgb.pixels().len(),
+                colourful.count() * 100 <= rgb.as_raw().len() / 3,
                 "it is a picture in colour; a radiograph in shades of grey is expected"
             );
             let mut grey = picture.to_luma8().into_raw();
