@@ -193,10 +193,14 @@ mod tests {
     #[test]
     fn results_leave_their_reserve_free() {
         let folder = tempfile::tempdir().unwrap();
-        let error = archive(folder.path(), u64::MAX).store_result(b"SR", "dcm").unwrap_err();
+        let store = |reserve_bytes| {
+            let archive = archive(folder.path(), reserve_bytes);
+            archive.store_result(b"SR", uuid::Uuid::from_u128(7), time::OffsetDateTime::UNIX_EPOCH, "sr-0.dcm")
+        };
+        let error = store(u64::MAX).unwrap_err();
         assert!(error.is_out_of_resources(), "{error}");
         assert!(error.to_string().contains("results_minimum_free_bytes"), "{error}");
-        assert!(archive(folder.path(), MIB).store_result(b"SR", "dcm").is_ok());
+        assert!(store(MIB).is_ok());
     }
 
     #[test]
