@@ -75,6 +75,11 @@ bench-e2e: setup-bench ## Measures from the last image to the results in the PAC
 	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
 	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh e2e $(ARGS)
 
+.PHONY: bench-cases
+bench-cases: setup-run ## Measures the search for similar cases in 100,000 vectors of 2,048 numbers (PROFILE=release)
+	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
+	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh cases $(ARGS)
+
 .PHONY: interop
 interop: setup-bench ## Tries every cell of the interoperation matrix and writes docs/interoperation.md
 	@cargo build --bin hilum

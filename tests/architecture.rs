@@ -31,6 +31,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("infer", &["types", "imaging", "nn", "telemetry"]),
     // The worker is where a run is claimed and its outcome is written; the pipelines beside it know neither.
     ("infer::worker", &["archive", "db", "jobs", "report"]),
+    // Keeps the index of the reference library at what Postgres holds; the search itself (`nearest`) is pure.
+    ("infer::library", &["db"]),
     ("report", &["types", "imaging"]),
     ("deliver", &["types", "archive", "db", "dimse", "jobs", "telemetry", "tls"]),
     ("db", &["types"]),
@@ -52,6 +54,8 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (&["safetensors"], &["nn", "train"], "weights are read where the networks are"),
     (&["sqlx"], &["db", "jobs"], "SQL lives in db/, and jobs/ hands its pool to the queue"),
     (&["graphile_worker"], &["jobs"], "only jobs/ knows the queue"),
+    (&["hmac"], &["types"], "pseudonyms are made in types/"),
+    (&["csv"], &["cli"], "lists of files are read on the command line"),
     (&["chrono"], &["jobs", "app"], "the queue speaks chrono, and app/ asks it for the machine's time zone"),
     (&["dicom_ul"], &["dimse"], "PDUs and associations stay in dimse/"),
     (

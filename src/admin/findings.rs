@@ -8,7 +8,10 @@ use serde::Serialize;
 use crate::{
     db::status::RunFindings,
     report,
-    types::{BundleIdentity, BundleStatus, Decision, ExcludedImage, GateResult, ImageAnalysis, RunOutcome},
+    types::{
+        BundleIdentity, BundleStatus, Decision, ExcludedImage, GateResult, ImageAnalysis, RunOutcome, SimilarCases,
+        neighbours_caution,
+    },
 };
 
 /// A share of 1: a number in JSON, percent in pages.
@@ -72,6 +75,8 @@ pub(super) struct ImageView {
     pub(super) right_lung_heat_fraction: Option<Share>,
     pub(super) left_lung_heat_fraction: Option<Share>,
     pub(super) gates: Vec<GateView>,
+    /// `None` in runs of versions that did not search.
+    pub(super) similar_cases: Option<SimilarView>,
 }
 
 /// The outputs for one class.
@@ -80,6 +85,53 @@ pub(super) struct OutputView {
     pub(super) class: String,
     pub(super) ensemble: Option<Share>,
     pub(super) members: Vec<Option<Share>>,
+}
+
+/// What the search for similar cases gave.
+#[derive(Debug, Serialize)]
+pub(super) struct SimilarView {
+    #[serde(flatten)]
+    pub(super) found: SimilarCases,
+    /// What the distances do not say.
+    pub(super) caution: &'static str,
+    /// For the page.
+    #[serde(skip)]
+    pub(super) rows: Vec<NeighbourRow>,
+}
+
+/// A similar case, or an earlier image of the patient, on the page.
+#[derive(Debug)]
+pub(super) struct NeighbourRow {
+    pub(super) name: String,
+    pub(super) distance: String,
+    pub(super) label: String,
+    pub(super) cohort: String,
+}
+
+impl SimilarView {
+    fn new(status: BundleStatus, found: &SimilarCases) -> Self {
+        let cases = found.cases.iter().map(|case| NeighbourRow {
+            name: case.case_id.clone(),
+            distance: format!("{:.4}", case.distance),
+            label: case.label.clone(),
+            cohort: case.cohort.clone(),
+        });
+        let priors = found.priors.iter().map(|prior| NeighbourRow {
+            name: format!("same patient, study {}", prior.study_instance_uid),
+            distance: format!("{:.4}", prior.distance),
+            label: prior.study_date.clone().unwrap_or_else(|| "no date".to_owned()),
+            cohort: "this node".to_owned(),
+        });
+        Self { rows: cases.chain(priors).collect(), found: found.clone(), caution: neighbours_caution(status) }
+    }
+
+    /// Which library was searched.
+    pub(super) fn library_words(&self) -> String {
+        self.found.library.as_ref().map_or_else(
+            || "no reference library was searched".to_owned(),
+            |library| format!("reference library of {} cases, sha256:{}", library.n_cases, library.sha256),
+        )
+    }
 }
 
 /// One check of the input.
@@ -196,6 +248,7 @@ impl ImageView {
             right_lung_heat_fraction: image.right_lung_heat_fraction.map(Share),
             left_lung_heat_fraction: image.left_lung_heat_fraction.map(Share),
             gates: image.gates.iter().map(GateView::from).collect(),
+            similar_cases: image.similar_cases.as_ref().map(|found| SimilarView::new(bundle.status, found)),
         }
     }
 

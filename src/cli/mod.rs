@@ -11,6 +11,7 @@
 mod address;
 mod apply;
 mod bench;
+mod cases;
 mod check_config;
 mod commit;
 mod commitments;
@@ -190,6 +191,9 @@ enum Command {
     /// Bundles: networks with their weights and manifest
     #[command(subcommand)]
     Model(model::Action),
+    /// The reference library of similar cases
+    #[command(subcommand)]
+    Cases(cases::Action),
 }
 
 /// Reads the command line; on wrong usage, `--help` and `--version` it says so and ends the process.
@@ -242,6 +246,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Retention(options) => retention::run(global, &options).await,
         Command::Bench(options) => bench::run(global, options).await,
         Command::Model(action) => model::run(global, action).await,
+        Command::Cases(action) => cases::run(global, action).await,
     }
 }
 

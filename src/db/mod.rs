@@ -7,6 +7,7 @@
 
 pub mod archive_watermark;
 pub mod association;
+pub mod case;
 pub mod commitment;
 pub mod delivery;
 pub mod event;

@@ -388,6 +388,7 @@ mod tests {
             lung_mask: LungMask { side_pixels: 1, png_base64: String::new(), area_fraction: 0.3 },
             right_lung_heat_fraction: None,
             left_lung_heat_fraction: None,
+            similar_cases: None,
         }
     }
 

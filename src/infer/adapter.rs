@@ -1,6 +1,9 @@
 //! The networks of `nn/` behind the trait [`Models`], and a bundle's manifest as pipeline settings.
 
-use super::{ActivationMap, GateSettings, MemberOutput, ModelError, Models, PipelineSettings, SettingsProblem};
+use super::{
+    ActivationMap, GateSettings, MemberOutput, ModelError, Models, PipelineSettings, SettingsProblem,
+    SimilarCaseSettings,
+};
 use crate::{
     imaging::{
         DecodeLimits, Plane, Planes,
@@ -72,7 +75,7 @@ impl Models for NnModels {
 ///
 /// # Errors
 /// [`SettingsProblem`] when the bundle is of another kind.
-pub(super) fn pipeline_settings(
+pub fn pipeline_settings(
     manifest: &Manifest,
     decode_limits: DecodeLimits,
 ) -> Result<(PipelineSettings, Classification), SettingsProblem> {
@@ -104,6 +107,7 @@ pub(super) fn pipeline_settings(
             minimum_columns: gates.minimum_columns,
         },
         decode_limits,
+        similar_cases: SimilarCaseSettings::default(),
     };
     Ok((settings, classification.clone()))
 }

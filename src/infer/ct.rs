@@ -91,7 +91,7 @@ impl CtPipeline {
     {
         let mut times = StageTimes::default();
         let outcome = self.outcome(sources, &mut read, &mut times).await?;
-        Ok(Analysis { outcome, stage_milliseconds: times.stages })
+        Ok(Analysis { outcome, embeddings: Vec::new(), stage_milliseconds: times.stages })
     }
 
     async fn outcome<R, F>(

@@ -8,7 +8,8 @@ use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use super::{
     gates::Gates,
     models::{MemberOutput, ModelError, Models},
-    settings::{PipelineSettings, SettingsProblem},
+    nearest::normalised,
+    settings::{EmbeddingMethod, PipelineSettings, SettingsProblem, SimilarCaseSettings},
 };
 use crate::{
     imaging::{
@@ -38,6 +39,9 @@ pub struct LoadedImage {
 pub struct Analysis {
     /// Scores and maps, or the reason why there are none.
     pub outcome: RunOutcome,
+    /// The embedding of each analysed image, of length 1, or in words why there is none; in the order of the outcome's
+    /// images.
+    pub embeddings: Vec<Result<Vec<f32>, String>>,
     /// Milliseconds per stage, summed over the images: `read`, `decode`, `segment`, `classify`, `explain`.
     pub stage_milliseconds: Vec<(String, f64)>,
 }
@@ -109,6 +113,9 @@ enum Verdict<T> {
     Excluded(Exclusion),
 }
 
+/// What was found on an image, and its embedding or why it has none.
+type Embedded = (ImageAnalysis, Result<Vec<f32>, String>);
+
 /// Milliseconds per stage.
 #[derive(Default)]
 pub(super) struct StageTimes {
@@ -142,6 +149,11 @@ impl<M: Models> CxrPipeline<M> {
         if settings.member_inputs.len() != bundle.members.len() || settings.member_inputs.iter().any(Vec::is_empty) {
             let n_inputs = settings.member_inputs.iter().filter(|inputs| !inputs.is_empty()).count();
             return problem("members", format!("{n_inputs} with an input"), "an input for each member");
+        }
+        if let EmbeddingMethod::Member(name) = &settings.similar_cases.method
+            && !bundle.members.iter().any(|member| member.name == *name)
+        {
+            return problem("similar_cases.method", name.clone(), "the name of a classifier of the bundle");
         }
         if !(0.0..=1.0).contains(&bundle.threshold) {
             return problem("threshold", bundle.threshold.to_string(), "0 to 1");
@@ -182,13 +194,17 @@ impl<M: Models> CxrPipeline<M> {
     {
         let mut times = StageTimes::default();
         let mut analysed = Vec::new();
+        let mut embeddings = Vec::new();
         let mut excluded = Vec::new();
         for source in sources {
             let started = Instant::now();
             let LoadedImage { source, bytes } = read(source).await?;
             times.add("read", started);
             match self.analyse_image(&source, bytes, priority, &mut times).await? {
-                Verdict::Goes(analysis) => analysed.push(analysis),
+                Verdict::Goes((analysis, embedding)) => {
+                    analysed.push(analysis);
+                    embeddings.push(embedding);
+                }
                 Verdict::Excluded(Exclusion { reason, words }) => {
                     excluded.push(ExcludedImage { source, reason, words });
                 }
@@ -199,7 +215,7 @@ impl<M: Models> CxrPipeline<M> {
         } else {
             RunOutcome::Analysed(CxrAnalysis { images: analysed, excluded })
         };
-        Ok(Analysis { outcome, stage_milliseconds: times.stages })
+        Ok(Analysis { outcome, embeddings, stage_milliseconds: times.stages })
     }
 
     async fn analyse_image(
@@ -208,7 +224,7 @@ impl<M: Models> CxrPipeline<M> {
         bytes: Vec<u8>,
         priority: RunPriority,
         times: &mut StageTimes,
-    ) -> Result<Verdict<ImageAnalysis>, InferError> {
+    ) -> Result<Verdict<Embedded>, InferError> {
         let started = Instant::now();
         let settings = Arc::clone(&self.settings);
         let enforced = self.bundle.status != BundleStatus::Untrained;
@@ -244,9 +260,10 @@ impl<M: Models> CxrPipeline<M> {
         times.add("classify", started);
 
         let started = Instant::now();
+        let embedding = self.embedding(&outputs);
         let analysis = self.explain(source, placement, gates, &lungs, outputs, frames)?;
         times.add("explain", started);
-        Ok(Verdict::Goes(analysis))
+        Ok(Verdict::Goes((analysis, embedding)))
     }
 
     /// The inputs of each member, and the part of the canvas that its first input shows. Members that want the same share
@@ -316,6 +333,31 @@ impl<M: Models> CxrPipeline<M> {
             return Err(InferError::AllMembersFailed { failures, first });
         }
         Ok(outputs)
+    }
+
+    /// The vector that similar images are found by. A member that failed leaves none: the vectors of an ensemble with
+    /// and without it cannot be compared.
+    fn embedding(&self, outputs: &[Result<MemberOutput, String>]) -> Result<Vec<f32>, String> {
+        let mut parts: Vec<f32> = Vec::new();
+        for (member, output) in self.bundle.members.iter().zip(outputs) {
+            if let EmbeddingMethod::Member(name) = &self.settings.similar_cases.method
+                && *name != member.name
+            {
+                continue;
+            }
+            let Ok(output) = output else {
+                return Err(format!("member {} failed, so that the image has no embedding", member.name));
+            };
+            let part = normalised(&output.embedding)
+                .ok_or_else(|| format!("the embedding of member {} has no direction", member.name))?;
+            parts.extend(part);
+        }
+        normalised(&parts).ok_or_else(|| "the members gave no embedding".to_owned())
+    }
+
+    /// How this pipeline searches for similar cases.
+    pub fn similar_cases(&self) -> &SimilarCaseSettings {
+        &self.settings.similar_cases
     }
 
     /// Fuses outputs and maps and decides.
@@ -397,6 +439,7 @@ impl<M: Models> CxrPipeline<M> {
             },
             right_lung_heat_fraction,
             left_lung_heat_fraction,
+            similar_cases: None,
         })
     }
 }

@@ -13,14 +13,16 @@ mod ct;
 mod ct_tests;
 mod cxr;
 mod gates;
+pub mod library;
 mod models;
+pub mod nearest;
 mod settings;
 #[cfg(test)]
 mod tests;
 pub mod worker;
 
-pub use adapter::NnModels;
+pub use adapter::{NnModels, pipeline_settings};
 pub use ct::CtPipeline;
 pub use cxr::{Analysis, CxrPipeline, InferError, LoadedImage};
 pub use models::{ActivationMap, MemberOutput, ModelError, Models};
-pub use settings::{GateSettings, PipelineSettings, SettingsProblem};
+pub use settings::{EmbeddingMethod, GateSettings, PipelineSettings, SettingsProblem, SimilarCaseSettings};

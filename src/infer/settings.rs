@@ -21,6 +21,46 @@ pub struct PipelineSettings {
     pub gates: GateSettings,
     /// Memory that decoding one image may take.
     pub decode_limits: DecodeLimits,
+    /// How similar cases are found.
+    pub similar_cases: SimilarCaseSettings,
+}
+
+/// How similar cases are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimilarCaseSettings {
+    /// What the vectors are made of.
+    pub method: EmbeddingMethod,
+    /// How many cases of the reference library are named, 1 to 20.
+    pub count: usize,
+    /// Memory that the vectors of the reference libraries may take together.
+    pub maximum_index_bytes: u64,
+}
+
+impl Default for SimilarCaseSettings {
+    /// All members, 4 cases, 2 GiB.
+    fn default() -> Self {
+        Self { method: EmbeddingMethod::AllMembers, count: 4, maximum_index_bytes: 2 << 30 }
+    }
+}
+
+/// What an embedding is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EmbeddingMethod {
+    /// The features of every member, each scaled to length 1, one after the other, scaled again.
+    AllMembers,
+    /// The features of the member of this name, scaled to length 1.
+    Member(String),
+}
+
+impl EmbeddingMethod {
+    /// The name that is kept with every vector: those of different names are never compared.
+    #[must_use]
+    pub fn id(&self) -> String {
+        match self {
+            Self::AllMembers => "all-members".to_owned(),
+            Self::Member(name) => format!("member:{name}"),
+        }
+    }
 }
 
 /// Limits of the input checks.
@@ -65,6 +105,9 @@ impl PipelineSettings {
             if !(16..=4096).contains(&side) {
                 return problem(setting, side.to_string(), "16 to 4096");
             }
+        }
+        if !(1..=20).contains(&self.similar_cases.count) {
+            return problem("similar_cases.count", self.similar_cases.count.to_string(), "1 to 20");
         }
         let (low, high) = (self.percentile_low, self.percentile_high);
         if !(0.0 <= low && low < high && high <= 100.0) {

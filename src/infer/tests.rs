@@ -184,6 +184,7 @@ fn settings() -> PipelineSettings {
             minimum_columns: 40,
         },
         decode_limits: DecodeLimits::default(),
+        similar_cases: SimilarCaseSettings::default(),
     }
 }
 
@@ -521,4 +522,30 @@ async fn the_grey_zone_decides_nothing(#[case] logit: f32, #[case] expected: Dec
     let pipeline = CxrPipeline::new(models, bundle, settings()).unwrap();
     let found = analysed(&pipeline, vec![loaded(chest())]).await;
     assert_eq!(found.images[0].decision, expected, "{:?}", found.images[0].fused);
+}
+
+#[tokio::test]
+async fn every_analysed_image_leaves_an_embedding_of_length_1_unless_a_member_failed() {
+    let says = Member::Says(2.0, 0, 0);
+    let whole = pipeline(BundleStatus::Unvalidated, FakeModels::new([says; 3]));
+    let analysis = analyse(&whole, vec![loaded(chest())]).await.unwrap();
+    let embedding = analysis.embeddings[0].clone().unwrap();
+    assert_eq!(embedding.len(), 3);
+    assert!((embedding.iter().map(|value| value * value).sum::<f32>() - 1.0).abs() < 1e-6);
+
+    let partial = pipeline(BundleStatus::Unvalidated, FakeModels::new([says, Member::Fails, says]));
+    let analysis = analyse(&partial, vec![loaded(chest())]).await.unwrap();
+    let words = analysis.embeddings[0].clone().unwrap_err();
+    assert!(words.contains("resnet50 failed"), "{words}");
+
+    let mut one = settings();
+    one.similar_cases.method = EmbeddingMethod::Member("vgg16".to_owned());
+    let models = FakeModels::new([says, Member::Fails, says]);
+    let of_one = CxrPipeline::new(models, bundle(BundleStatus::Unvalidated), one.clone()).unwrap();
+    let analysis = analyse(&of_one, vec![loaded(chest())]).await.unwrap();
+    assert_eq!(analysis.embeddings, [Ok(vec![1.0])]);
+
+    one.similar_cases.method = EmbeddingMethod::Member("nobody".to_owned());
+    let refused = CxrPipeline::new(FakeModels::new([says; 3]), bundle(BundleStatus::Unvalidated), one).err().unwrap();
+    assert_eq!(refused.setting, "similar_cases.method");
 }

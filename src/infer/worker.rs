@@ -16,11 +16,13 @@ use time::{OffsetDateTime, UtcOffset};
 use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
-use super::{Analysis, CtPipeline, CxrPipeline, InferError, LoadedImage, NnModels};
+use super::{
+    Analysis, CtPipeline, CxrPipeline, InferError, LoadedImage, NnModels, SimilarCaseSettings, library::CaseLibrary,
+};
 use crate::{
     archive::{Archive, ArchiveError},
     db::{
-        self, Db, delivery,
+        self, Db, case, delivery,
         instance::{self, Instance},
         result, run,
         run::{AfterFailure, Claim, ClaimedRendering, ClaimedRun, FinishedRun, Rendered},
@@ -76,6 +78,7 @@ struct Inner {
     db: Db,
     archive: Archive,
     settings: WorkerSettings,
+    library: CaseLibrary,
     /// Loaded bundles by name.
     pipelines: Mutex<HashMap<String, LoadedBundle>>,
     /// Held for writing by work that may have killed the process before, for reading by all other.
@@ -135,8 +138,14 @@ pub struct RenderRun(Arc<Inner>);
 /// The two handlers of the inference process.
 #[must_use]
 pub fn handlers(db: Db, archive: Archive, settings: WorkerSettings) -> (RunBundle, RenderRun) {
-    let inner =
-        Arc::new(Inner { db, archive, settings, pipelines: Mutex::new(HashMap::new()), company: RwLock::new(()) });
+    let inner = Arc::new(Inner {
+        library: CaseLibrary::new(db.clone(), SimilarCaseSettings::default().maximum_index_bytes),
+        db,
+        archive,
+        settings,
+        pipelines: Mutex::new(HashMap::new()),
+        company: RwLock::new(()),
+    });
     (RunBundle(Arc::clone(&inner)), RenderRun(inner))
 }
 
@@ -220,6 +229,9 @@ impl Inner {
                 )
                 .await?;
                 if counted {
+                    for own in &finished.own_images {
+                        case::keep_own(&mut tx, claimed.id, &own.sop_instance_uid, &own.method, &own.embedding).await?;
+                    }
                     jobs::queue(&mut tx, &self.db, &Job::RenderRun(claimed.id), None).await?;
                 }
                 tx.commit().await.context("commit the outcome")?;
@@ -265,19 +277,31 @@ impl Inner {
         let instances = self.instances(claimed).await.map_err(technical)?;
         let sources: Vec<SourceImage> =
             instances.iter().map(source_image).collect::<Result<_, _>>().map_err(technical)?;
+        let mut own_images = Vec::new();
         let images: Vec<SourceImage> = sources.iter().filter(|source| pipeline.reads(source)).cloned().collect();
-        let Analysis { outcome, stage_milliseconds } = if images.is_empty() {
+        let Analysis { outcome, stage_milliseconds, .. } = if images.is_empty() {
             let words = format!("none of the study's {} object(s) is {}", sources.len(), pipeline.expected());
             let not_analysed = NotAnalysed { reason: ReasonCode::NoSuitableImage, words, sources: sources.clone() };
-            Analysis { outcome: RunOutcome::NotAnalysed(not_analysed), stage_milliseconds: Vec::new() }
+            Analysis {
+                outcome: RunOutcome::NotAnalysed(not_analysed),
+                embeddings: Vec::new(),
+                stage_milliseconds: Vec::new(),
+            }
         } else {
-            let analysis = match pipeline.as_ref() {
+            match pipeline.as_ref() {
                 Pipeline::Cxr(pipeline) => {
-                    pipeline.analyse(images, claimed.priority(), |source| self.load(source)).await
+                    let analysis = pipeline.analyse(images, claimed.priority(), |source| self.load(source)).await;
+                    let mut analysis = analysis.map_err(|error| technical(anyhow!(error)))?;
+                    let started = Instant::now();
+                    own_images = self.compare(claimed, pipeline, &mut analysis).await;
+                    analysis.stage_milliseconds.push(("compare".to_owned(), started.elapsed().as_secs_f64() * 1000.0));
+                    analysis
                 }
-                Pipeline::Ct(pipeline) => pipeline.analyse(images, |source| self.load(source)).await,
-            };
-            analysis.map_err(|error| technical(anyhow!(error)))?
+                Pipeline::Ct(pipeline) => {
+                    let analysis = pipeline.analyse(images, |source| self.load(source)).await;
+                    analysis.map_err(|error| technical(anyhow!(error)))?
+                }
+            }
         };
         let result_key = report::result_key(
             self.settings.installation.id,
@@ -287,7 +311,31 @@ impl Inner {
             &self.settings.configuration_sha256,
             claimed.revision,
         );
-        Ok(Finished { outcome, stage_milliseconds, result_key, pipeline })
+        Ok(Finished { outcome, own_images, stage_milliseconds, result_key, pipeline })
+    }
+
+    /// Looks for similar cases of every analysed image, and returns what the images leave for later studies.
+    async fn compare(
+        &self,
+        claimed: &ClaimedRun,
+        pipeline: &CxrPipeline<NnModels>,
+        analysis: &mut Analysis,
+    ) -> Vec<OwnImage> {
+        let RunOutcome::Analysed(analysed) = &mut analysis.outcome else { return Vec::new() };
+        let settings = pipeline.similar_cases();
+        let (method, bundle) = (settings.method.id(), pipeline.bundle().digest);
+        let mut own_images = Vec::new();
+        for (image, embedding) in analysed.images.iter_mut().zip(std::mem::take(&mut analysis.embeddings)) {
+            let study = &claimed.study_instance_uid;
+            let similar = self.library.similar_cases(study, bundle, &method, settings.count, &embedding).await;
+            image.similar_cases = Some(similar);
+            own_images.extend(embedding.ok().map(|embedding| OwnImage {
+                sop_instance_uid: image.source.sop_instance_uid.to_string(),
+                method: method.clone(),
+                embedding,
+            }));
+        }
+        own_images
     }
 
     async fn instances(&self, claimed: &ClaimedRun) -> anyhow::Result<Vec<Instance>> {
@@ -452,8 +500,16 @@ async fn wanting_not_analysed(tx: &mut db::Tx, destinations: Vec<String>) -> any
     Ok(destinations.into_iter().filter(wants).collect())
 }
 
+/// An embedding that is kept with the run.
+struct OwnImage {
+    sop_instance_uid: String,
+    method: String,
+    embedding: Vec<f32>,
+}
+
 struct Finished {
     outcome: RunOutcome,
+    own_images: Vec<OwnImage>,
     stage_milliseconds: Vec<(String, f64)>,
     result_key: Sha256Digest,
     pipeline: Arc<Pipeline>,

@@ -108,6 +108,10 @@ pub(super) const CT_OVERLAY: Concept = private("CT-OVERLAY", "Lung segmentation 
 pub(super) const MODEL_STATUS: Concept = private("MODEL-STATUS", "Model status");
 pub(super) const MEMBER_SPREAD: Concept = private("MEMBER-SPREAD", "Largest minus smallest member output");
 
+pub(super) const SIMILARITY: Concept = private("KNN-COSINE", "Similarity (cosine) of image embedding");
+pub(super) const NEIGHBOUR_RANK: Concept = private("KNN-RANK", "Neighbour rank");
+pub(super) const SIMILAR_CASES: Concept = private("SIMILAR-CASES", "Similar cases");
+
 pub(super) const ALGORITHM_NAME: Concept = dcm("111001", "Algorithm Name");
 pub(super) const ALGORITHM_VERSION: Concept = dcm("111003", "Algorithm Version");
 pub(super) const ALGORITHM_PARAMETERS: Concept = dcm("111002", "Algorithm Parameters");

@@ -122,6 +122,17 @@ fn image_lines(lines: &mut Lines, record: &RunRecord, image: &ImageAnalysis) {
     lines.add(1, &wording::heat_map_method(image));
     lines.add(1, &wording::lung_fractions(image));
     lines.add(1, &format!("{}.", wording::localisation(image)));
+    if let Some(similar) = &image.similar_cases {
+        lines.add(1, &format!("Similar cases: {}", wording::similar_cases(bundle.status, similar)));
+        for (idx, case) in similar.cases.iter().enumerate() {
+            let words = format!("label {}, cohort {}", case.label, case.cohort);
+            lines.add(2, &format!("{}. {}  distance {:.4}, {words}", idx + 1, case.case_id, case.distance));
+        }
+        for prior in &similar.priors {
+            let date = prior.study_date.as_deref().unwrap_or("unknown date");
+            lines.add(2, &format!("prior {date} {}  distance {:.4}", prior.study_instance_uid, prior.distance));
+        }
+    }
     if !image.gates.is_empty() {
         lines.add(1, "Input checks");
     }

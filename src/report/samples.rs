@@ -328,6 +328,7 @@ pub fn analysis(source: SourceImage) -> ImageAnalysis {
         lung_mask: LungMask { side_pixels: 256, png_base64: String::new(), area_fraction: 0.31 },
         right_lung_heat_fraction: Some(0.032),
         left_lung_heat_fraction: Some(0.2475),
+        similar_cases: None,
     }
 }
 

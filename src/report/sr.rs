@@ -21,7 +21,7 @@ use super::{
 };
 use crate::types::{
     BundleIdentity, BundleStatus, CxrAnalysis, Decision, ImageAnalysis, MemberScore, NotAnalysed, PredecessorDocument,
-    ReasonCode, RunOutcome, RunRecord, SourceImage, Uid,
+    ReasonCode, RunOutcome, RunRecord, SourceImage, Uid, cosine_of_distance,
 };
 
 /// Renders the report of a run: scores, or why there are none.
@@ -328,6 +328,7 @@ fn measurements(frame: &Frame<'_>, analysis: &CxrAnalysis) -> Item {
         }
         items.push(groups.lung("right lung", codes::RIGHT, analysed.right_lung_heat_fraction));
         items.push(groups.lung("left lung", codes::LEFT, analysed.left_lung_heat_fraction));
+        items.extend(groups.similar());
     }
     container(Some(Contains), codes::MEASUREMENTS, items)
 }
@@ -385,6 +386,34 @@ impl Groups<'_> {
         children.push(with(code(ConceptModifier, codes::FINDING_SITE, codes::LUNG), side));
         children.extend(items);
         container(Some(Contains), codes::MEASUREMENT_GROUP, children)
+    }
+
+    /// A group for each similar case and each prior image. No reference leads to another patient: cases have the
+    /// library's numbers only.
+    fn similar(&self) -> Vec<Item> {
+        let Some(similar) = &self.analysed.similar_cases else { return Vec::new() };
+        let status = self.bundle().status;
+        let cases = similar.cases.iter().enumerate().map(|(idx, case)| {
+            let class_idx = self.bundle().classes.iter().position(|class| class.label == case.label);
+            let words = wording::similar_case(status, case);
+            self.neighbour(&format!("Similar case {}", idx + 1), class_idx, idx, case.distance, &words)
+        });
+        let priors = similar.priors.iter().enumerate().map(|(idx, prior)| {
+            let words = wording::prior_image(status, prior);
+            self.neighbour(&format!("Prior image {}", idx + 1), None, idx, prior.distance, &words)
+        });
+        cases.chain(priors).collect()
+    }
+
+    /// `class_idx` is that of the case's label, when the bundle knows it.
+    fn neighbour(&self, tracking: &str, class_idx: Option<usize>, idx: usize, distance: f64, words: &str) -> Item {
+        let rank = number(InferredFrom, codes::NEIGHBOUR_RANK, (idx + 1) as f64, codes::NO_UNITS);
+        let about = rank.into_iter().chain([self.source()]).collect();
+        let items = vec![
+            number_or_comment(codes::SIMILARITY, cosine_of_distance(distance), codes::NO_UNITS, about),
+            text(Contains, codes::COMMENT, words),
+        ];
+        self.group(tracking, class_idx.unwrap_or(usize::MAX), None, items)
     }
 
     fn label(&self, class_idx: usize) -> &str {
@@ -517,6 +546,10 @@ fn evaluations(frame: &Frame<'_>, analysis: &CxrAnalysis) -> Item {
         items.extend(analysed.gates.iter().map(|gate| {
             let words = format!("{prefix}{}", wording::gate(gate));
             with(text(Contains, codes::GATE, &words), vec![image(InferredFrom, codes::SOURCE, &analysed.source)])
+        }));
+        items.extend(analysed.similar_cases.as_ref().map(|similar| {
+            let words = format!("{prefix}{}", wording::similar_cases(bundle.status, similar));
+            text(Contains, codes::SIMILAR_CASES, &words)
         }));
     }
     items.extend(analysis.excluded.iter().enumerate().map(|(idx, excluded)| {

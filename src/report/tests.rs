@@ -13,7 +13,9 @@ use time::macros::{datetime, offset};
 
 use super::samples::{self, SampleSource, Syntax, text};
 use super::*;
-use crate::types::{BundleStatus, CxrAnalysis, Decision, ReasonCode, RunOutcome, RunRecord, UNTRAINED_NOTICE};
+use crate::types::{
+    BundleStatus, CxrAnalysis, Decision, ReasonCode, RunOutcome, RunRecord, Sha256Digest, UNTRAINED_NOTICE, Uid,
+};
 
 #[path = "../../tests/it/validators.rs"]
 #[allow(unreachable_pub, reason = "the module belongs to the integration tests")]
@@ -825,4 +827,47 @@ fn heavy_validators_accept_all_results() {
         fs_err::write(folder.join(format!("{name}.dcm")), &object.part10).unwrap();
     }
     validators::assert_valid(&folder, &ALLOWED_ABOUT_SAMPLES);
+}
+
+#[test]
+fn similar_cases_are_named_without_a_way_to_other_patients() {
+    use crate::types::{CaseLibraryVersion, PriorImage, SimilarCase, SimilarCases};
+    let sources = samples::three_sources();
+    for (status, caution) in [
+        (BundleStatus::Untrained, "these distances mean nothing"),
+        (BundleStatus::Unvalidated, "not evidence for this patient"),
+    ] {
+        let mut record = samples::analysed(status, &sources[0]);
+        let label = record.bundle.classes[0].label.clone();
+        let RunOutcome::Analysed(analysis) = &mut record.outcome else { panic!() };
+        analysis.images[0].similar_cases = Some(SimilarCases {
+            method: "all-members".into(),
+            library: Some(CaseLibraryVersion { n_cases: 7, sha256: Sha256Digest::of(b"library") }),
+            cases: vec![
+                SimilarCase { case_id: "LIB-1".into(), distance: 1.0, label, cohort: "open".into() },
+                SimilarCase {
+                    case_id: "LIB-2".into(),
+                    distance: 1.2,
+                    label: "unheard of".into(),
+                    cohort: "open".into(),
+                },
+            ],
+            priors: vec![PriorImage {
+                study_instance_uid: Uid::new("1.2.3.99").unwrap(),
+                sop_instance_uid: Uid::new("1.2.3.99.1").unwrap(),
+                study_date: Some("20250102".into()),
+                distance: 0.0,
+            }],
+            reason: None,
+        });
+        let shown = tree(&parse(&sr(&record, &sources[..1])));
+        for part in
+            ["Similar case 1", "LIB-2", "unheard of", "Prior image 1", "2025-01-02", "1.2.3.99", "7 cases", caution]
+        {
+            assert!(shown.contains(part), "{part} is not in\n{shown}");
+        }
+        assert!(!shown.contains("1.2.3.99.1"), "no reference leads out of the study:\n{shown}");
+        let text = super::describe(&record);
+        assert!(text.contains("LIB-1") && text.contains("20250102") && text.contains(caution), "{text}");
+    }
 }

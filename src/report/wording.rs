@@ -5,7 +5,7 @@
 
 use crate::types::{
     BundleIdentity, BundleStatus, CxrAnalysis, Decision, ExcludedImage, GateResult, ImageAnalysis, MemberScore,
-    NotAnalysed, RunOutcome, UNTRAINED_NOTICE,
+    NotAnalysed, PriorImage, RunOutcome, SimilarCase, SimilarCases, UNTRAINED_NOTICE, neighbours_caution,
 };
 
 /// Stands on everything.
@@ -300,6 +300,51 @@ pub(super) fn image_names(analysis: &CxrAnalysis) -> impl Iterator<Item = Option
 pub(super) fn failed_members(analysis: &CxrAnalysis) -> (usize, usize) {
     let members = || analysis.images.iter().flat_map(|image| &image.members);
     (members().filter(|member| member.failure.is_some() || member.probabilities.is_empty()).count(), members().count())
+}
+
+/// What the search for similar cases saw, and what its answers do not say.
+pub(super) fn similar_cases(status: BundleStatus, similar: &SimilarCases) -> String {
+    let library = similar.library.as_ref().map_or_else(
+        || "No reference library was searched".to_owned(),
+        |library| format!("Reference library of {} cases, sha256:{}", library.n_cases, library.sha256),
+    );
+    let found = match &similar.reason {
+        Some(reason) => format!("no similar case: {}", sentence(reason)),
+        None => format!("the {} nearest of other patients are named", similar.cases.len()),
+    };
+    let priors = format!("{} image(s) of earlier studies of this patient", similar.priors.len());
+    format!("{library}; {found}; {priors}; embedding {}. {}", similar.method, neighbours_caution(status))
+}
+
+/// One line about a case of another patient.
+pub(super) fn similar_case(status: BundleStatus, case: &SimilarCase) -> String {
+    format!(
+        "Reference library case {} of another patient: label {}, cohort {}, distance {:.4}. {}",
+        case.case_id,
+        case.label,
+        case.cohort,
+        case.distance,
+        neighbours_caution(status)
+    )
+}
+
+/// One line about an earlier image of the same patient.
+pub(super) fn prior_image(status: BundleStatus, prior: &PriorImage) -> String {
+    let date = prior.study_date.as_deref().map_or_else(|| "unknown date".to_owned(), written_date);
+    format!(
+        "Same patient, study of {date} (Study Instance UID {}), distance {:.4}. {}",
+        prior.study_instance_uid,
+        prior.distance,
+        neighbours_caution(status)
+    )
+}
+
+/// `20260102` as `2026-01-02`; anything else as it is.
+fn written_date(date: &str) -> String {
+    match (date.get(..4), date.get(4..6), date.get(6..8), date.len()) {
+        (Some(year), Some(month), Some(day), 8) => format!("{year}-{month}-{day}"),
+        _ => date.to_owned(),
+    }
 }
 
 /// The settings that determine the outputs, one Algorithm Parameters item each.

@@ -14,6 +14,7 @@ mod refusal;
 mod requirement;
 mod run;
 mod sha256;
+mod similar;
 mod site;
 mod uid;
 
@@ -33,6 +34,10 @@ pub use run::{
     ReasonCode, RunOutcome, RunPriority, RunRecord, SourceImage, UNTRAINED_NOTICE,
 };
 pub use sha256::{Sha256Digest, Sha256DigestError};
+pub use similar::{
+    CaseLibraryVersion, PriorImage, Pseudonym, PseudonymKey, SimilarCase, SimilarCases, cosine_of_distance,
+    neighbours_caution,
+};
 pub use site::{
     Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig, SiteProblem,
 };

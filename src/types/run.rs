@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{CtAnalysis, Sha256Digest, Uid};
+use super::{CtAnalysis, Sha256Digest, SimilarCases, Uid};
 
 /// What everything touched by an `untrained` bundle says.
 pub const UNTRAINED_NOTICE: &str = "UNTRAINED TEST WEIGHTS - NO CLINICAL MEANING";
@@ -358,6 +358,9 @@ pub struct ImageAnalysis {
     pub right_lung_heat_fraction: Option<f64>,
     /// The same of the left lung field.
     pub left_lung_heat_fraction: Option<f64>,
+    /// Images like this one; `None` in runs of versions that did not search.
+    #[serde(default)]
+    pub similar_cases: Option<SimilarCases>,
 }
 
 /// The decision on one image.

@@ -18,6 +18,7 @@
 mod support;
 mod validators;
 
+mod cases;
 mod commitment;
 mod crash;
 mod ct;
