@@ -56,7 +56,7 @@ pub(crate) fn temporary_folder() -> tempfile::TempDir {
 }
 
 /// The cache that `make setup` fills.
-fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     let home = std::env::var_os("HOME").expect("HOME is set");
     PathBuf::from(home).join(".cache/hilum")
 }
