@@ -11,9 +11,9 @@ use crate::types::ReasonCode;
 /// Fewest slices of a stack.
 pub const MINIMUM_SLICES: usize = 20;
 /// Largest distance between slices, in millimetres.
-pub const MAXIMUM_SLICE_SPACING_MM: f64 = 10.0;
+const MAXIMUM_SLICE_SPACING_MM: f64 = 10.0;
 /// Least height of a stack, in millimetres: less is no chest.
-pub const MINIMUM_HEIGHT_MM: f64 = 100.0;
+const MINIMUM_HEIGHT_MM: f64 = 100.0;
 /// Distances between slices may differ from their median by this share, or by [`SPACING_TOLERANCE_MM`].
 const SPACING_TOLERANCE: f64 = 0.05;
 const SPACING_TOLERANCE_MM: f64 = 0.06;
