@@ -58,7 +58,7 @@ for name, label, side in [("Right lung", 1, "24028007"), ("Left lung", 2, "77710
     parts |= {f"{name}, {third} third": of for third, of in zip(["upper", "middle", "lower"], thirds(lung))}
     for tracking, of in parts.items():
         numbers, site = groups[tracking]
-        assert site.value == "39607008" and site.laterality.value == side, (tracking, site)
+        assert site.value.value == "39607008" and site.laterality.value == side, (tracking, site)
         wanted = expected(of)
         assert set(numbers) == set(wanted), (tracking, sorted(numbers), sorted(wanted))
         for concept, value in wanted.items():
