@@ -230,7 +230,9 @@ pub async fn each_embedding(
                 .bind(some)
                 .fetch_all(&mut *connection)
                 .await?;
-        rows.into_iter().for_each(|(case_id, bytes)| take(case_id, floats_of(&bytes)));
+        for (case_id, bytes) in rows {
+            take(case_id, floats_of(&bytes));
+        }
     }
     Ok(())
 }

@@ -333,7 +333,9 @@ mod tests {
 
     fn index(cases: &[(Case, Vec<f32>)]) -> CaseIndex {
         let mut index = CaseIndex::new(2);
-        cases.iter().for_each(|(case, vector)| index.push(case.clone(), vector));
+        for (case, vector) in cases {
+            index.push(case.clone(), vector);
+        }
         index
     }
 
@@ -436,7 +438,7 @@ mod tests {
         assert_eq!(ids(&search(other_bundle, asker).await.unwrap().1), [of_other_bundle.as_str()]);
 
         let filter = CaseFilter { case_ids: Some(vec![first]), ..CaseFilter::default() };
-        assert_eq!(case::remove(&mut *db.acquire().await.unwrap(), &filter).await.unwrap(), 1);
+        assert_eq!(case::remove(&mut db.acquire().await.unwrap(), &filter).await.unwrap(), 1);
         let (after, found) = search(bundle, asker).await.unwrap();
         assert_eq!(ids(&found), [second.as_str()]);
         assert_ne!(after, version);
@@ -447,8 +449,8 @@ mod tests {
         let error = search(bundle, asker).await.unwrap_err();
         assert!(error.downcast_ref::<LibraryTooLarge>().is_some(), "{error:#}");
         assert_eq!(ids(&search(other_bundle, asker).await.unwrap().1), [of_other_bundle.as_str()]);
-        let key = case::pseudonym_key(&mut *db.acquire().await.unwrap()).await.unwrap();
-        let again = case::pseudonym_key(&mut *db.acquire().await.unwrap()).await.unwrap();
+        let key = case::pseudonym_key(&mut db.acquire().await.unwrap()).await.unwrap();
+        let again = case::pseudonym_key(&mut db.acquire().await.unwrap()).await.unwrap();
         assert_eq!(key.patient("P1"), again.patient("P1"), "the key is made once");
         db.close().await;
         postgres.stop().await.unwrap();

@@ -189,7 +189,9 @@ mod tests {
 
     fn table(rows: &[Vec<f32>]) -> VectorTable {
         let mut table = VectorTable::new(rows[0].len());
-        rows.iter().for_each(|row| assert!(table.push(row)));
+        for row in rows {
+            assert!(table.push(row));
+        }
         table
     }
 

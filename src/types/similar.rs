@@ -142,8 +142,8 @@ mod tests {
         assert_ne!(one.patient("P1"), other.patient("P1"));
         assert_eq!(one.patient("  "), None);
         // Python: hmac.new(bytes([1] * 32), b"patient\x1fP1", "sha256").hexdigest()
-        let hex: String = one.patient("P1").unwrap().0.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "d55912f12cd0d8f0d26e9b0c84eb24e43b4a94a29799effcdacd6467bbd35d66");
+        let digest = Sha256Digest(one.patient("P1").unwrap().0);
+        assert_eq!(digest.to_string(), "d55912f12cd0d8f0d26e9b0c84eb24e43b4a94a29799effcdacd6467bbd35d66");
         assert_eq!(format!("{one:?} {:?}", one.patient("P1").unwrap()), "PseudonymKey(..) Pseudonym(..)");
     }
 

@@ -1,6 +1,6 @@
 //! Similar cases: a library is built, a study finds its cases, a patient never finds its own.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{fmt::Write as _, path::Path, process::Command, time::Duration};
 
 use crate::support::*;
 
@@ -14,19 +14,18 @@ fn library(folder: &Path) -> std::path::PathBuf {
     for (seed, patient) in [(1, "LIB-A"), (2, "LIB-B"), (3, "LIB-C"), (4, "SYN-4711")] {
         let sample = radiograph("ORIGINAL", seed).write(folder);
         let name = sample.path.file_name().unwrap().to_string_lossy().into_owned();
-        list.push_str(&format!(
-            "{name},{},{patient},PA,made by a test,CC0\n",
-            if seed % 2 == 0 { "COVID-19" } else { "normal" }
-        ));
+        let label = if seed % 2 == 0 { "COVID-19" } else { "normal" };
+        writeln!(list, "{name},{label},{patient},PA,made by a test,CC0").unwrap();
     }
     let real = fresh_copy("RG1_UNCR.dcm", folder);
-    list.push_str(&format!("{},normal,LIB-RG1,,pydicom-data,MIT\n", real.path.file_name().unwrap().to_string_lossy()));
+    let real_name = real.path.file_name().unwrap().to_string_lossy();
+    writeln!(list, "{real_name},normal,LIB-RG1,,pydicom-data,MIT").unwrap();
     let file = folder.join("list.csv");
     fs_err::write(&file, list).unwrap();
     file
 }
 
-fn import<'a>(list: &'a str) -> [&'a str; 7] {
+fn import(list: &str) -> [&str; 7] {
     ["cases", "import", "--bundle", "cxr-untrained", "--cohort", "tests", list]
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
 };
@@ -140,18 +141,19 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
 }
 
 fn describe(summary: &Summary) -> String {
-    let mut text: String = summary
-        .refused
-        .iter()
-        .map(|(path, reason)| format!("{}: refused: {}\n", path.display(), visible(reason)))
-        .collect();
-    text.push_str(&format!(
+    let mut text = String::new();
+    for (path, reason) in &summary.refused {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{}: refused: {}", path.display(), visible(reason));
+    }
+    let _ = write!(
+        text,
         "{} added, {} there already, {} refused, {}",
         summary.added,
         summary.known,
         summary.refused.len(),
         count(summary.warnings, "warning")
-    ));
+    );
     text
 }
 

@@ -144,7 +144,9 @@ fn component(rows: &[Vec<f64>], found: &[Vec<f64>], total: f64) -> Option<(Vec<f
     }
     let largest = direction.iter().copied().max_by(|one, other| one.abs().total_cmp(&other.abs()))?;
     if largest < 0.0 {
-        direction.iter_mut().for_each(|value| *value = -*value);
+        for value in &mut direction {
+            *value = -*value;
+        }
     }
     let variance = rows.iter().map(|row| dot(row, &direction).powi(2)).sum();
     Some((direction, variance))
@@ -159,14 +161,18 @@ fn unit(mut vector: Vec<f64>) -> Option<Vec<f64>> {
     if length.is_nan() || length <= 0.0 {
         return None;
     }
-    vector.iter_mut().for_each(|value| *value /= length);
+    for value in &mut vector {
+        *value /= length;
+    }
     Some(vector)
 }
 
 /// A picture without anything from outside: no script, no font, no link.
 fn svg(labels: &[&str], projection: &Projection, digest: &Sha256Digest, method: &str) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    labels.iter().for_each(|label| *counts.entry(label).or_default() += 1);
+    for label in labels {
+        *counts.entry(label).or_default() += 1;
+    }
     let colour_of: HashMap<&str, &str> = counts.keys().copied().zip(COLOURS.iter().copied().cycle()).collect();
     // One scale for both axes: distances keep their proportions.
     let extent = projection.points.iter().flatten().fold(f64::MIN_POSITIVE, |most, value| most.max(value.abs()));
