@@ -51,7 +51,12 @@ const ROOTS: &[&str] = &["app", "cli", "main", "lib"];
 /// Libraries that belong to certain rooms, and why. `app` and `cli` are listed where they may use one too.
 const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (&["tch", "torch_sys"], &["nn", "train"], "tensors stay where the networks are"),
-    (&["safetensors"], &["nn", "train"], "weights are read where the networks are"),
+    (
+        &["safetensors", "zip", "toml_edit"],
+        &["nn", "train"],
+        "weights are read, and brought into bundles, where the networks are",
+    ),
+    (&["futures_util"], &["nn"], "a measurement asks many networks at once"),
     (&["sqlx"], &["db", "jobs"], "SQL lives in db/, and jobs/ hands its pool to the queue"),
     (&["graphile_worker"], &["jobs"], "only jobs/ knows the queue"),
     (&["hmac"], &["types"], "pseudonyms are made in types/"),

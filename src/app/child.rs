@@ -52,16 +52,17 @@ const HEALTHY: Duration = Duration::from_mins(1);
 /// Keeps the process running until `shutdown`; its state can be watched.
 pub(super) fn supervise(
     command: ChildCommand,
-    settings: InferenceConfig,
+    settings: &InferenceConfig,
     network_threads: usize,
     grace: Duration,
     metrics: Arc<Metrics>,
     tasks: &TaskTracker,
     shutdown: CancellationToken,
 ) -> watch::Receiver<ChildState> {
+    let (pause_at_first, longest_pause) = (settings.restart_backoff_minimum, settings.restart_backoff_maximum);
     let (sender, receiver) = watch::channel(ChildState::Waiting { exit: "not started yet".into() });
     tasks.spawn(async move {
-        let mut pause = settings.restart_backoff_minimum;
+        let mut pause = pause_at_first;
         while !shutdown.is_cancelled() {
             let started = Instant::now();
             let exit = match start(&command, network_threads) {
@@ -82,7 +83,7 @@ pub(super) fn supervise(
                 Err(error) => format!("cannot be started: {error}"),
             };
             if started.elapsed() > HEALTHY {
-                pause = settings.restart_backoff_minimum;
+                pause = pause_at_first;
             }
             events::InferChildExited { exit: &exit, restart_in: pause }.emit(&metrics);
             sender.send_replace(ChildState::Waiting { exit });
@@ -90,7 +91,7 @@ pub(super) fn supervise(
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
-            pause = (pause * 2).min(settings.restart_backoff_maximum);
+            pause = (pause * 2).min(longest_pause);
         }
     });
     receiver

@@ -306,7 +306,7 @@ impl App {
         workers.spawn(refusal_writer.run(working.clone()));
         let child_state = child::supervise(
             child,
-            config.inference.clone(),
+            &config.inference,
             tuning::network_threads(&config).most(),
             config.node.shutdown_grace,
             Arc::clone(&metrics),

@@ -282,6 +282,7 @@ fn z_scored(values: &[f32]) -> Vec<f32> {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "the same arithmetic gives the same bits")]
 mod tests {
     use super::{super::heat, *};
 

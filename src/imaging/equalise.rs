@@ -124,10 +124,9 @@ fn clip(histogram: &mut Histogram, limit: u32) {
     for count in histogram.iter_mut() {
         *count += each;
     }
-    if rest > 0 {
-        for count in histogram.iter_mut().step_by((LEVELS / rest).max(1)).take(rest) {
-            *count += 1;
-        }
+    let step = LEVELS.checked_div(rest).unwrap_or(1).max(1);
+    for count in histogram.iter_mut().step_by(step).take(rest) {
+        *count += 1;
     }
 }
 

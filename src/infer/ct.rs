@@ -157,7 +157,7 @@ impl CtPipeline {
             .map(|(idx, Refusal { reason, words })| ExcludedImage { source: images[idx].source.clone(), reason, words })
             .collect();
         excluded.extend(unreadable);
-        Ok(RunOutcome::CtMeasured(CtAnalysis {
+        Ok(RunOutcome::CtMeasured(Box::new(CtAnalysis {
             series: series(&stacked, stack, why_chosen),
             gates,
             method: CtMethod {
@@ -170,7 +170,7 @@ impl CtPipeline {
             sections,
             excluded_series: excluded_series(&images, choice.other_series),
             excluded,
-        }))
+        })))
     }
 
     /// Decodes the stack slice by slice. The inner error is what is wrong with the images.

@@ -98,7 +98,7 @@ impl Study {
     #[track_caller]
     fn measured(&self) -> CtAnalysis {
         match self.analyse().outcome {
-            RunOutcome::CtMeasured(analysis) => analysis,
+            RunOutcome::CtMeasured(analysis) => *analysis,
             other => panic!("{other:?}"),
         }
     }

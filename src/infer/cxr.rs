@@ -280,13 +280,13 @@ impl<M: Models> CxrPipeline<M> {
             let mut inputs = Vec::new();
             let mut first_frame = Frame::WHOLE;
             for (input_idx, recipe) in recipes.iter().enumerate() {
-                let (input, frame) = match made.iter().find(|(known, _, _)| *known == recipe) {
-                    Some((_, input, frame)) => (input.clone(), *frame),
-                    None => {
-                        let (input, frame) = classifier_input::compose(canvas, placement, lungs, recipe)?;
-                        made.push((recipe, input.clone(), frame));
-                        (input, frame)
-                    }
+                let known = made.iter().find(|(known, _, _)| *known == recipe);
+                let (input, frame) = if let Some((_, input, frame)) = known {
+                    (input.clone(), *frame)
+                } else {
+                    let (input, frame) = classifier_input::compose(canvas, placement, lungs, recipe)?;
+                    made.push((recipe, input.clone(), frame));
+                    (input, frame)
                 };
                 if input_idx == 0 {
                     first_frame = frame;
@@ -390,14 +390,11 @@ impl<M: Models> CxrPipeline<M> {
                     let probabilities: Vec<f64> = probabilities.into_iter().map(f64::from).collect();
                     let output_of_target = probabilities.get(target).copied().unwrap_or(0.0);
                     target_outputs.push(output_of_target);
-                    match activation_map {
-                        Some(map) => {
-                            let plane = Plane { rows: map.rows, columns: map.columns, values: map.values };
-                            let map = classifier_input::over_canvas(heat::heat_map(&plane, &map.method), frame);
-                            member_heat_maps.push((name.clone(), map));
-                            map_weights.push(output_of_target);
-                        }
-                        None => tracing::debug!(member = name, "the member gives no activation map"),
+                    if let Some(map) = activation_map {
+                        let plane = Plane { rows: map.rows, columns: map.columns, values: map.values };
+                        let map = classifier_input::over_canvas(heat::heat_map(&plane, &map.method), frame);
+                        member_heat_maps.push((name.clone(), map));
+                        map_weights.push(output_of_target);
                     }
                     members.push(MemberScore { name, probabilities, failure: None });
                 }

@@ -147,7 +147,7 @@ impl Ensemble {
         let lungs = lungs.and_then(|lungs| gather(lungs, &mut problems).transpose()).transpose()?;
         let mut members = Vec::new();
         for (member, plan) in manifest.members.iter().zip(entries) {
-            let shapes = manifest.inputs_of(member).into_iter().map(|input| input.shape()).collect();
+            let shapes = manifest.inputs_of(member).into_iter().map(super::Preprocessing::shape).collect();
             let class_of_output = class_of_output.clone();
             let network = match member.architecture {
                 MemberArchitecture::Known(architecture) => {
@@ -262,7 +262,7 @@ impl<Q, A> Network<Q, A> {
             });
         }
         for (_, values) in inputs {
-            if let Some(sample_idx) = values.iter().position(|sample| !(sample.abs() <= MAX_INPUT)) {
+            if let Some(sample_idx) = values.iter().position(|sample| sample.is_nan() || sample.abs() > MAX_INPUT) {
                 return Err(NnError::InputNotFinite { network: self.name.clone(), sample_idx });
             }
         }
@@ -448,13 +448,11 @@ impl ClassifierModel {
         let targets = Tensor::f_from_slice(targets).and_then(|targets| targets.f_to(self.device));
         let targets = targets.map_err(|error| NnError::torch(&self.name, &error))?;
         let mut outputs = self.runner.run(&[input.shallow_clone(), targets])?.into_iter();
-        match (outputs.next(), outputs.next(), outputs.next()) {
-            (Some(logits), Some(embedding), map) => Ok((logits, embedding, map)),
-            _ => {
-                let words = "it gives neither logits nor an embedding".to_owned();
-                Err(NnError::Torch { network: self.name.clone(), words })
-            }
-        }
+        let (Some(logits), Some(embedding)) = (outputs.next(), outputs.next()) else {
+            let words = "it gives neither logits nor an embedding".to_owned();
+            return Err(NnError::Torch { network: self.name.clone(), words });
+        };
+        Ok((logits, embedding, outputs.next()))
     }
 }
 

@@ -161,7 +161,7 @@ mod tests {
         let fuse = |members: &[&[f32]]| fuse(&rules(2, Fusion::Vote), members).unwrap();
         assert!(close(&fuse(&[&for_it, &against, &for_it, &for_it]), &[0.75, 0.25]));
         let tie = fuse(&[&much_for_it, &against, &much_for_it, &against]);
-        let expected = (softmax(&[3.0, 0.0], 1.0)[0] + softmax(&[0.0, 1.0], 1.0)[0]) / 2.0;
+        let expected = f64::midpoint(softmax(&[3.0, 0.0], 1.0)[0], softmax(&[0.0, 1.0], 1.0)[0]);
         assert!(close(&tie, &[expected, 1.0 - expected]), "{tie:?}");
     }
 

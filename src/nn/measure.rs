@@ -125,7 +125,7 @@ impl Asked {
     async fn member(&self, member_idx: usize) -> Result<(), NnError> {
         let Some(member) = self.bundle.manifest().members.get(member_idx) else { return Ok(()) };
         let ask = |image: usize| {
-            let shapes = self.bundle.manifest().inputs_of(member).into_iter().map(|input| input.shape());
+            let shapes = self.bundle.manifest().inputs_of(member).into_iter().map(super::Preprocessing::shape);
             let inputs = shapes
                 .map(|[channels, rows, columns]| {
                     let n_values = channels * rows * columns;

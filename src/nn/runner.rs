@@ -82,7 +82,7 @@ fn optimise(forward: &Forward, examples: &[Vec<Tensor>]) -> Result<Optimised, St
         }
         for (idx, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let difference = difference(found, expected).map_err(|error| cut(&error.to_string()))?;
-            if !(difference <= TOLERANCE) {
+            if difference.is_nan() || difference > TOLERANCE {
                 return Err(format!(
                     "output {idx} differs by {difference:e} of its magnitude, more than {TOLERANCE:e}"
                 ));

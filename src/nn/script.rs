@@ -48,7 +48,7 @@ impl ScriptModel {
             module.to(device, tch::Kind::Float, false);
         }
         for (parameter, tensor) in module.named_parameters().map_err(read)? {
-            let is_finite = tensor.f_isfinite().and_then(|finite| finite.f_all()).and_then(|all| bool::try_from(all));
+            let is_finite = tensor.f_isfinite().and_then(|finite| finite.f_all()).and_then(bool::try_from);
             if !is_finite.map_err(read)? {
                 return Err(format!("`{}` holds numbers that are not finite", parameter.escape_debug()));
             }

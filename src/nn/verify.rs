@@ -49,7 +49,7 @@ pub async fn try_out(bundle: &Bundle, options: EnsembleOptions) -> Result<Vec<Tr
     }
     for (member_idx, member) in manifest.members.iter().enumerate() {
         let inputs = |seed| -> Vec<Planes> {
-            let shapes = manifest.inputs_of(member).into_iter().map(|input| input.shape());
+            let shapes = manifest.inputs_of(member).into_iter().map(super::Preprocessing::shape);
             shapes
                 .map(|[channels, rows, columns]| Planes {
                     channels,

@@ -166,10 +166,10 @@ pub(super) fn modality(modality: &str) -> Option<Concept<'static>> {
 /// Why something was not processed, as CID 9300, 9302 or 9303 has it.
 pub(super) const fn reason(reason: ReasonCode) -> Concept<'static> {
     match reason {
-        ReasonCode::NoSuitableImage | ReasonCode::UnsupportedImage | ReasonCode::AgeOutOfScope => {
-            dcm("110522", "Object Types not supported")
-        }
-        ReasonCode::Localizer
+        ReasonCode::NoSuitableImage
+        | ReasonCode::UnsupportedImage
+        | ReasonCode::AgeOutOfScope
+        | ReasonCode::Localizer
         | ReasonCode::NotAxial
         | ReasonCode::GantryTilt
         | ReasonCode::MixedGeometry
@@ -180,8 +180,8 @@ pub(super) const fn reason(reason: ReasonCode) -> Concept<'static> {
         ReasonCode::SliceGap
         | ReasonCode::DuplicatePosition
         | ReasonCode::IdenticalImage
-        | ReasonCode::GeometryMissing => dcm("110521", "Objects incorrectly formatted"),
-        ReasonCode::Undecodable => dcm("110521", "Objects incorrectly formatted"),
+        | ReasonCode::GeometryMissing
+        | ReasonCode::Undecodable => dcm("110521", "Objects incorrectly formatted"),
         ReasonCode::ViewNotFrontal | ReasonCode::LungMask | ReasonCode::ImageQuality => {
             dcm("110531", "Insufficient quality for interpretation")
         }

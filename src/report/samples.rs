@@ -473,7 +473,7 @@ pub fn ct_measured(status: BundleStatus, sources: &[SampleSource; 3]) -> RunReco
             words: "the image is a localizer".to_owned(),
         }],
     };
-    RunRecord { bundle: ct_bundle(status), ..record(status, RunOutcome::CtMeasured(analysis)) }
+    RunRecord { bundle: ct_bundle(status), ..record(status, RunOutcome::CtMeasured(Box::new(analysis))) }
 }
 
 /// No score for this image.

@@ -391,7 +391,7 @@ pub enum RunOutcome {
     /// Scores and maps.
     Analysed(CxrAnalysis),
     /// Measurements of a chest CT.
-    CtMeasured(CtAnalysis),
+    CtMeasured(Box<CtAnalysis>),
     /// No score, and why.
     NotAnalysed(NotAnalysed),
 }

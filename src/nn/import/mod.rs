@@ -196,7 +196,7 @@ impl Network {
                     known,
                     width: if is_script { 1.0 } else { width.or(present.map(|member| member.width)).unwrap_or(1.0) },
                     class_of_output: classification.class_of_output(),
-                    input_shapes: shapes.into_iter().map(|input| input.shape()).collect(),
+                    input_shapes: shapes.into_iter().map(super::manifest::Preprocessing::shape).collect(),
                 })
             }
         }

@@ -116,12 +116,13 @@ impl<'a> Machine<'a> {
                 0x80 => drop(self.array::<1>()?),          // PROTO
                 0x95 => drop(self.array::<8>()?),          // FRAME
                 b'(' => self.marks.push(self.stack.len()), // MARK
-                b'0' => drop(self.pop()?),                 // POP
-                b'1' => drop(self.to_mark()?),             // POP_MARK
-                b'2' => self.stack.push(self.top()?),      // DUP
-                b'N' => self.push(Value::None),            // NONE
-                0x88 => self.push(Value::Bool(true)),      // NEWTRUE
-                0x89 => self.push(Value::Bool(false)),     // NEWFALSE
+                // POP, and BUILD: attributes of an object, which nobody asks for.
+                b'0' | b'b' => drop(self.pop()?),
+                b'1' => drop(self.take_to_mark()?),    // POP_MARK
+                b'2' => self.stack.push(self.top()?),  // DUP
+                b'N' => self.push(Value::None),        // NONE
+                0x88 => self.push(Value::Bool(true)),  // NEWTRUE
+                0x89 => self.push(Value::Bool(false)), // NEWFALSE
                 b'K' => {
                     let [byte] = self.array()?;
                     self.push(Value::Int(i64::from(byte))); // BININT1
@@ -154,7 +155,7 @@ impl<'a> Machine<'a> {
                 0x8E | 0x96 => self.raw::<8>()?,  // BINBYTES8, BYTEARRAY8
                 b')' | b']' | 0x8F => self.push(Value::Sequence(Vec::new())), // EMPTY_TUPLE, EMPTY_LIST, EMPTY_SET
                 b't' | b'l' | 0x91 => {
-                    let items = self.to_mark()?;
+                    let items = self.take_to_mark()?;
                     self.push(Value::Sequence(items)); // TUPLE, LIST, FROZENSET
                 }
                 0x85..=0x87 => {
@@ -168,12 +169,12 @@ impl<'a> Machine<'a> {
                     self.extend(vec![item])?; // APPEND
                 }
                 b'e' | 0x90 => {
-                    let items = self.to_mark()?;
+                    let items = self.take_to_mark()?;
                     self.extend(items)?; // APPENDS, ADDITEMS
                 }
                 b'}' => self.push(Value::Dict(Vec::new())), // EMPTY_DICT
                 b'd' => {
-                    let items = self.to_mark()?;
+                    let items = self.take_to_mark()?;
                     self.push(Value::Dict(Vec::new()));
                     self.insert(&items)?; // DICT
                 }
@@ -183,7 +184,7 @@ impl<'a> Machine<'a> {
                     self.insert(&[key, value])?; // SETITEM
                 }
                 b'u' => {
-                    let items = self.to_mark()?;
+                    let items = self.take_to_mark()?;
                     self.insert(&items)?; // SETITEMS
                 }
                 b'c' => {
@@ -195,7 +196,6 @@ impl<'a> Machine<'a> {
                     self.push(Value::Global(format!("{module}.{name}"))); // STACK_GLOBAL
                 }
                 b'R' | 0x81 => self.reduce()?, // REDUCE, NEWOBJ
-                b'b' => drop(self.pop()?),     // BUILD: attributes of an object, which nobody asks for
                 b'q' => {
                     let [key] = self.array()?;
                     self.memo.insert(u64::from(key), self.top()?); // BINPUT
@@ -307,7 +307,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Id>, String> {
+    fn take_to_mark(&mut self) -> Result<Vec<Id>, String> {
         let height = self.marks.pop().ok_or("a mark is missing")?;
         Ok(self.stack.split_off(height.min(self.stack.len())))
     }
@@ -333,7 +333,7 @@ impl<'a> Machine<'a> {
         let id = self.top()?;
         match self.values.get_mut(id) {
             Some(Value::Dict(entries)) => {
-                entries.extend(items.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value)))
+                entries.extend(items.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value)));
             }
             // An object of a class that is a dictionary.
             Some(Value::Call { .. }) => {}
