@@ -4,7 +4,7 @@
     python deploy/golden/make_parity.py --out tests/golden/nn/parity [NAME ...]
 
 torchvision and timm are the reference where they define the network; the rest is written here from the publications'
-descriptions, in PyTorch's own idiom and without a look at src/nn. Networks are narrow, so that files and tests stay
+descriptions, in PyTorch's own idiom, by the developer who wrote src/nn. Networks are narrow, so that files and tests stay
 small; weights and inputs come from the generator of make_golden.py. Every map of regions is computed by automatic
 differentiation of the *whole* network, also where Hilum has a closed form.
 

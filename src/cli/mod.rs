@@ -34,6 +34,7 @@ mod probe;
 mod query;
 mod refusals;
 mod reindex;
+mod rerun;
 mod retention;
 mod route;
 mod runs;
@@ -164,6 +165,8 @@ enum Command {
     /// Shows one run
     #[command(subcommand)]
     Run(runs::RunAction),
+    /// Repeats the analysis of a run from the stored images and compares
+    Rerun(rerun::Options),
     /// Lists results and their deliveries, newest first
     Deliveries(deliveries::Options),
     /// Finds what is wrong with the node, its peers and what it refused, with remedies
@@ -233,6 +236,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Runs(options) => runs::run(global, &options).await,
         Command::Run(runs::RunAction::Show { run_id }) => runs::show(global, run_id).await,
         Command::Run(runs::RunAction::Restart { run_id }) => runs::restart(global, run_id).await,
+        Command::Rerun(options) => rerun::run(global, options).await,
         Command::Deliveries(options) => deliveries::run(global, &options).await,
         Command::Doctor(options) => doctor::run(global, options).await,
         Command::Refusals(options) => refusals::run(global, &options).await,

@@ -8,6 +8,7 @@
 //! (`words`) holds no patient data: never a name, a date or an exact age.
 
 mod adapter;
+pub mod compare;
 mod ct;
 #[cfg(test)]
 mod ct_tests;
@@ -15,6 +16,7 @@ mod cxr;
 mod gates;
 pub mod library;
 mod models;
+pub mod pipeline;
 pub mod nearest;
 mod settings;
 #[cfg(test)]
@@ -24,5 +26,6 @@ pub mod worker;
 pub use adapter::{NnModels, pipeline_settings};
 pub use ct::CtPipeline;
 pub use cxr::{Analysis, CxrPipeline, InferError, LoadedImage};
+pub use pipeline::Pipeline;
 pub use models::{ActivationMap, MemberOutput, ModelError, Models};
 pub use settings::{EmbeddingMethod, GateSettings, PipelineSettings, SettingsProblem, SimilarCaseSettings};

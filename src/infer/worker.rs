@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
 use super::{
-    Analysis, CtPipeline, CxrPipeline, InferError, LoadedImage, NnModels, SimilarCaseSettings, library::CaseLibrary,
+    Analysis, CxrPipeline, InferError, LoadedImage, NnModels, Pipeline, SimilarCaseSettings, library::CaseLibrary,
 };
 use crate::{
     archive::{Archive, ArchiveError},
@@ -33,21 +33,13 @@ use crate::{
         ct::{SectionPixels, decode_hu, render_sections},
     },
     jobs::{self, Job, JobHandler},
-    nn::{Bundle, Ensemble, EnsembleOptions, Input, MANIFEST_FILE_NAME},
+    nn::{EnsembleOptions, MANIFEST_FILE_NAME},
     report::{self, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
     types::{
         BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, Installation, NotAnalysed, ReasonCode, RunOutcome,
         RunRecord, Sha256Digest, SourceImage, Uid,
     },
 };
-
-/// SOP classes that the chest radiograph pipeline reads: Computed Radiography, Digital X-Ray for presentation.
-const RADIOGRAPH_SOP_CLASSES: [&str; 2] = ["1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"];
-
-/// SOP classes that the CT pipeline looks at. It reads CT Image Storage; the multi-frame ones (Enhanced, Legacy Converted)
-/// it refuses with their reason.
-const CT_SOP_CLASSES: [&str; 3] =
-    ["1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"];
 
 /// Results are sent image first, report last, so that what the report refers to is there.
 const SEND_ORDER_SC: i32 = 1;
@@ -95,36 +87,6 @@ enum Company<'a> {
 struct LoadedBundle {
     manifest_sha256: Sha256Digest,
     pipeline: Arc<Pipeline>,
-}
-
-/// What a bundle's kind of input asks for.
-enum Pipeline {
-    Cxr(CxrPipeline<NnModels>),
-    Ct(CtPipeline),
-}
-
-impl Pipeline {
-    const fn bundle(&self) -> &BundleIdentity {
-        match self {
-            Self::Cxr(pipeline) => pipeline.bundle(),
-            Self::Ct(pipeline) => pipeline.bundle(),
-        }
-    }
-
-    /// The objects of a study that it looks at.
-    fn reads(&self, source: &SourceImage) -> bool {
-        match self {
-            Self::Cxr(_) => RADIOGRAPH_SOP_CLASSES.contains(&source.sop_class_uid.as_str()),
-            Self::Ct(_) => CT_SOP_CLASSES.contains(&source.sop_class_uid.as_str()),
-        }
-    }
-
-    const fn expected(&self) -> &'static str {
-        match self {
-            Self::Cxr(_) => "a Computed Radiography or Digital X-Ray image for presentation",
-            Self::Ct(_) => "a CT image",
-        }
-    }
 }
 
 /// Executes runs.
@@ -278,31 +240,14 @@ impl Inner {
         let sources: Vec<SourceImage> =
             instances.iter().map(source_image).collect::<Result<_, _>>().map_err(technical)?;
         let mut own_images = Vec::new();
-        let images: Vec<SourceImage> = sources.iter().filter(|source| pipeline.reads(source)).cloned().collect();
-        let Analysis { outcome, stage_milliseconds, .. } = if images.is_empty() {
-            let words = format!("none of the study's {} object(s) is {}", sources.len(), pipeline.expected());
-            let not_analysed = NotAnalysed { reason: ReasonCode::NoSuitableImage, words, sources: sources.clone() };
-            Analysis {
-                outcome: RunOutcome::NotAnalysed(not_analysed),
-                embeddings: Vec::new(),
-                stage_milliseconds: Vec::new(),
-            }
-        } else {
-            match pipeline.as_ref() {
-                Pipeline::Cxr(pipeline) => {
-                    let analysis = pipeline.analyse(images, claimed.priority(), |source| self.load(source)).await;
-                    let mut analysis = analysis.map_err(|error| technical(anyhow!(error)))?;
-                    let started = Instant::now();
-                    own_images = self.compare(claimed, pipeline, &mut analysis).await;
-                    analysis.stage_milliseconds.push(("compare".to_owned(), started.elapsed().as_secs_f64() * 1000.0));
-                    analysis
-                }
-                Pipeline::Ct(pipeline) => {
-                    let analysis = pipeline.analyse(images, |source| self.load(source)).await;
-                    analysis.map_err(|error| technical(anyhow!(error)))?
-                }
-            }
-        };
+        let analysis = pipeline.analyse(&sources, claimed.priority(), |source| self.load(source)).await;
+        let mut analysis = analysis.map_err(|error| technical(anyhow!(error)))?;
+        if let Pipeline::Cxr(pipeline) = pipeline.as_ref() {
+            let started = Instant::now();
+            own_images = self.compare(claimed, pipeline, &mut analysis).await;
+            analysis.stage_milliseconds.push(("compare".to_owned(), started.elapsed().as_secs_f64() * 1000.0));
+        }
+        let Analysis { outcome, stage_milliseconds, .. } = analysis;
         let result_key = report::result_key(
             self.settings.installation.id,
             claimed.workup_id,
@@ -344,12 +289,7 @@ impl Inner {
     }
 
     async fn load(&self, source: SourceImage) -> Result<LoadedImage, InferError> {
-        let archive = self.archive.clone();
-        tokio::task::spawn_blocking(move || match archive.read(&source.archive_key) {
-            Ok(bytes) => Ok(LoadedImage { source, bytes }),
-            Err(error) => Err(InferError::Read(format!("read {} from the archive: {error}", source.archive_key))),
-        })
-        .await?
+        load(&self.archive, source).await
     }
 
     /// The pipeline of a bundle, loaded when it is first used or its manifest has changed.
@@ -373,17 +313,9 @@ impl Inner {
             return Ok(Arc::clone(&loaded.pipeline));
         }
         let (options, decode_limits) = (self.settings.ensemble, self.settings.decode_limits);
-        let pipeline = tokio::task::spawn_blocking(move || {
-            let bundle = Bundle::open(&folder)?;
-            if let Input::CtMeasurement {} = bundle.manifest().input {
-                return Ok(Pipeline::Ct(CtPipeline::new(bundle.identity(), decode_limits)?));
-            }
-            let (settings, classification) = super::adapter::pipeline_settings(bundle.manifest(), decode_limits)?;
-            let models = NnModels::new(Ensemble::load(&bundle, options)?, classification);
-            anyhow::Ok(Pipeline::Cxr(CxrPipeline::new(models, bundle.identity(), settings)?))
-        })
-        .await?
-        .with_context(|| format!("load bundle `{bundle_name}`"))?;
+        let pipeline = tokio::task::spawn_blocking(move || Pipeline::open(&folder, options, decode_limits))
+            .await?
+            .with_context(|| format!("load bundle `{bundle_name}`"))?;
         let pipeline = Arc::new(pipeline);
         tracing::info!(
             bundle = bundle_name,
@@ -524,6 +456,23 @@ fn source_image(instance: &Instance) -> anyhow::Result<SourceImage> {
         archive_key: instance.archive_key.clone(),
         sha256: instance.sha256,
     })
+}
+
+async fn load(archive: &Archive, source: SourceImage) -> Result<LoadedImage, InferError> {
+    let archive = archive.clone();
+    tokio::task::spawn_blocking(move || match archive.read(&source.archive_key) {
+        Ok(bytes) => Ok(LoadedImage { source, bytes }),
+        Err(error) => Err(InferError::Read(format!("read {} from the archive: {error}", source.archive_key))),
+    })
+    .await?
+}
+
+/// Analyses again what a run analysed, from the stored images, with the same pipeline. Nothing is kept.
+///
+/// # Errors
+/// When an image is gone or the networks fail.
+pub async fn repeat(archive: &Archive, pipeline: &Pipeline, before: &RunOutcome) -> anyhow::Result<Analysis> {
+    Ok(pipeline.analyse(&sources_of(before), RunPriority::Routine, |source| load(archive, source)).await?)
 }
 
 /// The images that a record's results refer to.

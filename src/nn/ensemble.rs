@@ -138,7 +138,7 @@ impl Ensemble {
         let lungs = entries.next().map(|mut plan| {
             plan.options.intra_op_threads = options.segmenter_threads;
             plan.start("lung segmenter", vec![[1, side, side]], move |plan| {
-                let (network, _store) = plan.load(|path| UNet::new(path, width))?;
+                let (network, _store) = plan.load(|path| UNet::new(path, width), |_| false)?;
                 let forward: Forward = Box::new(move |inputs| Ok(vec![network.forward(only(inputs)?)?]));
                 let runner = plan.runner(forward, [1, side as i64, side as i64])?;
                 Ok(SegmenterModel { name: plan.name.clone(), runner, device: plan.device })
@@ -156,7 +156,10 @@ impl Ensemble {
                     plan.start(&member.name, shapes, move |plan| {
                         let n_outputs = class_of_output.len() as i64;
                         let (network, _store) =
-                            plan.load(|path| Classifier::new(path, architecture, width, n_outputs))?;
+                            plan.load(
+                                |path| Classifier::new(path, architecture, width, n_outputs),
+                                |name| architecture.ignores_tensor(name),
+                            )?;
                         Ok(ClassifierModel {
                             name: plan.name.clone(),
                             runner: plan.runner(
@@ -358,11 +361,12 @@ impl LoadPlan {
     fn load<N>(
         &self,
         declare: impl FnOnce(&tch::nn::Path<'_>) -> Result<N, tch::TchError>,
+        is_ignored: impl Fn(&str) -> bool,
     ) -> Result<(N, VarStore), NnError> {
         let bytes = self.read()?;
         let mut store = VarStore::new(self.device);
         let network = declare(&store.root()).map_err(|error| NnError::torch(&self.name, &error))?;
-        weights::fill(&mut store, &bytes).map_err(|problems| self.problems(&problems))?;
+        weights::fill(&mut store, &bytes, is_ignored).map_err(|problems| self.problems(&problems))?;
         Ok((network, store))
     }
 }
@@ -609,7 +613,7 @@ mod tests {
         bundle.manifest().members[member_idx].name.clone_into(&mut plan.name);
         let member = &bundle.manifest().members[member_idx];
         let MemberArchitecture::Known(architecture) = member.architecture else { panic!("of ours") };
-        let (network, _store) = plan.load(|path| Classifier::new(path, architecture, member.width, 2)).unwrap();
+        let (network, _store) = plan.load(|path| Classifier::new(path, architecture, member.width, 2), |_| false).unwrap();
         let side = SIDE as i64;
         let runner = tch::no_grad(|| plan.runner(classifier_forward(network, true), [3, side, side])).unwrap();
         ClassifierModel {

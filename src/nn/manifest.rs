@@ -595,6 +595,16 @@ impl Manifest {
                     });
                 }
             }
+            if let MemberArchitecture::Known(architecture) = member.architecture {
+                for input in self.inputs_of(member) {
+                    let (side, least) = (input.image_side_pixels, architecture.minimum_side_pixels());
+                    let fits = architecture.fixed_side_pixels().map_or(side >= least, |only| side == only);
+                    problems.check(fits, || match architecture.fixed_side_pixels() {
+                        Some(only) => format!("`{}` takes images of {only} pixels, not {side}", key("architecture")),
+                        None => format!("`{}` takes images of {least} pixels or more, not {side}", key("architecture")),
+                    });
+                }
+            }
             problems.check(
                 member.architecture == MemberArchitecture::TorchScript
                     || !self.inputs_of(member).iter().any(|input| input.single_channel),

@@ -9,15 +9,15 @@ use tch::{Kind, Tensor, nn::VarStore};
 const MAX_LISTED: usize = 20;
 
 /// Fills every variable of `store` from `bytes` (safetensors; F32, or F16 and BF16, which are widened) and
-/// freezes the store. Batch normalisation's `num_batches_tracked` plays no part in inference and is ignored.
+/// freezes the store. Tensors that `is_ignored` knows play no part in inference and may be there.
 /// The error lists every tensor that is missing, unexpected, of the wrong shape or type, or not finite.
-pub(super) fn fill(store: &mut VarStore, bytes: &[u8]) -> Result<(), Vec<String>> {
+pub(super) fn fill(store: &mut VarStore, bytes: &[u8], is_ignored: impl Fn(&str) -> bool) -> Result<(), Vec<String>> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| {
         vec![format!("not a sound safetensors file ({error}): restore it, or convert the checkpoint again")]
     })?;
     let variables: BTreeMap<String, Tensor> = store.variables().into_iter().collect();
     let present: BTreeSet<&str> =
-        file.names().into_iter().filter(|name| !name.ends_with("num_batches_tracked")).collect();
+        file.names().into_iter().filter(|name| !is_ignored(name)).collect();
 
     let mut missing = Vec::new();
     let mut wrong = Vec::new();
@@ -103,6 +103,10 @@ mod tests {
 
     use super::*;
 
+    fn is_counter(name: &str) -> bool {
+        name.ends_with("num_batches_tracked")
+    }
+
     fn store() -> VarStore {
         let store = VarStore::new(Device::Cpu);
         let root = store.root();
@@ -137,7 +141,7 @@ mod tests {
             ("bn.running_mean", Dtype::BF16, &[3], &bfloats),
             ("bn.num_batches_tracked", Dtype::I64, &[], &[1, 0, 0, 0, 0, 0, 0, 0]),
         ]);
-        fill(&mut store, &bytes).unwrap();
+        fill(&mut store, &bytes, is_counter).unwrap();
         assert_eq!(values(&store, "a"), [1.0, -2.0, 0.5, 65504.0]);
         assert_eq!(values(&store, "bn.running_mean"), [1.0, 2.0, -0.5]);
         assert!(store.variables().values().all(|tensor| tensor.kind() == Kind::Float && !tensor.requires_grad()));
@@ -149,7 +153,7 @@ mod tests {
             ("a", Dtype::F32, &[4], &f32_bytes(&[0.0; 4])),
             ("fc.weight", Dtype::F32, &[1], &f32_bytes(&[0.0])),
         ]);
-        let problems = fill(&mut store(), &bytes).unwrap_err().join("\n");
+        let problems = fill(&mut store(), &bytes, is_counter).unwrap_err().join("\n");
         assert_eq!(
             problems,
             "missing tensors: `bn.running_mean`\nunexpected tensors: `fc.weight`\nunfit tensors: `a` has shape [4], \
@@ -169,7 +173,7 @@ mod tests {
                     ("a", Dtype::F32, &[2, 2], &f32_bytes(&[f32::MAX; 4])),
                     ("bn.running_mean", dtype, &[3], &bytes),
                 ]);
-                let problems = fill(&mut store(), &bytes).unwrap_err();
+                let problems = fill(&mut store(), &bytes, is_counter).unwrap_err();
                 assert_eq!(problems[0], "unfit tensors: `bn.running_mean` holds numbers that are not finite");
             }
         }
@@ -187,7 +191,7 @@ mod tests {
                 let byte_idx = byte_idx % bytes.len();
                 bytes[byte_idx] = byte;
             }
-            if let Err(problems) = fill(&mut store(), &bytes) {
+            if let Err(problems) = fill(&mut store(), &bytes, is_counter) {
                 proptest::prop_assert!(!problems.is_empty());
             }
         }
@@ -199,7 +203,7 @@ mod tests {
             ("a", Dtype::F32, &[2, 2], &f32_bytes(&[0.0, f32::NAN, 0.0, 0.0])),
             ("bn.running_mean", Dtype::I32, &[3], &[0; 12]),
         ]);
-        let problems = fill(&mut store(), &bytes).unwrap_err().join("\n");
+        let problems = fill(&mut store(), &bytes, is_counter).unwrap_err().join("\n");
         assert!(problems.contains("`a` holds numbers that are not finite"), "{problems}");
         assert!(problems.contains("`bn.running_mean` has type I32, expected F32, F16 or BF16"), "{problems}");
     }
@@ -210,9 +214,9 @@ mod tests {
             ("a", Dtype::F32, &[2, 2], &f32_bytes(&[1.0; 4])),
             ("bn.running_mean", Dtype::F32, &[3], &f32_bytes(&[1.0; 3])),
         ]);
-        fill(&mut store(), &whole).unwrap();
+        fill(&mut store(), &whole, is_counter).unwrap();
         for n_bytes in 0..whole.len() {
-            let problems = fill(&mut store(), &whole[..n_bytes]).unwrap_err();
+            let problems = fill(&mut store(), &whole[..n_bytes], is_counter).unwrap_err();
             assert!(problems[0].starts_with("not a sound safetensors file"), "{n_bytes}: {problems:?}");
         }
     }

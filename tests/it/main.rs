@@ -27,6 +27,7 @@ mod duplicates;
 mod evidence;
 mod faults;
 mod hostile;
+mod models;
 mod names;
 mod outage;
 mod packages;

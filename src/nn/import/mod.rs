@@ -106,7 +106,7 @@ pub fn import(folder: &Path, file: &Path, target: &ImportTarget, version: &str) 
             (bytes, 0)
         }
         Checkpoint::Tensors(tensors) => {
-            let weights = to_safetensors(&tensors).map_err(|problem| file_error(vec![problem]))?;
+            let weights = to_safetensors(&tensors, |name| network.ignores(name)).map_err(|problem| file_error(vec![problem]))?;
             network.try_weights(&weights).map_err(file_error)?;
             (weights, tensors.len())
         }
@@ -202,6 +202,14 @@ impl Network {
         }
     }
 
+    /// Whether a tensor plays no part in inference.
+    fn ignores(&self, name: &str) -> bool {
+        match self.known {
+            Some(architecture) => architecture.ignores_tensor(name),
+            None => name.ends_with(".num_batches_tracked"),
+        }
+    }
+
     /// Whether the tensors are those of the network.
     fn try_weights(&self, safetensors: &[u8]) -> Result<(), Vec<String>> {
         let mut store = VarStore::new(tch::Device::Cpu);
@@ -213,7 +221,7 @@ impl Network {
             None => UNet::new(&store.root(), self.width).map(drop),
         };
         declared.map_err(|error| vec![super::error::cut(&error.to_string())])?;
-        weights::fill(&mut store, safetensors)
+        weights::fill(&mut store, safetensors, |name| self.ignores(name))
     }
 
     /// Whether the file takes the bundle's input and gives its outputs, for one image and for two.
@@ -263,10 +271,13 @@ impl Network {
     }
 }
 
-/// Whole numbers (counters) stay behind, double precision is narrowed, the rest keeps its type.
-fn to_safetensors(tensors: &BTreeMap<String, StoredTensor>) -> Result<Vec<u8>, String> {
+/// What plays no part in inference stays behind, double precision is narrowed, the rest keeps its type.
+fn to_safetensors(
+    tensors: &BTreeMap<String, StoredTensor>,
+    is_ignored: impl Fn(&str) -> bool,
+) -> Result<Vec<u8>, String> {
     let mut kept: Vec<(&str, Dtype, &[usize], Vec<u8>)> = Vec::new();
-    for (name, tensor) in tensors {
+    for (name, tensor) in tensors.iter().filter(|(name, _)| !is_ignored(name)) {
         let (dtype, bytes) = match tensor.dtype {
             Dtype::F64 => {
                 let narrowed = tensor.bytes.as_chunks::<8>().0.iter().flat_map(|bytes| {
@@ -276,7 +287,6 @@ fn to_safetensors(tensors: &BTreeMap<String, StoredTensor>) -> Result<Vec<u8>, S
                 (Dtype::F32, narrowed.collect())
             }
             Dtype::F32 | Dtype::F16 | Dtype::BF16 => (tensor.dtype, tensor.bytes.clone()),
-            _ if name.ends_with("num_batches_tracked") => continue,
             other => (other, tensor.bytes.clone()),
         };
         kept.push((name, dtype, &tensor.shape, bytes));

@@ -1,0 +1,106 @@
+//! A bundle's pipeline, chosen by its kind of input.
+
+use std::{future::Future, path::Path};
+
+use super::{
+    Analysis, CtPipeline, CxrPipeline, InferError, LoadedImage, NnModels, SettingsProblem, adapter::pipeline_settings,
+};
+use crate::{
+    imaging::DecodeLimits,
+    nn::{Bundle, BundleError, Ensemble, EnsembleOptions, Input, NnError},
+    types::{BundleIdentity, NotAnalysed, ReasonCode, RunOutcome, RunPriority, SourceImage},
+};
+
+/// SOP classes that the chest radiograph pipeline reads: Computed Radiography, Digital X-Ray for presentation.
+const RADIOGRAPH_SOP_CLASSES: [&str; 2] = ["1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"];
+
+/// SOP classes that the CT pipeline looks at. It reads CT Image Storage; the multi-frame ones (Enhanced, Legacy Converted)
+/// it refuses with their reason.
+const CT_SOP_CLASSES: [&str; 3] =
+    ["1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"];
+
+/// What a bundle's kind of input asks for.
+pub enum Pipeline {
+    /// Single chest radiographs.
+    Cxr(CxrPipeline<NnModels>),
+    /// A chest CT, measured without networks.
+    Ct(CtPipeline),
+}
+
+/// Why a bundle has no pipeline.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder is no sound bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// Its networks cannot be loaded.
+    #[error(transparent)]
+    Networks(#[from] NnError),
+    /// Its manifest contradicts itself.
+    #[error(transparent)]
+    Settings(#[from] SettingsProblem),
+}
+
+impl Pipeline {
+    /// Opens the bundle in `folder` and loads its networks. Blocks for seconds.
+    ///
+    /// # Errors
+    /// [`OpenError`], with every problem and its remedy.
+    pub fn open(folder: &Path, options: EnsembleOptions, decode_limits: DecodeLimits) -> Result<Self, OpenError> {
+        let bundle = Bundle::open(folder)?;
+        if let Input::CtMeasurement {} = bundle.manifest().input {
+            return Ok(Self::Ct(CtPipeline::new(bundle.identity(), decode_limits)?));
+        }
+        let (settings, classification) = pipeline_settings(bundle.manifest(), decode_limits)?;
+        let models = NnModels::new(Ensemble::load(&bundle, options)?, classification);
+        Ok(Self::Cxr(CxrPipeline::new(models, bundle.identity(), settings)?))
+    }
+
+    /// Which bundle it is of.
+    #[must_use]
+    pub const fn bundle(&self) -> &BundleIdentity {
+        match self {
+            Self::Cxr(pipeline) => pipeline.bundle(),
+            Self::Ct(pipeline) => pipeline.bundle(),
+        }
+    }
+
+    /// Analyses the objects of a study that it reads; `read` gets each when its turn comes.
+    ///
+    /// # Errors
+    /// [`InferError`] when the networks or the worker fail.
+    ///
+    /// Cancel safety: as [`CxrPipeline::analyse`].
+    pub async fn analyse<R, F>(
+        &self,
+        sources: &[SourceImage],
+        priority: RunPriority,
+        read: R,
+    ) -> Result<Analysis, InferError>
+    where
+        R: FnMut(SourceImage) -> F,
+        F: Future<Output = Result<LoadedImage, InferError>>,
+    {
+        let (sop_classes, expected): (&[&str], _) = match self {
+            Self::Cxr(_) => {
+                (&RADIOGRAPH_SOP_CLASSES, "a Computed Radiography or Digital X-Ray image for presentation")
+            }
+            Self::Ct(_) => (&CT_SOP_CLASSES, "a CT image"),
+        };
+        let images: Vec<SourceImage> =
+            sources.iter().filter(|source| sop_classes.contains(&source.sop_class_uid.as_str())).cloned().collect();
+        if images.is_empty() {
+            let words = format!("none of the study's {} object(s) is {expected}", sources.len());
+            let sources = sources.to_vec();
+            return Ok(Analysis {
+                outcome: RunOutcome::NotAnalysed(NotAnalysed { reason: ReasonCode::NoSuitableImage, words, sources }),
+                embeddings: Vec::new(),
+                stage_milliseconds: Vec::new(),
+            });
+        }
+        match self {
+            Self::Cxr(pipeline) => pipeline.analyse(images, priority, read).await,
+            Self::Ct(pipeline) => pipeline.analyse(images, read).await,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Bundles and runs on the command line: tried, measured, repeated, urgent.
+
+use crate::support::*;
+
+fn only_run(node: &Node, study_instance_uid: &str) -> String {
+    let row = node.database.row(&format!(
+        "select run.id::text as id from run join workup on workup.id = run.workup_id where study_instance_uid = \
+         '{study_instance_uid}'"
+    ));
+    row["id"].as_str().expect("an id").to_owned()
+}
+
+#[test]
+fn heavy_a_run_is_repeated_bit_for_bit_and_a_difference_is_found() {
+    let pacs = StoreScp::start();
+    let node = Node::start(&Site::usual(pacs.port));
+    let sample = Radiograph::default().write(&node.scratch("sent"));
+    node.send("SCANNER", &[&sample.path]);
+    node.wait_for_workup(&sample.study_instance_uid, "answered");
+    let run = only_run(&node, &sample.study_instance_uid);
+
+    let said = node.hilum_ok(&["rerun", &run, "--verify"]);
+    assert!(said.contains("identical, bit for bit"), "{said}");
+
+    // As if the run had found something else.
+    node.database.execute(&format!(
+        "update run set outcome = jsonb_set(outcome, '{{images,0,fused,0}}', '0.123456') where id = '{run}'"
+    ));
+    let output = node.hilum(&["rerun", &run, "--verify"]);
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("images[0].fused[0]: 0.123456 before") && said.contains("does not come out the same"), "{said}");
+    assert!(node.hilum(&["rerun", &run]).status.success(), "without --verify it only tells");
+
+    let unknown = node.hilum(&["rerun", "018f0000-0000-7000-8000-000000000000"]);
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("`hilum runs` lists them"));
+    node.hilum_ok(&["model", "import", "--help"]);
+}
+
+#[test]
+fn the_bundle_of_the_tests_is_verified_and_described() {
+    let node = Node::start(&Site::usual(free_port()));
+    let said = node.hilum_ok(&["model", "verify", "cxr-untrained"]);
+    for network in ["lung segmenter", "resnet34", "resnet50", "resnet152", "vgg16"] {
+        assert!(said.contains(network), "{network}: {said}");
+    }
+    assert!(said.contains("2 logits") && said.contains("(hirescam)"), "{said}");
+    let card = node.hilum_ok(&["model", "card", "cxr-untrained"]);
+    assert!(card.contains("UNTRAINED TEST WEIGHTS") && card.contains("Not for clinical use"), "{card}");
+    let measured = node.hilum_ok(&["bench", "cxr-untrained", "--repetitions", "1", "--threads", "1", "--json"]);
+    let measured: serde_json::Value = serde_json::from_str(&measured).expect("JSON");
+    assert_eq!(measured[0]["networks"].as_array().map(Vec::len), Some(5), "{measured}");
+}
+
+#[test]
+fn a_route_gives_its_runs_their_priority() {
+    let pacs = StoreScp::start();
+    let site = Site::usual(pacs.port);
+    let node = Node::start(&site);
+    node.hilum_ok(&[
+        "route", "add", "urgent", "--order", "1", "--called-ae-title", "HILUM", "--modalities", "CR,DX", "--pipeline",
+        "chest_radiograph", "--bundle", "cxr-untrained", "--quiet-seconds", "1", "--priority", "stat",
+    ]);
+    let sample = Radiograph::default().write(&node.scratch("sent"));
+    wait_for("the node knows the route", PATIENCE, || {
+        let rows = node.database.rows("select priority from route where name = 'urgent'");
+        (rows.len() == 1 && rows[0]["priority"] == "stat").then_some(())
+    });
+    node.send("SCANNER", &[&sample.path]);
+    node.wait_for_workup(&sample.study_instance_uid, "answered");
+    let row = node.database.row("select priority from run");
+    assert_eq!(row["priority"], "stat");
+}
