@@ -113,7 +113,7 @@ mod tests {
         use serde_json::json;
         let before = json!({ "images": [{ "fused": [0.25, 0.75], "decision": "present", "volume_ml": 2000.0 }] });
         assert_eq!(compare_json(&before, &before), (0, 0.0, Vec::new()));
-        let near = json!({ "images": [{ "fused": [0.250001, 0.75], "decision": "present", "volume_ml": 2000.01 }] });
+        let near = json!({ "images": [{ "fused": [0.250_001, 0.75], "decision": "present", "volume_ml": 2000.01 }] });
         let (count, largest, different) = compare_json(&before, &near);
         assert_eq!((count, different.len()), (2, 0));
         assert!((4e-6..6e-6).contains(&largest), "{largest}");

@@ -16,8 +16,8 @@ mod cxr;
 mod gates;
 pub mod library;
 mod models;
-pub mod pipeline;
 pub mod nearest;
+pub mod pipeline;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -26,6 +26,6 @@ pub mod worker;
 pub use adapter::{NnModels, pipeline_settings};
 pub use ct::CtPipeline;
 pub use cxr::{Analysis, CxrPipeline, InferError, LoadedImage};
-pub use pipeline::Pipeline;
 pub use models::{ActivationMap, MemberOutput, ModelError, Models};
+pub use pipeline::Pipeline;
 pub use settings::{EmbeddingMethod, GateSettings, PipelineSettings, SettingsProblem, SimilarCaseSettings};

@@ -82,9 +82,7 @@ impl Pipeline {
         F: Future<Output = Result<LoadedImage, InferError>>,
     {
         let (sop_classes, expected): (&[&str], _) = match self {
-            Self::Cxr(_) => {
-                (&RADIOGRAPH_SOP_CLASSES, "a Computed Radiography or Digital X-Ray image for presentation")
-            }
+            Self::Cxr(_) => (&RADIOGRAPH_SOP_CLASSES, "a Computed Radiography or Digital X-Ray image for presentation"),
             Self::Ct(_) => (&CT_SOP_CLASSES, "a CT image"),
         };
         let images: Vec<SourceImage> =

@@ -36,8 +36,8 @@ use crate::{
     nn::{EnsembleOptions, MANIFEST_FILE_NAME},
     report::{self, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
     types::{
-        BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, Installation, NotAnalysed, ReasonCode, RunOutcome,
-        RunRecord, Sha256Digest, SourceImage, Uid,
+        CtAnalysis, CtPlane, CtSection, CtSeries, Installation, RunOutcome, RunPriority, RunRecord, Sha256Digest,
+        SourceImage, Uid,
     },
 };
 

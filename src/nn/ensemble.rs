@@ -155,11 +155,10 @@ impl Ensemble {
                         (member.width, manifest.inputs_of(member).first().map_or([0; 3], |of| of.shape()));
                     plan.start(&member.name, shapes, move |plan| {
                         let n_outputs = class_of_output.len() as i64;
-                        let (network, _store) =
-                            plan.load(
-                                |path| Classifier::new(path, architecture, width, n_outputs),
-                                |name| architecture.ignores_tensor(name),
-                            )?;
+                        let (network, _store) = plan.load(
+                            |path| Classifier::new(path, architecture, width, n_outputs),
+                            |name| architecture.ignores_tensor(name),
+                        )?;
                         Ok(ClassifierModel {
                             name: plan.name.clone(),
                             runner: plan.runner(
@@ -613,7 +612,8 @@ mod tests {
         bundle.manifest().members[member_idx].name.clone_into(&mut plan.name);
         let member = &bundle.manifest().members[member_idx];
         let MemberArchitecture::Known(architecture) = member.architecture else { panic!("of ours") };
-        let (network, _store) = plan.load(|path| Classifier::new(path, architecture, member.width, 2), |_| false).unwrap();
+        let (network, _store) =
+            plan.load(|path| Classifier::new(path, architecture, member.width, 2), |_| false).unwrap();
         let side = SIDE as i64;
         let runner = tch::no_grad(|| plan.runner(classifier_forward(network, true), [3, side, side])).unwrap();
         ClassifierModel {

@@ -196,3 +196,68 @@ pub(super) fn upsample_bilinear_x2(input: &Tensor) -> Result<Tensor, TchError> {
     let (_, _, rows, columns) = input.size4()?;
     input.f_upsample_bilinear2d([2 * rows, 2 * columns], false, None, None)
 }
+
+/// Adaptive average pooling (PyTorch's `AdaptiveAvgPool2d`) to a square grid, written as two matrix products: oneDNN pools
+/// only grids that divide the map, and recorded networks must run at every image side.
+#[derive(Debug)]
+pub(super) struct AveragePool {
+    /// `side x rows` and `side x columns` of the map; `None` when the map has the grid's size already.
+    weights: Option<(Tensor, Tensor)>,
+}
+
+impl AveragePool {
+    /// For maps `n x channels x rows x columns` as large as `map`.
+    pub(super) fn to_square(map: &Tensor, side: i64) -> Result<Self, TchError> {
+        let (_, _, rows, columns) = map.size4()?;
+        if (rows, columns) == (side, side) {
+            return Ok(Self { weights: None });
+        }
+        // Cell i averages the samples from floor(i n / side) to ceil((i + 1) n / side).
+        let weights = |length: i64| {
+            let mut weights = vec![0_f32; (side * length) as usize];
+            for cell in 0..side {
+                let (first, end) = (cell * length / side, ((cell + 1) * length + side - 1) / side);
+                for sample in first..end {
+                    weights[(cell * length + sample) as usize] = 1.0 / (end - first) as f32;
+                }
+            }
+            Tensor::f_from_slice(&weights)?.f_view([side, length])?.f_to(map.device())
+        };
+        Ok(Self { weights: Some((weights(rows)?, weights(columns)?)) })
+    }
+
+    pub(super) fn apply(&self, map: &Tensor) -> Result<Tensor, TchError> {
+        match &self.weights {
+            None => Ok(map.shallow_clone()),
+            Some((rows, columns)) => rows.f_matmul(map)?.f_matmul(&columns.f_transpose(0, 1)?),
+        }
+    }
+
+    /// The gradient with respect to the map, of that with respect to the grid.
+    pub(super) fn gradient(&self, of_grid: &Tensor) -> Result<Tensor, TchError> {
+        match &self.weights {
+            None => Ok(of_grid.shallow_clone()),
+            Some((rows, columns)) => rows.f_transpose(0, 1)?.f_matmul(of_grid)?.f_matmul(columns),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pooling_by_matrices_is_pytorchs() {
+        for (rows, columns) in [(2, 2), (7, 7), (14, 14), (16, 16), (5, 12)] {
+            let map = Tensor::arange(2 * 3 * rows * columns, (tch::Kind::Float, tch::Device::Cpu));
+            let map = map.view([2, 3, rows, columns]).sin().set_requires_grad(true);
+            let expected = map.adaptive_avg_pool2d([7, 7]);
+            let pool = AveragePool::to_square(&map, 7).unwrap();
+            let close = |a: &Tensor, b: &Tensor| f64::try_from((a - b).abs().max()).unwrap() < 1e-6;
+            assert!(close(&pool.apply(&map).unwrap(), &expected), "{rows} x {columns}");
+            let of_grid = expected.detach().cos();
+            (&expected * &of_grid).sum(tch::Kind::Float).backward();
+            assert!(close(&pool.gradient(&of_grid).unwrap(), &map.grad()), "{rows} x {columns}");
+        }
+    }
+}

@@ -6,7 +6,7 @@ use tch::{TchError, Tensor, nn::Path};
 use super::{
     architecture::scaled_channels,
     explain::{Convolutional, HeadGradient, let_through},
-    layers::{Conv, Linear, max_pool_2x2},
+    layers::{AveragePool, Conv, Linear, max_pool_2x2},
 };
 
 /// Output channels of the convolutions; a max pool follows each group.
@@ -117,21 +117,22 @@ impl Convolutional for Vgg {
 
     /// The embedding is fc7 after its ReLU.
     fn head(&self, feature_map: &Tensor) -> Result<(Tensor, Tensor), TchError> {
-        let grid = feature_map.f_adaptive_avg_pool2d([HEAD_GRID_SIDE; 2])?.f_flatten(1, 3)?;
-        let hidden = self.fc6.apply(&grid)?.f_relu()?;
+        let grid = AveragePool::to_square(feature_map, HEAD_GRID_SIDE)?.apply(feature_map)?;
+        let hidden = self.fc6.apply(&grid.f_flatten(1, 3)?)?.f_relu()?;
         let embedding = self.fc7.apply(&hidden)?.f_relu()?;
         Ok((self.fc8.apply(&embedding)?, embedding))
     }
 
     fn head_gradient(&self, feature_map: &Tensor, target_class_idxs: &Tensor) -> Result<HeadGradient, TchError> {
-        let grid = feature_map.f_adaptive_avg_pool2d([HEAD_GRID_SIDE; 2])?;
+        let pool = AveragePool::to_square(feature_map, HEAD_GRID_SIDE)?;
+        let grid = pool.apply(feature_map)?;
         let hidden = self.fc6.apply(&grid.f_flatten(1, 3)?)?.f_relu()?;
         let embedding = self.fc7.apply(&hidden)?.f_relu()?;
         let logits = self.fc8.apply(&embedding)?;
         let of_embedding = self.fc8.weight().f_index_select(0, target_class_idxs)?.f_mul(&let_through(&embedding)?)?;
         let of_hidden = of_embedding.f_matmul(self.fc7.weight())?.f_mul(&let_through(&hidden)?)?;
         let of_grid = of_hidden.f_matmul(self.fc6.weight())?.f_view_as(&grid)?;
-        let gradient = feature_map.f_internal_adaptive_avg_pool2d_backward(&of_grid)?;
+        let gradient = pool.gradient(&of_grid)?;
         Ok(HeadGradient { logits, embedding, gradient })
     }
 }

@@ -16,8 +16,7 @@ pub(super) fn fill(store: &mut VarStore, bytes: &[u8], is_ignored: impl Fn(&str)
         vec![format!("not a sound safetensors file ({error}): restore it, or convert the checkpoint again")]
     })?;
     let variables: BTreeMap<String, Tensor> = store.variables().into_iter().collect();
-    let present: BTreeSet<&str> =
-        file.names().into_iter().filter(|name| !is_ignored(name)).collect();
+    let present: BTreeSet<&str> = file.names().into_iter().filter(|name| !is_ignored(name)).collect();
 
     let mut missing = Vec::new();
     let mut wrong = Vec::new();

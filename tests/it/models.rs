@@ -29,7 +29,10 @@ fn heavy_a_run_is_repeated_bit_for_bit_and_a_difference_is_found() {
     let output = node.hilum(&["rerun", &run, "--verify"]);
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("images[0].fused[0]: 0.123456 before") && said.contains("does not come out the same"), "{said}");
+    assert!(
+        said.contains("images[0].fused[0]: 0.123456 before") && said.contains("does not come out the same"),
+        "{said}"
+    );
     assert!(node.hilum(&["rerun", &run]).status.success(), "without --verify it only tells");
 
     let unknown = node.hilum(&["rerun", "018f0000-0000-7000-8000-000000000000"]);
@@ -58,8 +61,23 @@ fn a_route_gives_its_runs_their_priority() {
     let site = Site::usual(pacs.port);
     let node = Node::start(&site);
     node.hilum_ok(&[
-        "route", "add", "urgent", "--order", "1", "--called-ae-title", "HILUM", "--modalities", "CR,DX", "--pipeline",
-        "chest_radiograph", "--bundle", "cxr-untrained", "--quiet-seconds", "1", "--priority", "stat",
+        "route",
+        "add",
+        "urgent",
+        "--order",
+        "1",
+        "--called-ae-title",
+        "HILUM",
+        "--modalities",
+        "CR,DX",
+        "--pipeline",
+        "chest_radiograph",
+        "--bundle",
+        "cxr-untrained",
+        "--quiet-seconds",
+        "1",
+        "--priority",
+        "stat",
     ]);
     let sample = Radiograph::default().write(&node.scratch("sent"));
     wait_for("the node knows the route", PATIENCE, || {

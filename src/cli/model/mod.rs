@@ -61,7 +61,7 @@ pub(super) enum Action {
         #[command(flatten)]
         folder: Folder,
         #[command(flatten)]
-        import: Import,
+        import: ImportOptions,
     },
     /// Prints the model card of a bundle as Markdown
     Card {
@@ -74,7 +74,7 @@ pub(super) enum Action {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Import {
+pub(super) struct ImportOptions {
     /// The checkpoint
     file: PathBuf,
     /// Name of the bundle that gets it; it must be there (`hilum model init` makes one)
@@ -162,7 +162,7 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
         }
         Action::Import {
             folder,
-            import: Import { file, name, member, segmenter: _, architecture, width, weights_version },
+            import: ImportOptions { file, name, member, segmenter: _, architecture, width, weights_version },
         } => {
             let folder = folder.resolve(global)?.join(name);
             let target = match member {

@@ -106,7 +106,8 @@ pub fn import(folder: &Path, file: &Path, target: &ImportTarget, version: &str) 
             (bytes, 0)
         }
         Checkpoint::Tensors(tensors) => {
-            let weights = to_safetensors(&tensors, |name| network.ignores(name)).map_err(|problem| file_error(vec![problem]))?;
+            let weights =
+                to_safetensors(&tensors, |name| network.ignores(name)).map_err(|problem| file_error(vec![problem]))?;
             network.try_weights(&weights).map_err(file_error)?;
             (weights, tensors.len())
         }
