@@ -878,9 +878,10 @@ impl<H: AssociationHandler> Server<H> {
             "association accepted with {n_accepted} of {} presentation contexts",
             negotiated.len()
         );
+        // Before the handler hears of the association: whoever it tells may report on it at once.
+        let mut reports = Reports::new(&self.open_associations, request.association_id, &negotiated);
         let mut association = self.handler.accepted(&request, &policy, &negotiated);
         let mut counts = Counts::default();
-        let mut reports = Reports::new(&self.open_associations, request.association_id, &negotiated);
         let reason = self.serve_messages(&mut messages, &negotiated, &mut association, &mut counts, &mut reports).await;
         drop(reports);
         if reason == EndReason::Released {
