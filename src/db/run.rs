@@ -3,8 +3,11 @@
 //! ```text
 //! queued ─► running ─► succeeded | not_analysed
 //!              ├─► superseded
-//!              └─► failed ─► running …  ─► parked      (the attempt is committed before the work starts)
+//!              ├─► failed ─► running …  ─► parked      (the attempt is committed before the work starts)
+//!              └─► queued                              (its networks are taken out: the attempt is given back)
 //! ```
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::{FromRow, types::Json};
@@ -277,6 +280,34 @@ pub async fn fail(
     Ok(AfterFailure::RetryAt(retry_at))
 }
 
+/// `running` → `queued` again after `wait`, fenced by attempt, and the attempt is given back: what it met, it would have
+/// met with any other study too. Returns when it is due; `None` when another attempt or revision has taken over. `words`
+/// holds no patient data.
+pub async fn return_attempt(
+    connection: &mut Connection,
+    claimed: &ClaimedRun,
+    wait: Duration,
+    words: &str,
+) -> Result<Option<OffsetDateTime>> {
+    let words = format!("waits, without an attempt less: {words}");
+    // The number may be given again: nobody but the caller, who stops here, holds it.
+    let due_at: Option<OffsetDateTime> = sqlx::query_scalar(
+        "update run set state = 'queued', attempt = attempt - 1, reason = null, words = $3, started_at = null,
+                next_attempt_at = now() + make_interval(secs => $4)
+         where id = $1 and attempt = $2 and state = 'running' returning next_attempt_at",
+    )
+    .bind(claimed.id)
+    .bind(claimed.attempt)
+    .bind(&words)
+    .bind(wait.as_secs_f64())
+    .fetch_optional(&mut *connection)
+    .await?;
+    if due_at.is_some() {
+        event::append(connection, event::Subject::Run, claimed.id, "waiting", &words, json!({})).await?;
+    }
+    Ok(due_at)
+}
+
 async fn park(
     connection: &mut Connection,
     run_id: Uuid,
@@ -527,14 +558,18 @@ pub enum Rendered {
 /// Notes that a run's results are inserted, if it still belongs to its workup's revision; locks the workup, so
 /// that a late object and a rendering exclude each other.
 pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<Rendered> {
-    let current: Option<bool> = sqlx::query_scalar(
-        "select w.revision = r.revision from workup w join run r on r.workup_id = w.id where r.id = $1 for update of w",
+    let found: Option<(bool, bool)> = sqlx::query_as(
+        "select r.rendered_at is not null, w.revision = r.revision
+         from workup w join run r on r.workup_id = w.id where r.id = $1 for update of w",
     )
     .bind(run_id)
     .fetch_optional(&mut *connection)
     .await?;
-    if current != Some(true) {
-        return Ok(Rendered::Superseded);
+    match found {
+        // First: what counted stays, whatever came since, and its files have the names of the caller's.
+        Some((true, _)) => return Ok(Rendered::Already),
+        Some((false, true)) => {}
+        Some((false, false)) | None => return Ok(Rendered::Superseded),
     }
     let done = sqlx::query(
         "update run set rendered_at = now()
@@ -585,4 +620,81 @@ pub async fn restart(connection: &mut Connection, run_id: Uuid) -> Result<bool> 
     event::append(connection, event::Subject::Run, run_id, "restarted", WORDS, json!({})).await?;
     workup::unpark(connection, workup_id, WORDS).await?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::{
+        Db,
+        testing::{self, TestDatabase},
+    };
+
+    async fn new_run(db: &Db) -> (Uuid, Uuid) {
+        let workup_id = testing::workup(db, "1.2.3").await;
+        let new = NewRun {
+            workup_id,
+            revision: 1,
+            bundle: "cxr",
+            priority: RunPriority::Routine,
+            destinations: &[],
+            maximum_attempts: 3,
+        };
+        let run_id = insert(&mut db.acquire().await.unwrap(), &new).await.unwrap().unwrap();
+        (workup_id, run_id)
+    }
+
+    async fn claimed(db: &Db, run_id: Uuid) -> ClaimedRun {
+        match claim(&mut db.acquire().await.unwrap(), run_id).await.unwrap() {
+            Claim::Claimed(claimed) => claimed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn state(db: &Db, run_id: Uuid) -> (String, i32) {
+        let state = sqlx::query_as("select state, attempt from run where id = $1").bind(run_id);
+        state.fetch_one(db.pool()).await.unwrap()
+    }
+
+    /// Ten times more often than there are attempts.
+    async fn an_attempt_that_is_given_back_costs_nothing(db: &Db, run_id: Uuid) {
+        let wait = Duration::from_millis(1);
+        for _ in 0..30 {
+            let claimed = claimed(db, run_id).await;
+            assert_eq!(claimed.attempt, 1);
+            let mut connection = db.acquire().await.unwrap();
+            assert!(return_attempt(&mut connection, &claimed, wait, "taken out").await.unwrap().is_some());
+            assert!(return_attempt(&mut connection, &claimed, wait, "late").await.unwrap().is_none(), "fenced");
+            assert!(!was_interrupted(&mut connection, run_id).await.unwrap());
+        }
+        assert_eq!(state(db, run_id).await, ("queued".to_owned(), 0));
+        let claimed = claimed(db, run_id).await;
+        let mut connection = db.acquire().await.unwrap();
+        let failed = fail(&mut connection, &claimed, "processing.failure", "its own fault").await.unwrap();
+        assert!(matches!(failed, AfterFailure::RetryAt(_)), "{failed:?}");
+        assert_eq!(state(db, run_id).await, ("failed".to_owned(), 1));
+        assert!(return_attempt(&mut connection, &claimed, wait, "late").await.unwrap().is_none(), "it has ended");
+    }
+
+    /// The second's files have the names of the first's: it must not be told to remove them.
+    async fn a_second_rendering_is_told_of_the_first_whatever_came_since(db: &Db, workup_id: Uuid, run_id: Uuid) {
+        let set = |sql: &'static str, id: Uuid| async move { sqlx::query(sql).bind(id).execute(db.pool()).await.unwrap() };
+        let mut connection = db.acquire().await.unwrap();
+        set("update run set state = 'succeeded' where id = $1", run_id).await;
+        assert_eq!(rendered(&mut connection, run_id).await.unwrap(), Rendered::Counts);
+        assert_eq!(rendered(&mut connection, run_id).await.unwrap(), Rendered::Already);
+        set("update workup set revision = 2 where id = $1", workup_id).await;
+        assert_eq!(rendered(&mut connection, run_id).await.unwrap(), Rendered::Already);
+        set("update run set rendered_at = null where id = $1", run_id).await;
+        assert_eq!(rendered(&mut connection, run_id).await.unwrap(), Rendered::Superseded);
+    }
+
+    #[tokio::test]
+    async fn runs_wait_and_are_rendered_once() {
+        let database = TestDatabase::start("run").await;
+        let (workup_id, run_id) = new_run(&database.db).await;
+        an_attempt_that_is_given_back_costs_nothing(&database.db, run_id).await;
+        a_second_rendering_is_told_of_the_first_whatever_came_since(&database.db, workup_id, run_id).await;
+        database.stop().await;
+    }
 }
