@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::{Connection, DbError, Result, event, workup};
 use crate::types::{
-    BundleIdentity, Installation, PredecessorDocument, RunOutcome, RunPriority, RunRecord, Sha256Digest, Uid,
+    BundleIdentity, Installation, Pipeline, PredecessorDocument, RunOutcome, RunPriority, RunRecord, Sha256Digest, Uid,
 };
 
 /// A run to be made.
@@ -28,6 +28,8 @@ pub struct NewRun<'a> {
     pub revision: i32,
     /// Name of the bundle folder.
     pub bundle: &'a str,
+    /// What its route says that the bundle is for.
+    pub pipeline: Pipeline,
     /// How urgent it is.
     pub priority: RunPriority,
     /// Names of the destinations that get the results.
@@ -41,8 +43,8 @@ pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Opt
     let id = Uuid::now_v7();
     let done = sqlx::query(
         "insert into run (id, workup_id, revision, role, bundle, destinations, state, words, attempt,
-                          maximum_attempts, next_attempt_at, priority)
-         values ($1, $2, $3, 'live', $4, $5, 'queued', 'waiting for the inference process', 0, $6, now(), $7)
+                          maximum_attempts, next_attempt_at, priority, pipeline)
+         values ($1, $2, $3, 'live', $4, $5, 'queued', 'waiting for the inference process', 0, $6, now(), $7, $8)
          on conflict (workup_id, revision, bundle, role) do nothing",
     )
     .bind(id)
@@ -52,6 +54,7 @@ pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Opt
     .bind(new.destinations)
     .bind(new.maximum_attempts.max(1))
     .bind(new.priority.name())
+    .bind(new.pipeline.name())
     .execute(&mut *connection)
     .await?;
     if done.rows_affected() == 0 {
@@ -82,9 +85,16 @@ pub struct ClaimedRun {
     /// Our AE title that the study was sent to.
     pub local_ae_title: String,
     priority: String,
+    pipeline: Option<String>,
 }
 
 impl ClaimedRun {
+    /// What its route says that the bundle is for; `None` for runs of versions that did not note it.
+    #[must_use]
+    pub fn pipeline(&self) -> Option<Pipeline> {
+        self.pipeline.as_deref().and_then(Pipeline::from_name)
+    }
+
     /// How urgent it is.
     #[must_use]
     pub fn priority(&self) -> RunPriority {
@@ -153,7 +163,7 @@ pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
          from workup w
          where r.id = $1 and r.state = $2 and r.attempt = $3 and w.id = r.workup_id
          returning r.id, r.workup_id, r.revision, r.bundle, r.attempt, r.maximum_attempts,
-                   w.study_instance_uid, w.local_ae_title, r.priority",
+                   w.study_instance_uid, w.local_ae_title, r.priority, r.pipeline",
     )
     .bind(run_id)
     .bind(&state)
@@ -602,12 +612,15 @@ pub async fn unrendered(connection: &mut Connection) -> Result<Vec<Uuid>> {
 }
 
 /// `parked` → `queued` by a person's wish, with as many attempts again; its workup goes back to `analysing`. The
-/// attempts so far stay counted: they fence. Returns whether there was such a run of the workup's revision.
+/// attempts so far stay counted: they fence. What its route says of the same bundle by now counts. Returns whether there
+/// was such a run of the workup's revision.
 pub async fn restart(connection: &mut Connection, run_id: Uuid) -> Result<bool> {
     const WORDS: &str = "restarted by a person";
     let workup_id: Option<Uuid> = sqlx::query_scalar(
         "update run r set state = 'queued', maximum_attempts = r.attempt + r.maximum_attempts, render_attempts = 0,
-                reason = null, words = $2, next_attempt_at = now(), finished_at = null
+                reason = null, words = $2, next_attempt_at = now(), finished_at = null,
+                pipeline = coalesce((select t.pipeline from route t where t.name = w.route_name and t.bundle = r.bundle),
+                                    r.pipeline)
          from workup w
          where r.id = $1 and r.state = 'parked' and w.id = r.workup_id and w.revision = r.revision
          returning r.workup_id",
@@ -636,6 +649,7 @@ mod tests {
             workup_id,
             revision: 1,
             bundle: "cxr",
+            pipeline: Pipeline::ChestRadiograph,
             priority: RunPriority::Routine,
             destinations: &[],
             maximum_attempts: 3,
@@ -661,7 +675,7 @@ mod tests {
         let wait = Duration::from_millis(1);
         for _ in 0..30 {
             let claimed = claimed(db, run_id).await;
-            assert_eq!(claimed.attempt, 1);
+            assert_eq!((claimed.attempt, claimed.pipeline()), (1, Some(Pipeline::ChestRadiograph)));
             let mut connection = db.acquire().await.unwrap();
             assert!(return_attempt(&mut connection, &claimed, wait, "taken out").await.unwrap().is_some());
             assert!(return_attempt(&mut connection, &claimed, wait, "late").await.unwrap().is_none(), "fenced");

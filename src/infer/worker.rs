@@ -256,6 +256,10 @@ impl Inner {
             .pipeline(&claimed.bundle)
             .await
             .map_err(|error| Failure::new("bundle.unusable", format!("{error:#}")))?;
+        if let Some(of_route) = claimed.pipeline() {
+            let fits = pipeline.check_route(of_route);
+            fits.map_err(|mismatch| Failure::new("bundle.unusable", mismatch.to_string()))?;
+        }
         let instances = self.instances(claimed).await.map_err(technical)?;
         let sources: Vec<SourceImage> =
             instances.iter().map(source_image).collect::<Result<_, _>>().map_err(technical)?;
