@@ -45,7 +45,7 @@ pub struct Analysis {
     /// The embedding of each analysed image, of length 1, or in words why there is none; in the order of the outcome's
     /// images.
     pub embeddings: Vec<Result<Vec<f32>, String>>,
-    /// Milliseconds per stage, summed over the images: `read`, `decode`, `segment`, `classify`, `explain`.
+    /// Milliseconds per stage, summed over the images; metrics count them by the names of `telemetry::RunStage`.
     pub stage_milliseconds: Vec<(String, f64)>,
 }
 

@@ -18,6 +18,7 @@ use crate::{
         equalise::Equalisation,
         testing::{part10, radiograph, set_bits_stored, text},
     },
+    telemetry::{Label as _, RunStage},
     types::{
         BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, MemberIdentity, NotAnalysed,
         ReasonCode, RunOutcome, RunPriority, Sha256Digest, SourceImage, Uid,
@@ -259,6 +260,7 @@ async fn a_sound_image_gets_scores_maps_and_a_mask() {
     let analysis = analyse(&pipeline, vec![loaded(chest())]).await.unwrap();
     let stages: Vec<&str> = analysis.stage_milliseconds.iter().map(|(stage, _)| stage.as_str()).collect();
     assert_eq!(stages, ["read", "decode", "segment", "classify", "explain"]);
+    assert!(stages.iter().all(|stage| RunStage::ALL.iter().any(|known| known.as_str() == *stage)), "metrics know them");
     let RunOutcome::Analysed(CxrAnalysis { images, excluded }) = analysis.outcome else { panic!() };
     assert!(excluded.is_empty());
     let [image] = images.as_slice() else { panic!() };

@@ -35,6 +35,7 @@ use crate::{
     jobs::{self, Job, JobHandler},
     nn::{EnsembleOptions, MANIFEST_FILE_NAME},
     report::{self, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
+    telemetry::{Label as _, RunStage},
     types::{
         CtAnalysis, CtPlane, CtSection, CtSeries, Installation, RunOutcome, RunPriority, RunRecord, Sha256Digest,
         SourceImage, Uid,
@@ -269,7 +270,8 @@ impl Inner {
         if let Pipeline::Cxr(pipeline) = pipeline.as_ref() {
             let started = Instant::now();
             own_images = self.compare(claimed, pipeline, &mut analysis).await;
-            analysis.stage_milliseconds.push(("compare".to_owned(), started.elapsed().as_secs_f64() * 1000.0));
+            let stage = RunStage::Compare.as_str().to_owned();
+            analysis.stage_milliseconds.push((stage, started.elapsed().as_secs_f64() * 1000.0));
         }
         let Analysis { outcome, stage_milliseconds, .. } = analysis;
         let result_key = report::result_key(
