@@ -675,6 +675,7 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
         workup_id,
         revision: 1,
         bundle: "cxr",
+        pipeline: crate::types::Pipeline::ChestRadiograph,
         priority: crate::types::RunPriority::Routine,
         destinations: &["PACS".to_owned()],
         maximum_attempts: 3,

@@ -110,7 +110,8 @@ pub struct Removed {
 }
 
 /// Marks the files of a candidate, unless it is not settled any more or something newer came: the workup is locked and
-/// looked at in the same statement. `why` is told on its timeline.
+/// looked at in the same statement. What the networks made of received images goes with them. `why` is told on its
+/// timeline.
 pub async fn remove(
     connection: &mut Connection,
     kind: Kind,
@@ -120,7 +121,7 @@ pub async fn remove(
 ) -> Result<Removed> {
     let query = match kind {
         Kind::Objects => concat!(
-            "with w as (select w.study_instance_uid, w.local_ae_title from workup w
+            "with w as (select w.id, w.study_instance_uid, w.local_ae_title from workup w
                         where w.id = $1 and greatest(w.last_object_at, w.last_duplicate_at) < $2 and ",
             settled!(),
             " for update),
@@ -128,6 +129,8 @@ pub async fn remove(
                       where i.study_instance_uid = w.study_instance_uid and i.local_ae_title = w.local_ae_title
                         and i.removed_at is null
                       returning i.archive_key, null::text as preview_key, i.size_bytes),
+             forgotten as (delete from image_embedding e using w, run r
+                           where r.workup_id = w.id and e.run_id = r.id and exists (select from gone)),
              listed as (insert into file_to_remove (archive_key) select archive_key from gone on conflict do nothing)
              select archive_key, preview_key, size_bytes from gone"
         ),

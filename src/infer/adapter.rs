@@ -1,5 +1,7 @@
 //! The networks of `nn/` behind the trait [`Models`], and a bundle's manifest as pipeline settings.
 
+use std::time::Duration;
+
 use super::{
     ActivationMap, GateSettings, MemberOutput, ModelError, Models, PipelineSettings, SettingsProblem,
     SimilarCaseSettings,
@@ -30,7 +32,11 @@ impl NnModels {
 }
 
 fn model_error(error: &nn::NnError) -> ModelError {
-    ModelError(error.to_string())
+    let words = error.to_string();
+    match error {
+        nn::NnError::TakenOut { seconds, .. } => ModelError::TakenOut { wait: Duration::from_secs(*seconds), words },
+        _ => ModelError::Failed(words),
+    }
 }
 
 impl Models for NnModels {

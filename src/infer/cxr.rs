@@ -1,6 +1,9 @@
 //! The chest radiograph pipeline.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
@@ -42,7 +45,7 @@ pub struct Analysis {
     /// The embedding of each analysed image, of length 1, or in words why there is none; in the order of the outcome's
     /// images.
     pub embeddings: Vec<Result<Vec<f32>, String>>,
-    /// Milliseconds per stage, summed over the images: `read`, `decode`, `segment`, `classify`, `explain`.
+    /// Milliseconds per stage, summed over the images; metrics count them by the names of `telemetry::RunStage`.
     pub stage_milliseconds: Vec<(String, f64)>,
 }
 
@@ -62,6 +65,8 @@ pub enum InferError {
         failures: Vec<String>,
         /// The first of them.
         first: String,
+        /// Until one of them may be asked again, when none was: all were taken out.
+        wait: Option<Duration>,
     },
     /// An image cannot be read from where it is kept.
     #[error("{0}")]
@@ -82,6 +87,17 @@ impl InferError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         !matches!(self, Self::Settings(_))
+    }
+
+    /// How long to wait for networks that were taken out before this run came: it is not its fault. `None` for everything
+    /// that the run itself may have caused.
+    #[must_use]
+    pub const fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Segmenter(error) => error.wait(),
+            Self::AllMembersFailed { wait, .. } => *wait,
+            _ => None,
+        }
     }
 }
 
@@ -313,26 +329,30 @@ impl<M: Models> CxrPipeline<M> {
                 async move { (member_idx, models.classify(member_idx, inputs, target_class_idx, priority).await) },
             );
         }
-        let mut outputs: Vec<Result<MemberOutput, String>> =
-            vec![Err("it stopped without an answer".to_owned()); self.bundle.members.len()];
+        let mut outputs: Vec<Result<MemberOutput, ModelError>> =
+            vec![Err(ModelError::Failed("it stopped without an answer".to_owned())); self.bundle.members.len()];
         while let Some(joined) = tasks.join_next().await {
             // A task that panicked leaves the words above.
             let Ok((member_idx, output)) = joined else { continue };
             if let Some(slot) = outputs.get_mut(member_idx) {
-                *slot = output.map_err(|error| error.to_string()).and_then(|output| checked(output, n_classes));
+                *slot = output.and_then(|output| checked(output, n_classes).map_err(ModelError::Failed));
             }
         }
         for (member, output) in self.bundle.members.iter().zip(&outputs) {
             if let Err(failure) = output {
-                tracing::warn!(member = %member.name, failure, "a classifier fails");
+                tracing::warn!(member = %member.name, %failure, "a classifier fails");
             }
         }
-        let failures: Vec<String> = outputs.iter().filter_map(|output| output.as_ref().err().cloned()).collect();
-        if failures.len() == outputs.len() {
+        if outputs.iter().all(Result::is_err) {
+            let waits: Option<Vec<Duration>> =
+                outputs.iter().map(|output| output.as_ref().err().and_then(ModelError::wait)).collect();
+            let failures: Vec<String> =
+                outputs.iter().filter_map(|output| output.as_ref().err().map(ToString::to_string)).collect();
             let first = failures.first().cloned().unwrap_or_default();
-            return Err(InferError::AllMembersFailed { failures, first });
+            let wait = waits.and_then(|waits| waits.into_iter().min());
+            return Err(InferError::AllMembersFailed { failures, first, wait });
         }
-        Ok(outputs)
+        Ok(outputs.into_iter().map(|output| output.map_err(|error| error.to_string())).collect())
     }
 
     /// The vector that similar images are found by. A member that failed leaves none: the vectors of an ensemble with
@@ -376,7 +396,7 @@ impl<M: Models> CxrPipeline<M> {
         let Some((fused, output)) = fused.and_then(|fused| fused.get(target).copied().map(|output| (fused, output)))
         else {
             let first = "the outputs of the classifiers cannot be fused".to_owned();
-            return Err(InferError::AllMembersFailed { failures: vec![first.clone()], first });
+            return Err(InferError::AllMembersFailed { failures: vec![first.clone()], first, wait: None });
         };
 
         let mut members = Vec::new();

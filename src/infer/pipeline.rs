@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     imaging::DecodeLimits,
-    nn::{Bundle, BundleError, Ensemble, EnsembleOptions, Input, NnError},
-    types::{BundleIdentity, NotAnalysed, ReasonCode, RunOutcome, RunPriority, SourceImage},
+    nn::{Bundle, BundleError, Ensemble, EnsembleOptions, Input, Manifest, NnError},
+    types::{self, BundleIdentity, NotAnalysed, ReasonCode, RunOutcome, RunPriority, SourceImage},
 };
 
 /// SOP classes that the chest radiograph pipeline reads: Computed Radiography, Digital X-Ray for presentation.
@@ -41,7 +41,42 @@ pub enum OpenError {
     Settings(#[from] SettingsProblem),
 }
 
+/// A route names a bundle that its pipeline cannot run: every study would be "not analysed".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "bundle `{bundle}` belongs to pipeline `{}` and its route says `{}`; give the route the pipeline of its bundle, or \
+     another bundle (`hilum route add` replaces it, `hilum model list` names the bundles)",
+    of_bundle.name(),
+    of_route.name()
+)]
+pub struct PipelineMismatch {
+    bundle: String,
+    of_bundle: types::Pipeline,
+    of_route: types::Pipeline,
+}
+
+/// Compares what a route says with what its bundle is for: `image2d` for radiographs, every other kind of input for CT.
+///
+/// # Errors
+/// [`PipelineMismatch`], with the remedy.
+pub fn check_pipeline(manifest: &Manifest, bundle: &str, of_route: types::Pipeline) -> Result<(), PipelineMismatch> {
+    agree(bundle, matches!(manifest.input, Input::Image2d { .. }), of_route)
+}
+
+fn agree(bundle: &str, reads_radiographs: bool, of_route: types::Pipeline) -> Result<(), PipelineMismatch> {
+    let of_bundle = if reads_radiographs { types::Pipeline::ChestRadiograph } else { types::Pipeline::ChestCt };
+    if of_bundle == of_route { Ok(()) } else { Err(PipelineMismatch { bundle: bundle.to_owned(), of_bundle, of_route }) }
+}
+
 impl Pipeline {
+    /// Whether a route may give studies of `of_route` to this.
+    ///
+    /// # Errors
+    /// [`PipelineMismatch`], with the remedy.
+    pub fn check_route(&self, of_route: types::Pipeline) -> Result<(), PipelineMismatch> {
+        agree(&self.bundle().name, matches!(self, Self::Cxr(_)), of_route)
+    }
+
     /// Opens the bundle in `folder` and loads its networks. Blocks for seconds.
     ///
     /// # Errors

@@ -35,6 +35,7 @@ use crate::{
     jobs::{self, Job, JobHandler},
     nn::{EnsembleOptions, MANIFEST_FILE_NAME},
     report::{self, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
+    telemetry::{Label as _, RunStage},
     types::{
         CtAnalysis, CtPlane, CtSection, CtSeries, Installation, RunOutcome, RunPriority, RunRecord, Sha256Digest,
         SourceImage, Uid,
@@ -127,6 +128,19 @@ impl JobHandler for RenderRun {
 struct Failure {
     reason: &'static str,
     words: String,
+    /// The attempt is given back and repeated after so long: the run has no part in the failure.
+    wait: Option<Duration>,
+}
+
+impl Failure {
+    fn new(reason: &'static str, words: impl Into<String>) -> Self {
+        Self { reason, words: words.into(), wait: None }
+    }
+
+    fn technical(error: &anyhow::Error) -> Self {
+        let wait = error.downcast_ref::<InferError>().and_then(InferError::wait);
+        Self { wait, ..Self::new("processing.failure", format!("{error:#}")) }
+    }
 }
 
 impl Inner {
@@ -169,10 +183,8 @@ impl Inner {
         let analysis = tokio::time::timeout(limit, self.analyse(claimed)).await;
         let hangs = analysis.is_err();
         let analysis = analysis.unwrap_or_else(|_| {
-            Err(Failure {
-                reason: "processing.timeout",
-                words: format!("no answer within inference.run_timeout_seconds = {}", limit.as_secs()),
-            })
+            let words = format!("no answer within inference.run_timeout_seconds = {}", limit.as_secs());
+            Err(Failure::new("processing.timeout", words))
         });
         match analysis {
             Ok(finished) => {
@@ -208,7 +220,16 @@ impl Inner {
                     "run finished"
                 );
             }
-            Err(Failure { reason, words }) => {
+            Err(Failure { words, wait: Some(wait), .. }) => {
+                let mut tx = self.db.begin().await?;
+                let due_at = run::return_attempt(&mut tx, claimed, wait, &words).await?;
+                if let Some(due_at) = due_at {
+                    jobs::queue(&mut tx, &self.db, &Job::RunBundle(claimed.id), Some(due_at)).await?;
+                }
+                tx.commit().await.context("commit that the run waits")?;
+                tracing::warn!(words, seconds = wait.as_secs(), "the run waits, its attempt is given back");
+            }
+            Err(Failure { reason, words, wait: None }) => {
                 let mut tx = self.db.begin().await?;
                 let after = run::fail(&mut tx, claimed, reason, &words).await?;
                 if let AfterFailure::RetryAt(retry_at) = after {
@@ -231,11 +252,15 @@ impl Inner {
     }
 
     async fn analyse(&self, claimed: &ClaimedRun) -> Result<Finished, Failure> {
-        let technical = |error: anyhow::Error| Failure { reason: "processing.failure", words: format!("{error:#}") };
+        let technical = |error: anyhow::Error| Failure::technical(&error);
         let pipeline = self
             .pipeline(&claimed.bundle)
             .await
-            .map_err(|error| Failure { reason: "bundle.unusable", words: format!("{error:#}") })?;
+            .map_err(|error| Failure::new("bundle.unusable", format!("{error:#}")))?;
+        if let Some(of_route) = claimed.pipeline() {
+            let fits = pipeline.check_route(of_route);
+            fits.map_err(|mismatch| Failure::new("bundle.unusable", mismatch.to_string()))?;
+        }
         let instances = self.instances(claimed).await.map_err(technical)?;
         let sources: Vec<SourceImage> =
             instances.iter().map(source_image).collect::<Result<_, _>>().map_err(technical)?;
@@ -245,7 +270,8 @@ impl Inner {
         if let Pipeline::Cxr(pipeline) = pipeline.as_ref() {
             let started = Instant::now();
             own_images = self.compare(claimed, pipeline, &mut analysis).await;
-            analysis.stage_milliseconds.push(("compare".to_owned(), started.elapsed().as_secs_f64() * 1000.0));
+            let stage = RunStage::Compare.as_str().to_owned();
+            analysis.stage_milliseconds.push((stage, started.elapsed().as_secs_f64() * 1000.0));
         }
         let Analysis { outcome, stage_milliseconds, .. } = analysis;
         let result_key = report::result_key(
