@@ -31,7 +31,7 @@ impl NnModels {
     }
 }
 
-fn model_error(error: &nn::NnError) -> ModelError {
+pub(super) fn model_error(error: &nn::NnError) -> ModelError {
     let words = error.to_string();
     match error {
         nn::NnError::TakenOut { seconds, .. } => ModelError::TakenOut { wait: Duration::from_secs(*seconds), words },
@@ -118,6 +118,14 @@ pub fn pipeline_settings(
     Ok((settings, classification.clone()))
 }
 
+pub(super) const fn resize_mode(resize: nn::ResizeMode) -> ResizeMode {
+    match resize {
+        nn::ResizeMode::Pad => ResizeMode::Pad,
+        nn::ResizeMode::Crop => ResizeMode::Crop,
+        nn::ResizeMode::Stretch => ResizeMode::Stretch,
+    }
+}
+
 fn recipe(preprocessing: &Preprocessing) -> Recipe {
     Recipe {
         equalisation: match preprocessing.equalisation {
@@ -134,11 +142,7 @@ fn recipe(preprocessing: &Preprocessing) -> Recipe {
             nn::MaskMode::Crop => MaskMode::Crop,
         },
         crop_margin_fraction: preprocessing.crop_margin_fraction,
-        resize: match preprocessing.resize {
-            nn::ResizeMode::Pad => ResizeMode::Pad,
-            nn::ResizeMode::Crop => ResizeMode::Crop,
-            nn::ResizeMode::Stretch => ResizeMode::Stretch,
-        },
+        resize: resize_mode(preprocessing.resize),
         side_pixels: preprocessing.image_side_pixels as usize,
         z_score: preprocessing.normalisation == nn::ChannelNormalisation::ImageZScore,
         mean: preprocessing.mean,

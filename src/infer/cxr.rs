@@ -12,6 +12,7 @@ use super::{
     gates::Gates,
     models::{MemberOutput, ModelError, Models},
     nearest::normalised,
+    scores::{decide, spread, surviving},
     settings::{EmbeddingMethod, PipelineSettings, SettingsProblem, SimilarCaseSettings},
 };
 use crate::{
@@ -87,6 +88,12 @@ impl InferError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         !matches!(self, Self::Settings(_))
+    }
+
+    /// The members answered, and what they said makes no sense together.
+    pub(super) fn not_fused() -> Self {
+        let first = "the outputs of the classifiers cannot be fused".to_owned();
+        Self::AllMembersFailed { failures: vec![first.clone()], first, wait: None }
     }
 
     /// How long to wait for networks that were taken out before this run came: it is not its fault. `None` for everything
@@ -338,21 +345,7 @@ impl<M: Models> CxrPipeline<M> {
                 *slot = output.and_then(|output| checked(output, n_classes).map_err(ModelError::Failed));
             }
         }
-        for (member, output) in self.bundle.members.iter().zip(&outputs) {
-            if let Err(failure) = output {
-                tracing::warn!(member = %member.name, %failure, "a classifier fails");
-            }
-        }
-        if outputs.iter().all(Result::is_err) {
-            let waits: Option<Vec<Duration>> =
-                outputs.iter().map(|output| output.as_ref().err().and_then(ModelError::wait)).collect();
-            let failures: Vec<String> =
-                outputs.iter().filter_map(|output| output.as_ref().err().map(ToString::to_string)).collect();
-            let first = failures.first().cloned().unwrap_or_default();
-            let wait = waits.and_then(|waits| waits.into_iter().min());
-            return Err(InferError::AllMembersFailed { failures, first, wait });
-        }
-        Ok(outputs.into_iter().map(|output| output.map_err(|error| error.to_string())).collect())
+        surviving(&self.bundle, outputs)
     }
 
     /// The vector that similar images are found by. A member that failed leaves none: the vectors of an ensemble with
@@ -395,21 +388,18 @@ impl<M: Models> CxrPipeline<M> {
         let fused = self.models.fuse(&logits).filter(|fused| fused.iter().all(|output| output.is_finite()));
         let Some((fused, output)) = fused.and_then(|fused| fused.get(target).copied().map(|output| (fused, output)))
         else {
-            let first = "the outputs of the classifiers cannot be fused".to_owned();
-            return Err(InferError::AllMembersFailed { failures: vec![first.clone()], first, wait: None });
+            return Err(InferError::not_fused());
         };
 
         let mut members = Vec::new();
         let mut member_heat_maps: Vec<(String, HeatMap)> = Vec::new();
         let mut map_weights = Vec::new();
-        let mut target_outputs = Vec::new();
         for ((member, frame), output) in self.bundle.members.iter().zip(frames).zip(outputs) {
             let name = member.name.clone();
             match output {
                 Ok(MemberOutput { probabilities, activation_map, .. }) => {
                     let probabilities: Vec<f64> = probabilities.into_iter().map(f64::from).collect();
                     let output_of_target = probabilities.get(target).copied().unwrap_or(0.0);
-                    target_outputs.push(output_of_target);
                     if let Some(map) = activation_map {
                         let plane = Plane { rows: map.rows, columns: map.columns, values: map.values };
                         let map = classifier_input::over_canvas(heat::heat_map(&plane, &map.method), frame);
@@ -424,29 +414,15 @@ impl<M: Models> CxrPipeline<M> {
         let weighted: Vec<(&HeatMap, f64)> = member_heat_maps.iter().map(|(_, map)| map).zip(map_weights).collect();
         let heat_map = heat::fuse(&weighted);
         let (right_lung_heat_fraction, left_lung_heat_fraction) = heat::hot_fractions(&heat_map, lungs);
-        let is_at_threshold = output >= self.bundle.threshold;
-        // What was validated is the whole ensemble: what is left of it after a failure decides nothing.
-        let is_whole = members.iter().all(|member| member.failure.is_none());
-        let is_grey = self.bundle.grey_zone.is_some_and(|[low, high]| low <= output && output < high);
-        let decides = is_whole && !is_grey;
-        let decision = match (self.bundle.status, is_at_threshold) {
-            (BundleStatus::Validated, true) if decides => Decision::Present,
-            (BundleStatus::Validated, false) if decides => Decision::Absent,
-            (BundleStatus::Validated | BundleStatus::Untrained | BundleStatus::Unvalidated, _) => {
-                Decision::Undetermined
-            }
-        };
-        let largest = target_outputs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let smallest = target_outputs.iter().copied().fold(f64::INFINITY, f64::min);
         Ok(ImageAnalysis {
             source: source.clone(),
             placement,
             gates: gates.into_results(),
+            decision: decide(&self.bundle, output, &members),
+            member_spread: spread(&members, target),
             members,
             fused,
-            member_spread: (largest - smallest).max(0.0),
-            decision,
-            localised: is_at_threshold,
+            localised: output >= self.bundle.threshold,
             heat_map,
             member_heat_maps,
             lung_mask: LungMask {

@@ -301,7 +301,7 @@ fn manifest_text(manifest: &Manifest) -> Result<Vec<u8>, InitError> {
 
 /// The weights of a network as safetensors: every tensor from [`seeded_values`], named `<network>/<tensor>` in
 /// the generator.
-fn seeded_weights(
+pub(super) fn seeded_weights(
     seed: u64,
     network: &str,
     architecture: Option<Architecture>,

@@ -570,3 +570,222 @@ impl Model for DeCoVNetModel {
         scans.iter().map(one).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            Architecture, ImportTarget, MANIFEST_FILE_NAME, ScanOptions, import, init_ct_bundle,
+            init_untrained_scan_bundle, seeded,
+        },
+        *,
+    };
+
+    const OPTIONS: EnsembleOptions = EnsembleOptions {
+        device: super::super::Device::Cpu,
+        max_batch: 3,
+        gather: std::time::Duration::ZERO,
+        optimise: true,
+        explain: true,
+        queue_length: 2,
+        intra_op_threads: 1,
+        segmenter_threads: 1,
+    };
+
+    fn bundle_of(architecture: MemberArchitecture) -> (tempfile::TempDir, Bundle) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scan");
+        let options = ScanOptions { seed: 1, architecture, width: 0.0625, size_pixels: Some([64, 64]) };
+        init_untrained_scan_bundle(&path, options).unwrap();
+        let bundle = Bundle::open(&path).unwrap();
+        (folder, bundle)
+    }
+
+    fn architectures() -> impl Iterator<Item = MemberArchitecture> {
+        let known = [Architecture::ResNet18, Architecture::AttentionVgg16].map(MemberArchitecture::Known);
+        ScanArchitecture::ALL.map(MemberArchitecture::Scan).into_iter().chain(known)
+    }
+
+    fn slices(bundle: &Bundle, seed: u64, count: usize) -> Slices {
+        let [channels, rows, columns] = bundle.manifest().input.scan().unwrap().shape();
+        let values = seeded::uniform(seed, "scan", count * channels * rows * columns, -1.0, 1.0);
+        Slices { count, channels, rows, columns, values }
+    }
+
+    async fn classify(ensemble: &ScanEnsemble, slices: Slices) -> ScanOutput {
+        ensemble.classify(0, slices, 0, RunPriority::Routine).await.unwrap()
+    }
+
+    fn near(found: &[f32], expected: &[f32]) -> bool {
+        found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4)
+    }
+
+    #[tokio::test]
+    async fn every_network_of_scans_answers_and_tells_scans_apart() {
+        for architecture in architectures() {
+            let (_folder, bundle) = bundle_of(architecture);
+            let name = architecture.name();
+            let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
+            let found = classify(&ensemble, slices(&bundle, 1, 7)).await;
+            assert_eq!((found.probabilities.len(), found.slices.len()), (2, 7), "{name}");
+            assert!((found.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{name}: {:?}", found.probabilities);
+            for slice in &found.slices {
+                let map = slice.activation_map.as_ref().expect(name);
+                assert!(map.rows > 0 && map.rows * map.columns == map.values.len(), "{name}");
+                assert!(slice.weight >= 0.0 && slice.weight.is_finite(), "{name}");
+            }
+            assert_eq!(found, classify(&ensemble, slices(&bundle, 1, 7)).await, "{name}: bit for bit");
+            let other = classify(&ensemble, slices(&bundle, 2, 7)).await;
+            assert_ne!(found.probabilities, other.probabilities, "{name}");
+        }
+    }
+
+    /// How many slices go through together must not change the answer.
+    #[tokio::test]
+    async fn portions_change_nothing() {
+        for architecture in architectures() {
+            let (_folder, bundle) = bundle_of(architecture);
+            let small = ScanEnsemble::load(&bundle, EnsembleOptions { max_batch: 2, ..OPTIONS }).unwrap();
+            let large = ScanEnsemble::load(&bundle, EnsembleOptions { max_batch: 16, ..OPTIONS }).unwrap();
+            let (small, large) =
+                (classify(&small, slices(&bundle, 3, 5)).await, classify(&large, slices(&bundle, 3, 5)).await);
+            assert!(near(&small.probabilities, &large.probabilities), "{}", architecture.name());
+            assert!(near(&small.embedding, &large.embedding), "{}", architecture.name());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_scan_is_what_pooling_makes_of_its_slices() {
+        let (_folder, bundle) = bundle_of(MemberArchitecture::Scan(ScanArchitecture::MultiScale));
+        let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
+        let scan = slices(&bundle, 4, 5);
+        let found = classify(&ensemble, scan.clone()).await;
+        let mut alone = Vec::new();
+        for values in scan.slices() {
+            let slice = Slices { count: 1, values: values.to_vec(), ..scan.clone() };
+            alone.push(classify(&ensemble, slice).await.probabilities);
+        }
+        for (slice, expected) in found.slices.iter().zip(&alone) {
+            assert!(near(&slice.probabilities, expected));
+            assert!((slice.weight - expected[0]).abs() < 1e-4);
+        }
+        // The mean of the three highest of each class, brought to a sum of 1.
+        let highest = |class: usize| {
+            let mut of_class: Vec<f32> = alone.iter().map(|slice| slice[class]).collect();
+            of_class.sort_by(|a, b| b.total_cmp(a));
+            of_class[..3].iter().sum::<f32>() / 3.0
+        };
+        let sum = highest(0) + highest(1);
+        assert!(near(&found.probabilities, &[highest(0) / sum, highest(1) / sum]));
+    }
+
+    /// Slices of a scan are not interchangeable for a network of volumes, and they are for the others.
+    #[tokio::test]
+    async fn only_a_volume_has_an_order() {
+        for architecture in architectures() {
+            let (_folder, bundle) = bundle_of(architecture);
+            let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
+            let scan = slices(&bundle, 5, 6);
+            let values = scan.slices().rev().flatten().copied().collect();
+            let (found, turned) =
+                (classify(&ensemble, scan.clone()).await, classify(&ensemble, Slices { values, ..scan }).await);
+            let is_volume = architecture == MemberArchitecture::Scan(ScanArchitecture::DeCoVNet);
+            assert_ne!(near(&found.probabilities, &turned.probabilities), is_volume, "{}", architecture.name());
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_scans_are_refused() {
+        let (_folder, bundle) = bundle_of(MemberArchitecture::Scan(ScanArchitecture::Covnet));
+        let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
+        let ask = |slices: Slices| ensemble.classify(0, slices, 0, RunPriority::Routine);
+        let good = slices(&bundle, 6, 2);
+        let none = Slices { count: 0, values: Vec::new(), ..good.clone() };
+        assert!(matches!(ask(none).await, Err(NnError::InputSize { .. })));
+        assert!(matches!(ask(Slices { count: 3, ..good.clone() }).await, Err(NnError::InputSize { .. })));
+        let mut torn = good.clone();
+        torn.values[7] = f32::NAN;
+        assert!(matches!(ask(torn).await, Err(NnError::InputNotFinite { sample_idx: 7, .. })));
+        let class = ensemble.classify(0, good.clone(), 2, RunPriority::Routine).await;
+        assert!(matches!(class, Err(NnError::NoSuchClass { class_idx: 2, n_classes: 2 })));
+        let member = ensemble.classify(1, good, 0, RunPriority::Routine).await;
+        assert!(matches!(member, Err(NnError::NoSuchMember { member_idx: 1, n_members: 1 })));
+    }
+
+    #[tokio::test]
+    async fn a_lung_network_is_imported_into_a_bundle_that_measures() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ct");
+        init_ct_bundle(&path).unwrap();
+        let checkpoint = folder.path().join("r231.safetensors");
+        let weights = super::super::init::seeded_weights(1, "r231", None, |path| R231::new(path, 1.0 / 32.0).map(drop));
+        fs_err::write(&checkpoint, weights.unwrap()).unwrap();
+        let refused = import(&path, &checkpoint, &ImportTarget::Segmenter, "1").unwrap_err().to_string();
+        assert!(refused.contains("down_path.0.block.0.weight"), "the full width is expected: {refused}");
+
+        let manifest = path.join(MANIFEST_FILE_NAME);
+        let text = fs_err::read_to_string(&manifest).unwrap();
+        let weights = super::super::init::seeded_weights(1, "r231", None, |path| R231::new(path, 1.0).map(drop));
+        fs_err::write(&checkpoint, weights.unwrap()).unwrap();
+        import(&path, &checkpoint, &ImportTarget::Segmenter, "lungmask-0.2.17").unwrap();
+        let changed = fs_err::read_to_string(&manifest).unwrap();
+        assert!(changed.contains("architecture = \"r231\"") && changed.contains("normalisation = \"hu_range\""), "{changed}");
+        assert!(!text.contains("r231"));
+
+        let bundle = Bundle::open(&path).unwrap();
+        assert_eq!(bundle.identity().segmenter.unwrap().version, "lungmask-0.2.17");
+        let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
+        let values = seeded::uniform(1, "lungs", 2 * 256 * 256, 0.0, 1.0);
+        let slices = Slices { count: 2, channels: 1, rows: 256, columns: 256, values };
+        let labels = ensemble.segment(slices, RunPriority::Stat).await.unwrap();
+        assert_eq!(labels.len(), 2 * 256 * 256);
+        assert!(labels.iter().all(|label| *label <= 2));
+    }
+
+    #[test]
+    fn memory_that_does_not_suffice_makes_portions_smaller() {
+        let portion = Portion(Cell::new(8));
+        let asked = std::cell::RefCell::new(Vec::new());
+        let work = |range: std::ops::Range<usize>| {
+            asked.borrow_mut().push(range.clone());
+            if range.len() > 2 {
+                return Err(NnError::Torch { network: "n".to_owned(), words: "out of memory".to_owned() });
+            }
+            Ok(range.collect())
+        };
+        assert_eq!(portion.each("n", 5, work), Ok(vec![0, 1, 2, 3, 4]));
+        assert_eq!(*asked.borrow(), [0..5, 0..2, 2..4, 4..5]);
+        let broken = |_: std::ops::Range<usize>| -> Result<Vec<usize>, NnError> {
+            Err(NnError::OutputNotFinite { network: "n".to_owned() })
+        };
+        assert!(matches!(portion.each("n", 1, broken), Err(NnError::OutputNotFinite { .. })));
+    }
+
+    #[test]
+    fn a_manifest_that_contradicts_its_networks_is_refused() {
+        let text = |architecture: ScanArchitecture| {
+            let (_folder, bundle) = bundle_of(MemberArchitecture::Scan(architecture));
+            fs_err::read_to_string(bundle.folder().join(MANIFEST_FILE_NAME)).unwrap()
+        };
+        let (covnet, decovnet) = (text(ScanArchitecture::Covnet), text(ScanArchitecture::DeCoVNet));
+        for (text, from, to, words) in [
+            (&covnet, "architecture = \"covnet\"", "architecture = \"decovnet\"", "no use for the input of the kind `slices2d`"),
+            (&covnet, "architecture = \"covnet\"", "architecture = \"multi_scale\"", "takes 1 channel(s)"),
+            (&covnet, "method = \"top_k_mean\"", "method = \"jin\"", "the one without disease"),
+            (&covnet, "k = 3", "k = 0", "give 1 to 100"),
+            (&covnet, "window_hu = [-1250.0, 250.0]", "window_hu = [250.0, -1250.0]", "two rising numbers"),
+            (&covnet, "maximum_slices = 64", "maximum_slices = 0", "give 1 to 1000"),
+            (&covnet, "std = [1.0, 1.0, 1.0]", "std = [1.0, 1.0]", "give 3 numbers"),
+            (&covnet, "resize = \"stretch\"", "resize = \"crop\"", "would cut lungs off"),
+            (&covnet, "status = \"untrained\"", "status = \"unvalidated\"", "bring trained weights in"),
+            (&decovnet, "architecture = \"decovnet\"", "architecture = \"resnet50\"", "no use for the input of the kind `volume3d`"),
+            (&decovnet, "version = \"untrained-seed1\"", "version = \"1\"\nbatch_norm = \"batch\"", "only `covnet` has"),
+        ] {
+            assert!(text.contains(from), "{from}\n{text}");
+            let problems = super::super::Manifest::parse(&text.replacen(from, to, 1)).unwrap_err();
+            assert!(problems.iter().any(|problem| problem.contains(words)), "{words}: {problems:?}");
+        }
+        let batch = covnet.replace("version = \"untrained-seed1\"", "version = \"untrained-seed1\"\nbatch_norm = \"batch\"");
+        assert!(super::super::Manifest::parse(&batch).is_ok());
+    }
+}
