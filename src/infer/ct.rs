@@ -283,15 +283,18 @@ where
                 source.series_instance_uid.as_str().clone_into(&mut header.series_instance_uid);
                 images.push(Read { source, header, patient_age });
             }
-            Err(error) => unreadable.push(ExcludedImage { source, reason: error.reason(), words: error.to_string() }),
+            Err(error) => {
+                let (reason, words) = error.reason_and_words();
+                unreadable.push(ExcludedImage { source, reason, words });
+            }
         }
     }
     Ok((images, unreadable))
 }
 
 fn undecodable(error: &ImagingError, number: usize, stack: &Stack) -> Refusal {
-    let words = format!("slice {} of {} has no pixels: {error}", number + 1, stack.slices.len());
-    Refusal { reason: error.reason(), words }
+    let (reason, words) = error.reason_and_words();
+    Refusal { reason, words: format!("slice {} of {} has no pixels: {words}", number + 1, stack.slices.len()) }
 }
 
 fn series(stacked: &[SourceImage], stack: &Stack, why_chosen: &str) -> CtSeries {

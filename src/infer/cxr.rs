@@ -497,13 +497,9 @@ pub(super) fn prepared_canvas(part10: &[u8], settings: &PipelineSettings) -> Opt
     }
 }
 
-/// What the parser says may quote the data set; everything else names attributes and sizes only.
 fn exclusion(error: &ImagingError) -> Exclusion {
-    let words = match error {
-        ImagingError::Parse(_) => "the data set cannot be parsed".to_owned(),
-        error => error.to_string(),
-    };
-    Exclusion { reason: error.reason(), words }
+    let (reason, words) = error.reason_and_words();
+    Exclusion { reason, words }
 }
 
 /// The reason of a study without any suitable image: that of its images when they agree.

@@ -363,17 +363,22 @@ impl Inner {
             claimed
         };
         let Some(claimed) = claimed else { return Ok(()) };
-        let to_render = {
+        let (to_render, received_at) = {
             let mut connection = self.db.acquire().await?;
-            run::to_render(&mut connection, run_id, &self.settings.installation).await?
+            let to_render = run::to_render(&mut connection, run_id, &self.settings.installation).await?;
+            let Some(to_render) = to_render else { return Ok(()) };
+            let keys: Vec<String> =
+                sources_of(&to_render.record.outcome).into_iter().map(|source| source.archive_key).collect();
+            (to_render, instance::received_at(&mut connection, &keys).await?)
         };
-        let Some(FinishedRun { workup_id, destinations, mut record }) = to_render else { return Ok(()) };
+        let FinishedRun { workup_id, destinations, mut record } = to_render;
         record.started_at = record.started_at.to_offset((self.settings.machine_utc_offset)(record.started_at));
         let (study_instance_uid, revision) = (record.study_instance_uid.clone(), record.revision);
         let not_analysed = matches!(record.outcome, RunOutcome::NotAnalysed(_));
         let (archive, settings) = (self.archive.clone(), self.settings.clone());
         let started = Instant::now();
-        let stored = match tokio::task::spawn_blocking(move || render_and_store(&record, &archive, &settings)).await? {
+        let render = move || render_and_store(&record, &received_at, &archive, &settings);
+        let stored = match tokio::task::spawn_blocking(render).await? {
             Ok(stored) => stored,
             Err(error) => return self.rendering_failed(&claimed, error).await,
         };
@@ -519,6 +524,7 @@ fn sources_of(outcome: &RunOutcome) -> Vec<SourceImage> {
 /// Renders every result of a record and makes it durable; the rows come later, in one transaction. Blocks.
 fn render_and_store(
     record: &RunRecord,
+    received_at: &HashMap<String, OffsetDateTime>,
     archive: &Archive,
     settings: &WorkerSettings,
 ) -> anyhow::Result<Vec<(result::NewResult, i32)>> {
@@ -544,6 +550,7 @@ fn render_and_store(
             sources.push((source, header));
         }
     }
+    newest_last(&mut sources, received_at);
     let mut rendered = Vec::new();
     if let RunOutcome::Analysed(analysis) = &record.outcome {
         for (image_idx, image) in analysis.images.iter().enumerate() {
@@ -577,6 +584,12 @@ fn render_and_store(
             Ok((store(archive, record, &object, ordinal, preview.as_deref())?, send_order))
         })
         .collect()
+}
+
+/// Results take patient and study from the last source: a name that was corrected at the scanner comes with the image
+/// that was received last, wherever that lies in the record.
+fn newest_last<T>(sources: &mut [(SourceImage, T)], received_at: &HashMap<String, OffsetDateTime>) {
+    sources.sort_by_key(|(source, _)| received_at.get(&source.archive_key).copied());
 }
 
 /// The grey values of the sections that the overlay shows, one slice in memory at a time.
@@ -643,4 +656,27 @@ fn store(
         size_bytes: object.part10.len() as u64,
         device_uid: record.installation.device_uid.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_that_was_received_last_gives_patient_and_study() {
+        let source = |key: &str| SourceImage {
+            sop_class_uid: Uid::new("1.2").unwrap(),
+            sop_instance_uid: Uid::new("1.2.3").unwrap(),
+            series_instance_uid: Uid::new("1.2.4").unwrap(),
+            modality: "CT".to_owned(),
+            archive_key: key.to_owned(),
+            sha256: Sha256Digest::of(key.as_bytes()),
+        };
+        let at = |second| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(second);
+        let received_at = HashMap::from([("lowest".to_owned(), at(2)), ("corrected".to_owned(), at(9)), ("highest".to_owned(), at(3))]);
+        let mut sources: Vec<_> = ["unknown", "corrected", "lowest", "highest"].map(|key| (source(key), ())).into();
+        newest_last(&mut sources, &received_at);
+        let keys: Vec<&str> = sources.iter().map(|(source, ())| source.archive_key.as_str()).collect();
+        assert_eq!(keys, ["unknown", "lowest", "highest", "corrected"]);
+    }
 }

@@ -359,6 +359,18 @@ impl Groups<'_> {
 
     /// A group with its tracking identity, its finding and the lung as its site.
     fn group(&self, tracking: &str, class_idx: usize, laterality: Option<Concept>, items: Vec<Item>) -> Item {
+        self.group_of(tracking, tracking, class_idx, laterality, items)
+    }
+
+    /// The same of something that other revisions may call by another name: `tracked` stays.
+    fn group_of(
+        &self,
+        tracking: &str,
+        tracked: &str,
+        class_idx: usize,
+        laterality: Option<Concept>,
+        items: Vec<Item>,
+    ) -> Item {
         let record = self.frame.record;
         let identifier = match &self.name {
             Some(name) => format!("{name} - {tracking}"),
@@ -372,7 +384,7 @@ impl Groups<'_> {
                 record.study_instance_uid.as_str(),
                 self.analysed.source.sop_instance_uid.as_str(),
                 &self.bundle().name,
-                tracking,
+                tracked,
             ],
         );
         let mut children = vec![
@@ -395,25 +407,26 @@ impl Groups<'_> {
         let status = self.bundle().status;
         let cases = similar.cases.iter().enumerate().map(|(idx, case)| {
             let class_idx = self.bundle().classes.iter().position(|class| class.label == case.label);
-            let words = wording::similar_case(status, case);
-            self.neighbour(&format!("Similar case {}", idx + 1), class_idx, idx, case.distance, &words)
+            let rank = number(InferredFrom, codes::NEIGHBOUR_RANK, (idx + 1) as f64, codes::NO_UNITS);
+            let items = self.neighbour(rank, case.distance, &wording::similar_case(status, case));
+            let tracked = format!("Similar case {}", case.case_id);
+            self.group_of(&format!("Similar case {}", idx + 1), &tracked, class_idx.unwrap_or(usize::MAX), None, items)
         });
+        // In the order of their dates, which is no rank.
         let priors = similar.priors.iter().enumerate().map(|(idx, prior)| {
-            let words = wording::prior_image(status, prior);
-            self.neighbour(&format!("Prior image {}", idx + 1), None, idx, prior.distance, &words)
+            let items = self.neighbour(None, prior.distance, &wording::prior_image(status, prior));
+            let tracked = format!("Prior image {}", prior.sop_instance_uid);
+            self.group_of(&format!("Prior image {}", idx + 1), &tracked, usize::MAX, None, items)
         });
         cases.chain(priors).collect()
     }
 
-    /// `class_idx` is that of the case's label, when the bundle knows it.
-    fn neighbour(&self, tracking: &str, class_idx: Option<usize>, idx: usize, distance: f64, words: &str) -> Item {
-        let rank = number(InferredFrom, codes::NEIGHBOUR_RANK, (idx + 1) as f64, codes::NO_UNITS);
+    fn neighbour(&self, rank: Option<Item>, distance: f64, words: &str) -> Vec<Item> {
         let about = rank.into_iter().chain([self.source()]).collect();
-        let items = vec![
+        vec![
             number_or_comment(codes::SIMILARITY, cosine_of_distance(distance), codes::NO_UNITS, about),
             text(Contains, codes::COMMENT, words),
-        ];
-        self.group(tracking, class_idx.unwrap_or(usize::MAX), None, items)
+        ]
     }
 
     fn label(&self, class_idx: usize) -> &str {

@@ -422,27 +422,29 @@ fn every_referenced_instance_is_in_the_evidence_once() {
     }
 }
 
+/// Tracking UIDs by identifier.
+fn tracking(record: &RunRecord, sources: &[SampleSource]) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let parsed = parse(&sr(record, sources));
+    let measurements = parsed.element(tags::CONTENT_SEQUENCE).unwrap().items().unwrap();
+    let groups = measurements
+        .iter()
+        .filter_map(|item| item.get(tags::CONTENT_SEQUENCE))
+        .flat_map(|children| children.items().unwrap())
+        .filter_map(|group| group.get(tags::CONTENT_SEQUENCE)?.items())
+        .filter(|children| string(&children[0], tags::TEXT_VALUE).is_some());
+    for children in groups {
+        let identifier = string(&children[0], tags::TEXT_VALUE).unwrap();
+        let uid = string(&children[1], tags::UID).unwrap();
+        assert_eq!(found.insert(identifier.clone(), uid), None, "{identifier} occurs twice");
+    }
+    let distinct: BTreeSet<&String> = found.values().collect();
+    assert_eq!(distinct.len(), found.len());
+    found
+}
+
 #[test]
 fn tracking_identities_are_unique_in_a_document_and_stable_over_revisions() {
-    let tracking = |record: &RunRecord, sources: &[SampleSource]| {
-        let mut found = BTreeMap::new();
-        let parsed = parse(&sr(record, sources));
-        let measurements = parsed.element(tags::CONTENT_SEQUENCE).unwrap().items().unwrap();
-        let groups = measurements
-            .iter()
-            .filter_map(|item| item.get(tags::CONTENT_SEQUENCE))
-            .flat_map(|children| children.items().unwrap())
-            .filter_map(|group| group.get(tags::CONTENT_SEQUENCE)?.items())
-            .filter(|children| string(&children[0], tags::TEXT_VALUE).is_some());
-        for children in groups {
-            let identifier = string(&children[0], tags::TEXT_VALUE).unwrap();
-            let uid = string(&children[1], tags::UID).unwrap();
-            assert_eq!(found.insert(identifier.clone(), uid), None, "{identifier} occurs twice");
-        }
-        let distinct: BTreeSet<&String> = found.values().collect();
-        assert_eq!(distinct.len(), found.len());
-        found
-    };
     let sources = samples::three_sources();
     let first = samples::partial(&sources);
     let mut second = first.clone();
@@ -867,7 +869,19 @@ fn similar_cases_are_named_without_a_way_to_other_patients() {
             assert!(shown.contains(part), "{part} is not in\n{shown}");
         }
         assert!(!shown.contains("1.2.3.99.1"), "no reference leads out of the study:\n{shown}");
+        assert_eq!(shown.matches("Neighbour rank").count(), 2, "priors are in the order of their dates:\n{shown}");
         let text = super::describe(&record);
         assert!(text.contains("LIB-1") && text.contains("20250102") && text.contains(caution), "{text}");
+
+        // A later revision finds another case first: what is tracked is the case, not its place.
+        let before = tracking(&record, &sources[..1]);
+        let RunOutcome::Analysed(analysis) = &mut record.outcome else { panic!() };
+        let similar = analysis.images[0].similar_cases.as_mut().unwrap();
+        similar.cases.swap(0, 1);
+        similar.cases[1].case_id = "LIB-3".into();
+        let after = tracking(&record, &sources[..1]);
+        assert_eq!(before["Similar case 2"], after["Similar case 1"]);
+        assert_ne!(before["Similar case 1"], after["Similar case 2"]);
+        assert_eq!(before["Prior image 1"], after["Prior image 1"]);
     }
 }
