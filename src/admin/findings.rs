@@ -166,7 +166,7 @@ impl From<&RunFindings> for FindingsView {
         };
         let (measurements, measurement_gates) = match &findings.outcome {
             RunOutcome::CtMeasured(analysis) => {
-                (report::ct_measurement_lines(analysis), analysis.gates.iter().map(GateView::from).collect())
+                (report::ct_measurement_lines(bundle, analysis), analysis.gates.iter().map(GateView::from).collect())
             }
             RunOutcome::Analysed(_) | RunOutcome::NotAnalysed(_) => (Vec::new(), Vec::new()),
         };

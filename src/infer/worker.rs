@@ -30,14 +30,14 @@ use crate::{
     },
     imaging::{
         self, DecodeLimits, GuardLimits, OverlayOptions,
-        ct::{SectionPixels, decode_hu, render_sections},
+        ct::{SectionPixels, ShownSection, decode_hu, render_sections},
     },
     jobs::{self, Job, JobHandler},
     nn::{EnsembleOptions, MANIFEST_FILE_NAME},
     report::{self, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
     telemetry::{Label as _, RunStage},
     types::{
-        CtAnalysis, CtPlane, CtSection, CtSeries, Installation, RunOutcome, RunPriority, RunRecord, Sha256Digest,
+        CtAnalysis, CtPlane, CtSection, CtSeries, HeatMap, Installation, RunOutcome, RunPriority, RunRecord, Sha256Digest,
         SourceImage, Uid,
     },
 };
@@ -570,7 +570,13 @@ fn render_and_store(
         let sections = section_pixels(analysis, archive, settings.decode_limits)?;
         let report::OverlayWords { notice, above, below } = report::ct_overlay_words(record, analysis);
         let CtSeries { size, spacing_mm, .. } = analysis.series;
-        let overlay = render_sections(&analysis.sections, &sections, size, spacing_mm, &notice, &above, &below)?;
+        let shown: Vec<ShownSection<'_>> = analysis
+            .sections
+            .iter()
+            .zip(&sections)
+            .map(|(section, pixels)| ShownSection { section, pixels, heat: heat_over(analysis, section) })
+            .collect();
+        let overlay = render_sections(&shown, size, spacing_mm, &notice, &above, &below)?;
         let preview = imaging::encode_png(&overlay)?;
         let pixels = RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() };
         let rendered_overlay = report::render_ct_overlay(record, &sources, &pixels, &settings.render)?;
@@ -590,6 +596,13 @@ fn render_and_store(
 /// that was received last, wherever that lies in the record.
 fn newest_last<T>(sources: &mut [(SourceImage, T)], received_at: &HashMap<String, OffsetDateTime>) {
     sources.sort_by_key(|(source, _)| received_at.get(&source.archive_key).copied());
+}
+
+/// The heat of a section that is a key slice.
+fn heat_over<'a>(analysis: &'a CtAnalysis, section: &CtSection) -> Option<&'a HeatMap> {
+    let keys = &analysis.classification.as_ref()?.key_slices;
+    let key = keys.iter().find(|key| section.plane == CtPlane::Axial && section.index == key.slice)?;
+    (key.heat_map.maximum_activation > 0.0).then_some(&key.heat_map)
 }
 
 /// The grey values of the sections that the overlay shows, one slice in memory at a time.

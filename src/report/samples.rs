@@ -455,11 +455,12 @@ pub fn ct_measured(status: BundleStatus, sources: &[SampleSource; 3]) -> RunReco
         method: CtMethod {
             segmentation: "hilum-lung-threshold 1".to_owned(),
             densitometry: "hilum-lung-densitometry 1".to_owned(),
-            threshold_hu: -487,
+            threshold_hu: Some(-487),
             band_limits_hu: [-950, -700, -500, -100],
         },
         lungs: vec![lung(Side::Right, 2700.0), left],
         sections: vec![CtSection { plane: CtPlane::Axial, index: 1, labels_png_base64: String::new() }],
+        classification: None,
         excluded_series: vec![ExcludedSeries {
             series_instance_uid: uid("1.2.826.0.1.3680043.8.498.24"),
             modality: "CT".to_owned(),

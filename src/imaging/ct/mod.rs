@@ -18,7 +18,7 @@ mod volume;
 pub use lung_network::{BodyBox, NETWORK_METHOD, lung_network_slice, network_lungs, paste_lung_labels};
 pub use measure::{BAND_LIMITS_HU, DENSITOMETRY_METHOD, measure};
 pub use network_input::{Channel, ScanInput, ScanRecipe, scan_input};
-pub use picture::{SectionError, SectionPixels, choose_sections, render_sections};
+pub use picture::{SectionError, SectionPixels, ShownSection, choose_sections, render_sections};
 pub use segment::{AIRWAY, BACKGROUND, LEFT_LUNG, LungLabels, METHOD as SEGMENTATION_METHOD, RIGHT_LUNG, segment};
 pub use series::{Choice, MINIMUM_SLICES, Refusal, Stack, choose_stack};
 pub use slice::{HuSlice, PADDING_HU, SliceHeader, decode_hu};
