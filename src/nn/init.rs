@@ -491,6 +491,17 @@ fn scan_input(options: ScanOptions) -> Input {
             },
             aggregation,
         },
+        // Its slices were JPEG pictures of unknown windows: the window is ours.
+        MemberArchitecture::Scan(ScanArchitecture::DreNet) => Input::Slices2d {
+            preprocessing: ScanPreprocessing {
+                outside_lungs_black: true,
+                crop_to_lungs: true,
+                mean: vec![0.485, 0.456, 0.406],
+                std: vec![0.229, 0.224, 0.225],
+                ..plain([-1200.0, 500.0], [600, 600], &[Slice; 3])
+            },
+            aggregation: Aggregation::Mean {},
+        },
         MemberArchitecture::Scan(ScanArchitecture::DeCoVNet) => Input::Volume3d {
             preprocessing: ScanPreprocessing {
                 crop_to_lungs: true,

@@ -692,8 +692,10 @@ impl Manifest {
     /// Whether a member can look at what the bundle reads.
     fn check_architecture(&self, key: &str, member: &Member, problems: &mut Problems) {
         let fits = match (&self.input, member.architecture) {
-            (Input::Image2d { .. } | Input::Slices2d { .. }, MemberArchitecture::Known(_))
-            | (_, MemberArchitecture::TorchScript) => true,
+            (
+                Input::Image2d { .. } | Input::Slices2d { .. },
+                MemberArchitecture::Known(_) | MemberArchitecture::TorchScript,
+            ) => true,
             (Input::Slices2d { .. }, MemberArchitecture::Scan(architecture)) => !architecture.takes_volume(),
             (Input::Volume3d { .. }, MemberArchitecture::Scan(architecture)) => architecture.takes_volume(),
             _ => false,
@@ -709,18 +711,16 @@ impl Manifest {
         problems.check(member.inputs.is_empty(), || {
             format!("`{key}` has `inputs`: all members of a bundle of the kind `{kind}` see the same; leave it out")
         });
-        let (channels, least) = match member.architecture {
-            MemberArchitecture::Known(architecture) => {
-                if let Some(only) = architecture.fixed_side_pixels() {
-                    problems.check(scan.rows == only && scan.columns == only, || {
-                        format!("`{key}` takes {only} rows and columns, not {} and {}", scan.rows, scan.columns)
-                    });
-                }
-                (3, architecture.minimum_side_pixels())
-            }
-            MemberArchitecture::Scan(architecture) => (architecture.channels(), architecture.minimum_side_pixels()),
+        let (channels, least, only) = match member.architecture {
+            MemberArchitecture::Known(of) => (3, of.minimum_side_pixels(), of.fixed_side_pixels()),
+            MemberArchitecture::Scan(of) => (of.channels(), of.minimum_side_pixels(), of.fixed_side_pixels()),
             MemberArchitecture::TorchScript => return,
         };
+        if let Some(only) = only {
+            problems.check(scan.rows == only && scan.columns == only, || {
+                format!("`{key}` takes {only} rows and columns, not {} and {}", scan.rows, scan.columns)
+            });
+        }
         problems.check(scan.channels.len() == channels, || {
             format!("`{key}` takes {channels} channel(s), and `input.preprocessing.channels` has {}", scan.channels.len())
         });

@@ -16,7 +16,6 @@ mod classifier;
 mod covnet;
 mod decovnet;
 mod detrac;
-#[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
 mod dre_net;
 mod ensemble;
 mod error;

@@ -9,7 +9,11 @@ use super::{
     bundle::Bundle,
     covnet::{BatchNormMode, Covnet},
     decovnet::DeCoVNet,
-    ensemble::{ActivationMap, ClassifierModel, ClassifierQuestion, EnsembleOptions, MemberOutput, target_output},
+    dre_net::{self, DreNet, Square},
+    ensemble::{
+        ActivationMap, ClassifierModel, ClassifierQuestion, EnsembleOptions, MemberOutput, input_batch, member_outputs,
+        target_output,
+    },
     error::NnError,
     explain::Explanation,
     fusion::class_probabilities,
@@ -213,7 +217,7 @@ fn start_member(
                     |path| MultiScale::new(path, width, n_outputs),
                     |name| architecture.ignores_tensor(name),
                 )?;
-                let method = architecture.explanation().name();
+                let method = architecture.activation_map_method();
                 let forward = multi_scale_forward(network, plan.options.explain);
                 let network = ClassifierModel::of(plan, forward, shape, method, class_of_output)?;
                 Ok(BySlice { name: plan.name.clone(), network, rules, portion })
@@ -233,6 +237,17 @@ fn start_member(
                     device: plan.device,
                     portion,
                 })
+            })
+        }
+        MemberArchitecture::Scan(architecture @ ScanArchitecture::DreNet) => {
+            plan.start(&member.name, vec![shape], move |plan| {
+                let (network, _store) = plan.load(
+                    |path| DreNet::new(path, width, n_outputs),
+                    |name| architecture.ignores_tensor(name),
+                )?;
+                let network =
+                    DreNetModel { name: plan.name.clone(), network, class_of_output, device: plan.device };
+                Ok(BySlice { name: plan.name.clone(), network, rules, portion })
             })
         }
         MemberArchitecture::Scan(architecture @ ScanArchitecture::DeCoVNet) => {
@@ -257,6 +272,7 @@ pub(super) fn declare(
     match architecture {
         ScanArchitecture::MultiScale => MultiScale::new(path, width, n_outputs).map(drop),
         ScanArchitecture::Covnet => Covnet::new(path, width, n_outputs, BatchNormMode::Running).map(drop),
+        ScanArchitecture::DreNet => DreNet::new(path, width, n_outputs).map(drop),
         ScanArchitecture::DeCoVNet => DeCoVNet::new(path, width, n_outputs).map(drop),
     }
 }
@@ -493,7 +509,7 @@ impl CovnetModel {
                 .into_iter()
                 .zip(maps)
                 .map(|(weight, map)| {
-                    let method = ScanArchitecture::Covnet.explanation().name();
+                    let method = ScanArchitecture::Covnet.activation_map_method();
                     (weight, ActivationMap::new(rows as usize, columns as usize, map, method))
                 })
                 .collect(),
@@ -524,6 +540,62 @@ impl Model for CovnetModel {
     }
 }
 
+/// DRE-Net, which looks at a slice, and at the squares of it that it asks for.
+struct DreNetModel {
+    name: String,
+    network: DreNet,
+    class_of_output: Vec<usize>,
+    device: tch::Device,
+}
+
+impl DreNetModel {
+    /// One slice at a time: what is cut out differs from slice to slice.
+    fn one(&self, question: &ClassifierQuestion) -> Result<MemberOutput, NnError> {
+        let torch = |error: TchError| NnError::torch(&self.name, &error);
+        let fine = input_batch(&[question], 0, self.device).map_err(torch)?;
+        let side = dre_net::INPUT_SIDE_PIXELS;
+        let slice = fine.f_internal_upsample_bilinear2d_aa([side, side], false, None, None).map_err(torch)?;
+        let output = self.network.forward(&slice, &fine).map_err(torch)?;
+        let logits = rows_of(&self.name, &output.logits)?;
+        let of_squares: Vec<f32> = rows_of(&self.name, &output.square_logits)?
+            .iter()
+            .map(|logits| class_probabilities(logits, &self.class_of_output))
+            .map(|probabilities| probabilities.get(question.target_class_idx).copied().unwrap_or(0.0))
+            .collect();
+        let map = squares_map(&output.squares, &of_squares);
+        let embedding = rows_of(&self.name, &output.embedding)?;
+        let mut answers = member_outputs(&self.class_of_output, logits, embedding, vec![Some(map)]);
+        answers.pop().ok_or_else(|| NnError::Torch { network: self.name.clone(), words: "it gave nothing".to_owned() })
+    }
+}
+
+/// The mean of what is said of the squares that cover a cell, on a grid of 28 x 28 cells of 16 pixels.
+fn squares_map(squares: &[Square], said: &[f32]) -> ActivationMap {
+    const CELL_PIXELS: i64 = 16;
+    let side = dre_net::INPUT_SIDE_PIXELS / CELL_PIXELS;
+    let value = |cell: i64| {
+        let middle = |cell: i64| cell * CELL_PIXELS + CELL_PIXELS / 2;
+        let (row, column) = (middle(cell / side), middle(cell % side));
+        let covers = |square: &Square| {
+            (square.row..square.row + square.side).contains(&row)
+                && (square.column..square.column + square.side).contains(&column)
+        };
+        let said: Vec<f32> = squares.iter().zip(said).filter(|(square, _)| covers(square)).map(|(_, p)| *p).collect();
+        if said.is_empty() { 0.0 } else { said.iter().sum::<f32>() / said.len() as f32 }
+    };
+    let method = ScanArchitecture::DreNet.activation_map_method();
+    ActivationMap::new(side as usize, side as usize, (0..side * side).map(value).collect(), method)
+}
+
+impl Model for DreNetModel {
+    type Question = ClassifierQuestion;
+    type Answer = MemberOutput;
+
+    fn answer(&self, questions: &[&ClassifierQuestion]) -> Result<Vec<MemberOutput>, NnError> {
+        questions.iter().map(|question| self.one(question)).collect()
+    }
+}
+
 /// DeCoVNet, which sees the volume.
 struct DeCoVNetModel {
     name: String,
@@ -548,7 +620,7 @@ impl DeCoVNetModel {
             let map = maps.get((slice * depth as usize / slices.count).min(depth as usize - 1)).cloned();
             let map = map.unwrap_or_default();
             let weight = map.iter().map(|value| value.max(0.0)).sum::<f32>() / map.len().max(1) as f32;
-            let method = ScanArchitecture::DeCoVNet.explanation().name();
+            let method = ScanArchitecture::DeCoVNet.activation_map_method();
             (weight, ActivationMap::new(rows as usize, columns as usize, map, method))
         };
         Ok(WholeScan {
@@ -595,7 +667,9 @@ mod tests {
     fn bundle_of(architecture: MemberArchitecture) -> (tempfile::TempDir, Bundle) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("scan");
-        let options = ScanOptions { seed: 1, architecture, width: 0.0625, size_pixels: Some([64, 64]) };
+        let is_free = architecture != MemberArchitecture::Scan(ScanArchitecture::DreNet);
+        let options =
+            ScanOptions { seed: 1, architecture, width: 0.0625, size_pixels: is_free.then_some([64, 64]) };
         init_untrained_scan_bundle(&path, options).unwrap();
         let bundle = Bundle::open(&path).unwrap();
         (folder, bundle)
@@ -740,6 +814,17 @@ mod tests {
         let labels = ensemble.segment(slices, RunPriority::Stat).await.unwrap();
         assert_eq!(labels.len(), 2 * 256 * 256);
         assert!(labels.iter().all(|label| *label <= 2));
+    }
+
+    #[test]
+    fn squares_become_a_map_of_what_is_said_of_them() {
+        let square = |row, column, side| Square { row, column, side };
+        let map = squares_map(&[square(0, 0, 48), square(16, 16, 96), square(-96, 400, 192)], &[0.2, 0.8, 0.5]);
+        assert_eq!((map.rows, map.columns, map.method), (28, 28, "squares"));
+        let at = |row: usize, column: usize| map.values[row * 28 + column];
+        assert!((at(0, 0) - 0.2).abs() < 1e-6 && (at(1, 1) - 0.5).abs() < 1e-6 && (at(5, 5) - 0.8).abs() < 1e-6);
+        assert!((at(0, 27) - 0.5).abs() < 1e-6, "a square over the border");
+        assert_eq!((at(27, 0), at(7, 7)), (0.0, 0.0));
     }
 
     #[test]

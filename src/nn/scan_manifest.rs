@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     covnet::BatchNormMode,
-    decovnet,
+    decovnet, dre_net,
     explain::Explanation,
     manifest::{ChannelNormalisation, MEAN, Problems, ResizeMode, STD},
     pooling::ClassPooling,
@@ -17,13 +17,15 @@ pub enum ScanArchitecture {
     MultiScale,
     /// COVNet: all slices of a scan, the largest value of each feature.
     Covnet,
+    /// DRE-Net: one slice, and the squares of it that the network asks to see larger.
+    DreNet,
     /// DeCoVNet: the volume and its lung mask.
     DeCoVNet,
 }
 
 impl ScanArchitecture {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::MultiScale, Self::Covnet, Self::DeCoVNet];
+    pub const ALL: [Self; 4] = [Self::MultiScale, Self::Covnet, Self::DreNet, Self::DeCoVNet];
 
     /// The name used in manifests and results.
     #[must_use]
@@ -31,17 +33,19 @@ impl ScanArchitecture {
         match self {
             Self::MultiScale => "multi_scale",
             Self::Covnet => "covnet",
+            Self::DreNet => "dre_net",
             Self::DeCoVNet => "decovnet",
         }
     }
 
-    /// The map that it explains its answer by.
+    /// The name of the map that it explains its answer by; of DRE-Net the squares that it asked for.
     #[must_use]
-    pub const fn explanation(self) -> Explanation {
+    pub const fn activation_map_method(self) -> &'static str {
         match self {
-            Self::MultiScale => Explanation::ClassMaps,
-            Self::Covnet => Explanation::Cam,
-            Self::DeCoVNet => Explanation::HiResCam,
+            Self::MultiScale => Explanation::ClassMaps.name(),
+            Self::Covnet => Explanation::Cam.name(),
+            Self::DreNet => "squares",
+            Self::DeCoVNet => Explanation::HiResCam.name(),
         }
     }
 
@@ -50,7 +54,7 @@ impl ScanArchitecture {
     pub const fn channels(self) -> usize {
         match self {
             Self::MultiScale => 1,
-            Self::Covnet => 3,
+            Self::Covnet | Self::DreNet => 3,
             Self::DeCoVNet => 2,
         }
     }
@@ -59,6 +63,15 @@ impl ScanArchitecture {
     #[must_use]
     pub const fn minimum_side_pixels(self) -> u32 {
         32
+    }
+
+    /// The only side of a slice in pixels that it can look at, where there is only one.
+    #[must_use]
+    pub const fn fixed_side_pixels(self) -> Option<u32> {
+        match self {
+            Self::DreNet => Some(dre_net::FINE_SIDE_PIXELS as u32),
+            Self::MultiScale | Self::Covnet | Self::DeCoVNet => None,
+        }
     }
 
     /// Whether it takes the scan as one volume; else slice by slice.
@@ -73,6 +86,7 @@ impl ScanArchitecture {
         name.ends_with(".num_batches_tracked")
             || match self {
                 Self::DeCoVNet => decovnet::DeCoVNet::ignores(name),
+                Self::DreNet => dre_net::DreNet::ignores(name),
                 Self::MultiScale | Self::Covnet => false,
             }
     }
