@@ -427,8 +427,7 @@ impl<M: Models> CxrPipeline<M> {
         let is_at_threshold = output >= self.bundle.threshold;
         // What was validated is the whole ensemble: what is left of it after a failure decides nothing.
         let is_whole = members.iter().all(|member| member.failure.is_none());
-        let is_grey = self.bundle.grey_zone.is_some_and(|[low, high]| low <= output && output < high);
-        let decides = is_whole && !is_grey;
+        let decides = is_whole && !self.bundle.is_in_grey_zone(output);
         let decision = match (self.bundle.status, is_at_threshold) {
             (BundleStatus::Validated, true) if decides => Decision::Present,
             (BundleStatus::Validated, false) if decides => Decision::Absent,
