@@ -269,7 +269,7 @@ impl<M: Models> CxrPipeline<M> {
             }
             .into());
         }
-        let lungs = Lungs::from_probabilities(&probabilities, &placement);
+        let lungs = spawn_blocking(move || Lungs::from_probabilities(&probabilities, &placement)).await?;
         gates.check_lungs(&lungs.measurements, &self.settings.gates);
         times.add("segment", started);
         if let Some(gate) = gates.stopping() {
@@ -277,7 +277,11 @@ impl<M: Models> CxrPipeline<M> {
         }
 
         let started = Instant::now();
-        let inputs = self.classifier_inputs(&canvas, &placement, &lungs)?;
+        let settings = Arc::clone(&self.settings);
+        let (inputs, lungs) = spawn_blocking(move || {
+            classifier_inputs(&settings.member_inputs, &canvas, &placement, &lungs).map(|inputs| (inputs, lungs))
+        })
+        .await??;
         let frames = inputs.iter().map(|(_, frame)| *frame).collect();
         let outputs = self.classify(inputs.into_iter().map(|(inputs, _)| inputs).collect(), priority).await?;
         times.add("classify", started);
@@ -287,38 +291,6 @@ impl<M: Models> CxrPipeline<M> {
         let analysis = self.explain(source, placement, gates, &lungs, outputs, frames)?;
         times.add("explain", started);
         Ok(Verdict::Goes((analysis, embedding)))
-    }
-
-    /// The inputs of each member, and the part of the canvas that its first input shows. Members that want the same share
-    /// the work.
-    fn classifier_inputs(
-        &self,
-        canvas: &Plane,
-        placement: &Placement,
-        lungs: &Lungs,
-    ) -> Result<Vec<(Vec<Planes>, Frame)>, PlaneError> {
-        let mut made: Vec<(&Recipe, Planes, Frame)> = Vec::new();
-        let mut of_members = Vec::new();
-        for recipes in &self.settings.member_inputs {
-            let mut inputs = Vec::new();
-            let mut first_frame = Frame::WHOLE;
-            for (input_idx, recipe) in recipes.iter().enumerate() {
-                let known = made.iter().find(|(known, _, _)| *known == recipe);
-                let (input, frame) = if let Some((_, input, frame)) = known {
-                    (input.clone(), *frame)
-                } else {
-                    let (input, frame) = classifier_input::compose(canvas, placement, lungs, recipe)?;
-                    made.push((recipe, input.clone(), frame));
-                    (input, frame)
-                };
-                if input_idx == 0 {
-                    first_frame = frame;
-                }
-                inputs.push(input);
-            }
-            of_members.push((inputs, first_frame));
-        }
-        Ok(of_members)
     }
 
     /// Runs all members at the same time; one entry each, in the bundle's order.
@@ -486,6 +458,38 @@ fn prepare(part10: &[u8], settings: &PipelineSettings, enforced: bool) -> Result
     let side = settings.segmenter_side_pixels as usize;
     let segmenter_canvas = canvas::resize(&canvas, side, side)?;
     Ok(Verdict::Goes(Prepared { gates, placement, canvas, segmenter_canvas }))
+}
+
+/// The inputs of each member, and the part of the canvas that its first input shows. Members that want the same share
+/// the work. Heavy, as [`prepare`]: cut-outs and equalisation at full resolution.
+fn classifier_inputs(
+    member_inputs: &[Vec<Recipe>],
+    canvas: &Plane,
+    placement: &Placement,
+    lungs: &Lungs,
+) -> Result<Vec<(Vec<Planes>, Frame)>, PlaneError> {
+    let mut made: Vec<(&Recipe, Planes, Frame)> = Vec::new();
+    let mut of_members = Vec::new();
+    for recipes in member_inputs {
+        let mut inputs = Vec::new();
+        let mut first_frame = Frame::WHOLE;
+        for (input_idx, recipe) in recipes.iter().enumerate() {
+            let known = made.iter().find(|(known, _, _)| *known == recipe);
+            let (input, frame) = if let Some((_, input, frame)) = known {
+                (input.clone(), *frame)
+            } else {
+                let (input, frame) = classifier_input::compose(canvas, placement, lungs, recipe)?;
+                made.push((recipe, input.clone(), frame));
+                (input, frame)
+            };
+            if input_idx == 0 {
+                first_frame = frame;
+            }
+            inputs.push(input);
+        }
+        of_members.push((inputs, first_frame));
+    }
+    Ok(of_members)
 }
 
 /// The canvas that an image becomes, for tests of the preparation.

@@ -34,9 +34,8 @@ pub(super) fn surviving<T>(
 pub(super) fn decide(bundle: &BundleIdentity, output: f64, members: &[MemberScore]) -> Decision {
     // What was validated is the whole ensemble: what is left of it after a failure decides nothing.
     let is_whole = members.iter().all(|member| member.failure.is_none());
-    let is_grey = bundle.grey_zone.is_some_and(|[low, high]| low <= output && output < high);
     match bundle.status {
-        BundleStatus::Validated if is_whole && !is_grey => {
+        BundleStatus::Validated if is_whole && !bundle.is_in_grey_zone(output) => {
             if output >= bundle.threshold { Decision::Present } else { Decision::Absent }
         }
         BundleStatus::Validated | BundleStatus::Untrained | BundleStatus::Unvalidated => Decision::Undetermined,

@@ -9,8 +9,10 @@ use super::{Bundle, EnsembleOptions, NnError, probe::Probe};
 /// Times of one bundle under one set of options, in milliseconds, each the median of the repetitions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measured {
-    /// Threads that one network computes with.
+    /// Threads that each classifier computes with.
     pub threads: usize,
+    /// Threads that the lung segmenter computes with.
+    pub segmenter_threads: usize,
     /// Images that were asked at the same time; of a CT bundle the slices of a scan.
     pub batch: usize,
     /// Lung segmenter, then all classifiers at once, for each image.
@@ -58,6 +60,7 @@ pub async fn measure(
         let mut medians = times.into_iter().map(|times| median(times) / batch as f64);
         measured.push(Measured {
             threads: options.intra_op_threads.max(1),
+            segmenter_threads: options.segmenter_threads.max(1),
             batch,
             networks: names.into_iter().zip(medians.by_ref()).collect(),
             ensemble_milliseconds: medians.next().unwrap_or(f64::NAN),
@@ -99,9 +102,11 @@ mod tests {
     async fn every_network_and_batch_is_measured() {
         let folder = test_bundle();
         let bundle = Bundle::open(folder.path()).unwrap();
-        let measured = measure(&bundle, EnsembleOptions::default(), &[1, 3], 2).await.unwrap();
+        let options = EnsembleOptions { intra_op_threads: 1, segmenter_threads: 2, ..EnsembleOptions::default() };
+        let measured = measure(&bundle, options, &[1, 3], 2).await.unwrap();
         assert_eq!(measured.iter().map(|of| of.batch).collect::<Vec<_>>(), [1, 3]);
         for of in &measured {
+            assert_eq!((of.threads, of.segmenter_threads), (1, 2));
             assert_eq!(of.networks.len(), 5);
             assert_eq!(of.networks[0].0, "lung segmenter");
             assert!(of.networks.iter().all(|(_, milliseconds)| *milliseconds > 0.0), "{of:?}");

@@ -531,6 +531,35 @@ fn only_validated_bundles_decide(
 }
 
 #[test]
+fn the_grey_zone_is_named_and_says_why_nothing_is_decided() {
+    let sources = [SampleSource::new(SOURCE_1)];
+    let mut record = samples::analysed(BundleStatus::Validated, &sources[0]);
+    let RunOutcome::Analysed(analysis) = &mut record.outcome else { panic!() };
+    let image = &mut analysis.images[0];
+    let output = image.fused[record.bundle.target_class_idx];
+    image.decision = Decision::Undetermined;
+    for member in &mut image.members {
+        member.failure = None;
+    }
+    let shown = |record: &RunRecord| tree(&parse(&sr(record, &sources)));
+    assert!(shown(&record).contains("Decision: undetermined."), "nothing is known of a reason");
+
+    record.bundle.grey_zone = Some([output - 0.05, output + 0.05]);
+    let in_zone = shown(&record);
+    let zone = format!("{:.1} % to below {:.1} %", (output - 0.05) * 100.0, (output + 0.05) * 100.0);
+    assert!(in_zone.contains(&format!("(grey zone {zone})")), "{in_zone}");
+    assert!(
+        in_zone.contains(&format!("Decision: undetermined, because the output lies in the grey zone, {zone}.")),
+        "{in_zone}"
+    );
+    assert!(in_zone.contains(&format!("grey_zone={:.4} to {:.4}", output - 0.05, output + 0.05)), "{in_zone}");
+
+    let RunOutcome::Analysed(analysis) = &mut record.outcome else { panic!() };
+    analysis.images[0].members[0].failure = Some("no memory".to_owned());
+    assert!(shown(&record).contains("; 1 of "), "{}", shown(&record));
+}
+
+#[test]
 fn a_failed_member_makes_the_report_partial_without_an_empty_number() {
     let sources = samples::three_sources();
     let parsed = parse(&sr(&samples::partial(&sources), &sources));

@@ -193,16 +193,46 @@ pub(super) fn against_threshold(bundle: &BundleIdentity, scores: Scores<'_>) -> 
 pub(super) fn operating_point(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
     let threshold = percent(bundle.threshold);
     let target = target_label(bundle);
+    let zone = grey_zone(bundle).map(|zone| format!(" (grey zone {zone})")).unwrap_or_default();
     format!(
-        "Operating threshold {threshold} on the model output for class {target}; the output is {}. {}",
+        "Operating threshold {threshold}{zone} on the model output for class {target}; the output is {}. {}",
         against_threshold(bundle, scores),
-        decision(bundle, scores.decision),
+        decision(bundle, scores),
     )
 }
 
+/// The outputs that decide nothing.
+fn grey_zone(bundle: &BundleIdentity) -> Option<String> {
+    bundle.grey_zone.map(|[low, high]| format!("{} to below {}", percent(low), percent(high)))
+}
+
+/// Why a validated bundle left an image undetermined; `None` for decisions and for bundles that never decide.
+#[must_use]
+pub fn why_undetermined(bundle: &BundleIdentity, image: &ImageAnalysis) -> Option<String> {
+    why(bundle, image.into())
+}
+
+fn why(bundle: &BundleIdentity, scores: Scores<'_>) -> Option<String> {
+    if (bundle.status, scores.decision) != (BundleStatus::Validated, Decision::Undetermined) {
+        return None;
+    }
+    let output = scores.fused.get(bundle.target_class_idx).copied().unwrap_or(f64::NAN);
+    let grey = grey_zone(bundle).filter(|_| bundle.is_in_grey_zone(output));
+    let failed = scores.members.iter().filter(|member| member.failure.is_some()).count();
+    let reasons = [
+        grey.map(|zone| format!("the output lies in the grey zone, {zone}")),
+        (failed > 0).then(|| format!("{failed} of {} members failed", scores.members.len())),
+    ];
+    let reasons: Vec<String> = reasons.into_iter().flatten().collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
 /// The decision in a sentence.
-pub(super) fn decision(bundle: &BundleIdentity, decision: Decision) -> String {
-    match (bundle.status, decision) {
+fn decision(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
+    if let Some(why) = why(bundle, scores) {
+        return format!("Decision: undetermined, because {why}.");
+    }
+    match (bundle.status, scores.decision) {
         (BundleStatus::Validated, Decision::Present) => "Decision at the threshold: present.".to_owned(),
         (BundleStatus::Validated, Decision::Absent) => "Decision at the threshold: absent.".to_owned(),
         (BundleStatus::Validated, Decision::Undetermined) => "Decision: undetermined.".to_owned(),
@@ -384,7 +414,8 @@ pub(super) fn parameters(record: &crate::types::RunRecord, software_version: &st
             bundle.fusion,
             bundle.calibration.as_deref().unwrap_or("none")
         ));
-        parameters.push(format!("target={};threshold={:.4}", target_label(bundle), bundle.threshold));
+        let zone = bundle.grey_zone.map(|[low, high]| format!(";grey_zone={low:.4} to {high:.4}")).unwrap_or_default();
+        parameters.push(format!("target={};threshold={:.4}{zone}", target_label(bundle), bundle.threshold));
     }
     parameters.push(bundle.segmenter.as_ref().map_or_else(
         || "segmenter=none".to_owned(),
