@@ -52,7 +52,7 @@ impl CtNetworks {
     /// As [`ScanEnsemble::load`].
     pub fn load(bundle: &Bundle, options: EnsembleOptions) -> Result<Option<Self>, nn::NnError> {
         let manifest = bundle.manifest();
-        if manifest.networks().next().is_none() {
+        if manifest.segmenter.is_none() && manifest.members.is_empty() {
             return Ok(None);
         }
         let classifiers = manifest.input.scan().zip(manifest.classification.clone()).map(|(preprocessing, of)| {

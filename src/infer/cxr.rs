@@ -24,7 +24,7 @@ use crate::{
         read_object,
     },
     types::{
-        BundleIdentity, BundleStatus, CxrAnalysis, Decision, ExcludedImage, HeatMap, ImageAnalysis, LungMask,
+        BundleIdentity, BundleStatus, CxrAnalysis, ExcludedImage, HeatMap, ImageAnalysis, LungMask,
         MemberScore, NotAnalysed, Placement, ReasonCode, RunOutcome, RunPriority, SourceImage,
     },
 };

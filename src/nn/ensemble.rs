@@ -448,17 +448,7 @@ mod tests {
         bundle.manifest().members[member_idx].name.clone_into(&mut plan.name);
         let member = &bundle.manifest().members[member_idx];
         let MemberArchitecture::Known(architecture) = member.architecture else { panic!("of ours") };
-        let (network, _store) =
-            plan.load(|path| Classifier::new(path, architecture, member.width, 2), |_| false).unwrap();
-        let side = SIDE as i64;
-        let runner = tch::no_grad(|| plan.runner(classifier_forward(network, true), [3, side, side])).unwrap();
-        ClassifierModel {
-            name: member.name.clone(),
-            runner,
-            method: architecture.activation_map_method(),
-            class_of_output: vec![0, 1],
-            device: tch::Device::Cpu,
-        }
+        tch::no_grad(|| ClassifierModel::load(&plan, architecture, member.width, [3, SIDE, SIDE], vec![0, 1])).unwrap()
     }
 
     #[test]

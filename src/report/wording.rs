@@ -261,7 +261,7 @@ pub(super) fn outputs(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
 
 /// What the members said about the target class, in one sentence.
 pub(super) fn members(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
-    let scores: Vec<String> = scores
+    let of_members: Vec<String> = scores
         .members
         .iter()
         .map(|member| {
@@ -272,7 +272,7 @@ pub(super) fn members(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
     format!(
         "Members for class {}: {}; largest minus smallest {}.",
         target_label(bundle),
-        scores.join(", "),
+        of_members.join(", "),
         percent(scores.member_spread)
     )
 }
