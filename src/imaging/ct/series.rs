@@ -21,6 +21,8 @@ const SPACING_TOLERANCE_MM: f64 = 0.06;
 const SAME_POSITION_MM: f64 = 0.01;
 /// Distances from this share of the median up are gaps.
 const GAP_FROM: f64 = 1.5;
+/// Slices thinner than this share of their distance leave most of what lies between them out.
+const LEAST_COVERAGE: f64 = 0.7;
 /// Least cosine between the normal of the slices and the patient's long axis: 10 degrees.
 const AXIAL_COSINE: f64 = 0.985;
 /// Orientations that differ less are the same.
@@ -363,6 +365,7 @@ fn stack_of(headers: &[SliceHeader], slices: &[usize]) -> Result<Stack, Refusal>
     check_tilt(headers, &stack, [row, column])?;
     let slice_spacing = check_spacing(&stack, doubles.len())?;
     let header = |slice: &Placed| &headers[slice.idx];
+    check_coverage(stack.iter().filter_map(|slice| header(slice).slice_thickness_mm), slice_spacing)?;
     let one_of = |values: Vec<Option<f64>>| {
         values.first().copied().flatten().filter(|_| values.windows(2).all(|pair| pair[0] == pair[1]))
     };
@@ -503,6 +506,20 @@ fn check_spacing(stack: &[&Placed], doubles: usize) -> Result<f64, Refusal> {
         return Err(Refusal::new(ReasonCode::TooFewSlices, words));
     }
     Ok(height / (stack.len() - 1) as f64)
+}
+
+/// Slices that lie apart, as of a high-resolution CT of one thin slice every centimetre, are samples and no volume.
+fn check_coverage(thicknesses_mm: impl Iterator<Item = f64>, spacing_mm: f64) -> Result<(), Refusal> {
+    match thicknesses_mm.min_by(f64::total_cmp) {
+        Some(thickness_mm) if thickness_mm < LEAST_COVERAGE * spacing_mm => {
+            let words = format!(
+                "slices of {thickness_mm:.2} mm lie {spacing_mm:.2} mm apart: what is between them was not scanned; \
+                 slices that adjoin are expected"
+            );
+            Err(Refusal::new(ReasonCode::SliceGap, words))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -652,6 +669,25 @@ mod tests {
     }
 
     #[test]
+    fn thin_slices_far_apart_are_no_volume() {
+        let every = |spacing_mm: f64, thickness_mm: Option<f64>| {
+            let mut headers = series("1.1", 60);
+            for (idx, header) in headers.iter_mut().enumerate() {
+                header.position_mm = Some([0.0, 0.0, spacing_mm * idx as f64]);
+                header.slice_thickness_mm = thickness_mm;
+            }
+            headers
+        };
+        let refused = refusal(&every(10.0, Some(1.0)));
+        assert_eq!(refused.reason, ReasonCode::SliceGap);
+        assert!(refused.words.starts_with("slices of 1.00 mm lie 10.00 mm apart"), "{refused:?}");
+        assert_eq!(refusal(&every(5.0, Some(3.4))).reason, ReasonCode::SliceGap);
+        for (spacing_mm, thickness_mm) in [(5.0, Some(3.6)), (5.0, Some(5.0)), (2.0, Some(5.0)), (5.0, None)] {
+            chosen(&every(spacing_mm, thickness_mm));
+        }
+    }
+
+    #[test]
     fn localizers_are_dropped_and_a_series_of_them_is_refused() {
         let mut headers = series("1.1", 80);
         headers[0].image_type[2] = "LOCALIZER".to_owned();
@@ -700,6 +736,7 @@ mod tests {
         let mut thick = series("1.1", 60);
         for (idx, header) in thick.iter_mut().enumerate() {
             header.position_mm = Some([0.0, 0.0, 5.0 * idx as f64]);
+            header.slice_thickness_mm = Some(5.0);
         }
         let soft = series("1.2", 100);
         let mut sharp = series("1.0", 100);

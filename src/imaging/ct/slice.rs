@@ -16,7 +16,7 @@ use super::super::{
 pub const PADDING_HU: i16 = -1024;
 
 /// Most rows and columns: what a CT image writes them as (US) can say, and what the segmentation counts with.
-const MAXIMUM_SIDE: u32 = u16::MAX as u32;
+const MAXIMUM_SIDE: u32 = 65_535;
 /// Distance between neighbouring pixels, in millimetres: wider than what scanners reconstruct, from a micro CT's to a
 /// survey's. Anything else is a mistake, and areas and discs in pixels would follow it.
 const PIXEL_SPACING_MM: RangeInclusive<f64> = 0.05..=5.0;
