@@ -382,11 +382,12 @@ fn stack_of(headers: &[SliceHeader], slices: &[usize]) -> Result<Stack, Refusal>
     })
 }
 
-/// One matrix, pixel spacing, orientation and frame of reference for all.
+/// One matrix, pixel spacing, orientation and frame of reference for all: those of the first, so that no small steps add
+/// up.
 fn check_alike(headers: &[SliceHeader], placed: &[Placed]) -> Result<(), Refusal> {
     let mixed = |words: String| Err(Refusal::new(ReasonCode::MixedGeometry, words));
-    for pair in placed.windows(2) {
-        let [one, other] = pair else { continue };
+    let Some((one, others)) = placed.split_first() else { return Ok(()) };
+    for other in others {
         if one.matrix != other.matrix {
             let ([rows, columns], [other_rows, other_columns]) = (one.matrix, other.matrix);
             return mixed(format!(
@@ -453,17 +454,22 @@ fn check_tilt(headers: &[SliceHeader], stack: &[&Placed], [row, column]: [[f64; 
         );
         return Err(Refusal::new(ReasonCode::GantryTilt, words));
     }
-    // Shifts that come and go do not add up.
-    for pair in stack.windows(2) {
-        let [one, other] = pair else { continue };
+    // Shifts that come and go do not add up, whether they come at once or little by little.
+    let aside = |one: &Placed, other: &Placed| {
         let step = minus(other.position_mm, one.position_mm);
-        let aside = dot(step, row).hypot(dot(step, column));
-        if aside > 1.0 {
-            let words = format!("neighbouring slices are shifted sideways by {aside:.1} mm, at most 1 mm expected");
-            return Err(Refusal::new(ReasonCode::GantryTilt, words));
+        dot(step, row).hypot(dot(step, column))
+    };
+    let steps = stack.windows(2).map(|pair| (aside(pair[0], pair[1]), 1.0, "its neighbour"));
+    let drifts = stack.iter().map(|slice| (aside(first, slice), (SHEAR * height).max(1.0), "the first"));
+    match steps.chain(drifts).find(|(aside, most, _)| aside > most) {
+        Some((aside, most, other)) => {
+            let words = format!(
+                "a slice is shifted sideways by {aside:.1} mm against {other}, at most {most:.1} mm expected"
+            );
+            Err(Refusal::new(ReasonCode::GantryTilt, words))
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The distance between the slices, when it is one.
@@ -666,6 +672,31 @@ mod tests {
         assert_eq!(refusal(&series("1.1", 12)).reason, ReasonCode::TooFewSlices);
         assert_eq!(refusal(&series("1.1", 40)).reason, ReasonCode::TooFewSlices, "78 mm are no chest");
         assert_eq!(refusal(&[]).reason, ReasonCode::NoSuitableImage);
+    }
+
+    #[test]
+    fn small_steps_do_not_add_up() {
+        let drifting = |change: &dyn Fn(f64, &mut SliceHeader)| {
+            let mut headers = series("1.1", 100);
+            for (idx, header) in headers.iter_mut().enumerate() {
+                change(idx as f64, header);
+            }
+            refusal(&headers).reason
+        };
+        // A hundredth of a millimetre of pixel spacing in all, and five degrees, in steps too small to be told.
+        let spacing = drifting(&|idx, header| header.pixel_spacing_mm = Some([0.8, 0.7 + 0.00009 * idx]));
+        assert_eq!(spacing, ReasonCode::MixedGeometry);
+        let orientation = drifting(&|idx, header| {
+            let (sine, cosine) = (0.0009 * idx).sin_cos();
+            header.orientation = Some([[cosine, sine, 0.0], [-sine, cosine, 0.0]]);
+        });
+        assert_eq!(orientation, ReasonCode::MixedGeometry);
+        // A stack that bends to one side and comes back.
+        let position = drifting(&|idx, header| {
+            let aside = 0.5 * (50.0 - (idx - 50.0).abs());
+            header.position_mm = Some([-180.0 + aside, -170.0, 2.0 * idx]);
+        });
+        assert_eq!(position, ReasonCode::GantryTilt);
     }
 
     #[test]
