@@ -3,7 +3,7 @@
 //! Start at [`choose_stack`]. The choice is by rule, never by order of arrival: most slices, then the smallest distance
 //! between them, then the softest kernel, then the lowest UID.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::SliceHeader;
 use crate::types::ReasonCode;
@@ -227,10 +227,10 @@ fn stack_of_series(headers: &[SliceHeader], images: &[usize]) -> StackOrRefusal 
     }
     let whole = stack_of(headers, &slices);
     let by_acquisition = acquisitions(headers, &slices);
-    match whole {
+    match &whole {
         Err(Refusal { reason: ReasonCode::DuplicatePosition, .. }) => {}
-        Ok(ref stack) if !stack.doubles.is_empty() && by_acquisition.len() > 1 => {}
-        whole => return whole.map(|stack| (stack, left_out)),
+        Ok(stack) if lie_upon_one_another(headers, &by_acquisition, &stack.doubles) => {}
+        _ => return whole.map(|stack| (stack, left_out)),
     }
     // Scans before and after contrast medium share positions, not the acquisition.
     let best = by_acquisition
@@ -245,6 +245,7 @@ fn stack_of_series(headers: &[SliceHeader], images: &[usize]) -> StackOrRefusal 
                 "the series holds {} acquisitions at the same positions; acquisition {number} was chosen",
                 by_acquisition.len()
             );
+            let members: HashSet<usize> = members.iter().copied().collect();
             let others = slices.iter().filter(|idx| !members.contains(idx));
             left_out.extend(others.map(|&idx| (idx, Refusal::new(ReasonCode::OtherSeriesChosen, words.clone()))));
             Ok((stack, left_out))
@@ -253,10 +254,33 @@ fn stack_of_series(headers: &[SliceHeader], images: &[usize]) -> StackOrRefusal 
     }
 }
 
+/// Whether two acquisitions scan the same: more than half of the smaller lies at positions of the other. Those that only
+/// meet, in a slice or two, are one scan, and none of them may be thrown away.
+fn lie_upon_one_another(
+    headers: &[SliceHeader],
+    by_acquisition: &BTreeMap<i32, Vec<usize>>,
+    doubles: &[(usize, usize)],
+) -> bool {
+    let mut shared: BTreeMap<[i32; 2], usize> = BTreeMap::new();
+    for &(kept, double) in doubles {
+        let mut pair = [acquisition(&headers[kept]), acquisition(&headers[double])];
+        pair.sort_unstable();
+        if pair[0] != pair[1] {
+            *shared.entry(pair).or_default() += 1;
+        }
+    }
+    let size = |number: &i32| by_acquisition.get(number).map_or(0, Vec::len);
+    shared.iter().any(|([one, other], positions)| 2 * positions > size(one).min(size(other)))
+}
+
+fn acquisition(header: &SliceHeader) -> i32 {
+    header.acquisition_number.unwrap_or(0)
+}
+
 fn acquisitions(headers: &[SliceHeader], slices: &[usize]) -> BTreeMap<i32, Vec<usize>> {
     let mut by_number: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
     for &idx in slices {
-        by_number.entry(headers[idx].acquisition_number.unwrap_or(0)).or_default().push(idx);
+        by_number.entry(acquisition(&headers[idx])).or_default().push(idx);
     }
     by_number
 }
@@ -672,6 +696,29 @@ mod tests {
         assert_eq!(refusal(&series("1.1", 12)).reason, ReasonCode::TooFewSlices);
         assert_eq!(refusal(&series("1.1", 40)).reason, ReasonCode::TooFewSlices, "78 mm are no chest");
         assert_eq!(refusal(&[]).reason, ReasonCode::NoSuitableImage);
+    }
+
+    #[test]
+    fn acquisitions_that_meet_in_one_slice_stay_one_stack() {
+        let mut headers = series("1.1", 100);
+        for header in &mut headers[60..] {
+            header.acquisition_number = Some(2);
+        }
+        // The second begins where the first ends.
+        let mut again = headers[59].clone();
+        again.acquisition_number = Some(2);
+        headers.push(again);
+        let (stack, choice) = chosen(&headers);
+        assert_eq!((stack.slices.len(), stack.acquisition_number), (100, None));
+        assert_eq!(stack.doubles, [(59, 100)], "the pixels decide");
+        assert!(choice.candidates[0].left_out.is_empty());
+        // Turns of the gantry with a number each, and one of them twice, are not told apart either.
+        let mut stepped = series("1.1", 80);
+        stepped.push(stepped[30].clone());
+        for (idx, header) in stepped.iter_mut().enumerate() {
+            header.acquisition_number = Some(idx as i32);
+        }
+        assert_eq!(chosen(&stepped).0.doubles, [(30, 80)]);
     }
 
     #[test]
