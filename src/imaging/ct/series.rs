@@ -3,7 +3,7 @@
 //! Start at [`choose_stack`]. The choice is by rule, never by order of arrival: most slices, then the smallest distance
 //! between them, then the softest kernel, then the lowest UID.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::SliceHeader;
 use crate::types::ReasonCode;
@@ -21,6 +21,8 @@ const SPACING_TOLERANCE_MM: f64 = 0.06;
 const SAME_POSITION_MM: f64 = 0.01;
 /// Distances from this share of the median up are gaps.
 const GAP_FROM: f64 = 1.5;
+/// Slices thinner than this share of their distance leave most of what lies between them out.
+const LEAST_COVERAGE: f64 = 0.7;
 /// Least cosine between the normal of the slices and the patient's long axis: 10 degrees.
 const AXIAL_COSINE: f64 = 0.985;
 /// Orientations that differ less are the same.
@@ -225,10 +227,10 @@ fn stack_of_series(headers: &[SliceHeader], images: &[usize]) -> StackOrRefusal 
     }
     let whole = stack_of(headers, &slices);
     let by_acquisition = acquisitions(headers, &slices);
-    match whole {
+    match &whole {
         Err(Refusal { reason: ReasonCode::DuplicatePosition, .. }) => {}
-        Ok(ref stack) if !stack.doubles.is_empty() && by_acquisition.len() > 1 => {}
-        whole => return whole.map(|stack| (stack, left_out)),
+        Ok(stack) if lie_upon_one_another(headers, &by_acquisition, &stack.doubles) => {}
+        _ => return whole.map(|stack| (stack, left_out)),
     }
     // Scans before and after contrast medium share positions, not the acquisition.
     let best = by_acquisition
@@ -243,6 +245,7 @@ fn stack_of_series(headers: &[SliceHeader], images: &[usize]) -> StackOrRefusal 
                 "the series holds {} acquisitions at the same positions; acquisition {number} was chosen",
                 by_acquisition.len()
             );
+            let members: HashSet<usize> = members.iter().copied().collect();
             let others = slices.iter().filter(|idx| !members.contains(idx));
             left_out.extend(others.map(|&idx| (idx, Refusal::new(ReasonCode::OtherSeriesChosen, words.clone()))));
             Ok((stack, left_out))
@@ -251,10 +254,33 @@ fn stack_of_series(headers: &[SliceHeader], images: &[usize]) -> StackOrRefusal 
     }
 }
 
+/// Whether two acquisitions scan the same: more than half of the smaller lies at positions of the other. Those that only
+/// meet, in a slice or two, are one scan, and none of them may be thrown away.
+fn lie_upon_one_another(
+    headers: &[SliceHeader],
+    by_acquisition: &BTreeMap<i32, Vec<usize>>,
+    doubles: &[(usize, usize)],
+) -> bool {
+    let mut shared: BTreeMap<[i32; 2], usize> = BTreeMap::new();
+    for &(kept, double) in doubles {
+        let mut pair = [acquisition(&headers[kept]), acquisition(&headers[double])];
+        pair.sort_unstable();
+        if pair[0] != pair[1] {
+            *shared.entry(pair).or_default() += 1;
+        }
+    }
+    let size = |number: &i32| by_acquisition.get(number).map_or(0, Vec::len);
+    shared.iter().any(|([one, other], positions)| 2 * positions > size(one).min(size(other)))
+}
+
+fn acquisition(header: &SliceHeader) -> i32 {
+    header.acquisition_number.unwrap_or(0)
+}
+
 fn acquisitions(headers: &[SliceHeader], slices: &[usize]) -> BTreeMap<i32, Vec<usize>> {
     let mut by_number: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
     for &idx in slices {
-        by_number.entry(headers[idx].acquisition_number.unwrap_or(0)).or_default().push(idx);
+        by_number.entry(acquisition(&headers[idx])).or_default().push(idx);
     }
     by_number
 }
@@ -363,6 +389,7 @@ fn stack_of(headers: &[SliceHeader], slices: &[usize]) -> Result<Stack, Refusal>
     check_tilt(headers, &stack, [row, column])?;
     let slice_spacing = check_spacing(&stack, doubles.len())?;
     let header = |slice: &Placed| &headers[slice.idx];
+    check_coverage(stack.iter().filter_map(|slice| header(slice).slice_thickness_mm), slice_spacing)?;
     let one_of = |values: Vec<Option<f64>>| {
         values.first().copied().flatten().filter(|_| values.windows(2).all(|pair| pair[0] == pair[1]))
     };
@@ -379,11 +406,12 @@ fn stack_of(headers: &[SliceHeader], slices: &[usize]) -> Result<Stack, Refusal>
     })
 }
 
-/// One matrix, pixel spacing, orientation and frame of reference for all.
+/// One matrix, pixel spacing, orientation and frame of reference for all: those of the first, so that no small steps add
+/// up.
 fn check_alike(headers: &[SliceHeader], placed: &[Placed]) -> Result<(), Refusal> {
     let mixed = |words: String| Err(Refusal::new(ReasonCode::MixedGeometry, words));
-    for pair in placed.windows(2) {
-        let [one, other] = pair else { continue };
+    let Some((one, others)) = placed.split_first() else { return Ok(()) };
+    for other in others {
         if one.matrix != other.matrix {
             let ([rows, columns], [other_rows, other_columns]) = (one.matrix, other.matrix);
             return mixed(format!(
@@ -450,17 +478,22 @@ fn check_tilt(headers: &[SliceHeader], stack: &[&Placed], [row, column]: [[f64; 
         );
         return Err(Refusal::new(ReasonCode::GantryTilt, words));
     }
-    // Shifts that come and go do not add up.
-    for pair in stack.windows(2) {
-        let [one, other] = pair else { continue };
+    // Shifts that come and go do not add up, whether they come at once or little by little.
+    let aside = |one: &Placed, other: &Placed| {
         let step = minus(other.position_mm, one.position_mm);
-        let aside = dot(step, row).hypot(dot(step, column));
-        if aside > 1.0 {
-            let words = format!("neighbouring slices are shifted sideways by {aside:.1} mm, at most 1 mm expected");
-            return Err(Refusal::new(ReasonCode::GantryTilt, words));
+        dot(step, row).hypot(dot(step, column))
+    };
+    let steps = stack.windows(2).map(|pair| (aside(pair[0], pair[1]), 1.0, "its neighbour"));
+    let drifts = stack.iter().map(|slice| (aside(first, slice), (SHEAR * height).max(1.0), "the first"));
+    match steps.chain(drifts).find(|(aside, most, _)| aside > most) {
+        Some((aside, most, other)) => {
+            let words = format!(
+                "a slice is shifted sideways by {aside:.1} mm against {other}, at most {most:.1} mm expected"
+            );
+            Err(Refusal::new(ReasonCode::GantryTilt, words))
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The distance between the slices, when it is one.
@@ -503,6 +536,20 @@ fn check_spacing(stack: &[&Placed], doubles: usize) -> Result<f64, Refusal> {
         return Err(Refusal::new(ReasonCode::TooFewSlices, words));
     }
     Ok(height / (stack.len() - 1) as f64)
+}
+
+/// Slices that lie apart, as of a high-resolution CT of one thin slice every centimetre, are samples and no volume.
+fn check_coverage(thicknesses_mm: impl Iterator<Item = f64>, spacing_mm: f64) -> Result<(), Refusal> {
+    match thicknesses_mm.min_by(f64::total_cmp) {
+        Some(thickness_mm) if thickness_mm < LEAST_COVERAGE * spacing_mm => {
+            let words = format!(
+                "slices of {thickness_mm:.2} mm lie {spacing_mm:.2} mm apart: what is between them was not scanned; \
+                 slices that adjoin are expected"
+            );
+            Err(Refusal::new(ReasonCode::SliceGap, words))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -652,6 +699,73 @@ mod tests {
     }
 
     #[test]
+    fn acquisitions_that_meet_in_one_slice_stay_one_stack() {
+        let mut headers = series("1.1", 100);
+        for header in &mut headers[60..] {
+            header.acquisition_number = Some(2);
+        }
+        // The second begins where the first ends.
+        let mut again = headers[59].clone();
+        again.acquisition_number = Some(2);
+        headers.push(again);
+        let (stack, choice) = chosen(&headers);
+        assert_eq!((stack.slices.len(), stack.acquisition_number), (100, None));
+        assert_eq!(stack.doubles, [(59, 100)], "the pixels decide");
+        assert!(choice.candidates[0].left_out.is_empty());
+        // Turns of the gantry with a number each, and one of them twice, are not told apart either.
+        let mut stepped = series("1.1", 80);
+        stepped.push(stepped[30].clone());
+        for (idx, header) in stepped.iter_mut().enumerate() {
+            header.acquisition_number = Some(idx as i32);
+        }
+        assert_eq!(chosen(&stepped).0.doubles, [(30, 80)]);
+    }
+
+    #[test]
+    fn small_steps_do_not_add_up() {
+        let drifting = |change: &dyn Fn(f64, &mut SliceHeader)| {
+            let mut headers = series("1.1", 100);
+            for (idx, header) in headers.iter_mut().enumerate() {
+                change(idx as f64, header);
+            }
+            refusal(&headers).reason
+        };
+        // A hundredth of a millimetre of pixel spacing in all, and five degrees, in steps too small to be told.
+        let spacing = drifting(&|idx, header| header.pixel_spacing_mm = Some([0.8, 0.7 + 0.00009 * idx]));
+        assert_eq!(spacing, ReasonCode::MixedGeometry);
+        let orientation = drifting(&|idx, header| {
+            let (sine, cosine) = (0.0009 * idx).sin_cos();
+            header.orientation = Some([[cosine, sine, 0.0], [-sine, cosine, 0.0]]);
+        });
+        assert_eq!(orientation, ReasonCode::MixedGeometry);
+        // A stack that bends to one side and comes back.
+        let position = drifting(&|idx, header| {
+            let aside = 0.5 * (50.0 - (idx - 50.0).abs());
+            header.position_mm = Some([-180.0 + aside, -170.0, 2.0 * idx]);
+        });
+        assert_eq!(position, ReasonCode::GantryTilt);
+    }
+
+    #[test]
+    fn thin_slices_far_apart_are_no_volume() {
+        let every = |spacing_mm: f64, thickness_mm: Option<f64>| {
+            let mut headers = series("1.1", 60);
+            for (idx, header) in headers.iter_mut().enumerate() {
+                header.position_mm = Some([0.0, 0.0, spacing_mm * idx as f64]);
+                header.slice_thickness_mm = thickness_mm;
+            }
+            headers
+        };
+        let refused = refusal(&every(10.0, Some(1.0)));
+        assert_eq!(refused.reason, ReasonCode::SliceGap);
+        assert!(refused.words.starts_with("slices of 1.00 mm lie 10.00 mm apart"), "{refused:?}");
+        assert_eq!(refusal(&every(5.0, Some(3.4))).reason, ReasonCode::SliceGap);
+        for (spacing_mm, thickness_mm) in [(5.0, Some(3.6)), (5.0, Some(5.0)), (2.0, Some(5.0)), (5.0, None)] {
+            chosen(&every(spacing_mm, thickness_mm));
+        }
+    }
+
+    #[test]
     fn localizers_are_dropped_and_a_series_of_them_is_refused() {
         let mut headers = series("1.1", 80);
         headers[0].image_type[2] = "LOCALIZER".to_owned();
@@ -700,6 +814,7 @@ mod tests {
         let mut thick = series("1.1", 60);
         for (idx, header) in thick.iter_mut().enumerate() {
             header.position_mm = Some([0.0, 0.0, 5.0 * idx as f64]);
+            header.slice_thickness_mm = Some(5.0);
         }
         let soft = series("1.2", 100);
         let mut sharp = series("1.0", 100);
