@@ -14,7 +14,7 @@ use crate::{
         Plane, PlaneError,
         classifier_input::over_canvas,
         ct::{
-            Channel, LEFT_LUNG, LungLabels, RIGHT_LUNG, Refusal, ScanInput, ScanRecipe, Volume, lung_network_slice,
+            Channel, LEFT_LUNG, LungLabels, RIGHT_LUNG, Refusal, ScanInput, ScanRecipe, TooManyPieces, Volume, lung_network_slice,
             network_lungs, paste_lung_labels, scan_input,
         },
         heat,
@@ -70,11 +70,15 @@ impl CtNetworks {
         }))
     }
 
-    /// The lungs by the bundle's network; `None` where it brings none.
+    /// The lungs by the bundle's network; `None` where it brings none. The inner error is what is wrong with the images.
     ///
     /// # Errors
     /// [`InferError`] when the network or the worker fails.
-    pub async fn lungs(&self, volume: &Arc<Volume>, priority: RunPriority) -> Result<Option<LungLabels>, InferError> {
+    pub async fn lungs(
+        &self,
+        volume: &Arc<Volume>,
+        priority: RunPriority,
+    ) -> Result<Option<Result<LungLabels, TooManyPieces>>, InferError> {
         let Some(side) = self.segmenter_side else { return Ok(None) };
         let [columns, _, n_slices] = volume.size;
         let pixels = volume.slice_pixels();

@@ -3,11 +3,11 @@
 use std::{future::Future, path::Path};
 
 use super::{
-    Analysis, CtPipeline, CxrPipeline, InferError, LoadedImage, NnModels, SettingsProblem, adapter::pipeline_settings,
+    Analysis, CtNetworks, CtPipeline, CxrPipeline, InferError, LoadedImage, NnModels, SettingsProblem, adapter::pipeline_settings,
 };
 use crate::{
     imaging::DecodeLimits,
-    nn::{Bundle, BundleError, Ensemble, EnsembleOptions, Input, Manifest, NnError},
+    nn::{Bundle, BundleError, Ensemble, EnsembleOptions, Manifest, NnError},
     types::{self, BundleIdentity, NotAnalysed, ReasonCode, RunOutcome, RunPriority, SourceImage},
 };
 
@@ -23,7 +23,7 @@ const CT_SOP_CLASSES: [&str; 3] =
 pub enum Pipeline {
     /// Single chest radiographs.
     Cxr(CxrPipeline<NnModels>),
-    /// A chest CT, measured without networks.
+    /// A chest CT: measured, and judged by networks if the bundle has some.
     Ct(CtPipeline),
 }
 
@@ -60,7 +60,7 @@ pub struct PipelineMismatch {
 /// # Errors
 /// [`PipelineMismatch`], with the remedy.
 pub fn check_pipeline(manifest: &Manifest, bundle: &str, of_route: types::Pipeline) -> Result<(), PipelineMismatch> {
-    agree(bundle, matches!(manifest.input, Input::Image2d { .. }), of_route)
+    agree(bundle, !manifest.input.is_ct(), of_route)
 }
 
 fn agree(bundle: &str, reads_radiographs: bool, of_route: types::Pipeline) -> Result<(), PipelineMismatch> {
@@ -83,8 +83,9 @@ impl Pipeline {
     /// [`OpenError`], with every problem and its remedy.
     pub fn open(folder: &Path, options: EnsembleOptions, decode_limits: DecodeLimits) -> Result<Self, OpenError> {
         let bundle = Bundle::open(folder)?;
-        if let Input::CtMeasurement {} = bundle.manifest().input {
-            return Ok(Self::Ct(CtPipeline::new(bundle.identity(), decode_limits)?));
+        if bundle.manifest().input.is_ct() {
+            let networks = CtNetworks::load(&bundle, options)?;
+            return Ok(Self::Ct(CtPipeline::new(bundle.identity(), networks, decode_limits)?));
         }
         let (settings, classification) = pipeline_settings(bundle.manifest(), decode_limits)?;
         let models = NnModels::new(Ensemble::load(&bundle, options)?, classification);
@@ -133,7 +134,7 @@ impl Pipeline {
         }
         match self {
             Self::Cxr(pipeline) => pipeline.analyse(images, priority, read).await,
-            Self::Ct(pipeline) => pipeline.analyse(images, read).await,
+            Self::Ct(pipeline) => pipeline.analyse(images, priority, read).await,
         }
     }
 }

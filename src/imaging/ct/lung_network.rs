@@ -3,7 +3,7 @@
 
 use super::{
     Volume,
-    morphology::{Components, SliceDistance, close, dilate, erode, fill_holes},
+    morphology::{Components, SliceDistance, TooManyPieces, close, dilate, erode, fill_holes},
     segment::{BACKGROUND, LEFT_LUNG, LungLabels, RIGHT_LUNG, count_at_border},
 };
 
@@ -95,11 +95,13 @@ fn body_box(hu: &[i16], columns: usize, rows: usize) -> BodyBox {
     let size = [BODY_SIDE, BODY_SIDE];
     let mut distance = SliceDistance::new(BODY_SIDE, BODY_SIDE, [1.0, 1.0]);
     close(&mut mask, 1.0, &mut distance);
-    fill_holes(&mut mask, size, usize::MAX, usize::MAX, &[]);
+    // A picture this small has never too many pieces.
+    let _ = fill_holes(&mut mask, size, usize::MAX, usize::MAX, &[]);
     erode(&mut mask, RIM_PIXELS, &mut distance);
     let objects = Components::of([BODY_SIDE, BODY_SIDE, 1], true, |_, row, line| {
         line.copy_from_slice(&mask[row * BODY_SIDE..(row + 1) * BODY_SIDE]);
     });
+    let Ok(objects) = objects else { return whole };
     let Some(largest) = objects.largest() else { return whole };
     let mut body = vec![false; BODY_SIDE * BODY_SIDE];
     for (object, pixels) in objects.voxel_runs() {
@@ -129,26 +131,35 @@ fn body_box(hu: &[i16], columns: usize, rows: usize) -> BodyBox {
 
 /// The lungs of a volume from the labels of its slices: the largest piece of each lung stays, smaller ones go to the lung
 /// that they touch or vanish, and what a lung encloses within a slice belongs to it.
-#[must_use]
-pub fn network_lungs(volume: &Volume, mut labels: Vec<u8>) -> LungLabels {
+///
+/// # Errors
+/// [`TooManyPieces`] when the labels are noise.
+pub fn network_lungs(volume: &Volume, mut labels: Vec<u8>) -> Result<LungLabels, TooManyPieces> {
     for (lung, other) in [(RIGHT_LUNG, LEFT_LUNG), (LEFT_LUNG, RIGHT_LUNG)] {
-        settle_pieces(volume, lung, other, &mut labels);
+        settle_pieces(volume, lung, other, &mut labels)?;
     }
-    fill_slices(volume, &mut labels);
+    fill_slices(volume, &mut labels)?;
     let border_pixels = count_at_border(volume, &labels);
-    LungLabels { labels, threshold_hu: None, airway_found: true, touching: false, border_pixels }
+    Ok(LungLabels {
+        labels,
+        threshold_hu: None,
+        airway_found: false,
+        touching: false,
+        border_pixels,
+        dropped_voxels: 0,
+    })
 }
 
 /// All pieces of `lung` but the largest become `other` where they touch it, else background.
-fn settle_pieces(volume: &Volume, lung: u8, other: u8, labels: &mut [u8]) {
+fn settle_pieces(volume: &Volume, lung: u8, other: u8, labels: &mut [u8]) -> Result<(), TooManyPieces> {
     let [columns, rows, _] = volume.size;
     let pixels = volume.slice_pixels();
     let pieces = Components::of(volume.size, false, |slice, row, line| {
         for (is_lung, label) in line.iter_mut().zip(&labels[slice * pixels + row * columns..]) {
             *is_lung = *label == lung;
         }
-    });
-    let Some(largest) = pieces.largest() else { return };
+    })?;
+    let Some(largest) = pieces.largest() else { return Ok(()) };
     let mut touches = vec![false; pieces.voxels.len()];
     for (piece, voxels) in pieces.voxel_runs() {
         if piece == largest || touches[piece] {
@@ -171,10 +182,11 @@ fn settle_pieces(volume: &Volume, lung: u8, other: u8, labels: &mut [u8]) {
             labels[voxels].fill(if touches[piece] { other } else { BACKGROUND });
         }
     }
+    Ok(())
 }
 
 /// Fills what each lung encloses, slice by slice.
-fn fill_slices(volume: &Volume, labels: &mut [u8]) {
+fn fill_slices(volume: &Volume, labels: &mut [u8]) -> Result<(), TooManyPieces> {
     let [columns, rows, _] = volume.size;
     for slice in labels.chunks_exact_mut(volume.slice_pixels().max(1)) {
         for lung in [RIGHT_LUNG, LEFT_LUNG] {
@@ -182,7 +194,7 @@ fn fill_slices(volume: &Volume, labels: &mut [u8]) {
             if !mask.contains(&true) {
                 continue;
             }
-            fill_holes(&mut mask, [columns, rows], usize::MAX, usize::MAX, &[]);
+            fill_holes(&mut mask, [columns, rows], usize::MAX, usize::MAX, &[])?;
             for (label, is_lung) in slice.iter_mut().zip(mask) {
                 if is_lung && *label == BACKGROUND {
                     *label = lung;
@@ -190,6 +202,7 @@ fn fill_slices(volume: &Volume, labels: &mut [u8]) {
             }
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -248,7 +261,7 @@ mod tests {
                 .collect();
             paste_lung_labels(&said, side, body, columns, &mut labels[slice * pixels..(slice + 1) * pixels]);
         }
-        let found = network_lungs(&volume, labels);
+        let found = network_lungs(&volume, labels).unwrap();
         for lung in [RIGHT_LUNG, LEFT_LUNG] {
             let dice = dice(&found.labels, &truth, lung);
             assert!(dice > 0.99, "lung {lung}: Dice {dice}");
@@ -267,7 +280,7 @@ mod tests {
             "......22...1",
         ];
         let labels = picture.iter().flat_map(|row| row.bytes().map(|byte| if byte == b'.' { 0 } else { byte - b'0' }));
-        let found = network_lungs(&volume, labels.collect());
+        let found = network_lungs(&volume, labels.collect()).unwrap();
         let text: Vec<String> = found
             .labels
             .chunks(12)

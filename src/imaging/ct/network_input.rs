@@ -284,6 +284,7 @@ mod tests {
             airway_found: true,
             touching: false,
             border_pixels: 0,
+            dropped_voxels: 0,
         };
         (Volume { size, spacing_mm: [10.0, 10.0, 2.0], hu }, lungs)
     }
