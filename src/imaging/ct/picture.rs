@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn the_right_lung_is_drawn_at_the_left_and_dense_parts_are_coloured() {
         let (volume, _) = Phantom { pleural_lesion_mm: Some(12.0), ..Phantom::default() }.make();
-        let lungs = segment(&volume);
+        let lungs = segment(&volume).unwrap();
         let sections = choose_sections(&volume, &lungs).unwrap();
         let planes: Vec<CtPlane> = sections.iter().map(|section| section.plane).collect();
         assert_eq!(planes, [CtPlane::Axial, CtPlane::Axial, CtPlane::Axial, CtPlane::Coronal]);
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn what_does_not_belong_together_is_refused() {
         let (volume, _) = Phantom::default().make();
-        let sections = choose_sections(&volume, &segment(&volume)).unwrap();
+        let sections = choose_sections(&volume, &segment(&volume).unwrap()).unwrap();
         let mut wrong = pixels(&volume, &sections);
         wrong[1].hu.pop();
         let refused = render_sections(&sections, &wrong, volume.size, volume.spacing_mm, "", "", &[]);
@@ -344,6 +344,6 @@ mod tests {
         let refused = render_sections(&damaged, &pixels, volume.size, volume.spacing_mm, "", "", &[]);
         assert!(matches!(refused, Err(SectionError::Labels { .. })), "{refused:?}");
         let (empty, _) = Phantom { without_lungs: true, bowel_gas: false, ..Phantom::default() }.make();
-        assert!(choose_sections(&empty, &segment(&empty)).unwrap().is_empty());
+        assert!(choose_sections(&empty, &segment(&empty).unwrap()).unwrap().is_empty());
     }
 }
