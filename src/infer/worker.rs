@@ -472,7 +472,17 @@ async fn load(archive: &Archive, source: SourceImage) -> Result<LoadedImage, Inf
 /// # Errors
 /// When an image is gone or the networks fail.
 pub async fn repeat(archive: &Archive, pipeline: &Pipeline, before: &RunOutcome) -> anyhow::Result<Analysis> {
-    Ok(pipeline.analyse(&sources_of(before), RunPriority::Routine, |source| load(archive, source)).await?)
+    Ok(pipeline.analyse(&all_sources_of(before), RunPriority::Routine, |source| load(archive, source)).await?)
+}
+
+/// Every image that the run of an outcome looked at: those of the series that it passed over as well, since they decide
+/// which one is measured.
+pub(super) fn all_sources_of(outcome: &RunOutcome) -> Vec<SourceImage> {
+    let mut sources = sources_of(outcome);
+    if let RunOutcome::CtMeasured(analysis) = outcome {
+        sources.extend(analysis.excluded_series.iter().flat_map(|series| series.sources.iter().cloned()));
+    }
+    sources
 }
 
 /// The images that a record's results refer to.

@@ -466,6 +466,7 @@ pub fn ct_measured(status: BundleStatus, sources: &[SampleSource; 3]) -> RunReco
             images: 60,
             reason: ReasonCode::NotAxial,
             words: "the images are coronal, 90 degrees from axial; at most 10 expected".to_owned(),
+            sources: Vec::new(),
         }],
         excluded: vec![ExcludedImage {
             source: sources[2].image(),

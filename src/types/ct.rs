@@ -155,4 +155,7 @@ pub struct ExcludedSeries {
     pub reason: ReasonCode,
     /// One sentence without patient data.
     pub words: String,
+    /// Its images, so that the analysis can be repeated; empty in records of before they were kept.
+    #[serde(default)]
+    pub sources: Vec<SourceImage>,
 }
