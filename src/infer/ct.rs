@@ -14,15 +14,15 @@ use crate::{
     imaging::{
         DecodeLimits, ImageHeader, ImagingError, PatientAge,
         ct::{
-            BACKGROUND, BAND_LIMITS_HU, Candidate, DENSITOMETRY_METHOD, HuSlice, LEFT_LUNG, LungLabels, NETWORK_METHOD, OtherSeries,
-            RIGHT_LUNG, Refusal, SEGMENTATION_METHOD, SectionError, SliceHeader, Stack, Volume, choose_sections,
-            choose_stacks, decode_hu, measure, segment,
+            BACKGROUND, BAND_LIMITS_HU, Candidate, DENSITOMETRY_METHOD, HuSlice, LEFT_LUNG, LungLabels, NETWORK_METHOD,
+            OtherSeries, RIGHT_LUNG, Refusal, SEGMENTATION_METHOD, SectionError, SliceHeader, Stack, Volume,
+            choose_sections, choose_stacks, decode_hu, measure, segment,
         },
         read_object,
     },
     types::{
-        BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtLung, CtMethod, CtSection, CtSeries, ExcludedImage, ExcludedSeries,
-        GateResult, NotAnalysed, ReasonCode, RunOutcome, RunPriority, SourceImage,
+        BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtLung, CtMethod, CtSection, CtSeries,
+        ExcludedImage, ExcludedSeries, GateResult, NotAnalysed, ReasonCode, RunOutcome, RunPriority, SourceImage,
     },
 };
 
@@ -196,12 +196,11 @@ impl CtPipeline {
             Some(networks) => networks.lungs(&volume, priority).await?,
             None => None,
         };
-        let segmented = match by_network {
-            Some(lungs) => lungs,
-            None => {
-                let volume = Arc::clone(&volume);
-                spawn_blocking(move || segment(&volume)).await?
-            }
+        let segmented = if let Some(lungs) = by_network {
+            lungs
+        } else {
+            let volume = Arc::clone(&volume);
+            spawn_blocking(move || segment(&volume)).await?
         };
         times.add("segment", started);
         let labels = match segmented {

@@ -14,8 +14,8 @@ use crate::{
         Plane, PlaneError,
         classifier_input::over_canvas,
         ct::{
-            Channel, LEFT_LUNG, LungLabels, RIGHT_LUNG, Refusal, ScanInput, ScanRecipe, TooManyPieces, Volume, lung_network_slice,
-            network_lungs, paste_lung_labels, scan_input,
+            Channel, LEFT_LUNG, LungLabels, RIGHT_LUNG, Refusal, ScanInput, ScanRecipe, TooManyPieces, Volume,
+            lung_network_slice, network_lungs, paste_lung_labels, scan_input,
         },
         heat,
     },
@@ -150,7 +150,9 @@ impl CtNetworks {
             let (volume, lungs) = (Arc::clone(volume), Arc::clone(lungs));
             let outputs: Vec<ScanOutput> = outputs.iter().flatten().cloned().collect();
             let slices = input.slices.clone();
-            spawn_blocking(move || key_slices(&volume, &lungs, &input, &outputs, target)).await.map(|keys| (slices, keys))
+            spawn_blocking(move || key_slices(&volume, &lungs, &input, &outputs, target))
+                .await
+                .map(|keys| (slices, keys))
         }?;
         let (slices, key_slices) = key_slices;
         let members: Vec<MemberScore> = bundle

@@ -13,9 +13,12 @@ use crate::{
         ct::{LEFT_LUNG, RIGHT_LUNG, Volume, phantom::Phantom},
         testing::{number, part10, text},
     },
+    nn::{
+        Architecture, EnsembleOptions, MemberArchitecture, ScanArchitecture, ScanOptions, init_untrained_scan_bundle,
+    },
     types::{
-        BundleIdentity, BundleStatus, CtAnalysis, NotAnalysed, ReasonCode, RunOutcome, RunPriority, Sha256Digest, Side, SourceImage,
-        Uid,
+        BundleIdentity, BundleStatus, CtAnalysis, Decision, NotAnalysed, ReasonCode, RunOutcome, RunPriority,
+        Sha256Digest, Side, SourceImage, Uid,
     },
 };
 
@@ -94,7 +97,10 @@ impl Study {
     }
 
     fn analyse_sources(&self, sources: Vec<SourceImage>) -> Analysis {
-        let pipeline = CtPipeline::new(bundle(), None, DecodeLimits::default()).unwrap();
+        self.analyse_with(&CtPipeline::new(bundle(), None, DecodeLimits::default()).unwrap(), sources)
+    }
+
+    fn analyse_with(&self, pipeline: &CtPipeline, sources: Vec<SourceImage>) -> Analysis {
         let read = |source: SourceImage| {
             let bytes = self.files[&source.archive_key].clone();
             async move { Ok(LoadedImage { source, bytes }) }
@@ -196,6 +202,71 @@ fn both_lungs_are_measured_and_the_stages_are_timed() {
     let order: Vec<String> = heights.iter().map(|idx| format!("object {idx}")).collect();
     let keys: Vec<String> = measured.series.images.iter().map(|image| image.archive_key.clone()).collect();
     assert_eq!(keys, order, "the images are named from the feet up");
+}
+
+/// The pipeline of an untrained bundle with one network.
+fn pipeline_of(architecture: MemberArchitecture, change: impl FnOnce(String) -> String) -> CtPipeline {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scan");
+    let options = ScanOptions { seed: 1, architecture, width: 0.0625, size_pixels: Some([64, 64]) };
+    init_untrained_scan_bundle(&path, options).unwrap();
+    let manifest = path.join("manifest.toml");
+    fs_err::write(&manifest, change(fs_err::read_to_string(&manifest).unwrap())).unwrap();
+    match Pipeline::open(&path, EnsembleOptions::default(), DecodeLimits::default()).unwrap() {
+        Pipeline::Ct(pipeline) => pipeline,
+        Pipeline::Cxr(_) => panic!("a bundle for CT"),
+    }
+}
+
+#[test]
+fn networks_judge_a_scan_and_name_the_slices_that_speak_for_it() {
+    let (volume, _) = phantom();
+    let study = Study::of(&volume, PLAIN);
+    for architecture in [
+        MemberArchitecture::Scan(ScanArchitecture::Covnet),
+        MemberArchitecture::Scan(ScanArchitecture::MultiScale),
+        MemberArchitecture::Scan(ScanArchitecture::DeCoVNet),
+        MemberArchitecture::Known(Architecture::ResNet18),
+    ] {
+        let name = architecture.name();
+        let pipeline = pipeline_of(architecture, |text| text);
+        let analysis = study.analyse_with(&pipeline, study.sources.clone());
+        assert_eq!(analysis.stage_milliseconds.last().unwrap().0, "classify", "{name}");
+        let RunOutcome::CtMeasured(measured) = analysis.outcome else { panic!("{name}: {:?}", analysis.outcome) };
+        let scan = measured.classification.as_ref().expect(name);
+        assert_eq!((scan.members.len(), scan.fused.len(), scan.decision), (1, 2, Decision::Undetermined), "{name}");
+        assert!((scan.fused.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{name}: {:?}", scan.fused);
+        assert!((scan.fused[0] - scan.members[0].probabilities[0]).abs() < 1e-5, "{name}: one member is the ensemble");
+        assert!(scan.slices.is_sorted() && scan.slices.iter().all(|slice| *slice < volume.size[2]), "{name}");
+        assert!(scan.key_slices.len() <= 3, "{name}");
+        for key in &scan.key_slices {
+            assert!(scan.slices.contains(&key.slice), "{name}");
+            assert!(key.lung_heat_fraction.is_none_or(|share| (0.0..=1.0).contains(&share)), "{name}: {key:?}");
+            assert!(measured.sections.iter().any(|section| section.index == key.slice), "{name}: it is shown");
+        }
+        assert!(measured.method.threshold_hu.is_some(), "the lungs are found without a network");
+        let again = study.analyse_with(&pipeline, study.sources.clone());
+        assert_eq!(again.outcome, RunOutcome::CtMeasured(measured), "{name}: the same every time");
+    }
+}
+
+#[test]
+fn slices_with_less_lung_than_the_networks_ask_for_are_left_out() {
+    let (volume, _) = phantom();
+    let study = Study::of(&volume, PLAIN);
+    let slices = |minimum: &str| {
+        let pipeline = pipeline_of(MemberArchitecture::Scan(ScanArchitecture::MultiScale), |text| {
+            assert!(text.contains("minimum_lung_cm2 = 2.5"), "{text}");
+            text.replace("minimum_lung_cm2 = 2.5", &format!("minimum_lung_cm2 = {minimum}"))
+        });
+        let RunOutcome::CtMeasured(measured) = study.analyse_with(&pipeline, study.sources.clone()).outcome else {
+            panic!("measured")
+        };
+        measured.classification.unwrap().slices
+    };
+    let (few, many) = (slices("100.0"), slices("2.5"));
+    assert!(!few.is_empty() && few.len() < many.len(), "{} and {}", few.len(), many.len());
+    assert!(few.iter().all(|slice| many.contains(slice)));
 }
 
 #[test]

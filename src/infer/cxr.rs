@@ -24,8 +24,8 @@ use crate::{
         read_object,
     },
     types::{
-        BundleIdentity, BundleStatus, CxrAnalysis, ExcludedImage, HeatMap, ImageAnalysis, LungMask,
-        MemberScore, NotAnalysed, Placement, ReasonCode, RunOutcome, RunPriority, SourceImage,
+        BundleIdentity, BundleStatus, CxrAnalysis, ExcludedImage, HeatMap, ImageAnalysis, LungMask, MemberScore,
+        NotAnalysed, Placement, ReasonCode, RunOutcome, RunPriority, SourceImage,
     },
 };
 

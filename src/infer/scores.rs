@@ -36,7 +36,11 @@ pub(super) fn decide(bundle: &BundleIdentity, output: f64, members: &[MemberScor
     let is_whole = members.iter().all(|member| member.failure.is_none());
     match bundle.status {
         BundleStatus::Validated if is_whole && !bundle.is_in_grey_zone(output) => {
-            if output >= bundle.threshold { Decision::Present } else { Decision::Absent }
+            if output >= bundle.threshold {
+                Decision::Present
+            } else {
+                Decision::Absent
+            }
         }
         BundleStatus::Validated | BundleStatus::Untrained | BundleStatus::Unvalidated => Decision::Undetermined,
     }

@@ -150,12 +150,14 @@ impl Ensemble {
                         ClassifierModel::load(plan, architecture, width, input, class_of_output)
                     })
                 }
-                MemberArchitecture::TorchScript => plan.start(&member.name, shapes, move |plan| {
-                    ScriptModel::load_planned(plan, class_of_output)
-                }),
-                MemberArchitecture::Scan(architecture) => {
-                    Err(load_error(vec![format!("{}: {} does not look at radiographs", member.name, architecture.name())]))
+                MemberArchitecture::TorchScript => {
+                    plan.start(&member.name, shapes, move |plan| ScriptModel::load_planned(plan, class_of_output))
                 }
+                MemberArchitecture::Scan(architecture) => Err(load_error(vec![format!(
+                    "{}: {} does not look at radiographs",
+                    member.name,
+                    architecture.name()
+                )])),
             };
             members.extend(gather(network, &mut problems)?);
         }

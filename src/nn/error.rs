@@ -162,7 +162,8 @@ mod tests {
         assert_eq!(cut(&long).chars().count(), MAX_ERROR_CHARACTERS + 3);
         let of_script = format!("The following operation failed{}RuntimeError: the cause", "\n  a frame".repeat(50));
         assert!(cut(&of_script).ends_with("RuntimeError: the cause"));
-        let words = cut(&format!("{}DefaultCPUAllocator: can't allocate memory{}", "frame ".repeat(80), " frame".repeat(80)));
+        let words =
+            cut(&format!("{}DefaultCPUAllocator: can't allocate memory{}", "frame ".repeat(80), " frame".repeat(80)));
         assert!(NnError::Torch { network: "n".to_owned(), words }.is_out_of_memory());
         assert_eq!(cut("short\nException raised from somewhere (0x55 and a whole stack)"), "short");
     }

@@ -133,16 +133,15 @@ pub fn init_untrained_scan_bundle(folder: &Path, options: ScanOptions) -> Result
     let n_outputs = draft.classification.as_ref().map_or(0, Classification::n_outputs) as i64;
     let network = options.architecture.name();
     let weights = match options.architecture {
-        MemberArchitecture::Known(architecture) => {
-            seeded_weights(options.seed, network, Some(architecture), |path| {
-                Classifier::new(path, architecture, options.width, n_outputs).map(drop)
-            })?
-        }
+        MemberArchitecture::Known(architecture) => seeded_weights(options.seed, network, Some(architecture), |path| {
+            Classifier::new(path, architecture, options.width, n_outputs).map(drop)
+        })?,
         MemberArchitecture::Scan(architecture) => seeded_weights(options.seed, network, None, |path| {
             scan::declare(path, architecture, options.width, n_outputs)
         })?,
         MemberArchitecture::TorchScript => {
-            let words = "a TorchScript file brings its own weights: make a bundle of another architecture and import it";
+            let words =
+                "a TorchScript file brings its own weights: make a bundle of another architecture and import it";
             return Err(InitError::Options(vec![words.to_owned()]));
         }
     };

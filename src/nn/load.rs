@@ -76,7 +76,12 @@ pub(super) struct LoadPlan {
 }
 
 impl LoadPlan {
-    pub(super) fn new(bundle: &Bundle, entry: &NetworkEntry<'_>, device: tch::Device, options: EnsembleOptions) -> Self {
+    pub(super) fn new(
+        bundle: &Bundle,
+        entry: &NetworkEntry<'_>,
+        device: tch::Device,
+        options: EnsembleOptions,
+    ) -> Self {
         Self {
             bundle: bundle.manifest().name.clone(),
             name: String::new(),

@@ -640,7 +640,9 @@ impl Manifest {
                     [("classification", self.classification.is_some()), ("members", !self.members.is_empty())]
                 {
                     problems.check(!is_there, || {
-                        format!("`{key}` is there: a bundle of the kind `ct_measurement` has no classifiers; leave it out")
+                        format!(
+                            "`{key}` is there: a bundle of the kind `ct_measurement` has no classifiers; leave it out"
+                        )
                     });
                 }
             }
@@ -722,7 +724,10 @@ impl Manifest {
             });
         }
         problems.check(scan.channels.len() == channels, || {
-            format!("`{key}` takes {channels} channel(s), and `input.preprocessing.channels` has {}", scan.channels.len())
+            format!(
+                "`{key}` takes {channels} channel(s), and `input.preprocessing.channels` has {}",
+                scan.channels.len()
+            )
         });
         problems.check(scan.rows >= least && scan.columns >= least, || {
             format!("`{key}` takes slices of {least} pixels or more, not {} x {}", scan.rows, scan.columns)

@@ -119,7 +119,8 @@ impl ScanEnsemble {
             let side = of_manifest.input_side_pixels as usize;
             let portion = plan.by_portions();
             let started = plan.start("lung segmenter", vec![[1, side, side]], move |plan| {
-                let (network, _store) = plan.load(|path| R231::new(path, width), |name| architecture.ignores_tensor(name))?;
+                let (network, _store) =
+                    plan.load(|path| R231::new(path, width), |name| architecture.ignores_tensor(name))?;
                 let forward: Forward = Box::new(move |inputs| Ok(vec![network.forward(only(inputs)?)?]));
                 let runner = plan.runner(forward, [1, side as i64, side as i64], 1)?;
                 Ok(LungModel { name: plan.name.clone(), runner, device: plan.device, portion })
@@ -213,10 +214,8 @@ fn start_member(
         }),
         MemberArchitecture::Scan(architecture @ ScanArchitecture::MultiScale) => {
             plan.start(&member.name, vec![shape], move |plan| {
-                let (network, _store) = plan.load(
-                    |path| MultiScale::new(path, width, n_outputs),
-                    |name| architecture.ignores_tensor(name),
-                )?;
+                let (network, _store) = plan
+                    .load(|path| MultiScale::new(path, width, n_outputs), |name| architecture.ignores_tensor(name))?;
                 let method = architecture.activation_map_method();
                 let forward = multi_scale_forward(network, plan.options.explain);
                 let network = ClassifierModel::of(plan, forward, shape, method, class_of_output)?;
@@ -241,21 +240,16 @@ fn start_member(
         }
         MemberArchitecture::Scan(architecture @ ScanArchitecture::DreNet) => {
             plan.start(&member.name, vec![shape], move |plan| {
-                let (network, _store) = plan.load(
-                    |path| DreNet::new(path, width, n_outputs),
-                    |name| architecture.ignores_tensor(name),
-                )?;
-                let network =
-                    DreNetModel { name: plan.name.clone(), network, class_of_output, device: plan.device };
+                let (network, _store) =
+                    plan.load(|path| DreNet::new(path, width, n_outputs), |name| architecture.ignores_tensor(name))?;
+                let network = DreNetModel { name: plan.name.clone(), network, class_of_output, device: plan.device };
                 Ok(BySlice { name: plan.name.clone(), network, rules, portion })
             })
         }
         MemberArchitecture::Scan(architecture @ ScanArchitecture::DeCoVNet) => {
             plan.start(&member.name, vec![shape], move |plan| {
-                let (network, _store) = plan.load(
-                    |path| DeCoVNet::new(path, width, n_outputs),
-                    |name| architecture.ignores_tensor(name),
-                )?;
+                let (network, _store) =
+                    plan.load(|path| DeCoVNet::new(path, width, n_outputs), |name| architecture.ignores_tensor(name))?;
                 Ok(DeCoVNetModel { name: plan.name.clone(), network, class_of_output, device: plan.device })
             })
         }
@@ -346,8 +340,8 @@ impl LungModel {
         let torch = |error: TchError| NnError::torch(&self.name, &error);
         self.portion.each(&self.name, slices.count, |range| {
             let n = range.len() as i64;
-            let input =
-                batch(slices.slices().skip(range.start).take(range.len()), slices.shape(), self.device).map_err(torch)?;
+            let input = batch(slices.slices().skip(range.start).take(range.len()), slices.shape(), self.device)
+                .map_err(torch)?;
             let targets = Tensor::f_zeros([n], (tch::Kind::Int64, self.device)).map_err(torch)?;
             let [scores] = self.runner.run_for(&[input, targets])?;
             if scores.size().get(1) != Some(&N_CLASSES) {
@@ -356,7 +350,8 @@ impl LungModel {
             }
             // A NaN would win the comparison unseen.
             rows_of(&self.name, &scores)?;
-            let labels = scores.f_argmax(1, false).and_then(|labels| labels.f_to_kind(tch::Kind::Uint8)).map_err(torch)?;
+            let labels =
+                scores.f_argmax(1, false).and_then(|labels| labels.f_to_kind(tch::Kind::Uint8)).map_err(torch)?;
             let labels = labels.f_contiguous().and_then(|labels| labels.f_to(tch::Device::Cpu)).map_err(torch)?;
             let mut bytes = vec![0_u8; labels.numel()];
             let n_bytes = bytes.len();
@@ -668,8 +663,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("scan");
         let is_free = architecture != MemberArchitecture::Scan(ScanArchitecture::DreNet);
-        let options =
-            ScanOptions { seed: 1, architecture, width: 0.0625, size_pixels: is_free.then_some([64, 64]) };
+        let options = ScanOptions { seed: 1, architecture, width: 0.0625, size_pixels: is_free.then_some([64, 64]) };
         init_untrained_scan_bundle(&path, options).unwrap();
         let bundle = Bundle::open(&path).unwrap();
         (folder, bundle)
@@ -803,7 +797,10 @@ mod tests {
         fs_err::write(&checkpoint, weights.unwrap()).unwrap();
         import(&path, &checkpoint, &ImportTarget::Segmenter, "lungmask-0.2.17").unwrap();
         let changed = fs_err::read_to_string(&manifest).unwrap();
-        assert!(changed.contains("architecture = \"r231\"") && changed.contains("normalisation = \"hu_range\""), "{changed}");
+        assert!(
+            changed.contains("architecture = \"r231\"") && changed.contains("normalisation = \"hu_range\""),
+            "{changed}"
+        );
         assert!(!text.contains("r231"));
 
         let bundle = Bundle::open(&path).unwrap();
@@ -854,7 +851,12 @@ mod tests {
         };
         let (covnet, decovnet) = (text(ScanArchitecture::Covnet), text(ScanArchitecture::DeCoVNet));
         for (text, from, to, words) in [
-            (&covnet, "architecture = \"covnet\"", "architecture = \"decovnet\"", "no use for the input of the kind `slices2d`"),
+            (
+                &covnet,
+                "architecture = \"covnet\"",
+                "architecture = \"decovnet\"",
+                "no use for the input of the kind `slices2d`",
+            ),
             (&covnet, "architecture = \"covnet\"", "architecture = \"multi_scale\"", "takes 1 channel(s)"),
             (&covnet, "method = \"top_k_mean\"", "method = \"jin\"", "the one without disease"),
             (&covnet, "k = 3", "k = 0", "give 1 to 100"),
@@ -863,14 +865,25 @@ mod tests {
             (&covnet, "std = [1.0, 1.0, 1.0]", "std = [1.0, 1.0]", "give 3 numbers"),
             (&covnet, "resize = \"stretch\"", "resize = \"crop\"", "would cut lungs off"),
             (&covnet, "status = \"untrained\"", "status = \"unvalidated\"", "bring trained weights in"),
-            (&decovnet, "architecture = \"decovnet\"", "architecture = \"resnet50\"", "no use for the input of the kind `volume3d`"),
-            (&decovnet, "version = \"untrained-seed1\"", "version = \"1\"\nbatch_norm = \"batch\"", "only `covnet` has"),
+            (
+                &decovnet,
+                "architecture = \"decovnet\"",
+                "architecture = \"resnet50\"",
+                "no use for the input of the kind `volume3d`",
+            ),
+            (
+                &decovnet,
+                "version = \"untrained-seed1\"",
+                "version = \"1\"\nbatch_norm = \"batch\"",
+                "only `covnet` has",
+            ),
         ] {
             assert!(text.contains(from), "{from}\n{text}");
             let problems = super::super::Manifest::parse(&text.replacen(from, to, 1)).unwrap_err();
             assert!(problems.iter().any(|problem| problem.contains(words)), "{words}: {problems:?}");
         }
-        let batch = covnet.replace("version = \"untrained-seed1\"", "version = \"untrained-seed1\"\nbatch_norm = \"batch\"");
+        let batch =
+            covnet.replace("version = \"untrained-seed1\"", "version = \"untrained-seed1\"\nbatch_norm = \"batch\"");
         assert!(super::super::Manifest::parse(&batch).is_ok());
     }
 }

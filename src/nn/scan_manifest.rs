@@ -179,7 +179,8 @@ impl ScanPreprocessing {
         problems.check((1..=4).contains(&n_channels), || {
             format!("`{}` has {n_channels} entries: give 1 to 4", key("channels"))
         });
-        let fits = |numbers: &[f32], is_good: fn(&f32) -> bool| numbers.len() == n_channels && numbers.iter().all(is_good);
+        let fits =
+            |numbers: &[f32], is_good: fn(&f32) -> bool| numbers.len() == n_channels && numbers.iter().all(is_good);
         problems.check(fits(&self.mean, |mean| MEAN.contains(mean)), || {
             let (low, high) = (MEAN.start(), MEAN.end());
             format!("`{}` is {:?}: give {n_channels} numbers from {low} to {high}", key("mean"), self.mean)
@@ -231,7 +232,9 @@ impl Aggregation {
             Self::Max {} => "highest slice of each class".to_owned(),
             Self::Mean {} => "mean of all slices".to_owned(),
             Self::TopKMean { k } => format!("mean of the {k} highest slices of each class"),
-            Self::Jin { k } => format!("first class by the mean of all slices, others by the mean of their {k} highest"),
+            Self::Jin { k } => {
+                format!("first class by the mean of all slices, others by the mean of their {k} highest")
+            }
         }
     }
 
@@ -270,7 +273,10 @@ mod tests {
 
     #[test]
     fn every_aggregation_has_a_rule_for_each_class() {
-        assert_eq!(Aggregation::Jin { k: 5 }.rules(3), [ClassPooling::Mean, ClassPooling::TopK(5), ClassPooling::TopK(5)]);
+        assert_eq!(
+            Aggregation::Jin { k: 5 }.rules(3),
+            [ClassPooling::Mean, ClassPooling::TopK(5), ClassPooling::TopK(5)]
+        );
         assert_eq!(Aggregation::Max {}.rules(2), [ClassPooling::Max; 2]);
         assert_eq!(Aggregation::TopKMean { k: 3 }.rules(1), [ClassPooling::TopK(3)]);
         assert_eq!(Aggregation::Mean {}.words(), "mean of all slices");

@@ -21,7 +21,8 @@ use super::{
     wording,
 };
 use crate::types::{
-    BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLung, CtPlane, RunOutcome, RunRecord, Side, SourceImage, Uid,
+    BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLung, CtPlane, RunOutcome,
+    RunRecord, Side, SourceImage, Uid,
 };
 
 /// The words of the overlay.
@@ -266,7 +267,8 @@ pub(super) fn measurements(frame: &Frame<'_>, analysis: &CtAnalysis) -> Item {
         let subject = Subject::Series(&analysis.series.series_instance_uid);
         let groups = Groups { frame, subject, scores: scan.into(), name: None };
         items.extend(groups.scores());
-        items.extend(scan.key_slices.iter().enumerate().filter_map(|(idx, key)| key_slice(&groups, analysis, idx, key)));
+        items
+            .extend(scan.key_slices.iter().enumerate().filter_map(|(idx, key)| key_slice(&groups, analysis, idx, key)));
     }
     container(Some(Contains), codes::MEASUREMENTS, items)
 }

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::{ct, wording};
 use crate::types::{
-    BundleIdentity, CtAnalysis, CxrAnalysis, ImageAnalysis, NotAnalysed, RunOutcome, RunRecord, SourceImage, UNTRAINED_NOTICE,
+    BundleIdentity, CtAnalysis, CxrAnalysis, ImageAnalysis, NotAnalysed, RunOutcome, RunRecord, SourceImage,
+    UNTRAINED_NOTICE,
 };
 
 /// The report as plain text for the terminal and the status page: the same facts and the same wording as the

@@ -372,7 +372,13 @@ impl Groups<'_> {
     }
 
     /// A group with its tracking identity, its finding and the lung as its site.
-    pub(super) fn group(&self, tracking: &str, class_idx: usize, laterality: Option<Concept>, items: Vec<Item>) -> Item {
+    pub(super) fn group(
+        &self,
+        tracking: &str,
+        class_idx: usize,
+        laterality: Option<Concept>,
+        items: Vec<Item>,
+    ) -> Item {
         self.group_of(tracking, tracking, class_idx, laterality, items)
     }
 
@@ -554,7 +560,9 @@ impl Groups<'_> {
         // Only what is one of them has a code.
         let method = if !methods.is_empty() && methods.iter().all(|method| *method == "cam") {
             Some(codes::CLASS_ACTIVATION)
-        } else if methods.iter().any(|method| method.contains("cam")) && methods.iter().all(|method| method.contains("cam")) {
+        } else if methods.iter().any(|method| method.contains("cam"))
+            && methods.iter().all(|method| method.contains("cam"))
+        {
             Some(codes::GRADIENT_CLASS_ACTIVATION)
         } else {
             None

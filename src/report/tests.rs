@@ -133,6 +133,9 @@ fn all_results() -> Vec<(String, RenderedObject)> {
         let record = samples::ct_measured(status, &sources);
         results.push((format!("ct-{status:?}-sr"), sr(&record, &sources)));
         results.push((format!("ct-{status:?}-sc"), ct_overlay(&record, &sources)));
+        let record = samples::ct_classified(status, &sources);
+        results.push((format!("ct-classified-{status:?}-sr"), sr(&record, &sources)));
+        results.push((format!("ct-classified-{status:?}-sc"), ct_overlay(&record, &sources)));
     }
     let record = samples::not_analysed(&sources[0], ReasonCode::SliceGap);
     let record = crate::types::RunRecord { bundle: samples::ct_bundle(BundleStatus::Unvalidated), ..record };
@@ -152,6 +155,21 @@ fn the_tree_of_a_measured_ct() {
     insta::assert_snapshot!(tree(&parse(&rendered)));
     assert_eq!(rendered.part10, sr(&record, &sources).part10, "rendering twice gives the same bytes");
     assert_eq!(ct_overlay(&record, &sources).part10, ct_overlay(&record, &sources).part10);
+}
+
+#[test]
+fn the_tree_of_a_ct_that_networks_judged() {
+    let sources = samples::ct_sources();
+    let shown = tree(&parse(&sr(&samples::ct_classified(BundleStatus::Unvalidated, &sources), &sources)));
+    // The lungs are in the other snapshot.
+    let of_networks: Vec<&str> = shown.lines().skip_while(|line| !line.contains("Ensemble:")).collect();
+    insta::assert_snapshot!(of_networks.join("\n"));
+}
+
+#[test]
+fn a_ct_that_networks_judged_in_words_for_people() {
+    let sources = samples::ct_sources();
+    insta::assert_snapshot!(super::describe(&samples::ct_classified(BundleStatus::Untrained, &sources)));
 }
 
 #[test]

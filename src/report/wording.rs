@@ -4,8 +4,8 @@
 //! never a verdict about the patient, and what was not validated makes no decision.
 
 use crate::types::{
-    BundleIdentity, BundleStatus, CtClassification, CxrAnalysis, Decision, ExcludedImage, GateResult, ImageAnalysis, MemberScore,
-    NotAnalysed, PriorImage, RunOutcome, SimilarCase, SimilarCases, UNTRAINED_NOTICE, neighbours_caution,
+    BundleIdentity, BundleStatus, CtClassification, CxrAnalysis, Decision, ExcludedImage, GateResult, ImageAnalysis,
+    MemberScore, NotAnalysed, PriorImage, RunOutcome, SimilarCase, SimilarCases, UNTRAINED_NOTICE, neighbours_caution,
 };
 
 /// What members and ensemble said of an image or of a scan.

@@ -213,13 +213,13 @@ pub(super) async fn models(config: &Config, site: &SiteConfig) -> Vec<Check> {
             routes.find_map(|route| check_pipeline(bundle.manifest(), name, route.pipeline).err())
         };
         checks.push(match opened {
-            Ok(Ok(bundle)) => match mismatch(&bundle) {
-                Some(mismatch) => Check::problem(subject, mismatch),
-                None => {
+            Ok(Ok(bundle)) => mismatch(&bundle).map_or_else(
+                || {
                     let version = &bundle.manifest().version;
-                    Check::ok(subject, format!("version {version}, every digest is right"))
-                }
-            },
+                    Check::ok(subject.clone(), format!("version {version}, every digest is right"))
+                },
+                |mismatch| Check::problem(subject.clone(), mismatch),
+            ),
             Ok(Err(error)) => Check::problem(
                 subject,
                 format!("{error}; install it, or let the route name another (`hilum model list`)"),

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::{
-    nn::{Bundle, Calibration, Fusion, Input, Manifest, MaskMode, Performance, Preprocessing, ScanPreprocessing, Whose},
+    nn::{
+        Bundle, Calibration, Fusion, Input, Manifest, MaskMode, Performance, Preprocessing, ScanPreprocessing, Whose,
+    },
     types::{BundleStatus, UNTRAINED_NOTICE},
 };
 

@@ -1,6 +1,9 @@
 //! From a volume and its lungs to what a network takes: slices, or the volume resampled, cut to the lungs or whole.
 
-use super::{Volume, segment::{LEFT_LUNG, LungLabels, RIGHT_LUNG}};
+use super::{
+    Volume,
+    segment::{LEFT_LUNG, LungLabels, RIGHT_LUNG},
+};
 use crate::imaging::{
     Plane, PlaneError, canvas,
     classifier_input::{Frame, Rectangle, ResizeMode, z_scored},
@@ -135,7 +138,8 @@ impl Extent {
             let labels = slice_labels(volume, lungs, slice);
             let mut count = 0_usize;
             for (row, line) in labels.chunks_exact(columns.max(1)).enumerate() {
-                let mut of_lung = line.iter().enumerate().filter(|(_, label)| is_lung(**label)).map(|(column, _)| column);
+                let mut of_lung =
+                    line.iter().enumerate().filter(|(_, label)| is_lung(**label)).map(|(column, _)| column);
                 let Some(first) = of_lung.next() else { continue };
                 let (last, more) = of_lung.fold((first, 0), |(_, n), column| (column, n + 1));
                 count += 1 + more;
@@ -203,7 +207,7 @@ impl Slicer<'_> {
     /// All channels of one slice of the input.
     fn append(&self, place: Place, values: &mut Vec<f32>) -> Result<(), PlaneError> {
         let last = self.volume.size[2].saturating_sub(1);
-        let mask = self.resized(self.mask(place.nearest()))?;
+        let mask = self.resized(&self.mask(place.nearest()))?;
         for ((channel, mean), std) in self.recipe.channels.iter().zip(&self.recipe.mean).zip(&self.recipe.std) {
             let black = self.recipe.outside_lungs_black || *channel == Channel::MaskedSlice;
             let grey = match channel {
@@ -224,11 +228,11 @@ impl Slicer<'_> {
 
     /// The grey values at a height, between two slices in proportion.
     fn grey(&self, place: Place, black_outside: bool) -> Result<Vec<f32>, PlaneError> {
-        let below = self.resized(self.window(place.slice, black_outside))?;
+        let below = self.resized(&self.window(place.slice, black_outside))?;
         if place.share <= 0.0 {
             return Ok(below.values);
         }
-        let above = self.resized(self.window(place.slice + 1, black_outside))?;
+        let above = self.resized(&self.window(place.slice + 1, black_outside))?;
         let share = place.share as f32;
         Ok(below.values.iter().zip(&above.values).map(|(below, above)| below + (above - below) * share).collect())
     }
@@ -253,8 +257,8 @@ impl Slicer<'_> {
         Plane { rows, columns, values: labels.iter().map(|label| f32::from(u8::from(is_lung(*label)))).collect() }
     }
 
-    fn resized(&self, plane: Plane) -> Result<Plane, PlaneError> {
-        canvas::resize(&self.seen.cut(&plane)?, self.recipe.rows, self.recipe.columns)
+    fn resized(&self, plane: &Plane) -> Result<Plane, PlaneError> {
+        canvas::resize(&self.seen.cut(plane)?, self.recipe.rows, self.recipe.columns)
     }
 }
 
@@ -346,7 +350,12 @@ mod tests {
 
     #[test]
     fn outside_of_the_lungs_can_be_black() {
-        let found = input(&ScanRecipe { channels: vec![Channel::Slice, Channel::MaskedSlice], mean: vec![0.0; 2], std: vec![1.0; 2], ..recipe() });
+        let found = input(&ScanRecipe {
+            channels: vec![Channel::Slice, Channel::MaskedSlice],
+            mean: vec![0.0; 2],
+            std: vec![1.0; 2],
+            ..recipe()
+        });
         assert_eq!((found.values[0], found.values[48]), (0.25, 0.0));
         assert_eq!((found.values[2 * 8 + 1], found.values[48 + 2 * 8 + 1]), (0.25, 0.25));
         let black = input(&ScanRecipe { outside_lungs_black: true, ..recipe() });

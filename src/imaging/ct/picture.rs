@@ -279,8 +279,8 @@ fn draw_section(
                 Some(other) => outline(if label == BACKGROUND { other } else { label }),
                 None => inside(label, hu[voxel], grey),
             };
-            let at_heat_border =
-                is_hot(x, y) && [(x.saturating_sub(2), y), (x + 2, y), (x, y.saturating_sub(2)), (x, y + 2)]
+            let at_heat_border = is_hot(x, y)
+                && [(x.saturating_sub(2), y), (x + 2, y), (x, y.saturating_sub(2)), (x, y + 2)]
                     .into_iter()
                     .any(|(x, y)| !is_hot(x.min(width - 1), y.min(height - 1)));
             picture.put_pixel(left + x, top + y, if at_heat_border { HEAT_COLOUR } else { colour });

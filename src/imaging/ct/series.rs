@@ -141,7 +141,9 @@ impl Choice {
             )
         };
         if !refused.is_empty() {
-            why += &format!("; {} that came before it could not be measured", refused.len());
+            why.push_str("; ");
+            why.push_str(&refused.len().to_string());
+            why.push_str(" that came before it could not be measured");
         }
         let tried = self.candidates.iter().zip(refused).map(|(other, refusal)| other.refused(refusal.clone()));
         let untried = self.candidates.iter().skip(refused.len() + 1).map(|other| {

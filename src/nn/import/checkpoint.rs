@@ -267,7 +267,10 @@ fn gather(
     for (name, view) in views {
         let count = view.shape.iter().try_fold(1_u64, |count, side| count.checked_mul(*side as u64));
         let length = count.and_then(|count| count.checked_mul(element_bytes(view.dtype) as u64));
-        total = length.and_then(|length| total.checked_add(length)).filter(|sum| *sum <= MAX_WEIGHTS_BYTES).ok_or_else(too_much)?;
+        total = length
+            .and_then(|length| total.checked_add(length))
+            .filter(|sum| *sum <= MAX_WEIGHTS_BYTES)
+            .ok_or_else(too_much)?;
         let storage = storages.get(&view.key).map_or(&[][..], Vec::as_slice);
         let bytes =
             elements(view, storage).ok_or_else(|| format!("tensor `{}` reaches beyond its storage", shown(name)))?;

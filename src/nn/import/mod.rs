@@ -198,7 +198,9 @@ impl Network {
                     .ok_or_else(|| ImportError::Request(format!("a bundle of the kind `{kind}` has no classifiers")))?;
                 let member_idx = manifest.members.iter().position(|member| member.name == *name);
                 let present = member_idx.and_then(|idx| manifest.members.get(idx));
-                if is_script && (width.is_some() || architecture.is_some_and(|of| of != MemberArchitecture::TorchScript)) {
+                if is_script
+                    && (width.is_some() || architecture.is_some_and(|of| of != MemberArchitecture::TorchScript))
+                {
                     let words = "a TorchScript file brings its own architecture and width: give neither";
                     return Err(ImportError::Request(words.to_owned()));
                 }
