@@ -303,9 +303,9 @@ fn operating_point(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
     } else {
         "not comparable with"
     };
-    let zone = bundle.grey_zone.map(|[low, high]| {
-        format!("; outputs from {} to below {} decide nothing", Share(low), Share(high))
-    });
+    let zone = bundle
+        .grey_zone
+        .map(|[low, high]| format!("; outputs from {} to below {} decide nothing", Share(low), Share(high)));
     format!(
         "the model output for class {} is {relation} the operating threshold of {}{}",
         target_class(bundle),

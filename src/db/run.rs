@@ -692,7 +692,8 @@ mod tests {
 
     /// The second's files have the names of the first's: it must not be told to remove them.
     async fn a_second_rendering_is_told_of_the_first_whatever_came_since(db: &Db, workup_id: Uuid, run_id: Uuid) {
-        let set = |sql: &'static str, id: Uuid| async move { sqlx::query(sql).bind(id).execute(db.pool()).await.unwrap() };
+        let set =
+            |sql: &'static str, id: Uuid| async move { sqlx::query(sql).bind(id).execute(db.pool()).await.unwrap() };
         let mut connection = db.acquire().await.unwrap();
         set("update run set state = 'succeeded' where id = $1", run_id).await;
         assert_eq!(rendered(&mut connection, run_id).await.unwrap(), Rendered::Counts);

@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn what_the_parser_says_is_not_told() {
-        let (reason, words) = ImagingError::Parse("invalid value Doe^Jane of Patient Name".to_owned()).reason_and_words();
+        let (reason, words) =
+            ImagingError::Parse("invalid value Doe^Jane of Patient Name".to_owned()).reason_and_words();
         assert_eq!((reason, words.as_str()), (ReasonCode::Undecodable, "the data set cannot be parsed"));
         let too_large = ImagingError::TooLarge { needed_bytes: 9, limit_bytes: 8 };
         assert!(too_large.reason_and_words().1.contains("takes 9 bytes"));

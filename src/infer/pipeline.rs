@@ -65,7 +65,11 @@ pub fn check_pipeline(manifest: &Manifest, bundle: &str, of_route: types::Pipeli
 
 fn agree(bundle: &str, reads_radiographs: bool, of_route: types::Pipeline) -> Result<(), PipelineMismatch> {
     let of_bundle = if reads_radiographs { types::Pipeline::ChestRadiograph } else { types::Pipeline::ChestCt };
-    if of_bundle == of_route { Ok(()) } else { Err(PipelineMismatch { bundle: bundle.to_owned(), of_bundle, of_route }) }
+    if of_bundle == of_route {
+        Ok(())
+    } else {
+        Err(PipelineMismatch { bundle: bundle.to_owned(), of_bundle, of_route })
+    }
 }
 
 impl Pipeline {

@@ -673,7 +673,11 @@ mod tests {
             sha256: Sha256Digest::of(key.as_bytes()),
         };
         let at = |second| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(second);
-        let received_at = HashMap::from([("lowest".to_owned(), at(2)), ("corrected".to_owned(), at(9)), ("highest".to_owned(), at(3))]);
+        let received_at = HashMap::from([
+            ("lowest".to_owned(), at(2)),
+            ("corrected".to_owned(), at(9)),
+            ("highest".to_owned(), at(3)),
+        ]);
         let mut sources: Vec<_> = ["unknown", "corrected", "lowest", "highest"].map(|key| (source(key), ())).into();
         newest_last(&mut sources, &received_at);
         let keys: Vec<&str> = sources.iter().map(|(source, ())| source.archive_key.as_str()).collect();

@@ -169,5 +169,8 @@ fn heavy_an_import_that_is_killed_and_repeated_makes_no_case_twice() {
 
     let everything = node.database.rows("select to_jsonb(c) - 'embedding' as row from similar_case c");
     let text = format!("{everything:?}");
-    assert!(!text.contains("PAT-") && !text.contains("9RG1") && !text.contains("SYN-4711") && !text.contains("1.2.826"), "{text}");
+    assert!(
+        !text.contains("PAT-") && !text.contains("9RG1") && !text.contains("SYN-4711") && !text.contains("1.2.826"),
+        "{text}"
+    );
 }

@@ -162,7 +162,8 @@ fn heavy_a_name_that_was_corrected_reaches_the_results() {
     let orthanc = Orthanc::start();
     let node = Node::start(&Site::usual(orthanc.dicom_port));
     let folder = node.scratch("sent");
-    let wrong = Radiograph { patient_name: "Wrong^Name", sop_instance_uid: "2.25.99".to_owned(), ..Radiograph::default() };
+    let wrong =
+        Radiograph { patient_name: "Wrong^Name", sop_instance_uid: "2.25.99".to_owned(), ..Radiograph::default() };
     let right = Radiograph { patient_name: "Right^Name", sop_instance_uid: "2.25.11".to_owned(), ..wrong.sibling() };
     let (wrong, right) = (wrong.write(&folder), right.write(&folder));
     storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&wrong.path, &right.path]);

@@ -444,7 +444,9 @@ mod tests {
         assert_eq!(asked.compare(&known).unwrap(), None);
         let named = Asked { label: "COVID-19", ..asked };
         assert!(named.compare(&known).unwrap().unwrap().contains("stays case LIB-1 with label `normal`"));
-        for (asked, what) in [(Asked { patient: other, ..asked }, "patient"), (Asked { study: other, ..asked }, "study")] {
+        for (asked, what) in
+            [(Asked { patient: other, ..asked }, "patient"), (Asked { study: other, ..asked }, "study")]
+        {
             let error = asked.compare(&known).unwrap_err().to_string();
             assert!(error.contains(&format!("case LIB-1, of another {what}")), "{error}");
             assert!(error.contains("`hilum cases remove LIB-1`"), "{error}");
