@@ -25,7 +25,7 @@ hilum := $(CARGO_TARGET_DIR)/debug/hilum
 
 .PHONY: help
 help: ## Lists these commands
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r name text; do \
+	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | while IFS=$$'\t' read -r name text; do \
 	    printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 .PHONY: run

@@ -1,4 +1,4 @@
-//! Compiles the few calls of libtorch that no crate wraps (`src/nn/optimised.cpp`), and lets the `hilum` binary find
+//! Compiles the few calls of libtorch that no crate wraps (`src/nn/jit.cpp`), and lets the `hilum` binary find
 //! libtorch at run time without `LD_LIBRARY_PATH`.
 //!
 //! `torch-sys` tells its direct dependents where it linked libtorch from; we compile against the headers beside that
@@ -9,7 +9,7 @@ use std::path::Path;
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=migrations");
-    println!("cargo:rerun-if-changed=src/nn/optimised.cpp");
+    println!("cargo:rerun-if-changed=src/nn/jit.cpp");
     println!("cargo:rerun-if-env-changed=DEP_TCH_LIBTORCH_LIB");
     let Ok(libtorch_folder) = std::env::var("DEP_TCH_LIBTORCH_LIB") else {
         println!("cargo:warning=torch-sys does not say where libtorch is; set LIBTORCH as the Makefile does");
@@ -26,7 +26,7 @@ fn main() {
         .include(&headers)
         .include(headers.join("torch/csrc/api/include"))
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
-        .file("src/nn/optimised.cpp")
+        .file("src/nn/jit.cpp")
         .compile("hilum_jit");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{libtorch_folder}");
 }

@@ -61,13 +61,15 @@ def measure(options: Options, rates: dict[int, int], wide: bool) -> tuple[str, s
     source = pathlib.Path(os.environ["HILUM_CACHE"]) / RADIOGRAPH
     kind = FullWidth if wide else Hilum
     of_rates: dict[int, list[dict]] = {}
+    most_busy = 0.0
     with Orthanc(options.folder / "pacs") as pacs, kind(options.folder / "server", pacs.port, QUIET_SECONDS) as hilum:
         study, _ = one_study(hilum, source, options.folder)
         wait_until(lambda: delivered(hilum, study), "the first results, which also load the networks", 300, 0.2)
         for rate, count in rates.items():
-            processes.wait_for_quiet(options.maximum_busy_cores, options.patience_seconds)
+            busy = processes.wait_for_quiet(options.maximum_busy_cores, options.patience_seconds)
             of_rates[rate] = at_rate(hilum, source, options.folder, rate, count)
-            say(f"{rate} studies a minute: {count} studies")
+            say(f"{rate} studies a minute: {count} studies; others kept {busy:.2f} cores busy before")
+            most_busy = max(most_busy, busy)
     steps = [
         ("→ study complete, run queued, less the quiet time", lambda m: m["queued"] - m["acknowledged"] - QUIET_SECONDS),
         ("→ run taken by the infer process", lambda m: m["started"] - m["queued"]),
@@ -81,7 +83,7 @@ def measure(options: Options, rates: dict[int, int], wide: bool) -> tuple[str, s
     ]
     rows = [[name, *(percentiles([of(m) * 1e3 for m in runs]) for runs in of_rates.values())] for name, of in steps]
     text = (f"{'Full-width' if wide else 'Narrow'} ensemble with untrained weights, route with quiet_seconds = {QUIET_SECONDS}; "
-            "ms, p50 / p95.\n\n")
+            f"others kept {most_busy:.2f} cores busy at most before a rate; ms, p50 / p95.\n\n")
     text += table(["step", *(f"{rate} a minute (n = {len(runs)})" for rate, runs in of_rates.items())], rows)
     total = steps[-1][1]
     closing = " ".join(f"p50_p95_ms_at_{rate}={percentiles([total(m) * 1e3 for m in runs]).replace(' / ', '/')}"

@@ -31,21 +31,25 @@ PEER = pathlib.Path(__file__).with_name("infer_peer.py")
 class Load(threading.Thread):
     """Sends 20 CT objects a second to a node until it is told to stop."""
 
-    PER_SECOND, SECONDS = 20, 30
+    # Enough for a whole measurement: an object that comes again would be a duplicate, which costs less.
+    PER_SECOND, SECONDS = 20, 150
 
     def __init__(self, server: Hilum, folder: pathlib.Path) -> None:
         super().__init__()
         self.server, self.folder, self.stopping = server, folder, threading.Event()
-        self.sent, self.failures = 0, 0
+        self.sent, self.failures, self.elapsed_seconds = 0, 0, 0.0
         self.sets = [images.write_set(folder / f"set{idx}", "CT", self.PER_SECOND)[0] for idx in range(self.SECONDS)]
 
     def run(self) -> None:
         started = time.monotonic()
         while not self.stopping.is_set():
-            _, failures = send(self.server, [self.sets[(self.sent // self.PER_SECOND) % self.SECONDS]], self.folder, True)
+            if self.sent // self.PER_SECOND >= self.SECONDS:
+                raise RuntimeError(f"the load ran out of objects after {self.SECONDS} s")
+            _, failures = send(self.server, [self.sets[self.sent // self.PER_SECOND]], self.folder, True)
             self.sent += self.PER_SECOND
             self.failures += failures
             due = started + self.sent / self.PER_SECOND
+            self.elapsed_seconds = time.monotonic() - started
             self.stopping.wait(max(0.0, due - time.monotonic()))
 
 
@@ -108,9 +112,9 @@ def measure(folder: pathlib.Path, python: str, pairs: int, repetitions: int, arg
         say("threads for each network → ms with lungs: " + ", ".join(f"{n}: {ms:.0f}" for n, ms in tuned.items()))
         count += ["--threads", str(threads["classifiers"]), "--segmenter-threads", str(threads["segmenter"])]
         load = Load(node, folder)
-        ours, plain, bare, loaded, peers = [], [], [], [], []
+        ours, plain, bare, loaded, peers, busy = [], [], [], [], [], []
         for turn in range(pairs):
-            processes.wait_for_quiet(arguments.busy, arguments.wait)
+            busy.append(processes.wait_for_quiet(arguments.busy, arguments.wait))
             steps = [lambda: peers.append(peer(python, repetitions)),
                      lambda: ours.append(by_batch(hilum(folder, "--batch", "1,8", *count))),
                      lambda: bare.append(by_batch(hilum(folder, "--without-explanation", *count))),
@@ -127,21 +131,21 @@ def measure(folder: pathlib.Path, python: str, pairs: int, repetitions: int, arg
             load.join()
         if load.failures:
             raise RuntimeError(f"{load.failures} associations of the load failed")
-    return report(folder, threads, ours, plain, bare, loaded, peers, load)
+    return report(folder, threads, ours, plain, bare, loaded, peers, load, busy)
 
 
 def by_batch_threads(measured: list[dict]) -> dict[int, float]:
     return {entry["threads"]: entry["whole_milliseconds"] for entry in measured}
 
 
-def report(folder, threads, ours, plain, bare, loaded, peers, load) -> tuple[str, str]:
+def report(folder, threads, ours, plain, bare, loaded, peers, load, busy) -> tuple[str, str]:
     def of_peer(run: dict, way: str, batch: int, names: list[str]) -> float:
         return sum(run["networks"][name][str(batch)][way] for name in names)
 
     everything = ["lung segmenter", *MEMBERS]
     middle = statistics.median
-    vs = {batch: middle(of_peer(theirs, "eager", batch, everything) / mine[batch]["whole_milliseconds"]
-                        for theirs, mine in zip(peers, ours)) for batch in (1, 8)}
+    vs = {(way, batch): middle(of_peer(theirs, way, batch, everything) / mine[batch]["whole_milliseconds"]
+                               for theirs, mine in zip(peers, ours)) for way in ("eager", "optimised") for batch in (1, 8)}
     floors = [ENSEMBLE_GFLOP / run["sgemm_gflops"] * 1e3 for run in peers]
     over_floor = middle(mine[1]["ensemble_milliseconds"] / floor for mine, floor in zip(ours, floors))
     explanation = middle(mine[1]["whole_milliseconds"] / without[1]["whole_milliseconds"] - 1
@@ -167,17 +171,20 @@ def report(folder, threads, ours, plain, bare, loaded, peers, load) -> tuple[str
     wholes = [["Hilum, batch 1", ours, 1], ["Hilum, batch 8", ours, 8], ["Hilum, not optimised", plain, 1],
               ["Hilum without maps", bare, 1], ["Hilum while CT objects arrive", loaded, 1]]
     facts = [*processes.machine_facts(os.environ["HILUM"], folder)[:3],
-             f"PyTorch: {peers[0]['torch']}, {peers[0]['threads']} threads; SGEMM: "
+             f"others kept {max(busy):.2f} cores busy at most before a turn",
+             f"PyTorch: {peers[0]['torch']}, {peers[0]['threads']} threads (its default), one network after the other; SGEMM: "
              f"{middle(run['sgemm_gflops'] for run in peers):.0f} GFLOP/s, the floor of the ensemble {middle(floors):.0f} ms",
              f"Hilum: threads of the lung segmenter {threads['segmenter']}, of each classifier {threads['classifiers']} "
              f"(`hilum bench --tune`), all classifiers at once; "
-             f"{load.sent} CT objects sent during the last row, {load.PER_SECOND} a second"]
+             f"{load.sent} CT objects arrived during the last row, {load.sent / load.elapsed_seconds:.1f} a second"]
     text = "".join(f"* {fact}\n" for fact in facts) + "\n"
     text += table(["ms for each image", *everything, "sum of classifiers"], rows) + "\n"
     text += table(["ms for each image", "classifiers together", "with lungs"],
                   [[name, f"{middle(run[batch]['ensemble_milliseconds'] for run in runs):.0f}",
                     f"{middle(run[batch]['whole_milliseconds'] for run in runs):.0f}"] for name, runs, batch in wholes])
-    closing = (f"vs_pytorch_eager_b1={vs[1]:.2f} vs_pytorch_eager_b8={vs[8]:.2f} over_sgemm_floor_b1={over_floor:.2f} "
+    closing = (f"vs_pytorch_eager_b1={vs['eager', 1]:.2f} vs_pytorch_eager_b8={vs['eager', 8]:.2f} "
+               f"vs_pytorch_optimised_b1={vs['optimised', 1]:.2f} vs_pytorch_optimised_b8={vs['optimised', 8]:.2f} "
+               f"over_sgemm_floor_b1={over_floor:.2f} "
                f"explanation_overhead={explanation:.3f} slowdown_under_load={slowdown:.2f}")
     return text, closing
 

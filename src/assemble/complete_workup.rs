@@ -128,6 +128,7 @@ impl CompleteWorkup {
                     workup_id,
                     revision,
                     bundle: &route.bundle,
+                    pipeline: route.pipeline,
                     priority: route.priority,
                     destinations: &route.destinations,
                     maximum_attempts: i32::try_from(self.maximum_attempts).unwrap_or(i32::MAX),

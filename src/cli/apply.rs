@@ -19,6 +19,7 @@ pub(super) struct Options {
 
 pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()> {
     let wanted = load_site(&options.file)?;
+    site::check_bundles(&global.load()?, &wanted.routes)?;
     let diff = site::change_diff(global, options.dry_run, move |site| {
         *site = wanted;
         Ok(())

@@ -137,24 +137,24 @@ fn fastest(measured: &[Measured]) -> Option<Threads> {
     let smallest = measured.iter().map(|of| of.batch).min()?;
     let by = |milliseconds: fn(&Measured) -> f64| {
         let candidates = measured.iter().filter(|of| of.batch == smallest);
-        candidates.min_by(|a, b| milliseconds(a).total_cmp(&milliseconds(b))).map(|of| of.threads)
+        candidates.min_by(|a, b| milliseconds(a).total_cmp(&milliseconds(b)))
     };
     Some(Threads {
-        segmenter: by(|of| of.networks.first().map_or(f64::NAN, |(_, milliseconds)| *milliseconds))?,
-        classifiers: by(|of| of.ensemble_milliseconds)?,
+        segmenter: by(|of| of.networks.first().map_or(f64::NAN, |(_, milliseconds)| *milliseconds))?.segmenter_threads,
+        classifiers: by(|of| of.ensemble_milliseconds)?.threads,
     })
 }
 
 fn table(measured: &[Measured]) -> String {
     let names: Vec<String> =
         measured.first().into_iter().flat_map(|of| of.networks.iter().map(|(name, _)| name.to_uppercase())).collect();
-    let mut head = vec!["THREADS", "BATCH"];
+    let mut head = vec!["THREADS", "SEGMENTER THREADS", "BATCH"];
     head.extend(names.iter().map(String::as_str));
     head.extend(["ENSEMBLE", "WITH LUNGS"]);
     let mut table = Table::new(&head);
     let milliseconds = |value: f64| format!("{value:.1}");
     for of in measured {
-        let mut row = vec![of.threads.to_string(), of.batch.to_string()];
+        let mut row = vec![of.threads.to_string(), of.segmenter_threads.to_string(), of.batch.to_string()];
         row.extend(of.networks.iter().map(|(_, value)| milliseconds(*value)));
         row.extend([milliseconds(of.ensemble_milliseconds), milliseconds(of.whole_milliseconds)]);
         table.row(row);
@@ -177,6 +177,7 @@ mod tests {
     fn the_fastest_with_single_images_is_chosen() {
         let of = |threads, batch, segmenter, ensemble_milliseconds| Measured {
             threads,
+            segmenter_threads: threads,
             batch,
             whole_milliseconds: segmenter + ensemble_milliseconds,
             ensemble_milliseconds,
@@ -184,6 +185,9 @@ mod tests {
         };
         let measured = [of(1, 1, 30.0, 20.0), of(1, 8, 1.0, 1.0), of(2, 1, 20.0, 25.0), of(2, 8, 2.0, 2.0)];
         assert_eq!(fastest(&measured), Some(Threads { segmenter: 2, classifiers: 1 }));
+        let segmenter_alone: Vec<Measured> =
+            measured.iter().cloned().map(|of| Measured { segmenter_threads: 4, ..of }).collect();
+        assert_eq!(fastest(&segmenter_alone), Some(Threads { segmenter: 4, classifiers: 1 }), "--segmenter-threads 4");
         let text = table(&measured);
         assert!(text.contains("RESNET50") && text.contains("30.0"), "{text}");
     }

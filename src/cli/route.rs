@@ -14,12 +14,6 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser as _},
 };
 
-const CHEST_RADIOGRAPH: &str = "chest_radiograph";
-const CHEST_CT: &str = "chest_ct";
-
-fn pipeline(name: &str) -> Pipeline {
-    if name == CHEST_CT { Pipeline::ChestCt } else { Pipeline::ChestRadiograph }
-}
 const NEW_REVISION: &str = "new_revision";
 const IGNORE: &str = "ignore";
 
@@ -49,7 +43,7 @@ pub(super) struct Add {
     #[arg(long, required = true, value_delimiter = ',', value_parser = modality)]
     modalities: Vec<String>,
     /// What to run
-    #[arg(long, value_parser = PossibleValuesParser::new([CHEST_RADIOGRAPH, CHEST_CT]).map(|name| pipeline(&name)))]
+    #[arg(long, value_parser = PossibleValuesParser::new(Pipeline::ALL.map(Pipeline::name)).try_map(|name| pipeline(&name)))]
     pipeline: Pipeline,
     /// Name of the bundle, a folder below `models_dir`; see `hilum model list`
     #[arg(long)]
@@ -108,6 +102,10 @@ pub(super) struct Test {
     called: Option<AeTitle>,
 }
 
+fn pipeline(name: &str) -> Result<Pipeline, String> {
+    Pipeline::from_name(name).ok_or_else(|| format!("there is no pipeline `{name}`"))
+}
+
 /// A Modality (0008,0060): VR CS, at most 16 characters (PS3.5 section 6.2).
 fn modality(text: &str) -> Result<String, String> {
     let good = (1..=16).contains(&text.len())
@@ -143,6 +141,7 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
         Action::Add(add) => {
             let route = Route::from(add);
+            site::check_bundles(&global.load()?, std::slice::from_ref(&route))?;
             site::change(global, move |site| {
                 site::upsert(&mut site.routes, route, |route| &route.name);
                 Ok(())
@@ -175,10 +174,6 @@ fn table(routes: &[Route]) -> String {
         "DESTINATIONS",
     ]);
     for route in routes {
-        let pipeline = match route.pipeline {
-            Pipeline::ChestRadiograph => CHEST_RADIOGRAPH,
-            Pipeline::ChestCt => CHEST_CT,
-        };
         let from: Vec<&str> = route.calling_ae_titles.iter().map(AeTitle::as_str).collect();
         table.row([
             route.order.to_string(),
@@ -187,7 +182,7 @@ fn table(routes: &[Route]) -> String {
             route.called_ae_title.to_string(),
             if from.is_empty() { "any".to_owned() } else { from.join(",") },
             route.modalities.join(","),
-            pipeline.to_owned(),
+            route.pipeline.name().to_owned(),
             route.bundle.clone(),
             format!("{} s", route.quiet_seconds),
             format!("{} s", route.max_wait_seconds),

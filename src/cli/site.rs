@@ -8,8 +8,11 @@ use super::{
     store::Store,
 };
 use crate::{
+    config::Config,
     db::site::{self, SiteDiff},
-    types::{AeTitle, SiteConfig},
+    infer::pipeline::check_pipeline,
+    nn::{MANIFEST_FILE_NAME, Manifest},
+    types::{AeTitle, Route, SiteConfig},
 };
 
 /// How a list is shown.
@@ -33,6 +36,22 @@ pub(super) async fn load(global: &Global) -> anyhow::Result<SiteConfig> {
     let loaded = async { site::load(&mut *store.db.acquire().await?).await }.await;
     store.close().await?;
     Ok(loaded?)
+}
+
+/// Refuses routes whose bundles are here and belong to another pipeline. What is not here, or not sound, is for `hilum
+/// doctor` to tell: the node may be another machine.
+pub(super) fn check_bundles(config: &Config, routes: &[Route]) -> anyhow::Result<()> {
+    let problems: Vec<String> = routes
+        .iter()
+        .filter_map(|route| {
+            let path = config.inference.models_dir.join(&route.bundle).join(MANIFEST_FILE_NAME);
+            let manifest = Manifest::parse(&fs_err::read_to_string(path).ok()?).ok()?;
+            let mismatch = check_pipeline(&manifest, &route.bundle, route.pipeline).err()?;
+            Some(format!("route `{}`: {mismatch}", route.name))
+        })
+        .collect();
+    anyhow::ensure!(problems.is_empty(), problems.join("\n"));
+    Ok(())
 }
 
 /// Changes the site configuration and returns the differences; nothing is kept with `dry_run`.
@@ -118,4 +137,29 @@ pub(super) fn unknown(noun: &str, wanted: &str, known: &[String]) -> String {
 pub(super) fn default_calling(site: &SiteConfig) -> Option<AeTitle> {
     let enabled = site.local_aes.iter().find(|ae| ae.enabled);
     enabled.or_else(|| site.local_aes.first()).map(|ae| ae.ae_title.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        nn::{CT_BUNDLE_NAME, init_ct_bundle},
+        types::Pipeline,
+    };
+
+    #[test]
+    fn a_route_whose_bundle_is_of_another_pipeline_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        init_ct_bundle(&folder.path().join(CT_BUNDLE_NAME)).unwrap();
+        let mut config = Config::defaults_for_dev(Path::new("data"));
+        config.inference.models_dir = folder.path().to_owned();
+        let mut routes = super::super::tests::site().routes;
+        check_bundles(&config, &routes).expect("a bundle that is not here is not judged");
+        routes[0].bundle = CT_BUNDLE_NAME.to_owned();
+        insta::assert_snapshot!(check_bundles(&config, &routes).unwrap_err(), @"route `chest`: bundle `ct-lung-measurement` belongs to pipeline `chest_ct` and its route says `chest_radiograph`; give the route the pipeline of its bundle, or another bundle (`hilum route add` replaces it, `hilum model list` names the bundles)");
+        routes[0].pipeline = Pipeline::ChestCt;
+        check_bundles(&config, &routes).unwrap();
+    }
 }

@@ -443,6 +443,19 @@ pub async fn of_study(
         .collect()
 }
 
+/// When each of these objects was received.
+pub async fn received_at(
+    connection: &mut Connection,
+    archive_keys: &[String],
+) -> Result<HashMap<String, OffsetDateTime>> {
+    let rows: Vec<(String, OffsetDateTime)> =
+        sqlx::query_as("select archive_key, received_at from instance where archive_key = any($1)")
+            .bind(archive_keys)
+            .fetch_all(connection)
+            .await?;
+    Ok(rows.into_iter().collect())
+}
+
 /// Which of `archive_keys` are in the index.
 pub async fn known_keys(connection: &mut Connection, archive_keys: &[String]) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar("select archive_key from instance where archive_key = any($1)")

@@ -23,6 +23,8 @@ pub mod run;
 pub mod sender_habit;
 pub mod site;
 pub mod status;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod workup;
 
 use std::{str::FromStr, time::Duration};

@@ -110,7 +110,8 @@ pub struct Removed {
 }
 
 /// Marks the files of a candidate, unless it is not settled any more or something newer came: the workup is locked and
-/// looked at in the same statement. `why` is told on its timeline.
+/// looked at in the same statement. What the networks made of received images goes with them. `why` is told on its
+/// timeline.
 pub async fn remove(
     connection: &mut Connection,
     kind: Kind,
@@ -120,7 +121,7 @@ pub async fn remove(
 ) -> Result<Removed> {
     let query = match kind {
         Kind::Objects => concat!(
-            "with w as (select w.study_instance_uid, w.local_ae_title from workup w
+            "with w as (select w.id, w.study_instance_uid, w.local_ae_title from workup w
                         where w.id = $1 and greatest(w.last_object_at, w.last_duplicate_at) < $2 and ",
             settled!(),
             " for update),
@@ -128,6 +129,8 @@ pub async fn remove(
                       where i.study_instance_uid = w.study_instance_uid and i.local_ae_title = w.local_ae_title
                         and i.removed_at is null
                       returning i.archive_key, null::text as preview_key, i.size_bytes),
+             forgotten as (delete from image_embedding e using w, run r
+                           where r.workup_id = w.id and e.run_id = r.id and exists (select from gone)),
              listed as (insert into file_to_remove (archive_key) select archive_key from gone on conflict do nothing)
              select archive_key, preview_key, size_bytes from gone"
         ),
@@ -237,4 +240,65 @@ pub async fn forget_associations(connection: &mut Connection, before: OffsetDate
     .execute(connection)
     .await?;
     Ok(done.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        db::{
+            case, run,
+            testing::{self, TestDatabase},
+        },
+        types::{Pipeline, RunPriority},
+    };
+
+    #[tokio::test]
+    async fn what_networks_made_of_images_goes_with_them() {
+        let database = TestDatabase::start("retention").await;
+        let db = &database.db;
+        let mut connection = db.acquire().await.unwrap();
+        let mut workups = Vec::new();
+        for study in ["1.2.3", "1.2.4"] {
+            let workup_id = testing::workup(db, study).await;
+            let new = run::NewRun {
+                workup_id,
+                revision: 1,
+                bundle: "cxr",
+                pipeline: Pipeline::ChestRadiograph,
+                priority: RunPriority::Routine,
+                destinations: &[],
+                maximum_attempts: 3,
+            };
+            let run_id = run::insert(&mut connection, &new).await.unwrap().unwrap();
+            case::keep_own(&mut connection, run_id, &format!("{study}.1"), "all-members", &[1.0]).await.unwrap();
+            sqlx::query(
+                "insert into instance (id, sop_instance_uid, local_ae_title, sha256, version, sop_class_uid,
+                                       study_instance_uid, series_instance_uid, transfer_syntax_uid, size_bytes,
+                                       archive_key, association_id, calling_ae_title, peer_address, received_at,
+                                       own_output)
+                 values ($1, $2 || '.1', 'HILUM', sha256($2::bytea), 1, '1.2', $2, $2 || '.2', '1.2.840.10008.1.2.1', 9,
+                         $2, $1, 'DX_ROOM_1', '192.0.2.1', now(), false)",
+            )
+            .bind(Uuid::now_v7())
+            .bind(study)
+            .execute(db.pool())
+            .await
+            .unwrap();
+            workups.push(workup_id);
+        }
+        sqlx::query("update run set state = 'succeeded', rendered_at = now()").execute(db.pool()).await.unwrap();
+        sqlx::query("update workup set state = 'answered'").execute(db.pool()).await.unwrap();
+
+        let before = OffsetDateTime::now_utc() + time::Duration::DAY;
+        let candidates = candidates(&mut connection, Kind::Objects, before, 9).await.unwrap();
+        let candidate = candidates.iter().find(|candidate| candidate.workup_id == workups[0]).unwrap();
+        let removed = remove(&mut connection, Kind::Objects, candidate, before, "a test").await.unwrap();
+        assert_eq!(removed.archive_keys, ["1.2.3"]);
+        let kept: Vec<String> =
+            sqlx::query_scalar("select sop_instance_uid from image_embedding").fetch_all(db.pool()).await.unwrap();
+        assert_eq!(kept, ["1.2.4.1"]);
+        drop(connection);
+        database.stop().await;
+    }
 }

@@ -3,8 +3,11 @@
 //! ```text
 //! queued ─► running ─► succeeded | not_analysed
 //!              ├─► superseded
-//!              └─► failed ─► running …  ─► parked      (the attempt is committed before the work starts)
+//!              ├─► failed ─► running …  ─► parked      (the attempt is committed before the work starts)
+//!              └─► queued                              (its networks are taken out: the attempt is given back)
 //! ```
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::{FromRow, types::Json};
@@ -13,7 +16,7 @@ use uuid::Uuid;
 
 use super::{Connection, DbError, Result, event, workup};
 use crate::types::{
-    BundleIdentity, Installation, PredecessorDocument, RunOutcome, RunPriority, RunRecord, Sha256Digest, Uid,
+    BundleIdentity, Installation, Pipeline, PredecessorDocument, RunOutcome, RunPriority, RunRecord, Sha256Digest, Uid,
 };
 
 /// A run to be made.
@@ -25,6 +28,8 @@ pub struct NewRun<'a> {
     pub revision: i32,
     /// Name of the bundle folder.
     pub bundle: &'a str,
+    /// What its route says that the bundle is for.
+    pub pipeline: Pipeline,
     /// How urgent it is.
     pub priority: RunPriority,
     /// Names of the destinations that get the results.
@@ -38,8 +43,8 @@ pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Opt
     let id = Uuid::now_v7();
     let done = sqlx::query(
         "insert into run (id, workup_id, revision, role, bundle, destinations, state, words, attempt,
-                          maximum_attempts, next_attempt_at, priority)
-         values ($1, $2, $3, 'live', $4, $5, 'queued', 'waiting for the inference process', 0, $6, now(), $7)
+                          maximum_attempts, next_attempt_at, priority, pipeline)
+         values ($1, $2, $3, 'live', $4, $5, 'queued', 'waiting for the inference process', 0, $6, now(), $7, $8)
          on conflict (workup_id, revision, bundle, role) do nothing",
     )
     .bind(id)
@@ -49,6 +54,7 @@ pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Opt
     .bind(new.destinations)
     .bind(new.maximum_attempts.max(1))
     .bind(new.priority.name())
+    .bind(new.pipeline.name())
     .execute(&mut *connection)
     .await?;
     if done.rows_affected() == 0 {
@@ -79,9 +85,16 @@ pub struct ClaimedRun {
     /// Our AE title that the study was sent to.
     pub local_ae_title: String,
     priority: String,
+    pipeline: Option<String>,
 }
 
 impl ClaimedRun {
+    /// What its route says that the bundle is for; `None` for runs of versions that did not note it.
+    #[must_use]
+    pub fn pipeline(&self) -> Option<Pipeline> {
+        self.pipeline.as_deref().and_then(Pipeline::from_name)
+    }
+
     /// How urgent it is.
     #[must_use]
     pub fn priority(&self) -> RunPriority {
@@ -150,7 +163,7 @@ pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
          from workup w
          where r.id = $1 and r.state = $2 and r.attempt = $3 and w.id = r.workup_id
          returning r.id, r.workup_id, r.revision, r.bundle, r.attempt, r.maximum_attempts,
-                   w.study_instance_uid, w.local_ae_title, r.priority",
+                   w.study_instance_uid, w.local_ae_title, r.priority, r.pipeline",
     )
     .bind(run_id)
     .bind(&state)
@@ -275,6 +288,34 @@ pub async fn fail(
     event::append(connection, event::Subject::Run, claimed.id, "failed", &words, json!({ "attempt": claimed.attempt }))
         .await?;
     Ok(AfterFailure::RetryAt(retry_at))
+}
+
+/// `running` → `queued` again after `wait`, fenced by attempt, and the attempt is given back: what it met, it would have
+/// met with any other study too. Returns when it is due; `None` when another attempt or revision has taken over. `words`
+/// holds no patient data.
+pub async fn return_attempt(
+    connection: &mut Connection,
+    claimed: &ClaimedRun,
+    wait: Duration,
+    words: &str,
+) -> Result<Option<OffsetDateTime>> {
+    let words = format!("waits, without an attempt less: {words}");
+    // The number may be given again: nobody but the caller, who stops here, holds it.
+    let due_at: Option<OffsetDateTime> = sqlx::query_scalar(
+        "update run set state = 'queued', attempt = attempt - 1, reason = null, words = $3, started_at = null,
+                next_attempt_at = now() + make_interval(secs => $4)
+         where id = $1 and attempt = $2 and state = 'running' returning next_attempt_at",
+    )
+    .bind(claimed.id)
+    .bind(claimed.attempt)
+    .bind(&words)
+    .bind(wait.as_secs_f64())
+    .fetch_optional(&mut *connection)
+    .await?;
+    if due_at.is_some() {
+        event::append(connection, event::Subject::Run, claimed.id, "waiting", &words, json!({})).await?;
+    }
+    Ok(due_at)
 }
 
 async fn park(
@@ -527,14 +568,18 @@ pub enum Rendered {
 /// Notes that a run's results are inserted, if it still belongs to its workup's revision; locks the workup, so
 /// that a late object and a rendering exclude each other.
 pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<Rendered> {
-    let current: Option<bool> = sqlx::query_scalar(
-        "select w.revision = r.revision from workup w join run r on r.workup_id = w.id where r.id = $1 for update of w",
+    let found: Option<(bool, bool)> = sqlx::query_as(
+        "select r.rendered_at is not null, w.revision = r.revision
+         from workup w join run r on r.workup_id = w.id where r.id = $1 for update of w",
     )
     .bind(run_id)
     .fetch_optional(&mut *connection)
     .await?;
-    if current != Some(true) {
-        return Ok(Rendered::Superseded);
+    match found {
+        // First: what counted stays, whatever came since, and its files have the names of the caller's.
+        Some((true, _)) => return Ok(Rendered::Already),
+        Some((false, true)) => {}
+        Some((false, false)) | None => return Ok(Rendered::Superseded),
     }
     let done = sqlx::query(
         "update run set rendered_at = now()
@@ -567,12 +612,15 @@ pub async fn unrendered(connection: &mut Connection) -> Result<Vec<Uuid>> {
 }
 
 /// `parked` → `queued` by a person's wish, with as many attempts again; its workup goes back to `analysing`. The
-/// attempts so far stay counted: they fence. Returns whether there was such a run of the workup's revision.
+/// attempts so far stay counted: they fence. What its route says of the same bundle by now counts. Returns whether there
+/// was such a run of the workup's revision.
 pub async fn restart(connection: &mut Connection, run_id: Uuid) -> Result<bool> {
     const WORDS: &str = "restarted by a person";
     let workup_id: Option<Uuid> = sqlx::query_scalar(
         "update run r set state = 'queued', maximum_attempts = r.attempt + r.maximum_attempts, render_attempts = 0,
-                reason = null, words = $2, next_attempt_at = now(), finished_at = null
+                reason = null, words = $2, next_attempt_at = now(), finished_at = null,
+                pipeline = coalesce((select t.pipeline from route t where t.name = w.route_name and t.bundle = r.bundle),
+                                    r.pipeline)
          from workup w
          where r.id = $1 and r.state = 'parked' and w.id = r.workup_id and w.revision = r.revision
          returning r.workup_id",
@@ -585,4 +633,83 @@ pub async fn restart(connection: &mut Connection, run_id: Uuid) -> Result<bool> 
     event::append(connection, event::Subject::Run, run_id, "restarted", WORDS, json!({})).await?;
     workup::unpark(connection, workup_id, WORDS).await?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::{
+        Db,
+        testing::{self, TestDatabase},
+    };
+
+    async fn new_run(db: &Db) -> (Uuid, Uuid) {
+        let workup_id = testing::workup(db, "1.2.3").await;
+        let new = NewRun {
+            workup_id,
+            revision: 1,
+            bundle: "cxr",
+            pipeline: Pipeline::ChestRadiograph,
+            priority: RunPriority::Routine,
+            destinations: &[],
+            maximum_attempts: 3,
+        };
+        let run_id = insert(&mut db.acquire().await.unwrap(), &new).await.unwrap().unwrap();
+        (workup_id, run_id)
+    }
+
+    async fn claimed(db: &Db, run_id: Uuid) -> ClaimedRun {
+        match claim(&mut db.acquire().await.unwrap(), run_id).await.unwrap() {
+            Claim::Claimed(claimed) => claimed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn state(db: &Db, run_id: Uuid) -> (String, i32) {
+        let state = sqlx::query_as("select state, attempt from run where id = $1").bind(run_id);
+        state.fetch_one(db.pool()).await.unwrap()
+    }
+
+    /// Ten times more often than there are attempts.
+    async fn an_attempt_that_is_given_back_costs_nothing(db: &Db, run_id: Uuid) {
+        let wait = Duration::from_millis(1);
+        for _ in 0..30 {
+            let claimed = claimed(db, run_id).await;
+            assert_eq!((claimed.attempt, claimed.pipeline()), (1, Some(Pipeline::ChestRadiograph)));
+            let mut connection = db.acquire().await.unwrap();
+            assert!(return_attempt(&mut connection, &claimed, wait, "taken out").await.unwrap().is_some());
+            assert!(return_attempt(&mut connection, &claimed, wait, "late").await.unwrap().is_none(), "fenced");
+            assert!(!was_interrupted(&mut connection, run_id).await.unwrap());
+        }
+        assert_eq!(state(db, run_id).await, ("queued".to_owned(), 0));
+        let claimed = claimed(db, run_id).await;
+        let mut connection = db.acquire().await.unwrap();
+        let failed = fail(&mut connection, &claimed, "processing.failure", "its own fault").await.unwrap();
+        assert!(matches!(failed, AfterFailure::RetryAt(_)), "{failed:?}");
+        assert_eq!(state(db, run_id).await, ("failed".to_owned(), 1));
+        assert!(return_attempt(&mut connection, &claimed, wait, "late").await.unwrap().is_none(), "it has ended");
+    }
+
+    /// The second's files have the names of the first's: it must not be told to remove them.
+    async fn a_second_rendering_is_told_of_the_first_whatever_came_since(db: &Db, workup_id: Uuid, run_id: Uuid) {
+        let set =
+            |sql: &'static str, id: Uuid| async move { sqlx::query(sql).bind(id).execute(db.pool()).await.unwrap() };
+        let mut connection = db.acquire().await.unwrap();
+        set("update run set state = 'succeeded' where id = $1", run_id).await;
+        assert_eq!(rendered(&mut connection, run_id).await.unwrap(), Rendered::Counts);
+        assert_eq!(rendered(&mut connection, run_id).await.unwrap(), Rendered::Already);
+        set("update workup set revision = 2 where id = $1", workup_id).await;
+        assert_eq!(rendered(&mut connection, run_id).await.unwrap(), Rendered::Already);
+        set("update run set rendered_at = null where id = $1", run_id).await;
+        assert_eq!(rendered(&mut connection, run_id).await.unwrap(), Rendered::Superseded);
+    }
+
+    #[tokio::test]
+    async fn runs_wait_and_are_rendered_once() {
+        let database = TestDatabase::start("run").await;
+        let (workup_id, run_id) = new_run(&database.db).await;
+        an_attempt_that_is_given_back_costs_nothing(&database.db, run_id).await;
+        a_second_rendering_is_told_of_the_first_whatever_came_since(&database.db, workup_id, run_id).await;
+        database.stop().await;
+    }
 }

@@ -128,11 +128,8 @@ fn peer_from_row(row: PeerRow) -> Result<Peer> {
 }
 
 fn route_from_row(row: RouteRow) -> Result<Route> {
-    let pipeline = match row.pipeline.as_str() {
-        "chest_radiograph" => Pipeline::ChestRadiograph,
-        "chest_ct" => Pipeline::ChestCt,
-        other => return Err(DbError::unreadable("pipeline", other)),
-    };
+    let pipeline =
+        Pipeline::from_name(&row.pipeline).ok_or_else(|| DbError::unreadable("pipeline", row.pipeline.as_str()))?;
     let late_images = match row.late_images.as_str() {
         "new_revision" => LateImages::NewRevision,
         "ignore" => LateImages::Ignore,
@@ -266,10 +263,6 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
     }
     let seconds = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
     for route in &site.routes {
-        let pipeline = match route.pipeline {
-            Pipeline::ChestRadiograph => "chest_radiograph",
-            Pipeline::ChestCt => "chest_ct",
-        };
         let calling: Vec<&str> = route.calling_ae_titles.iter().map(AeTitle::as_str).collect();
         sqlx::query(
             "insert into route (name, sort_order, enabled, called_ae_title, calling_ae_titles, modalities, pipeline,
@@ -283,7 +276,7 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         .bind(route.called_ae_title.as_str())
         .bind(&calling)
         .bind(&route.modalities)
-        .bind(pipeline)
+        .bind(route.pipeline.name())
         .bind(&route.bundle)
         .bind(seconds(route.quiet_seconds))
         .bind(seconds(route.max_wait_seconds))

@@ -3,7 +3,8 @@
 use super::guard::GuardError;
 use crate::types::ReasonCode;
 
-/// Why an object's pixels could not be turned into grey values. No variant carries patient data.
+/// Why an object's pixels could not be turned into grey values. No variant but [`Self::Parse`] carries patient data; see
+/// [`Self::reason_and_words`].
 #[derive(Debug, thiserror::Error)]
 pub enum ImagingError {
     /// The file is not safe or not possible to parse.
@@ -102,5 +103,30 @@ impl ImagingError {
             Self::UnsupportedImage { .. } => ReasonCode::UnsupportedImage,
             _ => ReasonCode::Undecodable,
         }
+    }
+
+    /// The coded reason with the words that results and pages may carry. What the parser says may quote the data set and
+    /// is left out; everything else names attributes and sizes only.
+    #[must_use]
+    pub fn reason_and_words(&self) -> (ReasonCode, String) {
+        let words = match self {
+            Self::Parse(_) => "the data set cannot be parsed".to_owned(),
+            error => error.to_string(),
+        };
+        (self.reason(), words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_parser_says_is_not_told() {
+        let (reason, words) =
+            ImagingError::Parse("invalid value Doe^Jane of Patient Name".to_owned()).reason_and_words();
+        assert_eq!((reason, words.as_str()), (ReasonCode::Undecodable, "the data set cannot be parsed"));
+        let too_large = ImagingError::TooLarge { needed_bytes: 9, limit_bytes: 8 };
+        assert!(too_large.reason_and_words().1.contains("takes 9 bytes"));
     }
 }

@@ -1,5 +1,7 @@
 //! The networks of `nn/` behind the trait [`Models`], and a bundle's manifest as pipeline settings.
 
+use std::time::Duration;
+
 use super::{
     ActivationMap, GateSettings, MemberOutput, ModelError, Models, PipelineSettings, SettingsProblem,
     SimilarCaseSettings,
@@ -29,8 +31,12 @@ impl NnModels {
     }
 }
 
-fn model_error(error: &nn::NnError) -> ModelError {
-    ModelError(error.to_string())
+pub(super) fn model_error(error: &nn::NnError) -> ModelError {
+    let words = error.to_string();
+    match error {
+        nn::NnError::TakenOut { seconds, .. } => ModelError::TakenOut { wait: Duration::from_secs(*seconds), words },
+        _ => ModelError::Failed(words),
+    }
 }
 
 impl Models for NnModels {
@@ -112,6 +118,14 @@ pub fn pipeline_settings(
     Ok((settings, classification.clone()))
 }
 
+pub(super) const fn resize_mode(resize: nn::ResizeMode) -> ResizeMode {
+    match resize {
+        nn::ResizeMode::Pad => ResizeMode::Pad,
+        nn::ResizeMode::Crop => ResizeMode::Crop,
+        nn::ResizeMode::Stretch => ResizeMode::Stretch,
+    }
+}
+
 fn recipe(preprocessing: &Preprocessing) -> Recipe {
     Recipe {
         equalisation: match preprocessing.equalisation {
@@ -128,11 +142,7 @@ fn recipe(preprocessing: &Preprocessing) -> Recipe {
             nn::MaskMode::Crop => MaskMode::Crop,
         },
         crop_margin_fraction: preprocessing.crop_margin_fraction,
-        resize: match preprocessing.resize {
-            nn::ResizeMode::Pad => ResizeMode::Pad,
-            nn::ResizeMode::Crop => ResizeMode::Crop,
-            nn::ResizeMode::Stretch => ResizeMode::Stretch,
-        },
+        resize: resize_mode(preprocessing.resize),
         side_pixels: preprocessing.image_side_pixels as usize,
         z_score: preprocessing.normalisation == nn::ChannelNormalisation::ImageZScore,
         mean: preprocessing.mean,

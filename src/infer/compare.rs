@@ -125,6 +125,17 @@ mod tests {
     }
 
     #[test]
+    fn numbers_survive_being_kept_bit_for_bit() {
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        for _ in 0..10_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let number = (state >> 11) as f64 / (1_u64 << 53) as f64;
+            let kept: f64 = serde_json::from_str(&serde_json::to_string(&number).unwrap()).unwrap();
+            assert_eq!(kept.to_bits(), number.to_bits(), "{number}");
+        }
+    }
+
+    #[test]
     fn outcomes_are_compared_as_a_whole() {
         let outcome = |words: &str| {
             RunOutcome::NotAnalysed(NotAnalysed {

@@ -1,10 +1,12 @@
-//! The CT pipeline: from the images of a study to the measurements of two lungs, without any network.
+//! The CT pipeline: from the images of a study to the measurements of two lungs, and to what networks say of them, if the
+//! bundle has some.
 
-use std::{collections::HashMap, ops::RangeInclusive, time::Instant};
+use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Instant};
 
-use tokio::task::spawn_blocking;
+use tokio::{sync::Mutex, task::spawn_blocking};
 
 use super::{
+    CtNetworks,
     cxr::{Analysis, InferError, LoadedImage, StageTimes},
     settings::SettingsProblem,
 };
@@ -12,20 +14,20 @@ use crate::{
     imaging::{
         DecodeLimits, ImageHeader, ImagingError, PatientAge,
         ct::{
-            BACKGROUND, BAND_LIMITS_HU, DENSITOMETRY_METHOD, HuSlice, LEFT_LUNG, LungLabels, RIGHT_LUNG, Refusal,
-            SEGMENTATION_METHOD, SectionError, SliceHeader, Stack, Volume, choose_sections, choose_stack, decode_hu,
-            measure, segment,
+            BACKGROUND, BAND_LIMITS_HU, Candidate, DENSITOMETRY_METHOD, HuSlice, LEFT_LUNG, LungLabels, NETWORK_METHOD,
+            OtherSeries, RIGHT_LUNG, Refusal, SEGMENTATION_METHOD, SectionError, SliceHeader, Stack, Volume,
+            choose_sections, choose_stacks, decode_hu, measure, segment,
         },
         read_object,
     },
     types::{
-        BundleIdentity, BundleStatus, CtAnalysis, CtLung, CtMethod, CtSeries, ExcludedImage, ExcludedSeries,
-        GateResult, NotAnalysed, ReasonCode, RunOutcome, SourceImage,
+        BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtLung, CtMethod, CtSection, CtSeries,
+        ExcludedImage, ExcludedSeries, GateResult, NotAnalysed, ReasonCode, RunOutcome, RunPriority, SourceImage,
     },
 };
 
-/// Largest volume: at three bytes a voxel about 1.2 GB.
-const MAXIMUM_VOXELS: usize = 400_000_000;
+/// Series of a study that are tried, from the best on: each takes a minute.
+const MAXIMUM_TRIES: usize = 4;
 /// Youngest patient: the limits below are those of adults.
 const MINIMUM_AGE_YEARS: u32 = 18;
 /// Volume of one lung, in millilitres.
@@ -38,17 +40,32 @@ const LUNG_MEAN_HU: RangeInclusive<f64> = -960.0..=-400.0;
 const CUT_CM2: f64 = 15.0;
 /// Largest volume of lung at the sides of the images, in millilitres: more is a field of view that cuts the lung off.
 const BORDER_ML: f64 = 1.0;
+/// Largest volume of what looks like a piece of lung and lies where none is expected, in millilitres: more is a lung that
+/// was not found whole.
+const DROPPED_ML: f64 = 100.0;
 
 /// The CT pipeline of one bundle.
 pub struct CtPipeline {
     bundle: BundleIdentity,
+    networks: Option<CtNetworks>,
     decode_limits: DecodeLimits,
+    /// Held while there is a volume: memory has room for one.
+    volume_in_memory: Mutex<()>,
 }
 
-/// An object of the study with what its header says.
+/// What the headers of a study say.
+#[derive(Default)]
+struct Headers {
+    images: Vec<Read>,
+    /// Of each of the images.
+    slices: Vec<SliceHeader>,
+    /// The Series Instance UID of every other image, and why it cannot be read.
+    unreadable: Vec<(String, Refusal)>,
+}
+
+/// An object of the study whose header can be read.
 struct Read {
     source: SourceImage,
-    header: SliceHeader,
     patient_age: Option<PatientAge>,
 }
 
@@ -58,17 +75,32 @@ struct Filled {
     identical: Vec<usize>,
 }
 
+/// What a stack came to, all enforced gates passed.
+struct Measured {
+    lungs: Vec<CtLung>,
+    gates: Vec<GateResult>,
+    sections: Vec<CtSection>,
+    classification: Option<CtClassification>,
+    threshold_hu: Option<i16>,
+    /// Images that are not in the volume since others have the same place and pixels.
+    identical: Vec<usize>,
+}
+
 impl CtPipeline {
-    /// Binds the method to the bundle that it runs for.
+    /// Binds the method to the bundle that it runs for, and to its networks.
     ///
     /// # Errors
-    /// [`SettingsProblem`] when the bundle has networks, which this pipeline would ignore.
-    pub fn new(bundle: BundleIdentity, decode_limits: DecodeLimits) -> Result<Self, SettingsProblem> {
-        if bundle.networks().next().is_some() {
+    /// [`SettingsProblem`] when the bundle has networks and they are not given.
+    pub fn new(
+        bundle: BundleIdentity,
+        networks: Option<CtNetworks>,
+        decode_limits: DecodeLimits,
+    ) -> Result<Self, SettingsProblem> {
+        if networks.is_none() && bundle.networks().next().is_some() {
             let value = bundle.networks().count().to_string();
-            return Err(SettingsProblem { setting: "networks", value, expected: "none in a `ct_measurement` bundle" });
+            return Err(SettingsProblem { setting: "networks", value, expected: "those of the bundle, loaded" });
         }
-        Ok(Self { bundle, decode_limits })
+        Ok(Self { bundle, networks, decode_limits, volume_in_memory: Mutex::new(()) })
     }
 
     /// Which bundle this pipeline runs.
@@ -77,26 +109,33 @@ impl CtPipeline {
         &self.bundle
     }
 
-    /// Measures the lungs in the best series among `sources`. `read` gets each object twice, first for its header, then,
-    /// if it belongs to the chosen series, for its pixels: one file and one volume are in memory.
+    /// Measures the lungs in the best series among `sources` that can be measured. `read` gets each object for its
+    /// header, then those of the series that are tried for their pixels: one file of this study and one volume of all
+    /// studies are in memory. The order of `sources` changes nothing.
     ///
     /// # Errors
     /// [`InferError`] when an object cannot be read or the worker fails; what is wrong with the images is an outcome.
     ///
     /// Cancel safety: dropping the future loses the analysis and nothing else.
-    pub async fn analyse<R, F>(&self, sources: Vec<SourceImage>, mut read: R) -> Result<Analysis, InferError>
+    pub async fn analyse<R, F>(
+        &self,
+        sources: Vec<SourceImage>,
+        priority: RunPriority,
+        mut read: R,
+    ) -> Result<Analysis, InferError>
     where
         R: FnMut(SourceImage) -> F,
         F: Future<Output = Result<LoadedImage, InferError>>,
     {
         let mut times = StageTimes::default();
-        let outcome = self.outcome(sources, &mut read, &mut times).await?;
+        let outcome = self.outcome(sources, priority, &mut read, &mut times).await?;
         Ok(Analysis { outcome, embeddings: Vec::new(), stage_milliseconds: times.stages })
     }
 
     async fn outcome<R, F>(
         &self,
         sources: Vec<SourceImage>,
+        priority: RunPriority,
         read: &mut R,
         times: &mut StageTimes,
     ) -> Result<RunOutcome, InferError>
@@ -104,73 +143,106 @@ impl CtPipeline {
         R: FnMut(SourceImage) -> F,
         F: Future<Output = Result<LoadedImage, InferError>>,
     {
-        let refused = |refusal: Refusal, sources: Vec<SourceImage>| {
-            let Refusal { reason, words } = refusal;
-            Ok(RunOutcome::NotAnalysed(NotAnalysed { reason, words, sources }))
-        };
-        let (images, unreadable) = read_headers(sources.clone(), read, times).await?;
-        let headers: Vec<SliceHeader> = images.iter().map(|image| image.header.clone()).collect();
-        let choice = choose_stack(&headers);
-        let Some((stack, why_chosen)) = &choice.chosen else {
-            let refusal = match unreadable.first() {
-                Some(first) if images.is_empty() => Refusal { reason: first.reason, words: first.words.clone() },
-                _ => choice.refusal(&headers),
-            };
-            return refused(refusal, sources);
-        };
-        let stacked: Vec<SourceImage> = stack.slices.iter().map(|&idx| images[idx].source.clone()).collect();
-        let filled = match self.fill(&images, stack, read, times).await? {
-            Ok(filled) => filled,
-            Err(refusal) => return refused(refusal, stacked),
-        };
-        let Filled { volume, identical } = filled;
+        // A repetition gets the images in another order than the run did.
+        let mut ordered = sources.clone();
+        ordered.sort_by(|a, b| {
+            a.sop_instance_uid.as_str().cmp(b.sop_instance_uid.as_str()).then(a.sha256.0.cmp(&b.sha256.0))
+        });
+        let Headers { images, slices, unreadable } = read_headers(ordered.clone(), read, times).await?;
         let started = Instant::now();
-        let (volume, lungs) = spawn_blocking(move || {
-            let lungs = segment(&volume);
-            (volume, lungs)
-        })
-        .await?;
+        let choice = spawn_blocking(move || choose_stacks(&slices, &unreadable)).await?;
+        times.add("headers", started);
+        let _volume_in_memory = self.volume_in_memory.lock().await;
+        let mut refused: Vec<Refusal> = Vec::new();
+        for candidate in choice.candidates.iter().take(MAXIMUM_TRIES) {
+            match self.try_stack(&images, &candidate.stack, priority, read, times).await? {
+                Ok(measured) => {
+                    let (why_chosen, other_series) = choice.explain(&refused).unwrap_or_default();
+                    let excluded_series = excluded_series(ordered, other_series);
+                    let analysis = ct_analysis(&images, candidate, why_chosen, measured, excluded_series);
+                    return Ok(RunOutcome::CtMeasured(Box::new(analysis)));
+                }
+                Err(refusal) => refused.push(refusal),
+            }
+            // The patient of the other series is the same.
+            if refused.last().is_some_and(|refusal| refusal.reason == ReasonCode::AgeOutOfScope) {
+                break;
+            }
+        }
+        let Refusal { reason, words } = choice.refusal(&refused);
+        Ok(RunOutcome::NotAnalysed(NotAnalysed { reason, words, sources }))
+    }
+
+    /// One stack from its pixels to its gates. The inner error is what is wrong with it: the next one may do.
+    async fn try_stack<R, F>(
+        &self,
+        images: &[Read],
+        stack: &Stack,
+        priority: RunPriority,
+        read: &mut R,
+        times: &mut StageTimes,
+    ) -> Result<Result<Measured, Refusal>, InferError>
+    where
+        R: FnMut(SourceImage) -> F,
+        F: Future<Output = Result<LoadedImage, InferError>>,
+    {
+        let Filled { volume, identical } = match self.fill(images, stack, read, times).await? {
+            Ok(filled) => filled,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let started = Instant::now();
+        let volume = Arc::new(volume);
+        let by_network = match &self.networks {
+            Some(networks) => networks.lungs(&volume, priority).await?,
+            None => None,
+        };
+        let segmented = if let Some(lungs) = by_network {
+            lungs
+        } else {
+            let volume = Arc::clone(&volume);
+            spawn_blocking(move || segment(&volume)).await?
+        };
         times.add("segment", started);
+        let labels = match segmented {
+            Ok(labels) => Arc::new(labels),
+            Err(error) => {
+                return Ok(Err(Refusal { reason: ReasonCode::ImageQuality, words: error.to_string() }));
+            }
+        };
         let started = Instant::now();
         let age = stack.slices.first().and_then(|&idx| images[idx].patient_age);
         let enforced = self.bundle.status != BundleStatus::Untrained;
-        let (measured, gates, sections, threshold_hu) = spawn_blocking(move || {
-            let measured = measure(&volume, &lungs);
-            let gates = check(&volume, &lungs, &measured, age, enforced);
-            let sections = choose_sections(&volume, &lungs);
-            (measured, gates, sections, lungs.threshold_hu)
+        let (lungs, gates) = spawn_blocking({
+            let (volume, labels) = (Arc::clone(&volume), Arc::clone(&labels));
+            move || {
+                let lungs = measure(&volume, &labels);
+                let gates = check(&volume, &labels, &lungs, age, enforced);
+                (lungs, gates)
+            }
         })
         .await?;
         times.add("measure", started);
         if let Some(gate) = gates.iter().find(|gate| gate.enforced && !gate.passed) {
-            return refused(Refusal { reason: gate.reason, words: gate.words.clone() }, stacked);
+            return Ok(Err(Refusal { reason: gate.reason, words: gate.words.clone() }));
         }
-        let sections = sections.map_err(|error: SectionError| InferError::Sections(error.to_string()))?;
-        let mut excluded: Vec<ExcludedImage> = choice
-            .left_out
-            .iter()
-            .map(|(idx, refusal)| (*idx, refusal.clone()))
-            .chain(identical.into_iter().map(|idx| {
-                let words = "the image lies at the position of another and has the same pixels".to_owned();
-                (idx, Refusal { reason: ReasonCode::IdenticalImage, words })
-            }))
-            .map(|(idx, Refusal { reason, words })| ExcludedImage { source: images[idx].source.clone(), reason, words })
-            .collect();
-        excluded.extend(unreadable);
-        Ok(RunOutcome::CtMeasured(Box::new(CtAnalysis {
-            series: series(&stacked, stack, why_chosen),
-            gates,
-            method: CtMethod {
-                segmentation: SEGMENTATION_METHOD.to_owned(),
-                densitometry: DENSITOMETRY_METHOD.to_owned(),
-                threshold_hu,
-                band_limits_hu: BAND_LIMITS_HU,
+        let started = Instant::now();
+        let classification = match &self.networks {
+            Some(networks) => match networks.classify(&self.bundle, &volume, &labels, priority).await? {
+                Some(Err(refusal)) => return Ok(Err(refusal)),
+                Some(Ok(classification)) => {
+                    times.add("classify", started);
+                    Some(classification)
+                }
+                None => None,
             },
-            lungs: measured,
-            sections,
-            excluded_series: excluded_series(&images, choice.other_series),
-            excluded,
-        })))
+            None => None,
+        };
+        let threshold_hu = labels.threshold_hu;
+        let key_slices: Vec<usize> =
+            classification.iter().flat_map(|scan| &scan.key_slices).map(|key| key.slice).collect();
+        let sections = spawn_blocking(move || choose_sections(&volume, &labels, &key_slices)).await?;
+        let sections = sections.map_err(|error: SectionError| InferError::Sections(error.to_string()))?;
+        Ok(Ok(Measured { lungs, gates, sections, classification, threshold_hu, identical }))
     }
 
     /// Decodes the stack slice by slice. The inner error is what is wrong with the images.
@@ -186,18 +258,12 @@ impl CtPipeline {
         F: Future<Output = Result<LoadedImage, InferError>>,
     {
         let size = stack.size();
-        let voxels = size.iter().try_fold(1_usize, |product, side| product.checked_mul(*side));
-        let Some(voxels) = voxels.filter(|voxels| *voxels <= MAXIMUM_VOXELS) else {
-            let [columns, rows, slices] = size;
-            let words = format!("{columns} x {rows} x {slices} voxels, at most {MAXIMUM_VOXELS} are read");
-            return Ok(Err(Refusal { reason: ReasonCode::UnsupportedImage, words }));
-        };
         let doubles: HashMap<usize, Vec<usize>> =
             stack.doubles.iter().fold(HashMap::new(), |mut doubles, &(kept, double)| {
                 doubles.entry(kept).or_insert_with(Vec::new).push(double);
                 doubles
             });
-        let mut hu = Vec::with_capacity(voxels);
+        let mut hu = Vec::with_capacity(size.iter().product());
         let mut identical = Vec::new();
         for (number, &idx) in stack.slices.iter().enumerate() {
             let slice = match self.decode(&images[idx], stack, read, times).await? {
@@ -258,13 +324,12 @@ async fn read_headers<R, F>(
     sources: Vec<SourceImage>,
     read: &mut R,
     times: &mut StageTimes,
-) -> Result<(Vec<Read>, Vec<ExcludedImage>), InferError>
+) -> Result<Headers, InferError>
 where
     R: FnMut(SourceImage) -> F,
     F: Future<Output = Result<LoadedImage, InferError>>,
 {
-    let mut images = Vec::new();
-    let mut unreadable = Vec::new();
+    let mut headers = Headers::default();
     for source in sources {
         let started = Instant::now();
         let LoadedImage { source, bytes } = read(source).await?;
@@ -277,54 +342,92 @@ where
         })
         .await?;
         times.add("headers", started);
+        // The index knows the series of every object, also where a copy of the header is damaged.
+        let series_instance_uid = source.series_instance_uid.as_str().to_owned();
         match facts {
-            Ok((mut header, patient_age)) => {
-                // The index knows the series of every object, also where a copy of the header is damaged.
-                source.series_instance_uid.as_str().clone_into(&mut header.series_instance_uid);
-                images.push(Read { source, header, patient_age });
+            Ok((slice, patient_age)) => {
+                headers.slices.push(SliceHeader { series_instance_uid, ..slice });
+                headers.images.push(Read { source, patient_age });
             }
-            Err(error) => unreadable.push(ExcludedImage { source, reason: error.reason(), words: error.to_string() }),
+            Err(error) => {
+                let (reason, words) = error.reason_and_words();
+                let refusal = Refusal { reason, words };
+                headers.unreadable.push((series_instance_uid, refusal));
+            }
         }
     }
-    Ok((images, unreadable))
+    Ok(headers)
 }
 
 fn undecodable(error: &ImagingError, number: usize, stack: &Stack) -> Refusal {
-    let words = format!("slice {} of {} has no pixels: {error}", number + 1, stack.slices.len());
-    Refusal { reason: error.reason(), words }
+    let (reason, words) = error.reason_and_words();
+    Refusal { reason, words: format!("slice {} of {} has no pixels: {words}", number + 1, stack.slices.len()) }
 }
 
-fn series(stacked: &[SourceImage], stack: &Stack, why_chosen: &str) -> CtSeries {
-    CtSeries {
-        // A stack has slices.
-        series_instance_uid: stacked[0].series_instance_uid.clone(),
-        acquisition_number: stack.acquisition_number,
-        images: stacked.to_vec(),
-        why_chosen: why_chosen.to_owned(),
-        size: stack.size(),
-        spacing_mm: stack.spacing_mm,
-        slice_thickness_mm: stack.slice_thickness_mm,
-        convolution_kernel: stack.convolution_kernel.clone(),
-        columns_reversed: stack.columns_reversed,
-        rows_reversed: stack.rows_reversed,
+fn ct_analysis(
+    images: &[Read],
+    Candidate { stack, left_out, .. }: &Candidate,
+    why_chosen: String,
+    Measured { lungs, gates, sections, classification, threshold_hu, identical }: Measured,
+    excluded_series: Vec<ExcludedSeries>,
+) -> CtAnalysis {
+    let stacked: Vec<SourceImage> = stack.slices.iter().map(|&idx| images[idx].source.clone()).collect();
+    let identical = identical.into_iter().map(|idx| {
+        let words = "the image lies at the position of another and has the same pixels".to_owned();
+        (idx, Refusal { reason: ReasonCode::IdenticalImage, words })
+    });
+    let excluded = left_out
+        .iter()
+        .cloned()
+        .chain(identical)
+        .map(|(idx, Refusal { reason, words })| ExcludedImage { source: images[idx].source.clone(), reason, words })
+        .collect();
+    CtAnalysis {
+        series: CtSeries {
+            // A stack has slices.
+            series_instance_uid: stacked[0].series_instance_uid.clone(),
+            acquisition_number: stack.acquisition_number,
+            images: stacked,
+            why_chosen,
+            size: stack.size(),
+            spacing_mm: stack.spacing_mm,
+            slice_thickness_mm: stack.slice_thickness_mm,
+            convolution_kernel: stack.convolution_kernel.clone(),
+            columns_reversed: stack.columns_reversed,
+            rows_reversed: stack.rows_reversed,
+        },
+        gates,
+        method: CtMethod {
+            segmentation: if threshold_hu.is_some() { SEGMENTATION_METHOD } else { NETWORK_METHOD }.to_owned(),
+            densitometry: DENSITOMETRY_METHOD.to_owned(),
+            threshold_hu,
+            band_limits_hu: BAND_LIMITS_HU,
+        },
+        lungs,
+        sections,
+        classification,
+        excluded_series,
+        excluded,
     }
 }
 
-fn excluded_series(images: &[Read], other_series: Vec<(String, Refusal)>) -> Vec<ExcludedSeries> {
-    let of = |uid: &str| {
-        let uid = uid.to_owned();
-        images.iter().filter(move |image| image.source.series_instance_uid.as_str() == uid)
-    };
+fn excluded_series(sources: Vec<SourceImage>, other_series: Vec<OtherSeries>) -> Vec<ExcludedSeries> {
+    let mut by_series: HashMap<String, Vec<SourceImage>> = HashMap::new();
+    for source in sources {
+        by_series.entry(source.series_instance_uid.as_str().to_owned()).or_default().push(source);
+    }
     other_series
         .into_iter()
-        .filter_map(|(uid, Refusal { reason, words })| {
-            let first = of(&uid).next()?;
+        .filter_map(|OtherSeries { series_instance_uid, images, refusal: Refusal { reason, words } }| {
+            let sources = by_series.remove(&series_instance_uid)?;
+            let first = sources.first()?;
             Some(ExcludedSeries {
-                series_instance_uid: first.source.series_instance_uid.clone(),
-                modality: first.source.modality.clone(),
-                images: of(&uid).count(),
+                series_instance_uid: first.series_instance_uid.clone(),
+                modality: first.modality.clone(),
+                images,
                 reason,
                 words,
+                sources,
             })
         })
         .collect()
@@ -409,6 +512,19 @@ fn check(
         ReasonCode::LungMask,
         format!("{border_ml:.1} ml of lung at the border of the images, at most {BORDER_ML} expected"),
     ));
+    let dropped_ml = found.dropped_voxels as f64 * volume.voxel_ml();
+    gates.push(gate(
+        "ct_lung.pieces",
+        dropped_ml <= DROPPED_ML,
+        ReasonCode::LungMask,
+        format!(
+            "{dropped_ml:.0} ml of what looks like lung lie apart from the lungs and are not measured, at most \
+             {DROPPED_ML} expected"
+        ),
+    ));
+    if found.threshold_hu.is_none() {
+        return gates;
+    }
     let labelled = found.labels.iter().any(|label| *label != BACKGROUND);
     let words = match (found.airway_found, labelled) {
         (true, _) => "trachea found and taken out",

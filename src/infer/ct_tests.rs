@@ -1,21 +1,24 @@
 //! The CT pipeline on a phantom in DICOM.
 
-use std::collections::HashMap;
+use std::{cell::RefCell, collections::HashMap};
 
 use dicom_core::{PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{InMemDicomObject, mem::InMemElement};
 
-use super::*;
+use super::{worker::all_sources_of, *};
 use crate::{
     imaging::{
         DecodeLimits,
         ct::{LEFT_LUNG, RIGHT_LUNG, Volume, phantom::Phantom},
         testing::{number, part10, text},
     },
+    nn::{
+        Architecture, EnsembleOptions, MemberArchitecture, ScanArchitecture, ScanOptions, init_untrained_scan_bundle,
+    },
     types::{
-        BundleIdentity, BundleStatus, CtAnalysis, NotAnalysed, ReasonCode, RunOutcome, Sha256Digest, Side, SourceImage,
-        Uid,
+        BundleIdentity, BundleStatus, CtAnalysis, Decision, NotAnalysed, ReasonCode, RunOutcome, RunPriority,
+        Sha256Digest, Side, SourceImage, Uid,
     },
 };
 
@@ -42,6 +45,10 @@ fn bundle() -> BundleIdentity {
 struct Study {
     sources: Vec<SourceImage>,
     files: HashMap<String, Vec<u8>>,
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
 }
 
 /// How a volume is written as images.
@@ -86,13 +93,19 @@ impl Study {
     }
 
     fn analyse(&self) -> Analysis {
-        let pipeline = CtPipeline::new(bundle(), DecodeLimits::default()).unwrap();
+        self.analyse_sources(self.sources.clone())
+    }
+
+    fn analyse_sources(&self, sources: Vec<SourceImage>) -> Analysis {
+        self.analyse_with(&CtPipeline::new(bundle(), None, DecodeLimits::default()).unwrap(), sources)
+    }
+
+    fn analyse_with(&self, pipeline: &CtPipeline, sources: Vec<SourceImage>) -> Analysis {
         let read = |source: SourceImage| {
             let bytes = self.files[&source.archive_key].clone();
             async move { Ok(LoadedImage { source, bytes }) }
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(pipeline.analyse(self.sources.clone(), read)).unwrap()
+        runtime().block_on(pipeline.analyse(sources, RunPriority::Routine, read)).unwrap()
     }
 
     #[track_caller]
@@ -154,6 +167,12 @@ fn image(volume: &Volume, slice: usize, writing: Writing) -> InMemDicomObject {
     ])
 }
 
+fn image_without_pixels(volume: &Volume, slice: usize, writing: Writing) -> InMemDicomObject {
+    let mut damaged = image(volume, slice, writing);
+    damaged.put(InMemElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16([0_u16; 8][..].into())));
+    damaged
+}
+
 /// A phantom whose left lung is a little denser and has a lesion fewer, so that the sides can be told apart.
 fn phantom() -> (Volume, Vec<u8>) {
     let (mut volume, truth) = Phantom { pleural_lesion_mm: None, ..Phantom::default() }.make();
@@ -183,6 +202,71 @@ fn both_lungs_are_measured_and_the_stages_are_timed() {
     let order: Vec<String> = heights.iter().map(|idx| format!("object {idx}")).collect();
     let keys: Vec<String> = measured.series.images.iter().map(|image| image.archive_key.clone()).collect();
     assert_eq!(keys, order, "the images are named from the feet up");
+}
+
+/// The pipeline of an untrained bundle with one network.
+fn pipeline_of(architecture: MemberArchitecture, change: impl FnOnce(String) -> String) -> CtPipeline {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scan");
+    let options = ScanOptions { seed: 1, architecture, width: 0.0625, size_pixels: Some([64, 64]) };
+    init_untrained_scan_bundle(&path, options).unwrap();
+    let manifest = path.join("manifest.toml");
+    fs_err::write(&manifest, change(fs_err::read_to_string(&manifest).unwrap())).unwrap();
+    match Pipeline::open(&path, EnsembleOptions::default(), DecodeLimits::default()).unwrap() {
+        Pipeline::Ct(pipeline) => pipeline,
+        Pipeline::Cxr(_) => panic!("a bundle for CT"),
+    }
+}
+
+#[test]
+fn networks_judge_a_scan_and_name_the_slices_that_speak_for_it() {
+    let (volume, _) = phantom();
+    let study = Study::of(&volume, PLAIN);
+    for architecture in [
+        MemberArchitecture::Scan(ScanArchitecture::Covnet),
+        MemberArchitecture::Scan(ScanArchitecture::MultiScale),
+        MemberArchitecture::Scan(ScanArchitecture::DeCoVNet),
+        MemberArchitecture::Known(Architecture::ResNet18),
+    ] {
+        let name = architecture.name();
+        let pipeline = pipeline_of(architecture, |text| text);
+        let analysis = study.analyse_with(&pipeline, study.sources.clone());
+        assert_eq!(analysis.stage_milliseconds.last().unwrap().0, "classify", "{name}");
+        let RunOutcome::CtMeasured(measured) = analysis.outcome else { panic!("{name}: {:?}", analysis.outcome) };
+        let scan = measured.classification.as_ref().expect(name);
+        assert_eq!((scan.members.len(), scan.fused.len(), scan.decision), (1, 2, Decision::Undetermined), "{name}");
+        assert!((scan.fused.iter().sum::<f64>() - 1.0).abs() < 1e-5, "{name}: {:?}", scan.fused);
+        assert!((scan.fused[0] - scan.members[0].probabilities[0]).abs() < 1e-5, "{name}: one member is the ensemble");
+        assert!(scan.slices.is_sorted() && scan.slices.iter().all(|slice| *slice < volume.size[2]), "{name}");
+        assert!(scan.key_slices.len() <= 3, "{name}");
+        for key in &scan.key_slices {
+            assert!(scan.slices.contains(&key.slice), "{name}");
+            assert!(key.lung_heat_fraction.is_none_or(|share| (0.0..=1.0).contains(&share)), "{name}: {key:?}");
+            assert!(measured.sections.iter().any(|section| section.index == key.slice), "{name}: it is shown");
+        }
+        assert!(measured.method.threshold_hu.is_some(), "the lungs are found without a network");
+        let again = study.analyse_with(&pipeline, study.sources.clone());
+        assert_eq!(again.outcome, RunOutcome::CtMeasured(measured), "{name}: the same every time");
+    }
+}
+
+#[test]
+fn slices_with_less_lung_than_the_networks_ask_for_are_left_out() {
+    let (volume, _) = phantom();
+    let study = Study::of(&volume, PLAIN);
+    let slices = |minimum: &str| {
+        let pipeline = pipeline_of(MemberArchitecture::Scan(ScanArchitecture::MultiScale), |text| {
+            assert!(text.contains("minimum_lung_cm2 = 2.5"), "{text}");
+            text.replace("minimum_lung_cm2 = 2.5", &format!("minimum_lung_cm2 = {minimum}"))
+        });
+        let RunOutcome::CtMeasured(measured) = study.analyse_with(&pipeline, study.sources.clone()).outcome else {
+            panic!("measured")
+        };
+        measured.classification.unwrap().slices
+    };
+    let (few, many) = (slices("100.0"), slices("2.5"));
+    assert!(!few.is_empty() && few.len() < many.len(), "{} and {}", few.len(), many.len());
+    assert!(few.iter().all(|slice| many.contains(slice)));
 }
 
 #[test]
@@ -238,6 +322,7 @@ fn the_same_slice_twice_is_left_out_and_two_different_ones_are_refused() {
     let refused = differing.refused();
     assert_eq!(refused.reason, ReasonCode::DuplicatePosition);
     assert!(refused.words.contains("slice 21 of 80"), "{refused:?}");
+    assert_eq!(refused.sources, differing.sources, "the double is needed to repeat the run");
 }
 
 #[test]
@@ -255,13 +340,163 @@ fn a_damaged_slice_stops_the_volume_and_other_series_are_told() {
     assert_eq!((excluded.images, excluded.reason), (30, ReasonCode::OtherSeriesChosen));
     assert_eq!(measured.excluded.iter().map(|image| image.reason).collect::<Vec<_>>(), [ReasonCode::Localizer]);
 
-    let mut damaged = image(&volume, 5, PLAIN);
-    damaged.put(InMemElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16([0_u16; 8][..].into())));
     let key = study.sources[volume.size[2] - 1 - 5].archive_key.clone();
-    study.files.insert(key, part10(damaged));
+    study.files.insert(key, part10(image_without_pixels(&volume, 5, PLAIN)));
     let refused = study.refused();
     assert_eq!(refused.reason, ReasonCode::Undecodable);
-    assert!(refused.words.starts_with("slice 6 of 80 has no pixels"), "{refused:?}");
+    let words = "none of 2 series can be measured; the best: slice 6 of 80 has no pixels";
+    assert!(refused.words.starts_with(words), "{refused:?}");
+    assert_eq!(refused.sources, study.sources);
+}
+
+#[test]
+fn the_next_series_is_measured_when_the_pixels_or_the_lungs_of_the_first_are_no_good() {
+    let (volume, _) = phantom();
+    let (belly, _) = Phantom {
+        without_lungs: true,
+        bowel_gas: false,
+        size: [72, 56, 100],
+        spacing_mm: [5.0, 5.0, 4.0],
+        ..Phantom::default()
+    }
+    .make();
+    let mut study = Study::of(&belly, Writing { series: "2.25.300", ..PLAIN });
+    let damaged = Writing { series: "2.25.200", ..PLAIN };
+    (0..90).for_each(|slice| study.add(&belly, slice, damaged));
+    let without_pixels = study.sources[150].archive_key.clone();
+    study.files.insert(without_pixels, part10(image_without_pixels(&belly, 50, damaged)));
+    (0..volume.size[2]).for_each(|slice| study.add(&volume, slice, PLAIN));
+    let measured = study.measured();
+    assert_eq!(measured.series.series_instance_uid.as_str(), PLAIN.series);
+    assert!(measured.series.why_chosen.contains("of 3 series"), "{}", measured.series.why_chosen);
+    assert!(measured.series.why_chosen.ends_with("2 that came before it could not be measured"));
+    let excluded: Vec<(&str, ReasonCode, usize)> = measured
+        .excluded_series
+        .iter()
+        .map(|series| (series.series_instance_uid.as_str(), series.reason, series.sources.len()))
+        .collect();
+    assert_eq!(excluded, [("2.25.300", ReasonCode::LungMask, 100), ("2.25.200", ReasonCode::Undecodable, 90)]);
+}
+
+#[test]
+fn no_more_than_four_series_are_tried() {
+    let (belly, _) = Phantom {
+        without_lungs: true,
+        bowel_gas: false,
+        size: [30, 24, 80],
+        spacing_mm: [5.0, 5.0, 4.0],
+        ..Phantom::default()
+    }
+    .make();
+    let mut study = Study::default();
+    for series in ["2.25.1", "2.25.2", "2.25.3", "2.25.4"] {
+        (0..belly.size[2]).for_each(|slice| study.add(&belly, slice, Writing { series, ..PLAIN }));
+    }
+    let (volume, _) = phantom();
+    (0..40).for_each(|slice| study.add(&volume, slice, PLAIN));
+    let refused = study.refused();
+    assert_eq!(refused.reason, ReasonCode::LungMask);
+    let words = "none of 5 series can be measured (1 more that make a volume were not tried); the best: the right lung";
+    assert!(refused.words.starts_with(words), "{refused:?}");
+}
+
+#[test]
+fn a_series_with_an_unreadable_image_is_refused_and_others_keep_theirs() {
+    let (volume, _) = phantom();
+    let mut study = Study::of(&volume, PLAIN);
+    let other = Writing { series: "2.25.200", ..PLAIN };
+    (0..30).for_each(|slice| study.add(&volume, slice, other));
+    let unreadable = study.sources[90].archive_key.clone();
+    study.files.insert(unreadable, b"no DICOM".to_vec());
+    let measured = study.measured();
+    assert_eq!(measured.excluded, []);
+    let excluded = &measured.excluded_series[0];
+    assert_eq!((excluded.reason, excluded.images, excluded.sources.len()), (ReasonCode::Undecodable, 30, 30));
+    assert!(excluded.words.starts_with("1 of 30 image(s) of the series cannot be read"), "{excluded:?}");
+
+    // At the end of the stack nothing else would tell that it is not whole.
+    let mut study = Study::of(&volume, PLAIN);
+    let unreadable = study.sources[0].archive_key.clone();
+    study.files.insert(unreadable, b"no DICOM".to_vec());
+    let refused = study.refused();
+    assert_eq!(refused.reason, ReasonCode::Undecodable);
+    assert!(refused.words.starts_with("1 of 80 image(s) of the series cannot be read"), "{refused:?}");
+}
+
+#[test]
+fn a_run_is_repeated_from_what_it_kept() {
+    let (volume, _) = phantom();
+    let mut study = Study::of(&volume, PLAIN);
+    study.add(&volume, 20, PLAIN);
+    let other = Writing { series: "2.25.200", ..PLAIN };
+    (0..40).for_each(|slice| study.add(&volume, slice, other));
+    let unreadable = study.sources[100].archive_key.clone();
+    study.files.insert(unreadable, b"no DICOM".to_vec());
+    let outcome = study.analyse().outcome;
+    let mut kept = all_sources_of(&outcome);
+    assert_eq!(kept.len(), study.sources.len());
+    assert_eq!(study.analyse_sources(kept.clone()).outcome, outcome);
+    kept.reverse();
+    assert_eq!(study.analyse_sources(kept).outcome, outcome, "the order changes nothing");
+    // Records of before have no images of other series.
+    let mut old = serde_json::to_value(&outcome).unwrap();
+    old["excluded_series"][0].as_object_mut().unwrap().remove("sources");
+    let old: RunOutcome = serde_json::from_value(old).unwrap();
+    assert_eq!(all_sources_of(&old).len(), 81);
+}
+
+#[test]
+fn one_volume_is_in_memory_at_a_time() {
+    let small = Phantom { size: [72, 56, 40], spacing_mm: [5.0, 5.0, 8.0], ..Phantom::default() };
+    let study = Study::of(&small.make().0, PLAIN);
+    let pipeline = CtPipeline::new(bundle(), None, DecodeLimits::default()).unwrap();
+    let log: RefCell<Vec<usize>> = RefCell::default();
+    let analyse = |run: usize| {
+        let (study, log) = (&study, &log);
+        pipeline.analyse(study.sources.clone(), RunPriority::Routine, move |source: SourceImage| {
+            log.borrow_mut().push(run);
+            let bytes = study.files[&source.archive_key].clone();
+            async move {
+                tokio::task::yield_now().await;
+                Ok(LoadedImage { source, bytes })
+            }
+        })
+    };
+    let (one, other) = runtime().block_on(async { tokio::join!(analyse(0), analyse(1)) });
+    assert_eq!(one.unwrap().outcome, other.unwrap().outcome);
+    let log = log.into_inner();
+    // Each reads its 40 headers, then its 40 slices.
+    let slices_of = |run: usize| -> Vec<usize> {
+        let reads = log.iter().enumerate().filter(|(_, by)| **by == run).map(|(at, _)| at);
+        reads.skip(40).collect()
+    };
+    let (one, other) = (slices_of(0), slices_of(1));
+    assert_eq!((one.len(), other.len()), (40, 40));
+    assert!(one[39] < other[0] || other[39] < one[0], "{log:?}");
+}
+
+#[test]
+fn lungs_that_are_not_whole_are_refused() {
+    // Cut by the field of view.
+    let (mut volume, truth) = phantom();
+    let cropped = {
+        let columns = volume.size[0];
+        let hu = volume.hu.chunks_exact(columns).flat_map(|line| line[..columns - 29].to_vec()).collect();
+        Volume { size: [columns - 29, volume.size[1], volume.size[2]], spacing_mm: volume.spacing_mm, hu }
+    };
+    let refused = Study::of(&cropped, PLAIN).refused();
+    assert_eq!(refused.reason, ReasonCode::LungMask);
+    assert!(refused.words.contains("ml of lung at the border of the images"), "{refused:?}");
+    // Cut off by a band without air, below the middle.
+    let band = 25 * volume.slice_pixels()..26 * volume.slice_pixels();
+    for (hu, label) in volume.hu[band.clone()].iter_mut().zip(&truth[band]) {
+        if *label == RIGHT_LUNG {
+            *hu = 40;
+        }
+    }
+    let refused = Study::of(&volume, PLAIN).refused();
+    assert_eq!(refused.reason, ReasonCode::LungMask);
+    assert!(refused.words.contains("ml of what looks like lung lie apart from the lungs"), "{refused:?}");
 }
 
 #[test]

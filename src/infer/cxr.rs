@@ -1,6 +1,9 @@
 //! The chest radiograph pipeline.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
@@ -9,6 +12,7 @@ use super::{
     gates::Gates,
     models::{MemberOutput, ModelError, Models},
     nearest::normalised,
+    scores::{decide, spread, surviving},
     settings::{EmbeddingMethod, PipelineSettings, SettingsProblem, SimilarCaseSettings},
 };
 use crate::{
@@ -20,8 +24,8 @@ use crate::{
         read_object,
     },
     types::{
-        BundleIdentity, BundleStatus, CxrAnalysis, Decision, ExcludedImage, HeatMap, ImageAnalysis, LungMask,
-        MemberScore, NotAnalysed, Placement, ReasonCode, RunOutcome, RunPriority, SourceImage,
+        BundleIdentity, BundleStatus, CxrAnalysis, ExcludedImage, HeatMap, ImageAnalysis, LungMask, MemberScore,
+        NotAnalysed, Placement, ReasonCode, RunOutcome, RunPriority, SourceImage,
     },
 };
 
@@ -42,7 +46,7 @@ pub struct Analysis {
     /// The embedding of each analysed image, of length 1, or in words why there is none; in the order of the outcome's
     /// images.
     pub embeddings: Vec<Result<Vec<f32>, String>>,
-    /// Milliseconds per stage, summed over the images: `read`, `decode`, `segment`, `classify`, `explain`.
+    /// Milliseconds per stage, summed over the images; metrics count them by the names of `telemetry::RunStage`.
     pub stage_milliseconds: Vec<(String, f64)>,
 }
 
@@ -62,6 +66,8 @@ pub enum InferError {
         failures: Vec<String>,
         /// The first of them.
         first: String,
+        /// Until one of them may be asked again, when none was: all were taken out.
+        wait: Option<Duration>,
     },
     /// An image cannot be read from where it is kept.
     #[error("{0}")]
@@ -82,6 +88,23 @@ impl InferError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         !matches!(self, Self::Settings(_))
+    }
+
+    /// The members answered, and what they said makes no sense together.
+    pub(super) fn not_fused() -> Self {
+        let first = "the outputs of the classifiers cannot be fused".to_owned();
+        Self::AllMembersFailed { failures: vec![first.clone()], first, wait: None }
+    }
+
+    /// How long to wait for networks that were taken out before this run came: it is not its fault. `None` for everything
+    /// that the run itself may have caused.
+    #[must_use]
+    pub const fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Segmenter(error) => error.wait(),
+            Self::AllMembersFailed { wait, .. } => *wait,
+            _ => None,
+        }
     }
 }
 
@@ -246,7 +269,7 @@ impl<M: Models> CxrPipeline<M> {
             }
             .into());
         }
-        let lungs = Lungs::from_probabilities(&probabilities, &placement);
+        let lungs = spawn_blocking(move || Lungs::from_probabilities(&probabilities, &placement)).await?;
         gates.check_lungs(&lungs.measurements, &self.settings.gates);
         times.add("segment", started);
         if let Some(gate) = gates.stopping() {
@@ -254,7 +277,11 @@ impl<M: Models> CxrPipeline<M> {
         }
 
         let started = Instant::now();
-        let inputs = self.classifier_inputs(&canvas, &placement, &lungs)?;
+        let settings = Arc::clone(&self.settings);
+        let (inputs, lungs) = spawn_blocking(move || {
+            classifier_inputs(&settings.member_inputs, &canvas, &placement, &lungs).map(|inputs| (inputs, lungs))
+        })
+        .await??;
         let frames = inputs.iter().map(|(_, frame)| *frame).collect();
         let outputs = self.classify(inputs.into_iter().map(|(inputs, _)| inputs).collect(), priority).await?;
         times.add("classify", started);
@@ -264,38 +291,6 @@ impl<M: Models> CxrPipeline<M> {
         let analysis = self.explain(source, placement, gates, &lungs, outputs, frames)?;
         times.add("explain", started);
         Ok(Verdict::Goes((analysis, embedding)))
-    }
-
-    /// The inputs of each member, and the part of the canvas that its first input shows. Members that want the same share
-    /// the work.
-    fn classifier_inputs(
-        &self,
-        canvas: &Plane,
-        placement: &Placement,
-        lungs: &Lungs,
-    ) -> Result<Vec<(Vec<Planes>, Frame)>, PlaneError> {
-        let mut made: Vec<(&Recipe, Planes, Frame)> = Vec::new();
-        let mut of_members = Vec::new();
-        for recipes in &self.settings.member_inputs {
-            let mut inputs = Vec::new();
-            let mut first_frame = Frame::WHOLE;
-            for (input_idx, recipe) in recipes.iter().enumerate() {
-                let known = made.iter().find(|(known, _, _)| *known == recipe);
-                let (input, frame) = if let Some((_, input, frame)) = known {
-                    (input.clone(), *frame)
-                } else {
-                    let (input, frame) = classifier_input::compose(canvas, placement, lungs, recipe)?;
-                    made.push((recipe, input.clone(), frame));
-                    (input, frame)
-                };
-                if input_idx == 0 {
-                    first_frame = frame;
-                }
-                inputs.push(input);
-            }
-            of_members.push((inputs, first_frame));
-        }
-        Ok(of_members)
     }
 
     /// Runs all members at the same time; one entry each, in the bundle's order.
@@ -313,26 +308,16 @@ impl<M: Models> CxrPipeline<M> {
                 async move { (member_idx, models.classify(member_idx, inputs, target_class_idx, priority).await) },
             );
         }
-        let mut outputs: Vec<Result<MemberOutput, String>> =
-            vec![Err("it stopped without an answer".to_owned()); self.bundle.members.len()];
+        let mut outputs: Vec<Result<MemberOutput, ModelError>> =
+            vec![Err(ModelError::Failed("it stopped without an answer".to_owned())); self.bundle.members.len()];
         while let Some(joined) = tasks.join_next().await {
             // A task that panicked leaves the words above.
             let Ok((member_idx, output)) = joined else { continue };
             if let Some(slot) = outputs.get_mut(member_idx) {
-                *slot = output.map_err(|error| error.to_string()).and_then(|output| checked(output, n_classes));
+                *slot = output.and_then(|output| checked(output, n_classes).map_err(ModelError::Failed));
             }
         }
-        for (member, output) in self.bundle.members.iter().zip(&outputs) {
-            if let Err(failure) = output {
-                tracing::warn!(member = %member.name, failure, "a classifier fails");
-            }
-        }
-        let failures: Vec<String> = outputs.iter().filter_map(|output| output.as_ref().err().cloned()).collect();
-        if failures.len() == outputs.len() {
-            let first = failures.first().cloned().unwrap_or_default();
-            return Err(InferError::AllMembersFailed { failures, first });
-        }
-        Ok(outputs)
+        surviving(&self.bundle, outputs)
     }
 
     /// The vector that similar images are found by. A member that failed leaves none: the vectors of an ensemble with
@@ -375,21 +360,18 @@ impl<M: Models> CxrPipeline<M> {
         let fused = self.models.fuse(&logits).filter(|fused| fused.iter().all(|output| output.is_finite()));
         let Some((fused, output)) = fused.and_then(|fused| fused.get(target).copied().map(|output| (fused, output)))
         else {
-            let first = "the outputs of the classifiers cannot be fused".to_owned();
-            return Err(InferError::AllMembersFailed { failures: vec![first.clone()], first });
+            return Err(InferError::not_fused());
         };
 
         let mut members = Vec::new();
         let mut member_heat_maps: Vec<(String, HeatMap)> = Vec::new();
         let mut map_weights = Vec::new();
-        let mut target_outputs = Vec::new();
         for ((member, frame), output) in self.bundle.members.iter().zip(frames).zip(outputs) {
             let name = member.name.clone();
             match output {
                 Ok(MemberOutput { probabilities, activation_map, .. }) => {
                     let probabilities: Vec<f64> = probabilities.into_iter().map(f64::from).collect();
                     let output_of_target = probabilities.get(target).copied().unwrap_or(0.0);
-                    target_outputs.push(output_of_target);
                     if let Some(map) = activation_map {
                         let plane = Plane { rows: map.rows, columns: map.columns, values: map.values };
                         let map = classifier_input::over_canvas(heat::heat_map(&plane, &map.method), frame);
@@ -404,29 +386,15 @@ impl<M: Models> CxrPipeline<M> {
         let weighted: Vec<(&HeatMap, f64)> = member_heat_maps.iter().map(|(_, map)| map).zip(map_weights).collect();
         let heat_map = heat::fuse(&weighted);
         let (right_lung_heat_fraction, left_lung_heat_fraction) = heat::hot_fractions(&heat_map, lungs);
-        let is_at_threshold = output >= self.bundle.threshold;
-        // What was validated is the whole ensemble: what is left of it after a failure decides nothing.
-        let is_whole = members.iter().all(|member| member.failure.is_none());
-        let is_grey = self.bundle.grey_zone.is_some_and(|[low, high]| low <= output && output < high);
-        let decides = is_whole && !is_grey;
-        let decision = match (self.bundle.status, is_at_threshold) {
-            (BundleStatus::Validated, true) if decides => Decision::Present,
-            (BundleStatus::Validated, false) if decides => Decision::Absent,
-            (BundleStatus::Validated | BundleStatus::Untrained | BundleStatus::Unvalidated, _) => {
-                Decision::Undetermined
-            }
-        };
-        let largest = target_outputs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let smallest = target_outputs.iter().copied().fold(f64::INFINITY, f64::min);
         Ok(ImageAnalysis {
             source: source.clone(),
             placement,
             gates: gates.into_results(),
+            decision: decide(&self.bundle, output, &members),
+            member_spread: spread(&members, target),
             members,
             fused,
-            member_spread: (largest - smallest).max(0.0),
-            decision,
-            localised: is_at_threshold,
+            localised: output >= self.bundle.threshold,
             heat_map,
             member_heat_maps,
             lung_mask: LungMask {
@@ -492,6 +460,38 @@ fn prepare(part10: &[u8], settings: &PipelineSettings, enforced: bool) -> Result
     Ok(Verdict::Goes(Prepared { gates, placement, canvas, segmenter_canvas }))
 }
 
+/// The inputs of each member, and the part of the canvas that its first input shows. Members that want the same share
+/// the work. Heavy, as [`prepare`]: cut-outs and equalisation at full resolution.
+fn classifier_inputs(
+    member_inputs: &[Vec<Recipe>],
+    canvas: &Plane,
+    placement: &Placement,
+    lungs: &Lungs,
+) -> Result<Vec<(Vec<Planes>, Frame)>, PlaneError> {
+    let mut made: Vec<(&Recipe, Planes, Frame)> = Vec::new();
+    let mut of_members = Vec::new();
+    for recipes in member_inputs {
+        let mut inputs = Vec::new();
+        let mut first_frame = Frame::WHOLE;
+        for (input_idx, recipe) in recipes.iter().enumerate() {
+            let known = made.iter().find(|(known, _, _)| *known == recipe);
+            let (input, frame) = if let Some((_, input, frame)) = known {
+                (input.clone(), *frame)
+            } else {
+                let (input, frame) = classifier_input::compose(canvas, placement, lungs, recipe)?;
+                made.push((recipe, input.clone(), frame));
+                (input, frame)
+            };
+            if input_idx == 0 {
+                first_frame = frame;
+            }
+            inputs.push(input);
+        }
+        of_members.push((inputs, first_frame));
+    }
+    Ok(of_members)
+}
+
 /// The canvas that an image becomes, for tests of the preparation.
 #[cfg(test)]
 pub(super) fn prepared_canvas(part10: &[u8], settings: &PipelineSettings) -> Option<Plane> {
@@ -501,13 +501,9 @@ pub(super) fn prepared_canvas(part10: &[u8], settings: &PipelineSettings) -> Opt
     }
 }
 
-/// What the parser says may quote the data set; everything else names attributes and sizes only.
 fn exclusion(error: &ImagingError) -> Exclusion {
-    let words = match error {
-        ImagingError::Parse(_) => "the data set cannot be parsed".to_owned(),
-        error => error.to_string(),
-    };
-    Exclusion { reason: error.reason(), words }
+    let (reason, words) = error.reason_and_words();
+    Exclusion { reason, words }
 }
 
 /// The reason of a study without any suitable image: that of its images when they agree.

@@ -64,6 +64,22 @@ pub struct LibraryTooLarge {
     allowed: u64,
 }
 
+/// Whether a library of so many vectors of this length may be kept in memory.
+///
+/// # Errors
+/// [`LibraryTooLarge`], with the remedy.
+pub fn check_size(cases: u64, dimensions: u64, maximum_bytes: u64) -> Result<(), LibraryTooLarge> {
+    let needed = bytes_of(cases, dimensions);
+    if needed <= maximum_bytes {
+        return Ok(());
+    }
+    Err(LibraryTooLarge { cases, needed: needed.div_ceil(1 << 20), allowed: maximum_bytes >> 20 })
+}
+
+fn bytes_of(cases: u64, dimensions: u64) -> u64 {
+    cases.saturating_mul(dimensions).saturating_mul(size_of::<f32>() as u64)
+}
+
 impl CaseIndex {
     /// An empty library of vectors with `dimensions` numbers.
     #[must_use]
@@ -263,12 +279,11 @@ impl CaseLibrary {
             return Ok(indices);
         }
         let (cases, dimensions) = case::extent(&mut tx, &key.0, &key.1).await?;
-        let needed = cases.saturating_mul(dimensions).saturating_mul(size_of::<f32>() as u64);
-        if needed > self.maximum_bytes {
+        if let Err(too_large) = check_size(cases, dimensions, self.maximum_bytes) {
             indices.remove(key);
-            let mebi = |bytes: u64| bytes.div_ceil(1 << 20);
-            anyhow::bail!(LibraryTooLarge { cases, needed: mebi(needed), allowed: self.maximum_bytes >> 20 });
+            anyhow::bail!(too_large);
         }
+        let needed = bytes_of(cases, dimensions);
         // Those of other bundles make room; they come back when they are asked for.
         let others: u64 = indices.iter().filter(|(other, _)| *other != key).map(|(_, index)| index.bytes()).sum();
         if needed.saturating_add(others) > self.maximum_bytes {
@@ -341,6 +356,14 @@ mod tests {
 
     fn ids(found: &[SimilarCase]) -> Vec<&str> {
         found.iter().map(|case| case.case_id.as_str()).collect()
+    }
+
+    #[test]
+    fn a_library_fits_up_to_the_last_byte() {
+        check_size(100, 1 << 18, 100 << 20).unwrap();
+        let words = check_size(101, 1 << 18, 100 << 20).unwrap_err().to_string();
+        assert!(words.contains("101 cases needs 101 MiB of memory and 100 MiB are allowed"), "{words}");
+        check_size(u64::MAX, u64::MAX, 100 << 20).unwrap_err();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Pipelines: from the stored images of a study to a finding, or to a reason why there is none.
 //!
-//! Start from [`CtPipeline`] for CT (series → volume → lungs → measurements, no networks), from [`CxrPipeline`] for
+//! Start from [`CtPipeline`] for CT (series → volume → lungs → measurements → networks, if the bundle has some), from [`CxrPipeline`] for
 //! radiographs: header gates → decoding → quality gate → lungs → lung gate → ensemble → heat maps →
 //! decision. The networks come in behind the trait [`Models`].
 //!
@@ -10,6 +10,7 @@
 mod adapter;
 pub mod compare;
 mod ct;
+mod ct_networks;
 #[cfg(test)]
 mod ct_tests;
 mod cxr;
@@ -18,6 +19,7 @@ pub mod library;
 mod models;
 pub mod nearest;
 pub mod pipeline;
+mod scores;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,7 @@ pub mod worker;
 
 pub use adapter::{NnModels, pipeline_settings};
 pub use ct::CtPipeline;
+pub use ct_networks::CtNetworks;
 pub use cxr::{Analysis, CxrPipeline, InferError, LoadedImage};
 pub use models::{ActivationMap, MemberOutput, ModelError, Models};
 pub use pipeline::Pipeline;

@@ -1,6 +1,6 @@
 //! What a pipeline asks of the networks.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use crate::{
     imaging::{Plane, Planes},
@@ -55,5 +55,27 @@ pub struct ActivationMap {
 
 /// Why a network gave no answer; the words of the room that runs it, without patient data.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ModelError(pub String);
+pub enum ModelError {
+    /// It was asked and failed.
+    #[error("{0}")]
+    Failed(String),
+    /// It was not asked: it failed for others before. That says nothing about this image.
+    #[error("{words}")]
+    TakenOut {
+        /// Until it may be asked again.
+        wait: Duration,
+        /// Which network, and how it failed.
+        words: String,
+    },
+}
+
+impl ModelError {
+    /// How long to wait before the network may be asked; `None` when it was asked.
+    #[must_use]
+    pub const fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Failed(_) => None,
+            Self::TakenOut { wait, .. } => Some(*wait),
+        }
+    }
+}

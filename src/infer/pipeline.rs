@@ -3,12 +3,13 @@
 use std::{future::Future, path::Path};
 
 use super::{
-    Analysis, CtPipeline, CxrPipeline, InferError, LoadedImage, NnModels, SettingsProblem, adapter::pipeline_settings,
+    Analysis, CtNetworks, CtPipeline, CxrPipeline, InferError, LoadedImage, NnModels, SettingsProblem,
+    adapter::pipeline_settings,
 };
 use crate::{
     imaging::DecodeLimits,
-    nn::{Bundle, BundleError, Ensemble, EnsembleOptions, Input, NnError},
-    types::{BundleIdentity, NotAnalysed, ReasonCode, RunOutcome, RunPriority, SourceImage},
+    nn::{Bundle, BundleError, Ensemble, EnsembleOptions, Manifest, NnError},
+    types::{self, BundleIdentity, NotAnalysed, ReasonCode, RunOutcome, RunPriority, SourceImage},
 };
 
 /// SOP classes that the chest radiograph pipeline reads: Computed Radiography, Digital X-Ray for presentation.
@@ -23,7 +24,7 @@ const CT_SOP_CLASSES: [&str; 3] =
 pub enum Pipeline {
     /// Single chest radiographs.
     Cxr(CxrPipeline<NnModels>),
-    /// A chest CT, measured without networks.
+    /// A chest CT: measured, and judged by networks if the bundle has some.
     Ct(CtPipeline),
 }
 
@@ -41,15 +42,55 @@ pub enum OpenError {
     Settings(#[from] SettingsProblem),
 }
 
+/// A route names a bundle that its pipeline cannot run: every study would be "not analysed".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "bundle `{bundle}` belongs to pipeline `{}` and its route says `{}`; give the route the pipeline of its bundle, or \
+     another bundle (`hilum route add` replaces it, `hilum model list` names the bundles)",
+    of_bundle.name(),
+    of_route.name()
+)]
+pub struct PipelineMismatch {
+    bundle: String,
+    of_bundle: types::Pipeline,
+    of_route: types::Pipeline,
+}
+
+/// Compares what a route says with what its bundle is for: `image2d` for radiographs, every other kind of input for CT.
+///
+/// # Errors
+/// [`PipelineMismatch`], with the remedy.
+pub fn check_pipeline(manifest: &Manifest, bundle: &str, of_route: types::Pipeline) -> Result<(), PipelineMismatch> {
+    agree(bundle, !manifest.input.is_ct(), of_route)
+}
+
+fn agree(bundle: &str, reads_radiographs: bool, of_route: types::Pipeline) -> Result<(), PipelineMismatch> {
+    let of_bundle = if reads_radiographs { types::Pipeline::ChestRadiograph } else { types::Pipeline::ChestCt };
+    if of_bundle == of_route {
+        Ok(())
+    } else {
+        Err(PipelineMismatch { bundle: bundle.to_owned(), of_bundle, of_route })
+    }
+}
+
 impl Pipeline {
+    /// Whether a route may give studies of `of_route` to this.
+    ///
+    /// # Errors
+    /// [`PipelineMismatch`], with the remedy.
+    pub fn check_route(&self, of_route: types::Pipeline) -> Result<(), PipelineMismatch> {
+        agree(&self.bundle().name, matches!(self, Self::Cxr(_)), of_route)
+    }
+
     /// Opens the bundle in `folder` and loads its networks. Blocks for seconds.
     ///
     /// # Errors
     /// [`OpenError`], with every problem and its remedy.
     pub fn open(folder: &Path, options: EnsembleOptions, decode_limits: DecodeLimits) -> Result<Self, OpenError> {
         let bundle = Bundle::open(folder)?;
-        if let Input::CtMeasurement {} = bundle.manifest().input {
-            return Ok(Self::Ct(CtPipeline::new(bundle.identity(), decode_limits)?));
+        if bundle.manifest().input.is_ct() {
+            let networks = CtNetworks::load(&bundle, options)?;
+            return Ok(Self::Ct(CtPipeline::new(bundle.identity(), networks, decode_limits)?));
         }
         let (settings, classification) = pipeline_settings(bundle.manifest(), decode_limits)?;
         let models = NnModels::new(Ensemble::load(&bundle, options)?, classification);
@@ -98,7 +139,7 @@ impl Pipeline {
         }
         match self {
             Self::Cxr(pipeline) => pipeline.analyse(images, priority, read).await,
-            Self::Ct(pipeline) => pipeline.analyse(images, read).await,
+            Self::Ct(pipeline) => pipeline.analyse(images, priority, read).await,
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The pipeline on synthetic radiographs and deterministic networks.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
@@ -15,6 +18,7 @@ use crate::{
         equalise::Equalisation,
         testing::{part10, radiograph, set_bits_stored, text},
     },
+    telemetry::{Label as _, RunStage},
     types::{
         BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, MemberIdentity, NotAnalysed,
         ReasonCode, RunOutcome, RunPriority, Sha256Digest, SourceImage, Uid,
@@ -32,6 +36,8 @@ enum Member {
     /// The same without a map.
     SaysWithoutMap(f32),
     Fails,
+    /// For so many seconds.
+    IsTakenOut(u64),
     Panics,
     SaysNan,
     HasOtherClasses,
@@ -96,7 +102,11 @@ impl Models for FakeModels {
         };
         let mut map = ActivationMap { rows: 4, columns: 4, values: vec![-1.0; 16], method: "cam".to_owned() };
         match self.members[member_idx] {
-            Member::Fails => return Err(ModelError("out of memory".to_owned())),
+            Member::Fails => return Err(ModelError::Failed("out of memory".to_owned())),
+            Member::IsTakenOut(seconds) => {
+                let words = format!("network is taken out for {seconds} more seconds");
+                return Err(ModelError::TakenOut { wait: Duration::from_secs(seconds), words });
+            }
             Member::Panics => panic!("as a test asks"),
             Member::SaysNan => output.logits[1] = f32::NAN,
             Member::HasOtherClasses => output.logits.push(0.0),
@@ -250,6 +260,7 @@ async fn a_sound_image_gets_scores_maps_and_a_mask() {
     let analysis = analyse(&pipeline, vec![loaded(chest())]).await.unwrap();
     let stages: Vec<&str> = analysis.stage_milliseconds.iter().map(|(stage, _)| stage.as_str()).collect();
     assert_eq!(stages, ["read", "decode", "segment", "classify", "explain"]);
+    assert!(stages.iter().all(|stage| RunStage::ALL.iter().any(|known| known.as_str() == *stage)), "metrics know them");
     let RunOutcome::Analysed(CxrAnalysis { images, excluded }) = analysis.outcome else { panic!() };
     assert!(excluded.is_empty());
     let [image] = images.as_slice() else { panic!() };
@@ -457,6 +468,21 @@ async fn without_any_member_the_run_fails_and_may_be_tried_again() {
     let error = analyse(&pipeline, vec![loaded(chest())]).await.unwrap_err();
     assert!(matches!(&error, InferError::AllMembersFailed { failures, .. } if failures.len() == 3), "{error}");
     assert!(error.is_retryable());
+}
+
+/// Whoever meets networks that are out has no part in it: the run waits, unless one of them was asked and failed.
+#[rstest]
+#[case([Member::IsTakenOut(290), Member::IsTakenOut(120), Member::IsTakenOut(300)], Some(Duration::from_mins(2)))]
+#[case([Member::IsTakenOut(290), Member::Fails, Member::IsTakenOut(300)], None)]
+#[tokio::test]
+async fn networks_that_are_taken_out_are_waited_for(#[case] members: [Member; 3], #[case] wait: Option<Duration>) {
+    let pipeline = pipeline(BundleStatus::Validated, FakeModels::new(members));
+    let error = analyse(&pipeline, vec![loaded(chest())]).await.unwrap_err();
+    assert_eq!(error.wait(), wait, "{error}");
+
+    let segmenter = InferError::Segmenter(ModelError::TakenOut { wait: Duration::from_secs(9), words: String::new() });
+    assert_eq!(segmenter.wait(), Some(Duration::from_secs(9)));
+    assert_eq!(InferError::Segmenter(ModelError::Failed("no memory".to_owned())).wait(), None);
 }
 
 /// Overlay bits above 12 stored bits and MONOCHROME1 must make no difference to what the networks see.

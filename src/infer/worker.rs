@@ -30,14 +30,15 @@ use crate::{
     },
     imaging::{
         self, DecodeLimits, GuardLimits, OverlayOptions,
-        ct::{SectionPixels, decode_hu, render_sections},
+        ct::{SectionPixels, ShownSection, decode_hu, render_sections},
     },
     jobs::{self, Job, JobHandler},
     nn::{EnsembleOptions, MANIFEST_FILE_NAME},
     report::{self, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
+    telemetry::{Label as _, RunStage},
     types::{
-        CtAnalysis, CtPlane, CtSection, CtSeries, Installation, RunOutcome, RunPriority, RunRecord, Sha256Digest,
-        SourceImage, Uid,
+        CtAnalysis, CtPlane, CtSection, CtSeries, HeatMap, Installation, RunOutcome, RunPriority, RunRecord,
+        Sha256Digest, SourceImage, Uid,
     },
 };
 
@@ -127,6 +128,19 @@ impl JobHandler for RenderRun {
 struct Failure {
     reason: &'static str,
     words: String,
+    /// The attempt is given back and repeated after so long: the run has no part in the failure.
+    wait: Option<Duration>,
+}
+
+impl Failure {
+    fn new(reason: &'static str, words: impl Into<String>) -> Self {
+        Self { reason, words: words.into(), wait: None }
+    }
+
+    fn technical(error: &anyhow::Error) -> Self {
+        let wait = error.downcast_ref::<InferError>().and_then(InferError::wait);
+        Self { wait, ..Self::new("processing.failure", format!("{error:#}")) }
+    }
 }
 
 impl Inner {
@@ -169,10 +183,8 @@ impl Inner {
         let analysis = tokio::time::timeout(limit, self.analyse(claimed)).await;
         let hangs = analysis.is_err();
         let analysis = analysis.unwrap_or_else(|_| {
-            Err(Failure {
-                reason: "processing.timeout",
-                words: format!("no answer within inference.run_timeout_seconds = {}", limit.as_secs()),
-            })
+            let words = format!("no answer within inference.run_timeout_seconds = {}", limit.as_secs());
+            Err(Failure::new("processing.timeout", words))
         });
         match analysis {
             Ok(finished) => {
@@ -208,7 +220,16 @@ impl Inner {
                     "run finished"
                 );
             }
-            Err(Failure { reason, words }) => {
+            Err(Failure { words, wait: Some(wait), .. }) => {
+                let mut tx = self.db.begin().await?;
+                let due_at = run::return_attempt(&mut tx, claimed, wait, &words).await?;
+                if let Some(due_at) = due_at {
+                    jobs::queue(&mut tx, &self.db, &Job::RunBundle(claimed.id), Some(due_at)).await?;
+                }
+                tx.commit().await.context("commit that the run waits")?;
+                tracing::warn!(words, seconds = wait.as_secs(), "the run waits, its attempt is given back");
+            }
+            Err(Failure { reason, words, wait: None }) => {
                 let mut tx = self.db.begin().await?;
                 let after = run::fail(&mut tx, claimed, reason, &words).await?;
                 if let AfterFailure::RetryAt(retry_at) = after {
@@ -231,11 +252,15 @@ impl Inner {
     }
 
     async fn analyse(&self, claimed: &ClaimedRun) -> Result<Finished, Failure> {
-        let technical = |error: anyhow::Error| Failure { reason: "processing.failure", words: format!("{error:#}") };
+        let technical = |error: anyhow::Error| Failure::technical(&error);
         let pipeline = self
             .pipeline(&claimed.bundle)
             .await
-            .map_err(|error| Failure { reason: "bundle.unusable", words: format!("{error:#}") })?;
+            .map_err(|error| Failure::new("bundle.unusable", format!("{error:#}")))?;
+        if let Some(of_route) = claimed.pipeline() {
+            let fits = pipeline.check_route(of_route);
+            fits.map_err(|mismatch| Failure::new("bundle.unusable", mismatch.to_string()))?;
+        }
         let instances = self.instances(claimed).await.map_err(technical)?;
         let sources: Vec<SourceImage> =
             instances.iter().map(source_image).collect::<Result<_, _>>().map_err(technical)?;
@@ -245,7 +270,8 @@ impl Inner {
         if let Pipeline::Cxr(pipeline) = pipeline.as_ref() {
             let started = Instant::now();
             own_images = self.compare(claimed, pipeline, &mut analysis).await;
-            analysis.stage_milliseconds.push(("compare".to_owned(), started.elapsed().as_secs_f64() * 1000.0));
+            let stage = RunStage::Compare.as_str().to_owned();
+            analysis.stage_milliseconds.push((stage, started.elapsed().as_secs_f64() * 1000.0));
         }
         let Analysis { outcome, stage_milliseconds, .. } = analysis;
         let result_key = report::result_key(
@@ -337,17 +363,22 @@ impl Inner {
             claimed
         };
         let Some(claimed) = claimed else { return Ok(()) };
-        let to_render = {
+        let (to_render, received_at) = {
             let mut connection = self.db.acquire().await?;
-            run::to_render(&mut connection, run_id, &self.settings.installation).await?
+            let to_render = run::to_render(&mut connection, run_id, &self.settings.installation).await?;
+            let Some(to_render) = to_render else { return Ok(()) };
+            let keys: Vec<String> =
+                sources_of(&to_render.record.outcome).into_iter().map(|source| source.archive_key).collect();
+            (to_render, instance::received_at(&mut connection, &keys).await?)
         };
-        let Some(FinishedRun { workup_id, destinations, mut record }) = to_render else { return Ok(()) };
+        let FinishedRun { workup_id, destinations, mut record } = to_render;
         record.started_at = record.started_at.to_offset((self.settings.machine_utc_offset)(record.started_at));
         let (study_instance_uid, revision) = (record.study_instance_uid.clone(), record.revision);
         let not_analysed = matches!(record.outcome, RunOutcome::NotAnalysed(_));
         let (archive, settings) = (self.archive.clone(), self.settings.clone());
         let started = Instant::now();
-        let stored = match tokio::task::spawn_blocking(move || render_and_store(&record, &archive, &settings)).await? {
+        let render = move || render_and_store(&record, &received_at, &archive, &settings);
+        let stored = match tokio::task::spawn_blocking(render).await? {
             Ok(stored) => stored,
             Err(error) => return self.rendering_failed(&claimed, error).await,
         };
@@ -472,7 +503,17 @@ async fn load(archive: &Archive, source: SourceImage) -> Result<LoadedImage, Inf
 /// # Errors
 /// When an image is gone or the networks fail.
 pub async fn repeat(archive: &Archive, pipeline: &Pipeline, before: &RunOutcome) -> anyhow::Result<Analysis> {
-    Ok(pipeline.analyse(&sources_of(before), RunPriority::Routine, |source| load(archive, source)).await?)
+    Ok(pipeline.analyse(&all_sources_of(before), RunPriority::Routine, |source| load(archive, source)).await?)
+}
+
+/// Every image that the run of an outcome looked at: those of the series that it passed over as well, since they decide
+/// which one is measured.
+pub(super) fn all_sources_of(outcome: &RunOutcome) -> Vec<SourceImage> {
+    let mut sources = sources_of(outcome);
+    if let RunOutcome::CtMeasured(analysis) = outcome {
+        sources.extend(analysis.excluded_series.iter().flat_map(|series| series.sources.iter().cloned()));
+    }
+    sources
 }
 
 /// The images that a record's results refer to.
@@ -493,6 +534,7 @@ fn sources_of(outcome: &RunOutcome) -> Vec<SourceImage> {
 /// Renders every result of a record and makes it durable; the rows come later, in one transaction. Blocks.
 fn render_and_store(
     record: &RunRecord,
+    received_at: &HashMap<String, OffsetDateTime>,
     archive: &Archive,
     settings: &WorkerSettings,
 ) -> anyhow::Result<Vec<(result::NewResult, i32)>> {
@@ -518,6 +560,7 @@ fn render_and_store(
             sources.push((source, header));
         }
     }
+    newest_last(&mut sources, received_at);
     let mut rendered = Vec::new();
     if let RunOutcome::Analysed(analysis) = &record.outcome {
         for (image_idx, image) in analysis.images.iter().enumerate() {
@@ -537,7 +580,13 @@ fn render_and_store(
         let sections = section_pixels(analysis, archive, settings.decode_limits)?;
         let report::OverlayWords { notice, above, below } = report::ct_overlay_words(record, analysis);
         let CtSeries { size, spacing_mm, .. } = analysis.series;
-        let overlay = render_sections(&analysis.sections, &sections, size, spacing_mm, &notice, &above, &below)?;
+        let shown: Vec<ShownSection<'_>> = analysis
+            .sections
+            .iter()
+            .zip(&sections)
+            .map(|(section, pixels)| ShownSection { section, pixels, heat: heat_over(analysis, section) })
+            .collect();
+        let overlay = render_sections(&shown, size, spacing_mm, &notice, &above, &below)?;
         let preview = imaging::encode_png(&overlay)?;
         let pixels = RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() };
         let rendered_overlay = report::render_ct_overlay(record, &sources, &pixels, &settings.render)?;
@@ -551,6 +600,19 @@ fn render_and_store(
             Ok((store(archive, record, &object, ordinal, preview.as_deref())?, send_order))
         })
         .collect()
+}
+
+/// Results take patient and study from the last source: a name that was corrected at the scanner comes with the image
+/// that was received last, wherever that lies in the record.
+fn newest_last<T>(sources: &mut [(SourceImage, T)], received_at: &HashMap<String, OffsetDateTime>) {
+    sources.sort_by_key(|(source, _)| received_at.get(&source.archive_key).copied());
+}
+
+/// The heat of a section that is a key slice.
+fn heat_over<'a>(analysis: &'a CtAnalysis, section: &CtSection) -> Option<&'a HeatMap> {
+    let keys = &analysis.classification.as_ref()?.key_slices;
+    let key = keys.iter().find(|key| section.plane == CtPlane::Axial && section.index == key.slice)?;
+    (key.heat_map.maximum_activation > 0.0).then_some(&key.heat_map)
 }
 
 /// The grey values of the sections that the overlay shows, one slice in memory at a time.
@@ -617,4 +679,31 @@ fn store(
         size_bytes: object.part10.len() as u64,
         device_uid: record.installation.device_uid.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_that_was_received_last_gives_patient_and_study() {
+        let source = |key: &str| SourceImage {
+            sop_class_uid: Uid::new("1.2").unwrap(),
+            sop_instance_uid: Uid::new("1.2.3").unwrap(),
+            series_instance_uid: Uid::new("1.2.4").unwrap(),
+            modality: "CT".to_owned(),
+            archive_key: key.to_owned(),
+            sha256: Sha256Digest::of(key.as_bytes()),
+        };
+        let at = |second| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(second);
+        let received_at = HashMap::from([
+            ("lowest".to_owned(), at(2)),
+            ("corrected".to_owned(), at(9)),
+            ("highest".to_owned(), at(3)),
+        ]);
+        let mut sources: Vec<_> = ["unknown", "corrected", "lowest", "highest"].map(|key| (source(key), ())).into();
+        newest_last(&mut sources, &received_at);
+        let keys: Vec<&str> = sources.iter().map(|(source, ())| source.archive_key.as_str()).collect();
+        assert_eq!(keys, ["unknown", "lowest", "highest", "corrected"]);
+    }
 }

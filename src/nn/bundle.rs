@@ -120,7 +120,7 @@ impl Bundle {
             reference_performance: manifest.reference_performance.clone(),
             segmenter: manifest.segmenter.as_ref().map(|segmenter| MemberIdentity {
                 name: "lung segmenter".to_owned(),
-                architecture: "unet".to_owned(),
+                architecture: segmenter.architecture.name().to_owned(),
                 version: segmenter.version.clone(),
                 weights_sha256: segmenter.sha256,
             }),

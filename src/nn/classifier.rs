@@ -24,7 +24,7 @@ pub(super) struct Output {
     /// n x rows x columns, by the method asked for.
     pub(super) activation_map: Tensor,
     /// By-products, each n x rows x columns: the attention maps of an attention network, the finest first.
-    #[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
+    #[cfg_attr(not(test), allow(dead_code, reason = "on demand; nothing asks for it yet but the tests"))]
     pub(super) attention: Vec<Tensor>,
 }
 
@@ -128,7 +128,7 @@ impl Classifier {
 
     /// Integrated Gradients of one image (`1 x 3 x rows x columns`) for a class: the attribution, of the image's
     /// shape. Seconds on a processor: on demand only.
-    #[cfg_attr(not(test), allow(dead_code, reason = "hosted by bundles in the next change; the tests run it"))]
+    #[cfg_attr(not(test), allow(dead_code, reason = "on demand; nothing asks for it yet but the tests"))]
     pub(super) fn integrated_gradients(
         &self,
         image: &Tensor,

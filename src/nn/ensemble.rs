@@ -2,23 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tch::{TchError, Tensor, nn::VarStore};
+use tch::{TchError, Tensor};
 
 use super::{
-    bundle::{self, Bundle, MAX_WEIGHTS_BYTES},
+    architecture::Architecture,
+    bundle::Bundle,
     classifier::Classifier,
     error::NnError,
     fusion::class_probabilities,
-    manifest::{Input, MemberArchitecture, NetworkEntry, SegmenterNormalisation},
-    owner::{Model, Owner, OwnerLimits},
+    load::{LoadPlan, Network, batch, gather, only, rows_of, torch_device},
+    manifest::{Input, MemberArchitecture},
+    owner::Model,
     plane::{Device, Plane, Planes},
     runner::{Forward, Runner},
     script::ScriptModel,
-    seeded,
     unet::UNet,
-    weights,
 };
-use crate::types::{RunPriority, Sha256Digest};
+use crate::types::RunPriority;
 
 /// How networks are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +72,8 @@ pub struct ActivationMap {
     /// Largest positive value; 0 when nothing is positive.
     pub maximum_activation: f32,
     /// `cam` (sum over channels of class weight times feature map), `hirescam` (sum over channels of the logit's gradient
-    /// times feature map) or `own` (made by the TorchScript file itself).
+    /// times feature map) `attention` (where an attention network looked, the same for every class)
+    /// or `own` (made by the TorchScript file itself).
     pub method: &'static str,
 }
 
@@ -99,16 +100,8 @@ pub struct Ensemble {
 
 struct Networks {
     segmenter: Network<Plane, Plane>,
-    normalisation: SegmenterNormalisation,
     members: Vec<Network<ClassifierQuestion, MemberOutput>>,
     n_classes: usize,
-}
-
-struct Network<Q, A> {
-    name: String,
-    /// Channels, rows and columns of each input.
-    input_shapes: Vec<[usize; 3]>,
-    owner: Owner<Q, A>,
 }
 
 /// What a classifier is asked.
@@ -140,7 +133,7 @@ impl Ensemble {
             plan.start("lung segmenter", vec![[1, side, side]], move |plan| {
                 let (network, _store) = plan.load(|path| UNet::new(path, width), |_| false)?;
                 let forward: Forward = Box::new(move |inputs| Ok(vec![network.forward(only(inputs)?)?]));
-                let runner = plan.runner(forward, [1, side as i64, side as i64])?;
+                let runner = plan.runner(forward, [1, side as i64, side as i64], 1)?;
                 Ok(SegmenterModel { name: plan.name.clone(), runner, device: plan.device })
             })
         });
@@ -154,27 +147,17 @@ impl Ensemble {
                     let (width, input) =
                         (member.width, manifest.inputs_of(member).first().map_or([0; 3], |of| of.shape()));
                     plan.start(&member.name, shapes, move |plan| {
-                        let n_outputs = class_of_output.len() as i64;
-                        let (network, _store) = plan.load(
-                            |path| Classifier::new(path, architecture, width, n_outputs),
-                            |name| architecture.ignores_tensor(name),
-                        )?;
-                        Ok(ClassifierModel {
-                            name: plan.name.clone(),
-                            runner: plan.runner(
-                                classifier_forward(network, plan.options.explain),
-                                input.map(|side| side as i64),
-                            )?,
-                            method: architecture.activation_map_method(),
-                            class_of_output,
-                            device: plan.device,
-                        })
+                        ClassifierModel::load(plan, architecture, width, input, class_of_output)
                     })
                 }
-                MemberArchitecture::TorchScript => plan.start(&member.name, shapes, move |plan| {
-                    ScriptModel::load(&plan.name, &plan.read()?, class_of_output, plan.device)
-                        .map_err(|reason| plan.problems(&[reason]))
-                }),
+                MemberArchitecture::TorchScript => {
+                    plan.start(&member.name, shapes, move |plan| ScriptModel::load_planned(plan, class_of_output))
+                }
+                MemberArchitecture::Scan(architecture) => Err(load_error(vec![format!(
+                    "{}: {} does not look at radiographs",
+                    member.name,
+                    architecture.name()
+                )])),
             };
             members.extend(gather(network, &mut problems)?);
         }
@@ -182,7 +165,6 @@ impl Ensemble {
             Some(segmenter_network) if problems.is_empty() => Ok(Self {
                 networks: Arc::new(Networks {
                     segmenter: segmenter_network,
-                    normalisation: segmenter.normalisation,
                     members,
                     n_classes: classification.classes.len(),
                 }),
@@ -205,9 +187,7 @@ impl Ensemble {
     pub async fn segment(&self, canvas: Plane, priority: RunPriority) -> Result<Plane, NnError> {
         let segmenter = &self.networks.segmenter;
         segmenter.check_inputs(&[([1, canvas.rows, canvas.columns], &canvas.values)])?;
-        let values = match self.networks.normalisation {
-            SegmenterNormalisation::ImageZScore => z_score(&canvas.values),
-        };
+        let values = z_score(&canvas.values);
         segmenter.owner.ask(Plane { values, ..canvas }, priority).await
     }
 
@@ -235,159 +215,6 @@ impl Ensemble {
     }
 }
 
-/// A network that was loaded; `None`, and its problems, when its file does not fit.
-fn gather<N>(loaded: Result<N, NnError>, problems: &mut Vec<String>) -> Result<Option<N>, NnError> {
-    match loaded {
-        Ok(network) => Ok(Some(network)),
-        Err(NnError::Load { problems: more, .. }) => {
-            problems.extend(more);
-            Ok(None)
-        }
-        Err(other) => Err(other),
-    }
-}
-
-impl<Q, A> Network<Q, A> {
-    fn check_inputs(&self, inputs: &[([usize; 3], &[f32])]) -> Result<(), NnError> {
-        let fits = |(expected, (found, values)): (&[usize; 3], &([usize; 3], &[f32]))| {
-            expected == found && values.len() == found.iter().product::<usize>()
-        };
-        if inputs.len() != self.input_shapes.len() || !self.input_shapes.iter().zip(inputs).all(fits) {
-            let words = |[channels, rows, columns]: [usize; 3]| format!("{channels} x {rows} x {columns}");
-            let expected: Vec<String> = self.input_shapes.iter().copied().map(words).collect();
-            let found: Vec<String> =
-                inputs.iter().map(|(shape, values)| format!("{} for {}", values.len(), words(*shape))).collect();
-            return Err(NnError::InputSize {
-                network: self.name.clone(),
-                expected: expected.join(" and "),
-                found: found.join(" and "),
-            });
-        }
-        for (_, values) in inputs {
-            if let Some(sample_idx) = values.iter().position(|sample| sample.is_nan() || sample.abs() > MAX_INPUT) {
-                return Err(NnError::InputNotFinite { network: self.name.clone(), sample_idx });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Largest magnitude of an input sample. Normalised pictures stay below ten.
-const MAX_INPUT: f32 = 1_000_000.0;
-
-/// What a network's thread needs to load it.
-struct LoadPlan {
-    bundle: String,
-    name: String,
-    file_name: String,
-    file: std::path::PathBuf,
-    sha256: Sha256Digest,
-    device: tch::Device,
-    options: EnsembleOptions,
-}
-
-impl LoadPlan {
-    fn new(bundle: &Bundle, entry: &NetworkEntry<'_>, device: tch::Device, options: EnsembleOptions) -> Self {
-        Self {
-            bundle: bundle.manifest().name.clone(),
-            name: String::new(),
-            file_name: entry.weights.to_owned(),
-            file: bundle.folder().join(entry.weights),
-            sha256: entry.sha256,
-            device,
-            options,
-        }
-    }
-
-    fn start<M>(
-        mut self,
-        name: &str,
-        input_shapes: Vec<[usize; 3]>,
-        load: impl FnOnce(&Self) -> Result<M, NnError> + Send + 'static,
-    ) -> Result<Network<M::Question, M::Answer>, NnError>
-    where
-        M: Model,
-    {
-        name.clone_into(&mut self.name);
-        let limits = OwnerLimits {
-            max_batch: self.options.max_batch,
-            gather: self.options.gather,
-            queue_length: self.options.queue_length,
-        };
-        let owner = Owner::start(name, limits, move || {
-            // libtorch remembers the number for the process, OpenMP for the thread: every network's thread sets it.
-            tch::set_num_threads(i32::try_from(self.options.intra_op_threads.max(1)).unwrap_or(i32::MAX));
-            load(&self)
-        })?;
-        Ok(Network { name: name.to_owned(), input_shapes, owner })
-    }
-
-    fn problems(&self, problems: &[String]) -> NnError {
-        NnError::Load {
-            bundle: self.bundle.clone(),
-            problems: problems.iter().map(|problem| format!("{} ({}): {problem}", self.name, self.file_name)).collect(),
-        }
-    }
-
-    /// The bytes of the weights file; their digest is checked on the very bytes that are used.
-    fn read(&self) -> Result<Vec<u8>, NnError> {
-        let bytes = bundle::read_bounded(&self.file, MAX_WEIGHTS_BYTES).map_err(|reason| self.problems(&[reason]))?;
-        match bundle::digest_problem(&self.file_name, self.sha256, Sha256Digest::of(&bytes)) {
-            Some(mismatch) => Err(self.problems(&[mismatch])),
-            None => Ok(bytes),
-        }
-    }
-
-    /// How the network will run: optimised on the processor if that is wanted. `shape` is that of one image.
-    fn runner(&self, forward: Forward, shape: [i64; 3]) -> Result<Runner, NnError> {
-        if !self.options.optimise || self.device != tch::Device::Cpu {
-            return Ok(Runner::plain(&self.name, forward));
-        }
-        let [channels, rows, columns] = shape;
-        let example = |n: i64| -> Result<Vec<Tensor>, TchError> {
-            let n_values = (n * channels * rows * columns) as usize;
-            let images = Tensor::f_from_slice(&seeded::uniform(7, "example", n_values, -2.0, 2.0))?;
-            // Classifiers take the target of each image as their second input, segmenters have no use for it.
-            let targets = Tensor::f_zeros([n], (tch::Kind::Int64, self.device))?;
-            Ok(vec![images.f_view([n, channels, rows, columns])?, targets])
-        };
-        let examples = [example(1), example(2)].into_iter().collect::<Result<Vec<_>, _>>();
-        let examples = examples.map_err(|error| NnError::torch(&self.name, &error))?;
-        Ok(Runner::optimised(&self.name, forward, &examples))
-    }
-
-    /// Declares a network and fills it from the weights file.
-    fn load<N>(
-        &self,
-        declare: impl FnOnce(&tch::nn::Path<'_>) -> Result<N, tch::TchError>,
-        is_ignored: impl Fn(&str) -> bool,
-    ) -> Result<(N, VarStore), NnError> {
-        let bytes = self.read()?;
-        let mut store = VarStore::new(self.device);
-        let network = declare(&store.root()).map_err(|error| NnError::torch(&self.name, &error))?;
-        weights::fill(&mut store, &bytes, is_ignored).map_err(|problems| self.problems(&problems))?;
-        Ok((network, store))
-    }
-}
-
-fn torch_device(device: Device) -> Result<tch::Device, NnError> {
-    match device {
-        Device::Cpu => Ok(tch::Device::Cpu),
-        Device::Cuda(device_idx) => {
-            let n_devices = tch::Cuda::device_count();
-            if (device_idx as i64) < n_devices {
-                return Ok(tch::Device::Cuda(device_idx));
-            }
-            let reason = if n_devices > 0 {
-                format!("this machine has {n_devices} CUDA devices, counted from 0")
-            } else {
-                "libtorch finds no CUDA device (none is there, or its CUDA library is not loaded)".to_owned()
-            };
-            Err(NnError::Device { device: device.to_string(), reason })
-        }
-    }
-}
-
 fn z_score(values: &[f32]) -> Vec<f32> {
     let n_values = values.len() as f64;
     let mean = values.iter().map(|value| f64::from(*value)).sum::<f64>() / n_values;
@@ -397,10 +224,6 @@ fn z_score(values: &[f32]) -> Vec<f32> {
         return vec![0.0; values.len()];
     }
     values.iter().map(|value| ((f64::from(*value) - mean) / std) as f32).collect()
-}
-
-fn only(inputs: &[Tensor]) -> Result<&Tensor, TchError> {
-    inputs.first().ok_or_else(|| TchError::Shape("there is no input".to_owned()))
 }
 
 /// Logits, embedding and (if `explain`) map of a classifier, of the images and the output that each image's map is about.
@@ -437,7 +260,8 @@ impl Model for SegmenterModel {
     }
 }
 
-struct ClassifierModel {
+/// A classifier of pictures on its thread.
+pub(super) struct ClassifierModel {
     name: String,
     runner: Runner,
     method: &'static str,
@@ -446,6 +270,35 @@ struct ClassifierModel {
 }
 
 impl ClassifierModel {
+    /// Loads a classifier whose input has this shape (channels, rows, columns).
+    pub(super) fn load(
+        plan: &LoadPlan,
+        architecture: Architecture,
+        width: f64,
+        input: [usize; 3],
+        class_of_output: Vec<usize>,
+    ) -> Result<Self, NnError> {
+        let n_outputs = class_of_output.len() as i64;
+        let (network, _store) = plan.load(
+            |path| Classifier::new(path, architecture, width, n_outputs),
+            |name| architecture.ignores_tensor(name),
+        )?;
+        let forward = classifier_forward(network, plan.options.explain);
+        Self::of(plan, forward, input, architecture.activation_map_method(), class_of_output)
+    }
+
+    /// A network whose `forward` gives logits, embedding and (if there is one) map of the outputs that are its second input.
+    pub(super) fn of(
+        plan: &LoadPlan,
+        forward: Forward,
+        input: [usize; 3],
+        method: &'static str,
+        class_of_output: Vec<usize>,
+    ) -> Result<Self, NnError> {
+        let runner = plan.runner(forward, input.map(|side| side as i64), class_of_output.len())?;
+        Ok(Self { name: plan.name.clone(), runner, method, class_of_output, device: plan.device })
+    }
+
     /// Logits, embedding and, if wanted, maps about the outputs `targets`.
     fn run(&self, input: &Tensor, targets: &[i64]) -> Result<(Tensor, Tensor, Option<Tensor>), NnError> {
         let targets = Tensor::f_from_slice(targets).and_then(|targets| targets.f_to(self.device));
@@ -480,19 +333,28 @@ impl Model for ClassifierModel {
                 *slot = Some(ActivationMap::new(rows as usize, columns as usize, values, self.method));
             }
         }
-        let logits = rows_of(&self.name, &logits)?;
-        let embeddings = rows_of(&self.name, &embedding)?;
-        Ok(logits
-            .into_iter()
-            .zip(embeddings.into_iter().zip(maps))
-            .map(|(logits, (embedding, activation_map))| MemberOutput {
-                probabilities: class_probabilities(&logits, &self.class_of_output),
-                logits,
-                embedding,
-                activation_map,
-            })
-            .collect())
+        let (logits, embeddings) = (rows_of(&self.name, &logits)?, rows_of(&self.name, &embedding)?);
+        Ok(member_outputs(&self.class_of_output, logits, embeddings, maps))
     }
+}
+
+/// What a classifier said of each image.
+pub(super) fn member_outputs(
+    class_of_output: &[usize],
+    logits: Vec<Vec<f32>>,
+    embeddings: Vec<Vec<f32>>,
+    maps: Vec<Option<ActivationMap>>,
+) -> Vec<MemberOutput> {
+    logits
+        .into_iter()
+        .zip(embeddings.into_iter().zip(maps))
+        .map(|(logits, (embedding, activation_map))| MemberOutput {
+            probabilities: class_probabilities(&logits, class_of_output),
+            logits,
+            embedding,
+            activation_map,
+        })
+        .collect()
 }
 
 impl ActivationMap {
@@ -501,23 +363,25 @@ impl ActivationMap {
     }
 }
 
-/// The network output that each question's map is about: of the outputs of its class the one with the largest of `logits`,
-/// the first without them.
+/// The network output that each question's map is about, as [`target_output`].
 pub(super) fn target_outputs(
     questions: &[&ClassifierQuestion],
     class_of_output: &[usize],
     logits: Option<&[Vec<f32>]>,
 ) -> Vec<i64> {
     let output_of = |(question_idx, question): (usize, &&ClassifierQuestion)| {
-        let logit = |output: usize| {
-            logits.and_then(|of_all| of_all.get(question_idx)?.get(output)).copied().unwrap_or(f32::NEG_INFINITY)
-        };
-        let of_class =
-            (0..class_of_output.len()).filter(|output| class_of_output[*output] == question.target_class_idx);
-        // Of equals the first.
-        of_class.max_by(|a, b| logit(*a).total_cmp(&logit(*b)).then(b.cmp(a))).unwrap_or(0) as i64
+        let logits = logits.and_then(|of_all| of_all.get(question_idx)).map(Vec::as_slice);
+        target_output(class_of_output, question.target_class_idx, logits)
     };
     questions.iter().enumerate().map(output_of).collect()
+}
+
+/// Of the outputs of a class the one with the largest of `logits`, the first without them.
+pub(super) fn target_output(class_of_output: &[usize], target_class_idx: usize, logits: Option<&[f32]>) -> i64 {
+    let logit = |output: usize| logits.and_then(|of_all| of_all.get(output)).copied().unwrap_or(f32::NEG_INFINITY);
+    let of_class = (0..class_of_output.len()).filter(|output| class_of_output[*output] == target_class_idx);
+    // Of equals the first.
+    of_class.max_by(|a, b| logit(*a).total_cmp(&logit(*b)).then(b.cmp(a))).unwrap_or(0) as i64
 }
 
 /// The input `input_idx` of all questions as one tensor.
@@ -529,32 +393,6 @@ pub(super) fn input_batch(
     let inputs = questions.iter().filter_map(|question| question.inputs.get(input_idx));
     let shape = inputs.clone().next().map_or([0; 3], |input| [input.channels, input.rows, input.columns]);
     batch(inputs.map(|input| input.values.as_slice()), shape, device)
-}
-
-/// One tensor `n x channels x rows x columns` of n images.
-fn batch<'a>(
-    images: impl Iterator<Item = &'a [f32]>,
-    shape: [usize; 3],
-    device: tch::Device,
-) -> Result<Tensor, tch::TchError> {
-    let mut samples = Vec::new();
-    images.for_each(|image| samples.extend_from_slice(image));
-    let [channels, rows, columns] = shape.map(|side| side as i64);
-    Tensor::f_from_slice(&samples)?.f_view([-1, channels, rows, columns])?.f_to(device)
-}
-
-/// The elements of each entry of the first dimension; an error when one is not finite.
-pub(super) fn rows_of(network: &str, tensor: &Tensor) -> Result<Vec<Vec<f32>>, NnError> {
-    let torch = |error: tch::TchError| NnError::torch(network, &error);
-    let n_rows = tensor.size().first().copied().unwrap_or(0) as usize;
-    let tensor = tensor.f_contiguous().and_then(|tensor| tensor.f_to(tch::Device::Cpu)).map_err(torch)?;
-    let mut values = vec![0f32; tensor.numel()];
-    let n_values = values.len();
-    tensor.f_copy_data(&mut values, n_values).map_err(torch)?;
-    if values.iter().any(|value| !value.is_finite()) {
-        return Err(NnError::OutputNotFinite { network: network.to_owned() });
-    }
-    Ok(values.chunks_exact((n_values / n_rows.max(1)).max(1)).map(<[f32]>::to_vec).collect())
 }
 
 #[cfg(test)]
@@ -612,17 +450,7 @@ mod tests {
         bundle.manifest().members[member_idx].name.clone_into(&mut plan.name);
         let member = &bundle.manifest().members[member_idx];
         let MemberArchitecture::Known(architecture) = member.architecture else { panic!("of ours") };
-        let (network, _store) =
-            plan.load(|path| Classifier::new(path, architecture, member.width, 2), |_| false).unwrap();
-        let side = SIDE as i64;
-        let runner = tch::no_grad(|| plan.runner(classifier_forward(network, true), [3, side, side])).unwrap();
-        ClassifierModel {
-            name: member.name.clone(),
-            runner,
-            method: architecture.activation_map_method(),
-            class_of_output: vec![0, 1],
-            device: tch::Device::Cpu,
-        }
+        tch::no_grad(|| ClassifierModel::load(&plan, architecture, member.width, [3, SIDE, SIDE], vec![0, 1])).unwrap()
     }
 
     #[test]

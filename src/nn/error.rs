@@ -57,7 +57,8 @@ pub enum NnError {
     },
     /// The input holds a NaN, an infinity, or a number beyond all measure.
     #[error(
-        "the input of network `{network}` holds a sample that is not a number from -1000000 to 1000000 (index {sample_idx})"
+        "the input of network `{network}` holds a sample that is not a number from -1000000 to 1000000 (index {sample_idx}): \
+         check `mean` and `std` of its preprocessing"
     )]
     InputNotFinite {
         /// Which network.
@@ -117,10 +118,7 @@ impl NnError {
     /// Whether less work at once may succeed.
     pub(super) fn is_out_of_memory(&self) -> bool {
         let Self::Torch { words, .. } = self else { return false };
-        let words = words.to_ascii_lowercase();
-        ["out of memory", "can't allocate memory", "not enough memory", "bad_alloc"]
-            .iter()
-            .any(|sign| words.contains(sign))
+        memory_sign(words).is_some()
     }
 
     /// Wraps an error of libtorch, cutting its message.
@@ -129,12 +127,28 @@ impl NnError {
     }
 }
 
-/// The first line's worth of `text`: at most [`MAX_ERROR_CHARACTERS`] characters, without the C++ stack trace.
+/// What a failed allocation says of itself.
+fn memory_sign(words: &str) -> Option<&'static str> {
+    let words = words.to_ascii_lowercase();
+    ["out of memory", "can't allocate memory", "not enough memory", "bad_alloc"]
+        .into_iter()
+        .find(|sign| words.contains(sign))
+}
+
+/// Beginning and end of `text`, about [`MAX_ERROR_CHARACTERS`] characters, without the C++ stack trace: a TorchScript
+/// program's error names its cause last. That memory did not suffice is never cut away.
 pub(super) fn cut(text: &str) -> String {
     let text = text.split("\nException raised from").next().unwrap_or(text).trim();
-    match text.char_indices().nth(MAX_ERROR_CHARACTERS) {
-        Some((end, _)) => format!("{} …", &text[..end]),
-        None => text.to_owned(),
+    let n_characters = text.chars().count();
+    if n_characters <= MAX_ERROR_CHARACTERS {
+        return text.to_owned();
+    }
+    let head = MAX_ERROR_CHARACTERS / 3;
+    let tail: String = text.chars().skip(n_characters - (MAX_ERROR_CHARACTERS - head)).collect();
+    let short = format!("{} … {tail}", text.chars().take(head).collect::<String>());
+    match memory_sign(text) {
+        Some(sign) if memory_sign(&short).is_none() => format!("{sign}: {short}"),
+        _ => short,
     }
 }
 
@@ -145,7 +159,12 @@ mod tests {
     #[test]
     fn long_messages_are_cut_between_characters() {
         let long = "ä".repeat(1000);
-        assert_eq!(cut(&long).chars().count(), MAX_ERROR_CHARACTERS + 2);
+        assert_eq!(cut(&long).chars().count(), MAX_ERROR_CHARACTERS + 3);
+        let of_script = format!("The following operation failed{}RuntimeError: the cause", "\n  a frame".repeat(50));
+        assert!(cut(&of_script).ends_with("RuntimeError: the cause"));
+        let words =
+            cut(&format!("{}DefaultCPUAllocator: can't allocate memory{}", "frame ".repeat(80), " frame".repeat(80)));
+        assert!(NnError::Torch { network: "n".to_owned(), words }.is_out_of_memory());
         assert_eq!(cut("short\nException raised from somewhere (0x55 and a whole stack)"), "short");
     }
 }

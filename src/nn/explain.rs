@@ -273,6 +273,7 @@ pub(super) fn integrated_gradients(
 
 /// An attribution (`1 x channels x rows x columns`) as a grey picture (`rows x columns`): magnitudes summed over the
 /// channels, the least 0, the 99th percentile 1, what is above clipped. An attribution of one value becomes all 0.
+#[cfg_attr(not(test), allow(dead_code, reason = "on demand; nothing asks for it yet but the tests"))]
 pub(super) fn grey_of_attribution(attribution: &Tensor) -> Result<Tensor, TchError> {
     let magnitude = attribution.f_abs()?.f_sum_dim_intlist([0i64, 1].as_slice(), false, Kind::Float)?;
     let highest = magnitude.f_flatten(0, -1)?.f_quantile_scalar(0.99, None::<i64>, false, "linear")?;
@@ -280,6 +281,7 @@ pub(super) fn grey_of_attribution(attribution: &Tensor) -> Result<Tensor, TchErr
 }
 
 /// Hu et al.'s joint map of the heads' grey pictures: the product of each plus 2, then from 0 to 1.
+#[cfg_attr(not(test), allow(dead_code, reason = "on demand; nothing asks for it yet but the tests"))]
 pub(super) fn joint_saliency(greys: &[Tensor]) -> Result<Tensor, TchError> {
     let (first, rest) =
         greys.split_first().ok_or_else(|| TchError::Torch("a joint map needs at least one attribution".to_owned()))?;
@@ -289,6 +291,7 @@ pub(super) fn joint_saliency(greys: &[Tensor]) -> Result<Tensor, TchError> {
 }
 
 /// `(values - low) / (high - low)`, or all 0 where high is not above low.
+#[cfg_attr(not(test), allow(dead_code, reason = "on demand; nothing asks for it yet but the tests"))]
 fn stretched(values: &Tensor, low: &Tensor, high: &Tensor) -> Result<Tensor, TchError> {
     let span = high.f_double_value(&[])? - low.f_double_value(&[])?;
     if span > 0.0 { values.f_sub(low)?.f_div_scalar(span) } else { values.f_zeros_like() }

@@ -78,7 +78,10 @@ fn calibrate(fused: Vec<f64>, calibration: &Calibration, target_class_idx: usize
         }
         Calibration::Platt { slope, intercept, .. } => {
             let Some(p) = fused.get(target_class_idx).copied() else { return fused };
-            let logit = p.max(f64::MIN_POSITIVE).ln() - (1.0 - p).max(f64::MIN_POSITIVE).ln();
+            // Not `1 - p`, which is 0 long before the others are.
+            let others: f64 =
+                fused.iter().enumerate().filter(|(idx, _)| *idx != target_class_idx).map(|(_, p)| p).sum();
+            let logit = p.max(f64::MIN_POSITIVE).ln() - others.max(f64::MIN_POSITIVE).ln();
             with_target(fused, target_class_idx, 1.0 / (1.0 + (-(slope * logit + intercept)).exp()))
         }
     }

@@ -13,11 +13,14 @@ use super::{
     architecture::Architecture,
     bundle::{Bundle, BundleError, MANIFEST_FILE_NAME},
     classifier::Classifier,
+    covnet::BatchNormMode,
     manifest::{
         Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Gates, Input, Manifest,
         MaskMode, Member, MemberArchitecture, Preprocessing, ResizeMode, Segmenter, SegmenterArchitecture,
-        SegmenterNormalisation, VoiMode,
+        SegmenterNormalisation, UNTRAINED_VERSION, VoiMode, is_plain_name,
     },
+    scan,
+    scan_manifest::{Aggregation, ScanArchitecture, ScanChannel, ScanPreprocessing},
     seeded::seeded_values,
     unet::UNet,
 };
@@ -99,7 +102,62 @@ pub enum InitError {
 /// options give the same bytes on every machine. If the bundle is already there nothing is written; files of it
 /// that were damaged are replaced. It is complete or absent at any moment: it is made beside `folder` and renamed.
 pub fn init_untrained_bundle(folder: &Path, options: UntrainedOptions) -> Result<BundleIdentity, InitError> {
-    write_bundle(folder, &bundle_files(options)?)
+    let name = bundle_name(folder, UNTRAINED_BUNDLE_NAME);
+    write_bundle(folder, &bundle_files(&name, options)?)
+}
+
+/// Choices for an untrained bundle for chest CT.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScanOptions {
+    /// Chooses the weights.
+    pub seed: u64,
+    /// The network; of [`MemberArchitecture::TorchScript`] there is none.
+    pub architecture: MemberArchitecture,
+    /// Factor on every channel count.
+    pub width: f64,
+    /// Instead of the publication's rows and columns of the input.
+    pub size_pixels: Option<[u32; 2]>,
+}
+
+/// Writes an untrained bundle for chest CT into `folder` and returns its identity: one network with seeded weights, what it
+/// sees of a scan as its publication describes it, the lungs by threshold. As with [`init_untrained_bundle`], the same
+/// options give the same bytes, and the bundle is complete or absent.
+///
+/// # Errors
+/// [`InitError`] for an architecture that looks at no CT, when the folder holds something else or cannot be written.
+pub fn init_untrained_scan_bundle(folder: &Path, options: ScanOptions) -> Result<BundleIdentity, InitError> {
+    let name = bundle_name(folder, options.architecture.name());
+    let draft = scan_manifest(&name, options, Sha256Digest([0; 32]));
+    let text = toml::to_string(&draft).map_err(|error| InitError::Weights(error.to_string()))?;
+    Manifest::parse(&text).map_err(InitError::Options)?;
+    let n_outputs = draft.classification.as_ref().map_or(0, Classification::n_outputs) as i64;
+    let network = options.architecture.name();
+    let weights = match options.architecture {
+        MemberArchitecture::Known(architecture) => seeded_weights(options.seed, network, Some(architecture), |path| {
+            Classifier::new(path, architecture, options.width, n_outputs).map(drop)
+        })?,
+        MemberArchitecture::Scan(architecture) => seeded_weights(options.seed, network, None, |path| {
+            scan::declare(path, architecture, options.width, n_outputs)
+        })?,
+        MemberArchitecture::TorchScript => {
+            let words =
+                "a TorchScript file brings its own weights: make a bundle of another architecture and import it";
+            return Err(InitError::Options(vec![words.to_owned()]));
+        }
+    };
+    let manifest = scan_manifest(&name, options, Sha256Digest::of(&weights));
+    let files = [(weights_name(network), weights), (MANIFEST_FILE_NAME.to_owned(), manifest_text(&manifest)?)];
+    write_bundle(folder, &files)
+}
+
+fn weights_name(network: &str) -> String {
+    format!("{network}.safetensors")
+}
+
+/// The name of the folder, where it can be that of a bundle.
+fn bundle_name(folder: &Path, otherwise: &str) -> String {
+    let name = folder.file_name().and_then(|name| name.to_str()).filter(|name| is_plain_name(name));
+    name.unwrap_or(otherwise).to_owned()
 }
 
 /// Writes the bundle that measures the lungs in a chest CT without any network into `folder` (such as
@@ -131,11 +189,10 @@ pub fn init_ct_bundle(folder: &Path) -> Result<BundleIdentity, InitError> {
 }
 
 fn write_bundle(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<BundleIdentity, InitError> {
-    let (parent, temporary) = neighbours(folder)?;
+    let (parent, temporary) = neighbours(folder).ok_or_else(|| InitError::Occupied(folder.display().to_string()))?;
     fs_err::create_dir_all(&parent)?;
     // Two processes that start together take turns; the lock ends with the file handle.
-    let parent = fs_err::File::open(&parent)?;
-    parent.file().lock()?;
+    let parent = lock_neighbourhood(folder)?;
 
     let is_free = match fs_err::read_dir(folder) {
         Ok(mut entries) => entries.next().is_none(),
@@ -188,8 +245,8 @@ fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// The folder that holds `folder`, and where the bundle is made before it is renamed to `folder`.
-fn neighbours(folder: &Path) -> Result<(PathBuf, PathBuf), InitError> {
-    let name = folder.file_name().ok_or_else(|| InitError::Occupied(folder.display().to_string()))?;
+fn neighbours(folder: &Path) -> Option<(PathBuf, PathBuf)> {
+    let name = folder.file_name()?;
     let parent = match folder.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
@@ -198,13 +255,21 @@ fn neighbours(folder: &Path) -> Result<(PathBuf, PathBuf), InitError> {
     temporary.push(name);
     temporary.push(".part");
     let temporary = parent.join(temporary);
-    Ok((parent, temporary))
+    Some((parent, temporary))
+}
+
+/// The folder that holds `folder`, locked for whoever writes bundles, until the handle is dropped.
+pub(super) fn lock_neighbourhood(folder: &Path) -> std::io::Result<fs_err::File> {
+    let (parent, _) = neighbours(folder).ok_or(std::io::ErrorKind::InvalidFilename)?;
+    let parent = fs_err::File::open(&parent)?;
+    parent.file().lock()?;
+    Ok(parent)
 }
 
 /// Every file of the bundle: name and bytes, the manifest last.
-fn bundle_files(options: UntrainedOptions) -> Result<Vec<(String, Vec<u8>)>, InitError> {
+fn bundle_files(name: &str, options: UntrainedOptions) -> Result<Vec<(String, Vec<u8>)>, InitError> {
     // The options are validated with the manifest before any weights are made.
-    let draft = manifest(options, &[Sha256Digest([0; 32]); 5]);
+    let draft = manifest(name, options, &[Sha256Digest([0; 32]); 5]);
     toml::to_string(&draft)
         .map_err(|error| vec![error.to_string()])
         .and_then(|text| Manifest::parse(&text))
@@ -223,15 +288,19 @@ fn bundle_files(options: UntrainedOptions) -> Result<Vec<(String, Vec<u8>)>, Ini
         files.push((member.weights.clone(), weights));
     }
     let digests: Vec<Sha256Digest> = files.iter().map(|(_, bytes)| Sha256Digest::of(bytes)).collect();
-    let text = toml::to_string(&manifest(options, &digests)).map_err(|error| InitError::Weights(error.to_string()))?;
-    let text = format!("# {UNTRAINED_NOTICE}\n# Every key is described in models/README.md.\n\n{text}");
-    files.push((MANIFEST_FILE_NAME.to_owned(), text.into_bytes()));
+    files.push((MANIFEST_FILE_NAME.to_owned(), manifest_text(&manifest(name, options, &digests))?));
     Ok(files)
+}
+
+/// The manifest of an untrained bundle as a file.
+fn manifest_text(manifest: &Manifest) -> Result<Vec<u8>, InitError> {
+    let text = toml::to_string(manifest).map_err(|error| InitError::Weights(error.to_string()))?;
+    Ok(format!("# {UNTRAINED_NOTICE}\n# Every key is described in models/README.md.\n\n{text}").into_bytes())
 }
 
 /// The weights of a network as safetensors: every tensor from [`seeded_values`], named `<network>/<tensor>` in
 /// the generator.
-fn seeded_weights(
+pub(super) fn seeded_weights(
     seed: u64,
     network: &str,
     architecture: Option<Architecture>,
@@ -257,11 +326,11 @@ fn seeded_weights(
 }
 
 /// The manifest, with the digests of the segmenter's and the members' weights.
-fn manifest(options: UntrainedOptions, digests: &[Sha256Digest]) -> Manifest {
+fn manifest(name: &str, options: UntrainedOptions, digests: &[Sha256Digest]) -> Manifest {
     let digest = |network_idx: usize| digests.get(network_idx).copied().unwrap_or(Sha256Digest([0; 32]));
-    let version = format!("untrained-seed{}", options.seed);
+    let version = version(options.seed);
     Manifest {
-        name: UNTRAINED_BUNDLE_NAME.to_owned(),
+        name: name.to_owned(),
         version: "1".to_owned(),
         status: BundleStatus::Untrained,
         description: format!(
@@ -303,19 +372,7 @@ fn manifest(options: UntrainedOptions, digests: &[Sha256Digest]) -> Manifest {
                 minimum_columns: 512,
             },
         },
-        classification: Some(Classification {
-            target_class_idx: 0,
-            threshold: 0.5,
-            grey_zone: None,
-            fusion: Fusion::MeanProb,
-            label_map: None,
-            calibration: Calibration::None {},
-            prior: None,
-            classes: vec![
-                class("COVID-19", "882784691000119100", "COVID-19 pneumonia"),
-                class("No COVID-19 pattern", "17621005", "Normal"),
-            ],
-        }),
+        classification: Some(classification()),
         segmenter: Some(Segmenter {
             architecture: SegmenterArchitecture::Unet,
             width: options.segmenter_width,
@@ -338,8 +395,130 @@ fn manifest(options: UntrainedOptions, digests: &[Sha256Digest]) -> Manifest {
                 weights: format!("{architecture}.safetensors"),
                 sha256: digest(network_idx),
                 version: version.clone(),
+                batch_norm: BatchNormMode::Running,
             })
             .collect(),
+    }
+}
+
+fn version(seed: u64) -> String {
+    format!("{UNTRAINED_VERSION}seed{seed}")
+}
+
+/// Two classes, nothing calibrated.
+fn classification() -> Classification {
+    Classification {
+        target_class_idx: 0,
+        threshold: 0.5,
+        grey_zone: None,
+        fusion: Fusion::MeanProb,
+        label_map: None,
+        calibration: Calibration::None {},
+        prior: None,
+        classes: vec![
+            class("COVID-19", "882784691000119100", "COVID-19 pneumonia"),
+            class("No COVID-19 pattern", "17621005", "Normal"),
+        ],
+    }
+}
+
+/// The manifest of an untrained bundle for chest CT.
+fn scan_manifest(name: &str, options: ScanOptions, sha256: Sha256Digest) -> Manifest {
+    let network = options.architecture.name();
+    Manifest {
+        name: name.to_owned(),
+        version: "1".to_owned(),
+        status: BundleStatus::Untrained,
+        description: format!(
+            "{UNTRAINED_NOTICE}. Seeded random numbers in the shape of the network {network}, to exercise the whole path \
+             before trained weights exist."
+        ),
+        licence: "Apache-2.0".to_owned(),
+        training_data: "None: these weights have seen no image.".to_owned(),
+        reference_performance: String::new(),
+        performance: Vec::new(),
+        input: scan_input(options),
+        classification: Some(classification()),
+        segmenter: None,
+        members: vec![Member {
+            name: network.to_owned(),
+            architecture: options.architecture,
+            width: options.width,
+            inputs: Vec::new(),
+            weights: weights_name(network),
+            sha256,
+            version: version(options.seed),
+            batch_norm: BatchNormMode::Running,
+        }],
+    }
+}
+
+/// What a network sees of a scan, as its publication describes it (the sources are named in docs/networks.md).
+fn scan_input(options: ScanOptions) -> Input {
+    use ScanChannel::{LungMask, MaskedSlice, Slice};
+    let plain = |window_hu: [f64; 2], [rows, columns]: [u32; 2], channels: &[ScanChannel]| ScanPreprocessing {
+        window_hu,
+        outside_lungs_black: false,
+        crop_to_lungs: false,
+        crop_margin_mm: 0.0,
+        resize: ResizeMode::Stretch,
+        rows: options.size_pixels.map_or(rows, |[rows, _]| rows),
+        columns: options.size_pixels.map_or(columns, |[_, columns]| columns),
+        channels: channels.to_vec(),
+        normalisation: ChannelNormalisation::MeanStd,
+        mean: vec![0.0; channels.len()],
+        std: vec![1.0; channels.len()],
+        minimum_lung_cm2: 2.5,
+        slice_spacing_mm: None,
+        maximum_slices: 64,
+    };
+    let aggregation = Aggregation::TopKMean { k: 3 };
+    match options.architecture {
+        // Its pictures were 8-bit and cut to the lungs: the window is ours.
+        MemberArchitecture::Scan(ScanArchitecture::MultiScale) => Input::Slices2d {
+            preprocessing: ScanPreprocessing {
+                outside_lungs_black: true,
+                normalisation: ChannelNormalisation::ImageZScore,
+                ..plain([-1000.0, 400.0], [224, 224], &[Slice])
+            },
+            aggregation,
+        },
+        MemberArchitecture::Scan(ScanArchitecture::Covnet) => Input::Slices2d {
+            preprocessing: ScanPreprocessing {
+                outside_lungs_black: true,
+                ..plain([-1250.0, 250.0], [512, 512], &[Slice; 3])
+            },
+            aggregation,
+        },
+        // Its slices were JPEG pictures of unknown windows: the window is ours.
+        MemberArchitecture::Scan(ScanArchitecture::DreNet) => Input::Slices2d {
+            preprocessing: ScanPreprocessing {
+                outside_lungs_black: true,
+                crop_to_lungs: true,
+                mean: vec![0.485, 0.456, 0.406],
+                std: vec![0.229, 0.224, 0.225],
+                ..plain([-1200.0, 500.0], [600, 600], &[Slice; 3])
+            },
+            aggregation: Aggregation::Mean {},
+        },
+        MemberArchitecture::Scan(ScanArchitecture::DeCoVNet) => Input::Volume3d {
+            preprocessing: ScanPreprocessing {
+                crop_to_lungs: true,
+                minimum_lung_cm2: 0.0,
+                slice_spacing_mm: Some(1.0),
+                maximum_slices: 400,
+                ..plain([-1200.0, 600.0], [224, 336], &[Slice, LungMask])
+            },
+        },
+        // As Jin et al. do.
+        MemberArchitecture::Known(_) | MemberArchitecture::TorchScript => Input::Slices2d {
+            preprocessing: ScanPreprocessing {
+                crop_to_lungs: true,
+                maximum_slices: 35,
+                ..plain([-1200.0, 500.0], [224, 224], &[LungMask, MaskedSlice, Slice])
+            },
+            aggregation,
+        },
     }
 }
 

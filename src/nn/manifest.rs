@@ -4,7 +4,13 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{architecture::Architecture, unet};
+use super::{
+    architecture::Architecture,
+    covnet::BatchNormMode,
+    r231,
+    scan_manifest::{Aggregation, ScanArchitecture, ScanPreprocessing, is_default_batch_norm},
+    unet,
+};
 use crate::types::{BundleStatus, ClassDefinition, Sha256Digest};
 
 /// A validated manifest.
@@ -86,8 +92,20 @@ pub enum Input {
         /// What the input must satisfy.
         gates: Gates,
     },
-    /// A CT series that is measured without any network: lung volumes and densities.
+    /// A CT series that is measured: lung volumes and densities, with a network for the lungs or without any.
     CtMeasurement {},
+    /// The slices of a chest CT, one by one through networks, beside the measurements.
+    Slices2d {
+        /// What a network sees of each slice.
+        preprocessing: ScanPreprocessing,
+        /// How slices become one output; COVNet has its own rule.
+        aggregation: Aggregation,
+    },
+    /// A chest CT as one volume, beside the measurements.
+    Volume3d {
+        /// What a network sees of the volume.
+        preprocessing: ScanPreprocessing,
+    },
 }
 
 impl Input {
@@ -97,6 +115,23 @@ impl Input {
         match self {
             Self::Image2d { .. } => "image2d",
             Self::CtMeasurement {} => "ct_measurement",
+            Self::Slices2d { .. } => "slices2d",
+            Self::Volume3d { .. } => "volume3d",
+        }
+    }
+
+    /// Whether it reads chest CT.
+    #[must_use]
+    pub const fn is_ct(&self) -> bool {
+        !matches!(self, Self::Image2d { .. })
+    }
+
+    /// What networks see of a chest CT.
+    #[must_use]
+    pub const fn scan(&self) -> Option<&ScanPreprocessing> {
+        match self {
+            Self::Slices2d { preprocessing, .. } | Self::Volume3d { preprocessing } => Some(preprocessing),
+            Self::Image2d { .. } | Self::CtMeasurement {} => None,
         }
     }
 }
@@ -407,8 +442,43 @@ pub struct Segmenter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SegmenterArchitecture {
-    /// U-Net, layers and names as in `models/README.md`.
+    /// U-Net, layers and names as in `models/README.md`, of radiographs.
     Unet,
+    /// lungmask's R231 (Hofmanninger et al. 2020), of CT slices.
+    R231,
+}
+
+impl SegmenterArchitecture {
+    /// The name used in manifests and results.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unet => "unet",
+            Self::R231 => "r231",
+        }
+    }
+
+    /// The sides of its input are multiples of this.
+    const fn side_multiple(self) -> usize {
+        match self {
+            Self::Unet => unet::SIDE_MULTIPLE,
+            Self::R231 => r231::SIDE_MULTIPLE as usize,
+        }
+    }
+
+    /// Whether a checkpoint's tensor of this name plays no part in inference and may be there or not.
+    #[must_use]
+    pub fn ignores_tensor(self, name: &str) -> bool {
+        name.ends_with(".num_batches_tracked") || (self == Self::R231 && r231::R231::ignores(name))
+    }
+
+    /// How its input is normalised.
+    pub(super) const fn normalisation(self) -> SegmenterNormalisation {
+        match self {
+            Self::Unet => SegmenterNormalisation::ImageZScore,
+            Self::R231 => SegmenterNormalisation::HuRange,
+        }
+    }
 }
 
 /// How the segmenter's input is normalised.
@@ -417,6 +487,8 @@ pub enum SegmenterArchitecture {
 pub enum SegmenterNormalisation {
     /// Minus the image's mean, divided by its standard deviation.
     ImageZScore,
+    /// -1024 to 600 Hounsfield units become 0 to 1.
+    HuRange,
 }
 
 /// One classifier.
@@ -439,6 +511,9 @@ pub struct Member {
     pub sha256: Sha256Digest,
     /// Version of the weights.
     pub version: String,
+    /// Whose mean and variance batch normalisation uses; COVNet only.
+    #[serde(default, skip_serializing_if = "is_default_batch_norm")]
+    pub batch_norm: BatchNormMode,
 }
 
 impl Member {
@@ -457,6 +532,8 @@ impl Member {
 pub enum MemberArchitecture {
     /// One that Hilum defines; the file holds its tensors.
     Known(Architecture),
+    /// One that Hilum defines and that looks at chest CT only.
+    Scan(ScanArchitecture),
     /// A TorchScript file (`torch.jit.save`) that holds network and weights.
     TorchScript,
 }
@@ -467,14 +544,32 @@ impl MemberArchitecture {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Known(architecture) => architecture.name(),
+            Self::Scan(architecture) => architecture.name(),
             Self::TorchScript => "torch_script",
         }
+    }
+
+    /// All of them.
+    fn all() -> impl Iterator<Item = Self> {
+        let known = Architecture::ALL.into_iter().map(Self::Known);
+        known.chain(ScanArchitecture::ALL.into_iter().map(Self::Scan)).chain([Self::TorchScript])
+    }
+
+    /// The names of all.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        Self::all().map(Self::name)
+    }
+
+    /// The one with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|architecture| architecture.name() == name)
     }
 
     /// How the name of its weights file must end.
     const fn extension(self) -> &'static str {
         match self {
-            Self::Known(_) => ".safetensors",
+            Self::Known(_) | Self::Scan(_) => ".safetensors",
             Self::TorchScript => ".pt",
         }
     }
@@ -489,18 +584,23 @@ impl Serialize for MemberArchitecture {
 impl<'de> Deserialize<'de> for MemberArchitecture {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        if name == Self::TorchScript.name() {
-            return Ok(Self::TorchScript);
-        }
-        let known = serde::de::value::StrDeserializer::<D::Error>::new(&name);
-        Architecture::deserialize(known)
-            .map(Self::Known)
-            .map_err(|error| serde::de::Error::custom(format!("{error}; or `torch_script`")))
+        Self::named(&name).ok_or_else(|| {
+            let names: Vec<&str> = Self::names().collect();
+            serde::de::Error::custom(format!("unknown architecture `{name}`: give one of {}", names.join(", ")))
+        })
     }
 }
 
 /// Largest width factor: four times torchvision's parameters.
 const MAX_WIDTH: f64 = 2.0;
+
+/// What may be subtracted from a channel of values from 0 to 1, and what may divide it: an input beyond a million is
+/// refused.
+pub(super) const MEAN: std::ops::RangeInclusive<f32> = -500.0..=500.0;
+pub(super) const STD: std::ops::RangeInclusive<f32> = 0.001..=1000.0;
+
+/// Begins the version of weights that are random numbers.
+pub(super) const UNTRAINED_VERSION: &str = "untrained-";
 
 /// Largest number of members and of classes.
 const MAX_ENTRIES: usize = 64;
@@ -530,27 +630,29 @@ impl Manifest {
             Input::Image2d { preprocessing, gates } => {
                 preprocessing.check("input.preprocessing", &mut problems);
                 gates.check(&mut problems);
-                problems.check(self.classification.is_some(), || {
-                    "`classification` is missing: bundles of the kind `image2d` say what their outputs mean".to_owned()
-                });
                 problems.check(self.segmenter.is_some(), || {
                     "`segmenter` is missing: bundles of the kind `image2d` bring their lung segmenter".to_owned()
                 });
-                problems.check((1..=MAX_ENTRIES).contains(&self.members.len()), || {
-                    format!("`members` has {} entries: give 1 to {MAX_ENTRIES}", self.members.len())
-                });
+                self.check_members(&mut problems);
             }
             Input::CtMeasurement {} => {
-                for (key, is_there) in [
-                    ("classification", self.classification.is_some()),
-                    ("segmenter", self.segmenter.is_some()),
-                    ("members", !self.members.is_empty()),
-                ] {
+                for (key, is_there) in
+                    [("classification", self.classification.is_some()), ("members", !self.members.is_empty())]
+                {
                     problems.check(!is_there, || {
-                        format!("`{key}` is there: a bundle of the kind `ct_measurement` has no networks; leave it out")
+                        format!(
+                            "`{key}` is there: a bundle of the kind `ct_measurement` has no classifiers; leave it out"
+                        )
                     });
                 }
             }
+            Input::Slices2d { preprocessing, .. } | Input::Volume3d { preprocessing } => {
+                preprocessing.check(&mut problems);
+                self.check_members(&mut problems);
+            }
+        }
+        if let (Input::Slices2d { aggregation, .. }, Some(classification)) = (&self.input, &self.classification) {
+            aggregation.check(classification.target_class_idx, &mut problems);
         }
         if let Some(classification) = &self.classification {
             classification.check(&mut problems);
@@ -559,15 +661,82 @@ impl Manifest {
         problems.0
     }
 
+    /// Bundles with classifiers have some, and say what their outputs mean.
+    fn check_members(&self, problems: &mut Problems) {
+        problems.check(self.classification.is_some(), || {
+            let kind = self.input.kind();
+            format!("`classification` is missing: bundles of the kind `{kind}` say what their outputs mean")
+        });
+        problems.check((1..=MAX_ENTRIES).contains(&self.members.len()), || {
+            format!("`members` has {} entries: give 1 to {MAX_ENTRIES}", self.members.len())
+        });
+    }
+
+    fn check_segmenter(&self, segmenter: &Segmenter, problems: &mut Problems) {
+        let (side, multiple) = (segmenter.input_side_pixels, segmenter.architecture.side_multiple());
+        problems.check((32..=1024).contains(&side) && (side as usize).is_multiple_of(multiple), || {
+            format!("`segmenter.input_side_pixels` is {side}: give a multiple of {multiple} from 32 to 1024")
+        });
+        let expected = if self.input.is_ct() { SegmenterArchitecture::R231 } else { SegmenterArchitecture::Unet };
+        problems.check(segmenter.architecture == expected, || {
+            format!(
+                "`segmenter.architecture` is `{}`: the lungs in a bundle of the kind `{}` are found by `{}`",
+                segmenter.architecture.name(),
+                self.input.kind(),
+                expected.name()
+            )
+        });
+        problems.check(segmenter.normalisation == segmenter.architecture.normalisation(), || {
+            format!("`segmenter.normalisation` is not what `{}` was made for", segmenter.architecture.name())
+        });
+    }
+
+    /// Whether a member can look at what the bundle reads.
+    fn check_architecture(&self, key: &str, member: &Member, problems: &mut Problems) {
+        let fits = match (&self.input, member.architecture) {
+            (
+                Input::Image2d { .. } | Input::Slices2d { .. },
+                MemberArchitecture::Known(_) | MemberArchitecture::TorchScript,
+            ) => true,
+            (Input::Slices2d { .. }, MemberArchitecture::Scan(architecture)) => !architecture.takes_volume(),
+            (Input::Volume3d { .. }, MemberArchitecture::Scan(architecture)) => architecture.takes_volume(),
+            _ => false,
+        };
+        let (name, kind) = (member.architecture.name(), self.input.kind());
+        problems.check(fits, || format!("`{key}` is `{name}`, which has no use for the input of the kind `{kind}`"));
+        problems.check(
+            member.batch_norm == BatchNormMode::Running
+                || member.architecture == MemberArchitecture::Scan(ScanArchitecture::Covnet),
+            || format!("`{key}` is `{name}`: only `covnet` has a `batch_norm`; leave it out"),
+        );
+        let Some(scan) = self.input.scan() else { return };
+        problems.check(member.inputs.is_empty(), || {
+            format!("`{key}` has `inputs`: all members of a bundle of the kind `{kind}` see the same; leave it out")
+        });
+        let (channels, least, only) = match member.architecture {
+            MemberArchitecture::Known(of) => (3, of.minimum_side_pixels(), of.fixed_side_pixels()),
+            MemberArchitecture::Scan(of) => (of.channels(), of.minimum_side_pixels(), of.fixed_side_pixels()),
+            MemberArchitecture::TorchScript => return,
+        };
+        if let Some(only) = only {
+            problems.check(scan.rows == only && scan.columns == only, || {
+                format!("`{key}` takes {only} rows and columns, not {} and {}", scan.rows, scan.columns)
+            });
+        }
+        problems.check(scan.channels.len() == channels, || {
+            format!(
+                "`{key}` takes {channels} channel(s), and `input.preprocessing.channels` has {}",
+                scan.channels.len()
+            )
+        });
+        problems.check(scan.rows >= least && scan.columns >= least, || {
+            format!("`{key}` takes slices of {least} pixels or more, not {} x {}", scan.rows, scan.columns)
+        });
+    }
+
     fn check_networks(&self, problems: &mut Problems) {
         if let Some(segmenter) = &self.segmenter {
-            let side = segmenter.input_side_pixels;
-            problems.check((32..=1024).contains(&side) && (side as usize).is_multiple_of(unet::SIDE_MULTIPLE), || {
-                format!(
-                    "`segmenter.input_side_pixels` is {side}: give a multiple of {} from 32 to 1024",
-                    unet::SIDE_MULTIPLE
-                )
-            });
+            self.check_segmenter(segmenter, problems);
         }
         let mut names = BTreeSet::new();
         for (member_idx, member) in self.members.iter().enumerate() {
@@ -576,10 +745,8 @@ impl Manifest {
             problems.check(names.insert(&member.name), || {
                 format!("`{}` repeats `{}`: give every member its own name", key("name"), member.name)
             });
-            let most_inputs = match member.architecture {
-                MemberArchitecture::Known(_) => 1,
-                MemberArchitecture::TorchScript => 2,
-            };
+            self.check_architecture(&key("architecture"), member, problems);
+            let most_inputs = if member.architecture == MemberArchitecture::TorchScript { 2 } else { 1 };
             problems.check(member.inputs.len() <= most_inputs, || {
                 format!("`{}` has {} entries: give at most {most_inputs}", key("inputs"), member.inputs.len())
             });
@@ -618,6 +785,17 @@ impl Manifest {
                 format!("`{}` is {}: give a number above 0 up to {MAX_WIDTH}", key("width"), network.width)
             });
             problems.text(&key("version"), network.version, 64, false);
+            problems.check(
+                self.status == BundleStatus::Untrained || !network.version.starts_with(UNTRAINED_VERSION),
+                || {
+                    format!(
+                        "`{}` is `{}` and `status` is not `untrained`: bring trained weights in with `hilum model import`, \
+                         or take this network out of the manifest",
+                        key("version"),
+                        network.version
+                    )
+                },
+            );
             problems.check(is_plain_name(network.weights) && network.weights.ends_with(network.extension), || {
                 format!(
                     "`{}` is {:?}: give the plain name of a file in the bundle's folder (letters, digits, `.`, `_`, \
@@ -638,7 +816,7 @@ impl Manifest {
     pub const fn preprocessing(&self) -> Option<&Preprocessing> {
         match &self.input {
             Input::Image2d { preprocessing, .. } => Some(preprocessing),
-            Input::CtMeasurement {} => None,
+            Input::CtMeasurement {} | Input::Slices2d { .. } | Input::Volume3d { .. } => None,
         }
     }
 
@@ -712,11 +890,11 @@ impl Preprocessing {
         problems.check(0.0 <= low && low < high && high <= 100.0, || {
             format!("`{key}.percentile_low` is {low} and `percentile_high` {high}: give 0 <= low < high <= 100")
         });
-        problems.check(self.mean.iter().all(|mean| mean.is_finite()), || {
-            format!("`{key}.mean` is {:?}: give three finite numbers", self.mean)
+        problems.check(self.mean.iter().all(|mean| MEAN.contains(mean)), || {
+            format!("`{key}.mean` is {:?}: give three numbers from {} to {}", self.mean, MEAN.start(), MEAN.end())
         });
-        problems.check(self.std.iter().all(|std| std.is_finite() && *std > 0.0), || {
-            format!("`{key}.std` is {:?}: give three finite numbers above 0", self.std)
+        problems.check(self.std.iter().all(|std| STD.contains(std)), || {
+            format!("`{key}.std` is {:?}: give three numbers from {} to {}", self.std, STD.start(), STD.end())
         });
         problems.check((0.0..=0.5).contains(&self.top_crop_fraction), || {
             format!("`{key}.top_crop_fraction` is {}: give 0 to 0.5", self.top_crop_fraction)
@@ -809,6 +987,11 @@ impl Classification {
             });
         }
         self.calibration.check(problems);
+        problems.check(self.fusion != Fusion::Vote || !matches!(self.calibration, Calibration::Platt { .. }), || {
+            "`classification.calibration.method` is `platt` and `fusion` is `vote`: the share of votes is often 0 or 1, which \
+             Platt scaling cannot tell apart; give another one of the two"
+                .to_owned()
+        });
         if let Some(prior) = self.prior {
             for (field, prevalence) in
                 [("training_prevalence", prior.training_prevalence), ("site_prevalence", prior.site_prevalence)]
@@ -853,10 +1036,10 @@ impl Calibration {
 
 /// What is wrong, each with its remedy.
 #[derive(Default)]
-struct Problems(Vec<String>);
+pub(super) struct Problems(Vec<String>);
 
 impl Problems {
-    fn check(&mut self, holds: bool, problem: impl FnOnce() -> String) {
+    pub(super) fn check(&mut self, holds: bool, problem: impl FnOnce() -> String) {
         if !holds {
             self.0.push(problem());
         }
@@ -885,7 +1068,7 @@ impl Problems {
 
 /// Letters, digits, `.`, `_`, `-`; not starting with a dot; at most 64 characters. Such a name cannot leave its
 /// folder.
-fn is_plain_name(name: &str) -> bool {
+pub(super) fn is_plain_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))

@@ -34,6 +34,7 @@ pub(super) struct MultiScaleOutput {
     /// n x classes: the mean of the classifiers' logits.
     pub(super) logits: Tensor,
     /// n x classes each, of the pools 3, 4 and 5.
+    #[cfg_attr(not(test), allow(dead_code, reason = "compared with the publication's by the tests"))]
     pub(super) level_logits: Vec<Tensor>,
     /// n x classes x rows x columns each, 0 or more, of the pools 3, 4 and 5: an eighth, a sixteenth and a
     /// thirty-second of the input's side.
@@ -121,6 +122,7 @@ impl MultiScale {
 
     /// Integrated Gradients of one slice (`1 x 1 x rows x columns`) for a class, from each classifier's logit: the
     /// joint map of the release, `rows x columns` from 0 to 1.
+    #[cfg_attr(not(test), allow(dead_code, reason = "on demand; nothing asks for it yet but the tests"))]
     pub(super) fn joint_saliency(
         &self,
         slice: &Tensor,

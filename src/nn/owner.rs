@@ -167,19 +167,24 @@ impl<M: Model> Server<M> {
             }
             // Whoever has gone away needs no answer.
             batch.retain(|request| !request.reply.is_closed());
-            if let Some(seconds) = self.seconds_out() {
+            if let Some(taken_out) = self.taken_out() {
                 for request in batch {
-                    let _ = request.reply.send(Err(NnError::TakenOut {
-                        network: self.network.clone(),
-                        failures: self.health.failures,
-                        seconds,
-                        words: self.health.last_failure.clone(),
-                    }));
+                    let _ = request.reply.send(Err(taken_out.clone()));
                 }
             } else if !batch.is_empty() {
                 self.answer_batch(batch);
             }
         }
+    }
+
+    /// The answer to everybody while the model is out; `None` when it may be asked.
+    fn taken_out(&self) -> Option<NnError> {
+        Some(NnError::TakenOut {
+            network: self.network.clone(),
+            failures: self.health.failures,
+            seconds: self.seconds_out()?,
+            words: self.health.last_failure.clone(),
+        })
     }
 
     /// Whole seconds that the model is still out, at least 1; `None` when it may be asked.
@@ -218,10 +223,16 @@ impl<M: Model> Server<M> {
                 self.answer_batch(requests);
                 self.answer_batch(rest);
             }
-            // One bad question must not fail its neighbours: each is asked again alone.
+            // One bad question must not fail its neighbours: each is asked again alone, until the model is out. Whoever
+            // would come then is not charged with what the others met.
             Err(_) if requests.len() > 1 => {
                 for request in requests {
-                    self.answer_batch(vec![request]);
+                    match self.taken_out() {
+                        Some(taken_out) => {
+                            let _ = request.reply.send(Err(taken_out));
+                        }
+                        None => self.answer_batch(vec![request]),
+                    }
                 }
             }
             Err(error) => {
@@ -459,6 +470,26 @@ mod tests {
         assert!(matches!(error, NnError::TakenOut { .. }), "{error}");
         assert!(error.to_string().contains("seven"), "{error}");
         assert_eq!((asked, entered.try_iter().count()), (FAILURES_UNTIL_OUT as usize, 0), "it was not asked");
+    }
+
+    #[tokio::test]
+    async fn neighbours_of_the_failure_that_takes_a_model_out_are_not_asked() {
+        let Setup { owner, entered, gate } = setup(8, 16);
+        // The first is answered alone, so that the others wait and become one batch.
+        let running = owner.submit(1, RunPriority::Routine).await.unwrap();
+        assert_eq!(entered.recv().unwrap(), 1);
+        let mut answers = Vec::new();
+        for _ in 0..=FAILURES_UNTIL_OUT {
+            answers.push(owner.submit(7, RunPriority::Routine).await.unwrap());
+        }
+        drop(gate);
+        assert_eq!(running.await.unwrap(), Ok(2));
+        let last = answers.pop().unwrap();
+        for answer in answers {
+            assert!(matches!(answer.await.unwrap(), Err(NnError::Torch { .. })));
+        }
+        assert!(matches!(last.await.unwrap(), Err(NnError::TakenOut { .. })));
+        assert_eq!(entered.try_iter().collect::<Vec<_>>(), [6, 1, 1, 1, 1, 1], "all at once, then five alone");
     }
 
     #[tokio::test]

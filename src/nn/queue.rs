@@ -75,6 +75,8 @@ impl<R> Queue<R> {
                 && let Some(request) = lanes.pop()
             {
                 batch.push(request);
+                // Whoever waits for a place may come into this batch.
+                self.room.add_permits(1);
             }
             if batch.len() >= max_batch || lanes.is_closed {
                 break;
@@ -91,7 +93,6 @@ impl<R> Queue<R> {
             lanes = self.arrived.wait_timeout(lanes, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(lanes);
-        self.room.add_permits(batch.len());
         (!batch.is_empty()).then_some(batch)
     }
 
@@ -137,6 +138,20 @@ mod tests {
         assert_eq!(taker.join().unwrap(), Some(vec![1, 2]), "a full batch goes at once");
         queue.push(3, RunPriority::Routine).await.unwrap();
         assert_eq!(queue.take(2, Duration::from_millis(5)), Some(vec![3]), "a single one goes when its time is up");
+    }
+
+    /// One place, a batch of three: places become free while the batch waits for company.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_batch_may_be_larger_than_the_queue() {
+        let queue = Arc::new(Queue::new(1));
+        let taker = std::thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || queue.take(3, Duration::from_mins(10))
+        });
+        for request in 1..=3 {
+            queue.push(request, RunPriority::Routine).await.unwrap();
+        }
+        assert_eq!(taker.join().unwrap(), Some(vec![1, 2, 3]));
     }
 
     #[tokio::test]

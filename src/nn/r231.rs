@@ -20,6 +20,9 @@ use super::{
 /// The sides of the input must be multiples of this: four average pools.
 pub(super) const SIDE_MULTIPLE: i64 = 16;
 
+/// Side of its square input in the publication, in pixels.
+pub(super) const INPUT_SIDE_PIXELS: u32 = 256;
+
 /// Background, right lung, left lung.
 pub(super) const N_CLASSES: i64 = 3;
 

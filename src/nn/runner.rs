@@ -4,7 +4,7 @@ use tch::{TchError, Tensor};
 
 use super::{
     error::{NnError, cut},
-    optimised::Optimised,
+    jit::JitModule,
 };
 
 /// What a network computes of its inputs: tensors of n images each.
@@ -21,7 +21,7 @@ pub(super) struct Runner {
 
 enum How {
     Plain(Forward),
-    Optimised(Optimised),
+    Optimised(JitModule),
 }
 
 impl Runner {
@@ -69,9 +69,9 @@ impl Runner {
     }
 }
 
-fn optimise(forward: &Forward, examples: &[Vec<Tensor>]) -> Result<Optimised, String> {
+fn optimise(forward: &Forward, examples: &[Vec<Tensor>]) -> Result<JitModule, String> {
     let first = examples.first().ok_or("there is no example")?;
-    let optimised = Optimised::record(first, |inputs| forward(inputs))?;
+    let optimised = JitModule::record(first, |inputs| forward(inputs))?;
     for example in examples {
         let expected = forward(example).map_err(|error| cut(&error.to_string()))?;
         // The first runs of a recording may still be compiled: what is compared is what will be run.

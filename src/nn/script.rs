@@ -4,19 +4,20 @@
 //! of the logits, the embedding `n x features`, and (if there is one) a map for every output, `n x outputs x rows x
 //! columns`.
 
-use tch::{CModule, IValue, Tensor};
+use tch::Tensor;
 
 use super::{
-    ensemble::{ActivationMap, ClassifierQuestion, MemberOutput, input_batch, rows_of, target_outputs},
-    error::{NnError, cut},
-    fusion::class_probabilities,
+    ensemble::{ActivationMap, ClassifierQuestion, MemberOutput, input_batch, member_outputs, target_outputs},
+    error::NnError,
+    jit::JitModule,
+    load::{LoadPlan, rows_of},
     owner::Model,
     plane::Planes,
 };
 
 pub(super) struct ScriptModel {
     name: String,
-    module: CModule,
+    module: JitModule,
     class_of_output: Vec<usize>,
     device: tch::Device,
 }
@@ -29,30 +30,21 @@ struct Output {
 }
 
 impl ScriptModel {
+    /// Loads the file of a plan.
+    pub(super) fn load_planned(plan: &LoadPlan, class_of_output: Vec<usize>) -> Result<Self, NnError> {
+        Self::load(&plan.name, &plan.read()?, class_of_output, plan.device).map_err(|reason| plan.problems(&[reason]))
+    }
+
     /// Reads the file; weights of half precision are widened. The error says what is wrong with it.
     pub(super) fn load(
         name: &str,
-        mut bytes: &[u8],
+        bytes: &[u8],
         class_of_output: Vec<usize>,
         device: tch::Device,
     ) -> Result<Self, String> {
-        let read = |error: tch::TchError| {
-            format!(
-                "not a sound TorchScript file ({}): save the module with `torch.jit.save` after `eval()`",
-                cut(&error.to_string())
-            )
-        };
-        let mut module = CModule::load_data_on_device(&mut bytes, device).map_err(read)?;
-        module.f_set_eval().map_err(read)?;
-        if device == tch::Device::Cpu {
-            module.to(device, tch::Kind::Float, false);
-        }
-        for (parameter, tensor) in module.named_parameters().map_err(read)? {
-            let is_finite = tensor.f_isfinite().and_then(|finite| finite.f_all()).and_then(bool::try_from);
-            if !is_finite.map_err(read)? {
-                return Err(format!("`{}` holds numbers that are not finite", parameter.escape_debug()));
-            }
-        }
+        let module = JitModule::load(bytes, device).map_err(|words| {
+            format!("not a sound TorchScript file ({words}): save the module with `torch.jit.save` after `eval()`")
+        })?;
         Ok(Self { name: name.to_owned(), module, class_of_output, device })
     }
 
@@ -77,20 +69,9 @@ impl ScriptModel {
         let torch = |error: tch::TchError| NnError::torch(&self.name, &error);
         let n_inputs = questions.first().map_or(0, |question| question.inputs.len());
         let inputs = (0..n_inputs)
-            .map(|input_idx| input_batch(questions, input_idx, self.device).map(IValue::Tensor).map_err(torch))
+            .map(|input_idx| input_batch(questions, input_idx, self.device).map_err(torch))
             .collect::<Result<Vec<_>, _>>()?;
-        let answer = self.module.forward_is(&inputs).map_err(torch)?;
-        let tensors = match answer {
-            IValue::Tensor(logits) => vec![logits],
-            IValue::Tuple(values) => values
-                .into_iter()
-                .map(|value| match value {
-                    IValue::Tensor(tensor) => Ok(tensor),
-                    _ => Err(self.unfit("its tuple holds something other than tensors".to_owned())),
-                })
-                .collect::<Result<_, _>>()?,
-            _ => return Err(self.unfit("it gives neither a tensor nor a tuple of tensors".to_owned())),
-        };
+        let tensors = self.module.forward(&inputs).map_err(|words| self.unfit(words))?;
         let mut tensors = tensors.into_iter().map(|tensor| tensor.f_to_kind(tch::Kind::Float).map_err(torch));
         let (n, n_outputs) = (questions.len() as i64, self.class_of_output.len() as i64);
         let logits = tensors.next().transpose()?.ok_or_else(|| self.unfit("it gives an empty tuple".to_owned()))?;
@@ -139,16 +120,7 @@ impl Model for ScriptModel {
                 *slot = Some(ActivationMap::new(rows as usize, columns as usize, values, "own"));
             }
         }
-        Ok(all_logits
-            .into_iter()
-            .zip(embeddings.into_iter().zip(activation_maps))
-            .map(|(logits, (embedding, activation_map))| MemberOutput {
-                probabilities: class_probabilities(&logits, &self.class_of_output),
-                logits,
-                embedding,
-                activation_map,
-            })
-            .collect())
+        Ok(member_outputs(&self.class_of_output, all_logits, embeddings, activation_maps))
     }
 }
 

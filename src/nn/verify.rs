@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Bundle, Ensemble, EnsembleOptions, NnError, Plane, Planes, seeded};
-use crate::types::RunPriority;
+use super::{Bundle, EnsembleOptions, NnError, probe::Probe};
 
 /// How one network did.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,54 +22,20 @@ pub struct Tried {
 /// # Errors
 /// As [`Ensemble::load`] and [`Ensemble::classify`].
 pub async fn try_out(bundle: &Bundle, options: EnsembleOptions) -> Result<Vec<Tried>, NnError> {
-    let manifest = bundle.manifest();
-    if manifest.networks().next().is_none() {
+    if bundle.manifest().networks().next().is_none() {
         return Ok(Vec::new());
     }
-    let to_load = bundle.clone();
-    let ensemble = tokio::task::spawn_blocking(move || Ensemble::load(&to_load, options))
-        .await
-        .map_err(|error| NnError::Panic { network: "every one".to_owned(), words: error.to_string() })??;
-
+    let probe = Probe::load(bundle, options).await?;
     let mut tried = Vec::new();
-    if let Some(segmenter) = &manifest.segmenter {
-        let side = segmenter.input_side_pixels as usize;
-        let picture =
-            |seed| Plane { rows: side, columns: side, values: seeded::uniform(seed, "picture", side * side, 0.0, 1.0) };
-        let first = ensemble.segment(picture(1), RunPriority::Routine).await?;
+    for (network_idx, network) in probe.names().into_iter().enumerate() {
+        let first = probe.ask(network_idx, 1, 1).await?;
         let started = Instant::now();
-        let second = ensemble.segment(picture(2), RunPriority::Routine).await?;
+        let second = probe.ask(network_idx, 2, 1).await?;
         tried.push(Tried {
-            network: "lung segmenter".to_owned(),
+            network,
             milliseconds: started.elapsed().as_secs_f64() * 1e3,
-            tells_pictures_apart: first != second,
-            gave: format!("{} x {} probabilities", second.rows, second.columns),
-        });
-    }
-    for (member_idx, member) in manifest.members.iter().enumerate() {
-        let inputs = |seed| -> Vec<Planes> {
-            let shapes = manifest.inputs_of(member).into_iter().map(super::Preprocessing::shape);
-            shapes
-                .map(|[channels, rows, columns]| Planes {
-                    channels,
-                    rows,
-                    columns,
-                    values: seeded::uniform(seed, "picture", channels * rows * columns, -2.0, 2.0),
-                })
-                .collect()
-        };
-        let first = ensemble.classify(member_idx, inputs(1), 0, RunPriority::Routine).await?;
-        let started = Instant::now();
-        let second = ensemble.classify(member_idx, inputs(2), 0, RunPriority::Routine).await?;
-        let map = second
-            .activation_map
-            .as_ref()
-            .map_or_else(|| "no map".to_owned(), |map| format!("map {} x {} ({})", map.rows, map.columns, map.method));
-        tried.push(Tried {
-            network: member.name.clone(),
-            milliseconds: started.elapsed().as_secs_f64() * 1e3,
-            tells_pictures_apart: first.logits != second.logits,
-            gave: format!("{} logits, {} features, {map}", second.logits.len(), second.embedding.len()),
+            tells_pictures_apart: first.numbers != second.numbers,
+            gave: second.gave,
         });
     }
     Ok(tried)

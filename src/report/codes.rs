@@ -88,9 +88,10 @@ pub(super) const CLASS_ACTIVATION: Concept = dcm("130402", "Class activation");
 pub(super) const GRADIENT_CLASS_ACTIVATION: Concept = dcm("130403", "Gradient-weighted class activation");
 pub(super) const HEAT_FRACTION: Concept = private("HM-LUNG-FRAC", "Heat map fraction of lung field");
 pub(super) const HEAT_THRESHOLD: Concept = private("HM-THRESHOLD", "Heat map activation threshold");
-pub(super) const UPPER: Concept = sct("261183002", "Upper");
-pub(super) const MIDDLE: Concept = sct("399488007", "Middle");
-pub(super) const LOWER: Concept = sct("261122009", "Lower");
+// Of CID 211.
+pub(super) const UPPER: Concept = sct("264217000", "Superior");
+pub(super) const MIDDLE: Concept = Concept { value: "C25569", scheme: "NCIt", meaning: "Middle" };
+pub(super) const LOWER: Concept = sct("261089000", "Inferior");
 pub(super) const TOPOGRAPHICAL_MODIFIER: Concept = sct("106233006", "Topographical modifier");
 pub(super) const SOURCE_SERIES: Concept = dcm("121232", "Source series for segmentation");
 pub(super) const VOLUME: Concept = sct("118565006", "Volume");
@@ -104,6 +105,8 @@ pub(super) const BAND_POORLY_AERATED: Concept = private("BAND-4", "Poorly aerate
 pub(super) const BAND_CONSOLIDATION: Concept = private("BAND-5", "Consolidation-like density, share of volume");
 pub(super) const OPACITY_SHARE: Concept = private("BAND-3-TO-5", "Density above well aerated, share of volume");
 pub(super) const EXCLUDED_SERIES: Concept = private("EXCLUDED-SERIES", "Series not analysed");
+pub(super) const KEY_SLICE: Concept = private("KEY-SLICE", "Slice that speaks for the class");
+pub(super) const HEAT_IN_LUNGS: Concept = private("HEAT-IN-LUNGS", "Share of the heat that lies in the lungs");
 pub(super) const CT_OVERLAY: Concept = private("CT-OVERLAY", "Lung segmentation overlay");
 pub(super) const MODEL_STATUS: Concept = private("MODEL-STATUS", "Model status");
 pub(super) const MEMBER_SPREAD: Concept = private("MEMBER-SPREAD", "Largest minus smallest member output");
@@ -116,6 +119,7 @@ pub(super) const ALGORITHM_NAME: Concept = dcm("111001", "Algorithm Name");
 pub(super) const ALGORITHM_VERSION: Concept = dcm("111003", "Algorithm Version");
 pub(super) const ALGORITHM_PARAMETERS: Concept = dcm("111002", "Algorithm Parameters");
 pub(super) const ALGORITHM_FAMILY: Concept = dcm("111000", "Algorithm Family");
+pub(super) const MORPHOLOGICAL_OPERATIONS: Concept = dcm("123104", "Morphological Operations");
 pub(super) const ARTIFICIAL_INTELLIGENCE: Concept = dcm("123110", "Artificial Intelligence");
 
 pub(super) const EVALUATIONS: Concept =
@@ -195,12 +199,13 @@ pub(super) const fn is_quality(reason: ReasonCode) -> bool {
 }
 
 /// (Coding Scheme Designator, UID) of the schemes in the HL7 registry.
-const REGISTERED_SCHEMES: [(&str, &str); 5] = [
+const REGISTERED_SCHEMES: [(&str, &str); 6] = [
     ("DCM", "1.2.840.10008.2.16.4"),
     ("SCT", "2.16.840.1.113883.6.96"),
     ("UCUM", "2.16.840.1.113883.6.8"),
     ("RADLEX", "2.16.840.1.113883.6.256"),
     ("UMLS", "2.16.840.1.113883.6.86"),
+    ("NCIt", "2.16.840.1.113883.3.26.1.1"),
 ];
 
 /// UID of a scheme in the HL7 registry.

@@ -13,15 +13,16 @@ use super::{
         number_or_comment, reference, text, uid_reference, with,
     },
     dataset::{Build, write},
-    heat_map::{dimensions, put_body_part, put_equipment, put_lossy, put_pixels},
+    heat_map::{dimensions, put_annotation, put_body_part, put_equipment, put_lossy, put_pixels},
     modules::{Frame, Series, header_of},
     source::SourceHeader,
-    sr::{algorithm, comments},
+    sr::{Groups, Subject, algorithm, comments},
     uids::uid,
     wording,
 };
 use crate::types::{
-    BundleIdentity, BundleStatus, CtAnalysis, CtDensities, CtLung, CtPlane, RunOutcome, RunRecord, Side, Uid,
+    BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLung, CtPlane, RunOutcome,
+    RunRecord, Side, SourceImage, Uid,
 };
 
 /// The words of the overlay.
@@ -41,14 +42,14 @@ pub fn ct_overlay_words(record: &RunRecord, analysis: &CtAnalysis) -> OverlayWor
     let bundle = &record.bundle;
     let untrained = bundle.status == BundleStatus::Untrained;
     let mut below: Vec<String> = analysis.lungs.iter().map(lung_words).collect();
+    below.extend(analysis.classification.iter().map(|scan| classification_words(bundle, scan)));
     below.push(LIMITS.to_owned());
     below.push(format!(
-        "RESEARCH, UNVERIFIED. {} {} ({}), {}; threshold {} HU",
+        "RESEARCH, UNVERIFIED. {} {} ({}), {}",
         bundle.name,
         bundle.version,
         wording::status(bundle.status),
-        analysis.method.segmentation,
-        analysis.method.threshold_hu
+        segmentation_words(analysis),
     ));
     OverlayWords {
         notice: if untrained { crate::types::UNTRAINED_NOTICE.to_owned() } else { String::new() },
@@ -66,6 +67,50 @@ const TECHNIQUE: &str = "Lungs by threshold and connected components without tra
                          Reinhardt, IEEE TMI 2001;20:490-498); trachea and main bronchi taken out, vessels within the \
                          lungs included. Consolidated lobes, effusions and masses that reach the pleura over more than \
                          about 2 cm are not found and make a lung measure too small.";
+
+/// How the lungs were found, with a network.
+const NETWORK_TECHNIQUE: &str = "Lungs by a network that looks at slices (after Hofmanninger et al., Eur Radiol Exp \
+                                 2020;4:50), its largest piece on each side, vessels within the lungs included.";
+
+/// What the heat over slices is.
+const SLICE_HEAT: &str = "Heat over slices shows regions that influenced the output, not lesion outlines.";
+
+/// Name and version of the segmentation, with the threshold where there is one.
+fn segmentation_words(analysis: &CtAnalysis) -> String {
+    let method = &analysis.method;
+    match method.threshold_hu {
+        Some(threshold_hu) => format!("{}, threshold {threshold_hu} HU", method.segmentation),
+        None => method.segmentation.clone(),
+    }
+}
+
+/// What the networks said of a scan, in sentences.
+pub(super) fn classification_words(bundle: &BundleIdentity, scan: &CtClassification) -> String {
+    let keys: Vec<String> = scan.key_slices.iter().map(key_slice_words).collect();
+    let keys = if keys.is_empty() {
+        format!("No slice speaks for class {}.", wording::target_label(bundle))
+    } else {
+        format!("Slices that speak most for class {}: {}.", wording::target_label(bundle), keys.join("; "))
+    };
+    format!(
+        "{} {} {} {} slice(s) seen, {}. {keys} {}.",
+        wording::outputs(bundle, scan.into()),
+        wording::operating_point(bundle, scan.into()),
+        wording::members(bundle, scan.into()),
+        scan.slices.len(),
+        scan.aggregation,
+        wording::localisation(scan.into()),
+    )
+}
+
+/// A slice by its number from the feet, as the overlay names it.
+fn key_slice_words(key: &CtKeySlice) -> String {
+    let output = key.output.map_or_else(String::new, |output| format!(", output {}", wording::percent(output)));
+    let heat = key
+        .lung_heat_fraction
+        .map_or_else(String::new, |share| format!(", {} of its heat in the lungs", wording::percent(share)));
+    format!("slice {} from the feet{output}{heat}", key.slice + 1)
+}
 
 /// (band, its code, its bounds) in the order of the fractions.
 fn bands() -> [(&'static str, Concept<'static>); 5] {
@@ -157,35 +202,51 @@ pub(super) fn excluded_series_words(analysis: &CtAnalysis) -> Vec<String> {
 
 /// What was measured, line by line, as the status page shows it.
 #[must_use]
-pub fn ct_measurement_lines(analysis: &CtAnalysis) -> Vec<String> {
+pub fn ct_measurement_lines(bundle: &BundleIdentity, analysis: &CtAnalysis) -> Vec<String> {
     let mut lines = vec![series_words(analysis)];
     for lung in &analysis.lungs {
         lines.push(lung_words(lung));
         lines.extend(third_words(lung).into_iter().map(|third| format!("{}, {third}", side_name(lung.side))));
     }
+    lines.extend(analysis.classification.iter().map(|scan| classification_words(bundle, scan)));
     lines.extend(excluded_series_words(analysis));
     lines.push(LIMITS.to_owned());
     lines
 }
 
 /// What a report about a CT ends with, after the lines that every report has.
-pub(super) fn disclaimer() -> [String; 2] {
-    [LIMITS.to_owned(), TECHNIQUE.to_owned()]
+pub(super) fn disclaimer(analysis: &CtAnalysis) -> Vec<String> {
+    let technique = if analysis.method.threshold_hu.is_some() { TECHNIQUE } else { NETWORK_TECHNIQUE };
+    let heat = analysis.classification.as_ref().map(|_| SLICE_HEAT.to_owned());
+    [LIMITS.to_owned(), technique.to_owned()].into_iter().chain(heat).collect()
 }
 
 /// Settings that determine the measurements.
 pub(super) fn parameters(analysis: &CtAnalysis) -> Vec<String> {
     let limits: Vec<String> = analysis.method.band_limits_hu.iter().map(ToString::to_string).collect();
-    vec![
-        format!("segmentation={};threshold={} HU", analysis.method.segmentation, analysis.method.threshold_hu),
+    let mut parameters = vec![
+        match analysis.method.threshold_hu {
+            Some(threshold_hu) => format!("segmentation={};threshold={threshold_hu} HU", analysis.method.segmentation),
+            None => format!("segmentation={}", analysis.method.segmentation),
+        },
         format!("densitometry={};bands={} HU", analysis.method.densitometry, limits.join("/")),
-    ]
+    ];
+    parameters.extend(
+        analysis
+            .classification
+            .iter()
+            .map(|scan| format!("slices={};aggregation={}", scan.slices.len(), scan.aggregation)),
+    );
+    parameters
 }
 
 /// The conclusion: every number in sentences.
 pub(super) fn conclusion(bundle: &BundleIdentity, analysis: &CtAnalysis) -> String {
     let lungs: Vec<String> = analysis.lungs.iter().map(lung_words).collect();
-    let words = format!("AI chest CT lung measurement. {}", lungs.join(" "));
+    let mut words = format!("AI chest CT lung measurement. {}", lungs.join(" "));
+    if let Some(scan) = &analysis.classification {
+        words = format!("{words} AI: {}", classification_words(bundle, scan));
+    }
     wording::with_notice(bundle, words)
 }
 
@@ -193,14 +254,39 @@ pub(super) fn conclusion(bundle: &BundleIdentity, analysis: &CtAnalysis) -> Stri
 pub(super) fn measurements(frame: &Frame<'_>, analysis: &CtAnalysis) -> Item {
     let bundle = &frame.record.bundle;
     let parameters = wording::parameters(frame.record, &frame.options.software_version);
-    let mut items = algorithm(&bundle.name, &bundle.version, &parameters);
+    let has_networks = bundle.networks().next().is_some();
+    let family = if has_networks { codes::ARTIFICIAL_INTELLIGENCE } else { codes::MORPHOLOGICAL_OPERATIONS };
+    let mut items = algorithm(&bundle.name, &bundle.version, &parameters, family);
     for lung in &analysis.lungs {
         items.push(group(frame, analysis, lung, None, &lung.whole));
         for (third, densities) in [codes::UPPER, codes::MIDDLE, codes::LOWER].into_iter().zip(&lung.thirds) {
             items.push(group(frame, analysis, lung, Some(third), densities));
         }
     }
+    if let Some(scan) = &analysis.classification {
+        let subject = Subject::Series(&analysis.series.series_instance_uid);
+        let groups = Groups { frame, subject, scores: scan.into(), name: None };
+        items.extend(groups.scores());
+        items
+            .extend(scan.key_slices.iter().enumerate().filter_map(|(idx, key)| key_slice(&groups, analysis, idx, key)));
+    }
     container(Some(Contains), codes::MEASUREMENTS, items)
+}
+
+/// A slice that speaks for the target class, with its image.
+fn key_slice(groups: &Groups<'_>, analysis: &CtAnalysis, idx: usize, key: &CtKeySlice) -> Option<Item> {
+    let source = || Some(image(InferredFrom, codes::SOURCE_OF_MEASUREMENT, analysis.series.images.get(key.slice)?));
+    let words = format!("{} {SLICE_HEAT}", key_slice_words(key));
+    let mut items = vec![with(text(Contains, codes::KEY_SLICE, &words), vec![source()?])];
+    if let Some(output) = key.output {
+        let meaning = text(ConceptModifier, codes::MEANING, "Mean output of the members for this slice");
+        items.push(number_or_comment(codes::CERTAINTY, output * 100.0, codes::PERCENT, vec![meaning, source()?]));
+    }
+    if let Some(share) = key.lung_heat_fraction {
+        items.push(number_or_comment(codes::HEAT_IN_LUNGS, share * 100.0, codes::PERCENT, vec![source()?]));
+    }
+    let target = groups.frame.record.bundle.target_class_idx;
+    Some(groups.group(&format!("Key slice {}", idx + 1), target, None, items))
 }
 
 fn group(
@@ -323,7 +409,8 @@ pub fn render_ct_overlay(
         instance_number: 1,
     };
     let mut data_set = frame.data_set(&identity, &series, header);
-    put_image(&mut data_set, record, analysis, header);
+    let shown: Vec<&SourceHeader> = shown_images(analysis).filter_map(|image| header_of(sources, image)).collect();
+    put_image(&mut data_set, record, analysis, header, &shown);
     put_equipment(&mut data_set, &frame);
     put_references(&mut data_set, analysis);
     put_pixels(&mut data_set, rows, columns, &overlay_rgb.bytes);
@@ -331,26 +418,39 @@ pub fn render_ct_overlay(
     write(data_set, &frame.encoding, &options.file_meta, ResultKind::Sc, identity)
 }
 
-fn put_image(data_set: &mut InMemDicomObject, record: &RunRecord, analysis: &CtAnalysis, header: &SourceHeader) {
+/// The images whose pixels are in the overlay: all of them where it has a coronal section.
+fn shown_images(analysis: &CtAnalysis) -> impl Iterator<Item = &SourceImage> {
+    let all = analysis.sections.iter().any(|section| section.plane == CtPlane::Coronal);
+    analysis.series.images.iter().enumerate().filter_map(move |(index, image)| {
+        (all || analysis.sections.iter().any(|section| section.index == index)).then_some(image)
+    })
+}
+
+fn put_image(
+    data_set: &mut InMemDicomObject,
+    record: &RunRecord,
+    analysis: &CtAnalysis,
+    header: &SourceHeader,
+    shown: &[&SourceHeader],
+) {
     data_set.put_text(tags::IMAGE_TYPE, VR::CS, "DERIVED\\SECONDARY\\AI_OVERLAY");
     // Sections of two planes have no orientation in common.
     data_set.put_text(tags::PATIENT_ORIENTATION, VR::CS, "");
     put_body_part(data_set, header);
-    data_set.put_text(tags::BURNED_IN_ANNOTATION, VR::CS, "NO");
-    data_set.put_text(tags::RECOGNIZABLE_VISUAL_FEATURES, VR::CS, "NO");
-    put_lossy(data_set, header);
+    put_annotation(data_set, shown);
+    put_lossy(data_set, shown);
     let comment = format!("AI chest CT lung measurement. {}. {LIMITS}", wording::NOT_FOR_DIAGNOSTIC_USE);
     data_set.put_text(tags::IMAGE_COMMENTS, VR::LT, &wording::with_notice(&record.bundle, comment));
     let bundle = &record.bundle;
     let derivation = format!(
-        "{}. Sections of the CT with the outlines of the lungs by {} (threshold {} HU) of {} {} (bundle sha256:{}); \
-         coloured in the lungs: -700 HU and above, -100 HU and above.",
+        "{}. Sections of the CT with the outlines of the lungs by {} of {} {} (bundle sha256:{}); coloured in the lungs: \
+         -700 HU and above, -100 HU and above.{}",
         wording::NOT_FOR_DIAGNOSTIC_USE,
-        analysis.method.segmentation,
-        analysis.method.threshold_hu,
+        segmentation_words(analysis),
         bundle.name,
         bundle.version,
         bundle.digest,
+        if analysis.classification.is_some() { format!(" {SLICE_HEAT}") } else { String::new() },
     );
     data_set.put_text(tags::DERIVATION_DESCRIPTION, VR::ST, &wording::with_notice(bundle, derivation));
     data_set.put_code(tags::DERIVATION_CODE_SEQUENCE, codes::CT_OVERLAY);

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::{ct, wording};
 use crate::types::{
-    CtAnalysis, CxrAnalysis, ImageAnalysis, NotAnalysed, RunOutcome, RunRecord, SourceImage, UNTRAINED_NOTICE,
+    BundleIdentity, CtAnalysis, CxrAnalysis, ImageAnalysis, NotAnalysed, RunOutcome, RunRecord, SourceImage,
+    UNTRAINED_NOTICE,
 };
 
 /// The report as plain text for the terminal and the status page: the same facts and the same wording as the
@@ -32,7 +33,7 @@ pub fn describe(record: &RunRecord) -> String {
     );
     match &record.outcome {
         RunOutcome::Analysed(analysis) => analysed(&mut lines, record, analysis),
-        RunOutcome::CtMeasured(analysis) => measured(&mut lines, analysis),
+        RunOutcome::CtMeasured(analysis) => measured(&mut lines, bundle, analysis),
         RunOutcome::NotAnalysed(reason) => not_analysed(&mut lines, record, reason),
     }
     lines.blank();
@@ -69,7 +70,7 @@ fn analysed(lines: &mut Lines, record: &RunRecord, analysis: &CxrAnalysis) {
     }
 }
 
-fn measured(lines: &mut Lines, analysis: &CtAnalysis) {
+fn measured(lines: &mut Lines, bundle: &BundleIdentity, analysis: &CtAnalysis) {
     lines.blank();
     lines.add(0, &ct::series_words(analysis));
     for lung in &analysis.lungs {
@@ -77,6 +78,9 @@ fn measured(lines: &mut Lines, analysis: &CtAnalysis) {
         for third in ct::third_words(lung) {
             lines.add(2, &third);
         }
+    }
+    if let Some(scan) = &analysis.classification {
+        lines.add(1, &ct::classification_words(bundle, scan));
     }
     lines.add(1, "Input checks");
     for gate in &analysis.gates {
@@ -118,10 +122,10 @@ fn image_lines(lines: &mut Lines, record: &RunRecord, image: &ImageAnalysis) {
     }
     let spread = wording::percent(image.member_spread);
     lines.add(1, &format!("Members for class {}: largest minus smallest {spread}", wording::target_label(bundle)));
-    lines.add(1, &wording::operating_point(bundle, image));
+    lines.add(1, &wording::operating_point(bundle, image.into()));
     lines.add(1, &wording::heat_map_method(image));
     lines.add(1, &wording::lung_fractions(image));
-    lines.add(1, &format!("{}.", wording::localisation(image)));
+    lines.add(1, &format!("{}.", wording::localisation(image.into())));
     if let Some(similar) = &image.similar_cases {
         lines.add(1, &format!("Similar cases: {}", wording::similar_cases(bundle.status, similar)));
         for (idx, case) in similar.cases.iter().enumerate() {

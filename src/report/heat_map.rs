@@ -81,10 +81,8 @@ fn put_image(data_set: &mut InMemDicomObject, record: &RunRecord, image: &ImageA
     data_set.put_text(tags::IMAGE_TYPE, VR::CS, "DERIVED\\SECONDARY\\AI_HEATMAP");
     data_set.copy_or_empty(tags::PATIENT_ORIENTATION, VR::CS, header.element(tags::PATIENT_ORIENTATION));
     put_body_part(data_set, header);
-    let burned_in = header.ascii(tags::BURNED_IN_ANNOTATION).as_deref() == Some("YES");
-    data_set.put_text(tags::BURNED_IN_ANNOTATION, VR::CS, if burned_in { "YES" } else { "NO" });
-    data_set.put_text(tags::RECOGNIZABLE_VISUAL_FEATURES, VR::CS, "NO");
-    put_lossy(data_set, header);
+    put_annotation(data_set, &[header]);
+    put_lossy(data_set, &[header]);
     data_set.put_text(tags::IMAGE_COMMENTS, VR::LT, &wording::heat_map_comment(&record.bundle));
     data_set.put_text(tags::DERIVATION_DESCRIPTION, VR::ST, &wording::heat_map_derivation(&record.bundle, image));
     data_set.put_code(tags::DERIVATION_CODE_SEQUENCE, codes::HEAT_MAP_OVERLAY);
@@ -98,13 +96,23 @@ pub(super) fn put_body_part(data_set: &mut InMemDicomObject, header: &SourceHead
     }
 }
 
-/// Once lossy, always lossy (PS3.3 section C.7.6.1.1.5).
-pub(super) fn put_lossy(data_set: &mut InMemDicomObject, header: &SourceHeader) {
-    let lossy_syntax = [uids::JPEG_BASELINE8_BIT, uids::JPEG_EXTENDED12_BIT, uids::JPEGLS_NEAR_LOSSLESS]
-        .contains(&header.transfer_syntax_uid());
-    let lossy = lossy_syntax || header.ascii(tags::LOSSY_IMAGE_COMPRESSION).as_deref() == Some("01");
-    data_set.put_text(tags::LOSSY_IMAGE_COMPRESSION, VR::CS, if lossy { "01" } else { "00" });
-    if lossy {
+/// What one of the images that are shown has burned in, the picture has.
+pub(super) fn put_annotation(data_set: &mut InMemDicomObject, shown: &[&SourceHeader]) {
+    let burned_in = shown.iter().any(|header| header.ascii(tags::BURNED_IN_ANNOTATION).as_deref() == Some("YES"));
+    data_set.put_text(tags::BURNED_IN_ANNOTATION, VR::CS, if burned_in { "YES" } else { "NO" });
+    data_set.put_text(tags::RECOGNIZABLE_VISUAL_FEATURES, VR::CS, "NO");
+}
+
+/// Once lossy, always lossy (PS3.3 section C.7.6.1.1.5), also where one of the images that are shown was.
+pub(super) fn put_lossy(data_set: &mut InMemDicomObject, shown: &[&SourceHeader]) {
+    let is_lossy = |header: &&&SourceHeader| {
+        [uids::JPEG_BASELINE8_BIT, uids::JPEG_EXTENDED12_BIT, uids::JPEGLS_NEAR_LOSSLESS]
+            .contains(&header.transfer_syntax_uid())
+            || header.ascii(tags::LOSSY_IMAGE_COMPRESSION).as_deref() == Some("01")
+    };
+    let lossy = shown.iter().find(is_lossy);
+    data_set.put_text(tags::LOSSY_IMAGE_COMPRESSION, VR::CS, if lossy.is_some() { "01" } else { "00" });
+    if let Some(header) = lossy {
         data_set.copy(header.element(tags::LOSSY_IMAGE_COMPRESSION_RATIO));
         data_set.copy(header.element(tags::LOSSY_IMAGE_COMPRESSION_METHOD));
     }

@@ -34,6 +34,7 @@ pub use heat_map::{RgbPixels, render_heat_map};
 pub use source::{SourceHeader, SourceHeaderError};
 pub use sr::render_sr;
 pub use uids::{result_key, uid};
+pub use wording::why_undetermined;
 
 use dicom_dictionary_std::uids as sop_classes;
 use time::UtcOffset;

@@ -5,10 +5,10 @@ use uuid::Uuid;
 
 use super::{FileMetaIds, RenderOptions, RgbPixels, SourceHeader};
 use crate::types::{
-    BundleIdentity, BundleStatus, ClassDefinition, Code, CtAnalysis, CtDensities, CtLung, CtMethod, CtPlane, CtSection,
-    CtSeries, CxrAnalysis, Decision, ExcludedImage, ExcludedSeries, GateResult, HeatMap, ImageAnalysis, Installation,
-    LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument, ReasonCode, RunOutcome,
-    RunRecord, Sha256Digest, Side, SourceImage, Uid,
+    BundleIdentity, BundleStatus, ClassDefinition, Code, CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLung,
+    CtMethod, CtPlane, CtSection, CtSeries, CxrAnalysis, Decision, ExcludedImage, ExcludedSeries, GateResult, HeatMap,
+    ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument,
+    ReasonCode, RunOutcome, RunRecord, Sha256Digest, Side, SourceImage, Uid,
 };
 
 /// Study of all samples.
@@ -455,17 +455,19 @@ pub fn ct_measured(status: BundleStatus, sources: &[SampleSource; 3]) -> RunReco
         method: CtMethod {
             segmentation: "hilum-lung-threshold 1".to_owned(),
             densitometry: "hilum-lung-densitometry 1".to_owned(),
-            threshold_hu: -487,
+            threshold_hu: Some(-487),
             band_limits_hu: [-950, -700, -500, -100],
         },
         lungs: vec![lung(Side::Right, 2700.0), left],
         sections: vec![CtSection { plane: CtPlane::Axial, index: 1, labels_png_base64: String::new() }],
+        classification: None,
         excluded_series: vec![ExcludedSeries {
             series_instance_uid: uid("1.2.826.0.1.3680043.8.498.24"),
             modality: "CT".to_owned(),
             images: 60,
             reason: ReasonCode::NotAxial,
             words: "the images are coronal, 90 degrees from axial; at most 10 expected".to_owned(),
+            sources: Vec::new(),
         }],
         excluded: vec![ExcludedImage {
             source: sources[2].image(),
@@ -474,6 +476,50 @@ pub fn ct_measured(status: BundleStatus, sources: &[SampleSource; 3]) -> RunReco
         }],
     };
     RunRecord { bundle: ct_bundle(status), ..record(status, RunOutcome::CtMeasured(Box::new(analysis))) }
+}
+
+/// The same with two networks, one of which failed.
+pub fn ct_classified(status: BundleStatus, sources: &[SampleSource; 3]) -> RunRecord {
+    let mut record = ct_measured(status, sources);
+    let of_radiographs = analysed(status, &sources[0]).bundle;
+    record.bundle = BundleIdentity {
+        name: "ct-covnet".to_owned(),
+        members: of_radiographs.members.iter().take(2).cloned().collect(),
+        segmenter: None,
+        ..of_radiographs
+    };
+    let names: Vec<String> = record.bundle.members.iter().map(|member| member.name.clone()).collect();
+    if let RunOutcome::CtMeasured(analysis) = &mut record.outcome {
+        analysis.classification = Some(CtClassification {
+            aggregation: "mean of the 3 highest slices of each class".to_owned(),
+            slices: vec![0, 1],
+            members: vec![
+                MemberScore { name: names[0].clone(), probabilities: vec![0.625, 0.375], failure: None },
+                MemberScore {
+                    name: names[1].clone(),
+                    probabilities: Vec::new(),
+                    failure: Some("out of memory".to_owned()),
+                },
+            ],
+            fused: vec![0.625, 0.375],
+            member_spread: 0.0,
+            decision: Decision::Undetermined,
+            localised: true,
+            key_slices: vec![CtKeySlice {
+                slice: 1,
+                output: Some(0.75),
+                heat_map: HeatMap {
+                    rows: 1,
+                    columns: 2,
+                    values: vec![1.0, 0.25],
+                    maximum_activation: 0.5,
+                    method: "mean of members".to_owned(),
+                },
+                lung_heat_fraction: Some(0.875),
+            }],
+        });
+    }
+    record
 }
 
 /// No score for this image.

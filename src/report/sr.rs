@@ -21,7 +21,7 @@ use super::{
 };
 use crate::types::{
     BundleIdentity, BundleStatus, CxrAnalysis, Decision, ImageAnalysis, MemberScore, NotAnalysed, PredecessorDocument,
-    ReasonCode, RunOutcome, RunRecord, SourceImage, Uid, cosine_of_distance,
+    ReasonCode, RunOutcome, RunRecord, SimilarCases, SourceImage, Uid, cosine_of_distance,
 };
 
 /// Renders the report of a run: scores, or why there are none.
@@ -110,7 +110,13 @@ fn completion(outcome: &RunOutcome) -> (&'static str, Option<String>) {
             (0, _) => ("COMPLETE", None),
             (failed, all) => ("PARTIAL", Some(format!("{failed} of {all} ensemble member runs failed"))),
         },
-        RunOutcome::CtMeasured(_) => ("COMPLETE", None),
+        RunOutcome::CtMeasured(analysis) => {
+            let members = || analysis.classification.iter().flat_map(|scan| &scan.members);
+            match members().filter(|member| member.failure.is_some()).count() {
+                0 => ("COMPLETE", None),
+                failed => ("PARTIAL", Some(format!("{failed} of {} ensemble member runs failed", members().count()))),
+            }
+        }
         RunOutcome::NotAnalysed(NotAnalysed { reason: ReasonCode::ProcessingFailure, .. }) => {
             ("COMPLETE", Some("Processing failed".to_owned()))
         }
@@ -319,37 +325,45 @@ fn acquisition_context(sources: Sources<'_>, source: &SourceImage) -> Vec<Item> 
 fn measurements(frame: &Frame<'_>, analysis: &CxrAnalysis) -> Item {
     let bundle = &frame.record.bundle;
     let parameters = wording::parameters(frame.record, &frame.options.software_version);
-    let mut items = algorithm(&bundle.name, &bundle.version, &parameters);
+    let mut items = algorithm(&bundle.name, &bundle.version, &parameters, codes::ARTIFICIAL_INTELLIGENCE);
     for (analysed, name) in analysis.images.iter().zip(wording::image_names(analysis)) {
-        let groups = Groups { frame, analysed, name };
-        items.extend((0..bundle.classes.len()).map(|class_idx| groups.ensemble(class_idx)));
-        for (member_idx, member) in analysed.members.iter().enumerate() {
-            items.extend((0..bundle.classes.len()).map(|class_idx| groups.member(member_idx, member, class_idx)));
-        }
-        items.push(groups.lung("right lung", codes::RIGHT, analysed.right_lung_heat_fraction));
-        items.push(groups.lung("left lung", codes::LEFT, analysed.left_lung_heat_fraction));
-        items.extend(groups.similar());
+        let subject = Subject::Image(&analysed.source);
+        let groups = Groups { frame, subject, scores: analysed.into(), name };
+        items.extend(groups.scores());
+        items.push(groups.lung(analysed, "right lung", codes::RIGHT, analysed.right_lung_heat_fraction));
+        items.push(groups.lung(analysed, "left lung", codes::LEFT, analysed.left_lung_heat_fraction));
+        items.extend(analysed.similar_cases.iter().flat_map(|similar| groups.similar(similar)));
     }
     container(Some(Contains), codes::MEASUREMENTS, items)
 }
 
 /// TID 4019.
-pub(super) fn algorithm(name: &str, version: &str, parameters: &[String]) -> Vec<Item> {
+pub(super) fn algorithm(name: &str, version: &str, parameters: &[String], family: Concept) -> Vec<Item> {
     let mut items = vec![
         text(ConceptModifier, codes::ALGORITHM_NAME, name),
         text(ConceptModifier, codes::ALGORITHM_VERSION, version),
     ];
     items.extend(parameters.iter().map(|words| text(ConceptModifier, codes::ALGORITHM_PARAMETERS, words)));
-    items.push(code(ConceptModifier, codes::ALGORITHM_FAMILY, codes::ARTIFICIAL_INTELLIGENCE));
+    items.push(code(ConceptModifier, codes::ALGORITHM_FAMILY, family));
     items
 }
 
-/// The TID 1501 groups of one image.
-struct Groups<'a> {
-    frame: &'a Frame<'a>,
-    analysed: &'a ImageAnalysis,
+/// What groups are about.
+#[derive(Clone, Copy)]
+pub(super) enum Subject<'a> {
+    /// One image.
+    Image(&'a SourceImage),
+    /// A scan: the images of this series.
+    Series(&'a Uid),
+}
+
+/// The TID 1501 groups of one image or scan.
+pub(super) struct Groups<'a> {
+    pub(super) frame: &'a Frame<'a>,
+    pub(super) subject: Subject<'a>,
+    pub(super) scores: wording::Scores<'a>,
     /// `Image n` when the study has several.
-    name: Option<String>,
+    pub(super) name: Option<String>,
 }
 
 impl Groups<'_> {
@@ -358,21 +372,43 @@ impl Groups<'_> {
     }
 
     /// A group with its tracking identity, its finding and the lung as its site.
-    fn group(&self, tracking: &str, class_idx: usize, laterality: Option<Concept>, items: Vec<Item>) -> Item {
+    pub(super) fn group(
+        &self,
+        tracking: &str,
+        class_idx: usize,
+        laterality: Option<Concept>,
+        items: Vec<Item>,
+    ) -> Item {
+        self.group_of(tracking, tracking, class_idx, laterality, items)
+    }
+
+    /// The same of something that other revisions may call by another name: `tracked` stays.
+    fn group_of(
+        &self,
+        tracking: &str,
+        tracked: &str,
+        class_idx: usize,
+        laterality: Option<Concept>,
+        items: Vec<Item>,
+    ) -> Item {
         let record = self.frame.record;
         let identifier = match &self.name {
             Some(name) => format!("{name} - {tracking}"),
             None => tracking.to_owned(),
         };
-        // The same for every revision that looks at this image with a bundle of this name.
+        let subject_uid = match self.subject {
+            Subject::Image(image) => &image.sop_instance_uid,
+            Subject::Series(uid) => uid,
+        };
+        // The same for every revision that looks at this subject with a bundle of this name.
         let tracking_uid = uid(
             "tracking",
             &[
                 &record.installation.id.to_string(),
                 record.study_instance_uid.as_str(),
-                self.analysed.source.sop_instance_uid.as_str(),
+                subject_uid.as_str(),
                 &self.bundle().name,
-                tracking,
+                tracked,
             ],
         );
         let mut children = vec![
@@ -384,44 +420,61 @@ impl Groups<'_> {
         );
         let side = laterality.map(|side| code(ConceptModifier, codes::LATERALITY, side)).into_iter().collect();
         children.push(with(code(ConceptModifier, codes::FINDING_SITE, codes::LUNG), side));
+        if let Subject::Series(uid) = self.subject {
+            children.push(uid_reference(Contains, codes::SOURCE_SERIES, uid));
+        }
         children.extend(items);
         container(Some(Contains), codes::MEASUREMENT_GROUP, children)
     }
 
+    /// A group for each class of the ensemble, and for each class of each member.
+    pub(super) fn scores(&self) -> Vec<Item> {
+        let n_classes = self.bundle().classes.len();
+        let ensemble = (0..n_classes).map(|class_idx| self.ensemble(class_idx));
+        let members = self.scores.members.iter().enumerate().flat_map(|(member_idx, member)| {
+            (0..n_classes).map(move |class_idx| self.member(member_idx, member, class_idx))
+        });
+        ensemble.chain(members).collect()
+    }
+
     /// A group for each similar case and each prior image. No reference leads to another patient: cases have the
     /// library's numbers only.
-    fn similar(&self) -> Vec<Item> {
-        let Some(similar) = &self.analysed.similar_cases else { return Vec::new() };
+    fn similar(&self, similar: &SimilarCases) -> Vec<Item> {
         let status = self.bundle().status;
         let cases = similar.cases.iter().enumerate().map(|(idx, case)| {
             let class_idx = self.bundle().classes.iter().position(|class| class.label == case.label);
-            let words = wording::similar_case(status, case);
-            self.neighbour(&format!("Similar case {}", idx + 1), class_idx, idx, case.distance, &words)
+            let rank = number(InferredFrom, codes::NEIGHBOUR_RANK, (idx + 1) as f64, codes::NO_UNITS);
+            let items = self.neighbour(rank, case.distance, &wording::similar_case(status, case));
+            let tracked = format!("Similar case {}", case.case_id);
+            self.group_of(&format!("Similar case {}", idx + 1), &tracked, class_idx.unwrap_or(usize::MAX), None, items)
         });
+        // In the order of their dates, which is no rank.
         let priors = similar.priors.iter().enumerate().map(|(idx, prior)| {
-            let words = wording::prior_image(status, prior);
-            self.neighbour(&format!("Prior image {}", idx + 1), None, idx, prior.distance, &words)
+            let items = self.neighbour(None, prior.distance, &wording::prior_image(status, prior));
+            let tracked = format!("Prior image {}", prior.sop_instance_uid);
+            self.group_of(&format!("Prior image {}", idx + 1), &tracked, usize::MAX, None, items)
         });
         cases.chain(priors).collect()
     }
 
-    /// `class_idx` is that of the case's label, when the bundle knows it.
-    fn neighbour(&self, tracking: &str, class_idx: Option<usize>, idx: usize, distance: f64, words: &str) -> Item {
-        let rank = number(InferredFrom, codes::NEIGHBOUR_RANK, (idx + 1) as f64, codes::NO_UNITS);
-        let about = rank.into_iter().chain([self.source()]).collect();
-        let items = vec![
+    fn neighbour(&self, rank: Option<Item>, distance: f64, words: &str) -> Vec<Item> {
+        let about = rank.into_iter().chain(self.source()).collect();
+        vec![
             number_or_comment(codes::SIMILARITY, cosine_of_distance(distance), codes::NO_UNITS, about),
             text(Contains, codes::COMMENT, words),
-        ];
-        self.group(tracking, class_idx.unwrap_or(usize::MAX), None, items)
+        ]
     }
 
     fn label(&self, class_idx: usize) -> &str {
         self.bundle().classes.get(class_idx).map_or("", |class| class.label.as_str())
     }
 
-    fn source(&self) -> Item {
-        image(InferredFrom, codes::SOURCE_OF_MEASUREMENT, &self.analysed.source)
+    /// The image that a number was taken from; of a scan the group names the series.
+    fn source(&self) -> Option<Item> {
+        match self.subject {
+            Subject::Image(source) => Some(image(InferredFrom, codes::SOURCE_OF_MEASUREMENT, source)),
+            Subject::Series(_) => None,
+        }
     }
 
     fn meaning(words: &str) -> Item {
@@ -432,14 +485,14 @@ impl Groups<'_> {
     fn ensemble(&self, class_idx: usize) -> Item {
         let bundle = self.bundle();
         let label = self.label(class_idx);
-        let output = self.analysed.fused.get(class_idx).copied().unwrap_or(f64::NAN);
+        let output = self.scores.fused.get(class_idx).copied().unwrap_or(f64::NAN);
         let meaning = format!("Model output for class {label}, ensemble ({})", wording::calibration(bundle));
         let mut about = vec![Self::meaning(&meaning)];
         let derivation = [("mean", codes::MEAN), ("median", codes::MEDIAN)]
             .into_iter()
             .find(|(rule, _)| bundle.fusion.split('_').any(|part| part == *rule));
         about.extend(derivation.map(|(_, derivation)| code(ConceptModifier, codes::DERIVATION, derivation)));
-        about.push(self.source());
+        about.extend(self.source());
         let mut items = vec![number_or_comment(codes::CERTAINTY, output * 100.0, codes::PERCENT, about)];
         if class_idx == bundle.target_class_idx {
             items.push(number_or_comment(
@@ -448,17 +501,17 @@ impl Groups<'_> {
                 codes::PERCENT,
                 vec![Self::meaning("Operating threshold of the ensemble")],
             ));
-            let decision = match wording::allowed_decision(bundle, self.analysed) {
+            let decision = match wording::allowed_decision(bundle, self.scores) {
                 Decision::Present => codes::PRESENT,
                 Decision::Absent => codes::ABSENT,
                 Decision::Undetermined => codes::UNDETERMINED,
             };
             items.push(code(Contains, codes::PRESENCE, decision));
-            let words = wording::operating_point(bundle, self.analysed);
+            let words = wording::operating_point(bundle, self.scores);
             items.push(text(Contains, codes::OPERATING_POINT_DESCRIPTION, &words));
             items.push(number_or_comment(
                 codes::MEMBER_SPREAD,
-                self.analysed.member_spread * 100.0,
+                self.scores.member_spread * 100.0,
                 codes::PERCENT,
                 Vec::new(),
             ));
@@ -468,7 +521,7 @@ impl Groups<'_> {
 
     /// The output of one member for a class, or why there is none.
     fn member(&self, member_idx: usize, member: &MemberScore, class_idx: usize) -> Item {
-        let members = &self.analysed.members;
+        let members = self.scores.members;
         let network = self.bundle().members.iter().find(|network| network.name == member.name);
         let version = network.map_or("unknown", |network| network.version.as_str());
         let parameters: Vec<String> = network
@@ -479,7 +532,7 @@ impl Groups<'_> {
                 ]
             })
             .unwrap_or_default();
-        let mut items = algorithm(&member.name, version, &parameters);
+        let mut items = algorithm(&member.name, version, &parameters, codes::ARTIFICIAL_INTELLIGENCE);
         items.extend(self.member_output(member, class_idx));
         let tracking =
             format!("Member {}/{} {} {version}: {}", member_idx + 1, members.len(), member.name, self.label(class_idx));
@@ -490,7 +543,7 @@ impl Groups<'_> {
         match wording::output_of(member, class_idx) {
             Some(output) => {
                 let meaning = format!("Model output for class {}, member {}", self.label(class_idx), member.name);
-                let about = vec![Self::meaning(&meaning), self.source()];
+                let about = [Self::meaning(&meaning)].into_iter().chain(self.source()).collect();
                 vec![number_or_comment(codes::CERTAINTY, output * 100.0, codes::PERCENT, about)]
             }
             // No NUM without a value: it is legal, but highdicom cannot open a document that has one.
@@ -502,19 +555,29 @@ impl Groups<'_> {
     }
 
     /// The share of one lung field that the heat map covers.
-    fn lung(&self, name: &str, side: Concept, fraction: Option<f64>) -> Item {
-        let methods = self.analysed.member_heat_maps.iter().map(|(_, map)| map.method.as_str());
-        let gradient = methods
-            .chain([self.analysed.heat_map.method.as_str()])
-            .any(|method| method.contains("cam") && method != "cam");
-        let method = if gradient { codes::GRADIENT_CLASS_ACTIVATION } else { codes::CLASS_ACTIVATION };
+    fn lung(&self, analysed: &ImageAnalysis, name: &str, side: Concept, fraction: Option<f64>) -> Item {
+        let methods: Vec<&str> = analysed.member_heat_maps.iter().map(|(_, map)| map.method.as_str()).collect();
+        // Only what is one of them has a code.
+        let method = if !methods.is_empty() && methods.iter().all(|method| *method == "cam") {
+            Some(codes::CLASS_ACTIVATION)
+        } else if methods.iter().any(|method| method.contains("cam"))
+            && methods.iter().all(|method| method.contains("cam"))
+        {
+            Some(codes::GRADIENT_CLASS_ACTIVATION)
+        } else {
+            None
+        };
+        let method = method.map_or_else(
+            || text(ConceptModifier, codes::METHOD_TEXT, &methods.join(", ")),
+            |method| code(ConceptModifier, codes::METHOD, method),
+        );
         let mut items = match fraction {
             Some(fraction) => vec![
                 number_or_comment(
                     codes::HEAT_FRACTION,
                     fraction * 100.0,
                     codes::PERCENT,
-                    vec![code(ConceptModifier, codes::METHOD, method), self.source()],
+                    [method].into_iter().chain(self.source()).collect(),
                 ),
                 number_or_comment(
                     codes::HEAT_THRESHOLD,
@@ -525,7 +588,7 @@ impl Groups<'_> {
             ],
             None => vec![text(Contains, codes::COMMENT, "No value: this lung field was not found")],
         };
-        let words = format!("{} {}", wording::heat_map_method(self.analysed), wording::localisation(self.analysed));
+        let words = format!("{} {}", wording::heat_map_method(analysed), wording::localisation(self.scores));
         items.push(text(Contains, codes::COMMENT, &words));
         self.group(&format!("Heat map extent, {name}"), self.bundle().target_class_idx, Some(side), items)
     }
@@ -571,7 +634,7 @@ fn evaluations(frame: &Frame<'_>, analysis: &CxrAnalysis) -> Item {
 /// the analysis alone.
 fn summary(bundle: &BundleIdentity, analysis: &CxrAnalysis) -> Item {
     let decisions: Vec<Decision> =
-        analysis.images.iter().map(|image| wording::allowed_decision(bundle, image)).collect();
+        analysis.images.iter().map(|image| wording::allowed_decision(bundle, image.into())).collect();
     let complete = wording::failed_members(analysis).0 == 0;
     let findings = if decisions.contains(&Decision::Present) {
         Some(true)

@@ -133,6 +133,9 @@ fn all_results() -> Vec<(String, RenderedObject)> {
         let record = samples::ct_measured(status, &sources);
         results.push((format!("ct-{status:?}-sr"), sr(&record, &sources)));
         results.push((format!("ct-{status:?}-sc"), ct_overlay(&record, &sources)));
+        let record = samples::ct_classified(status, &sources);
+        results.push((format!("ct-classified-{status:?}-sr"), sr(&record, &sources)));
+        results.push((format!("ct-classified-{status:?}-sc"), ct_overlay(&record, &sources)));
     }
     let record = samples::not_analysed(&sources[0], ReasonCode::SliceGap);
     let record = crate::types::RunRecord { bundle: samples::ct_bundle(BundleStatus::Unvalidated), ..record };
@@ -152,6 +155,21 @@ fn the_tree_of_a_measured_ct() {
     insta::assert_snapshot!(tree(&parse(&rendered)));
     assert_eq!(rendered.part10, sr(&record, &sources).part10, "rendering twice gives the same bytes");
     assert_eq!(ct_overlay(&record, &sources).part10, ct_overlay(&record, &sources).part10);
+}
+
+#[test]
+fn the_tree_of_a_ct_that_networks_judged() {
+    let sources = samples::ct_sources();
+    let shown = tree(&parse(&sr(&samples::ct_classified(BundleStatus::Unvalidated, &sources), &sources)));
+    // The lungs are in the other snapshot.
+    let of_networks: Vec<&str> = shown.lines().skip_while(|line| !line.contains("Ensemble:")).collect();
+    insta::assert_snapshot!(of_networks.join("\n"));
+}
+
+#[test]
+fn a_ct_that_networks_judged_in_words_for_people() {
+    let sources = samples::ct_sources();
+    insta::assert_snapshot!(super::describe(&samples::ct_classified(BundleStatus::Untrained, &sources)));
 }
 
 #[test]
@@ -422,27 +440,29 @@ fn every_referenced_instance_is_in_the_evidence_once() {
     }
 }
 
+/// Tracking UIDs by identifier.
+fn tracking(record: &RunRecord, sources: &[SampleSource]) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let parsed = parse(&sr(record, sources));
+    let measurements = parsed.element(tags::CONTENT_SEQUENCE).unwrap().items().unwrap();
+    let groups = measurements
+        .iter()
+        .filter_map(|item| item.get(tags::CONTENT_SEQUENCE))
+        .flat_map(|children| children.items().unwrap())
+        .filter_map(|group| group.get(tags::CONTENT_SEQUENCE)?.items())
+        .filter(|children| string(&children[0], tags::TEXT_VALUE).is_some());
+    for children in groups {
+        let identifier = string(&children[0], tags::TEXT_VALUE).unwrap();
+        let uid = string(&children[1], tags::UID).unwrap();
+        assert_eq!(found.insert(identifier.clone(), uid), None, "{identifier} occurs twice");
+    }
+    let distinct: BTreeSet<&String> = found.values().collect();
+    assert_eq!(distinct.len(), found.len());
+    found
+}
+
 #[test]
 fn tracking_identities_are_unique_in_a_document_and_stable_over_revisions() {
-    let tracking = |record: &RunRecord, sources: &[SampleSource]| {
-        let mut found = BTreeMap::new();
-        let parsed = parse(&sr(record, sources));
-        let measurements = parsed.element(tags::CONTENT_SEQUENCE).unwrap().items().unwrap();
-        let groups = measurements
-            .iter()
-            .filter_map(|item| item.get(tags::CONTENT_SEQUENCE))
-            .flat_map(|children| children.items().unwrap())
-            .filter_map(|group| group.get(tags::CONTENT_SEQUENCE)?.items())
-            .filter(|children| string(&children[0], tags::TEXT_VALUE).is_some());
-        for children in groups {
-            let identifier = string(&children[0], tags::TEXT_VALUE).unwrap();
-            let uid = string(&children[1], tags::UID).unwrap();
-            assert_eq!(found.insert(identifier.clone(), uid), None, "{identifier} occurs twice");
-        }
-        let distinct: BTreeSet<&String> = found.values().collect();
-        assert_eq!(distinct.len(), found.len());
-        found
-    };
     let sources = samples::three_sources();
     let first = samples::partial(&sources);
     let mut second = first.clone();
@@ -526,6 +546,35 @@ fn only_validated_bundles_decide(
     assert!(presences[0].ends_with(&format!("SCT, {presence})")), "{presences:?}");
     assert!(tree.contains(&format!("DCM, {summary})\n")), "{tree}");
     assert_eq!(tree.contains("findings"), summary.contains("findings"));
+}
+
+#[test]
+fn the_grey_zone_is_named_and_says_why_nothing_is_decided() {
+    let sources = [SampleSource::new(SOURCE_1)];
+    let mut record = samples::analysed(BundleStatus::Validated, &sources[0]);
+    let RunOutcome::Analysed(analysis) = &mut record.outcome else { panic!() };
+    let image = &mut analysis.images[0];
+    let output = image.fused[record.bundle.target_class_idx];
+    image.decision = Decision::Undetermined;
+    for member in &mut image.members {
+        member.failure = None;
+    }
+    let shown = |record: &RunRecord| tree(&parse(&sr(record, &sources)));
+    assert!(shown(&record).contains("Decision: undetermined."), "nothing is known of a reason");
+
+    record.bundle.grey_zone = Some([output - 0.05, output + 0.05]);
+    let in_zone = shown(&record);
+    let zone = format!("{:.1} % to below {:.1} %", (output - 0.05) * 100.0, (output + 0.05) * 100.0);
+    assert!(in_zone.contains(&format!("(grey zone {zone})")), "{in_zone}");
+    assert!(
+        in_zone.contains(&format!("Decision: undetermined, because the output lies in the grey zone, {zone}.")),
+        "{in_zone}"
+    );
+    assert!(in_zone.contains(&format!("grey_zone={:.4} to {:.4}", output - 0.05, output + 0.05)), "{in_zone}");
+
+    let RunOutcome::Analysed(analysis) = &mut record.outcome else { panic!() };
+    analysis.images[0].members[0].failure = Some("no memory".to_owned());
+    assert!(shown(&record).contains("; 1 of "), "{}", shown(&record));
 }
 
 #[test]
@@ -867,7 +916,19 @@ fn similar_cases_are_named_without_a_way_to_other_patients() {
             assert!(shown.contains(part), "{part} is not in\n{shown}");
         }
         assert!(!shown.contains("1.2.3.99.1"), "no reference leads out of the study:\n{shown}");
+        assert_eq!(shown.matches("Neighbour rank").count(), 2, "priors are in the order of their dates:\n{shown}");
         let text = super::describe(&record);
         assert!(text.contains("LIB-1") && text.contains("20250102") && text.contains(caution), "{text}");
+
+        // A later revision finds another case first: what is tracked is the case, not its place.
+        let before = tracking(&record, &sources[..1]);
+        let RunOutcome::Analysed(analysis) = &mut record.outcome else { panic!() };
+        let similar = analysis.images[0].similar_cases.as_mut().unwrap();
+        similar.cases.swap(0, 1);
+        similar.cases[1].case_id = "LIB-3".into();
+        let after = tracking(&record, &sources[..1]);
+        assert_eq!(before["Similar case 2"], after["Similar case 1"]);
+        assert_ne!(before["Similar case 1"], after["Similar case 2"]);
+        assert_eq!(before["Prior image 1"], after["Prior image 1"]);
     }
 }

@@ -4,9 +4,33 @@
 //! never a verdict about the patient, and what was not validated makes no decision.
 
 use crate::types::{
-    BundleIdentity, BundleStatus, CxrAnalysis, Decision, ExcludedImage, GateResult, ImageAnalysis, MemberScore,
-    NotAnalysed, PriorImage, RunOutcome, SimilarCase, SimilarCases, UNTRAINED_NOTICE, neighbours_caution,
+    BundleIdentity, BundleStatus, CtClassification, CxrAnalysis, Decision, ExcludedImage, GateResult, ImageAnalysis,
+    MemberScore, NotAnalysed, PriorImage, RunOutcome, SimilarCase, SimilarCases, UNTRAINED_NOTICE, neighbours_caution,
 };
+
+/// What members and ensemble said of an image or of a scan.
+#[derive(Clone, Copy)]
+pub(super) struct Scores<'a> {
+    pub(super) members: &'a [MemberScore],
+    pub(super) fused: &'a [f64],
+    pub(super) member_spread: f64,
+    pub(super) decision: Decision,
+    pub(super) localised: bool,
+}
+
+impl<'a> From<&'a ImageAnalysis> for Scores<'a> {
+    fn from(image: &'a ImageAnalysis) -> Self {
+        let ImageAnalysis { members, fused, member_spread, decision, localised, .. } = image;
+        Self { members, fused, member_spread: *member_spread, decision: *decision, localised: *localised }
+    }
+}
+
+impl<'a> From<&'a CtClassification> for Scores<'a> {
+    fn from(scan: &'a CtClassification) -> Self {
+        let CtClassification { members, fused, member_spread, decision, localised, .. } = scan;
+        Self { members, fused, member_spread: *member_spread, decision: *decision, localised: *localised }
+    }
+}
 
 /// Stands on everything.
 pub(super) const NOT_FOR_DIAGNOSTIC_USE: &str = "NOT FOR DIAGNOSTIC USE";
@@ -50,7 +74,7 @@ pub(super) fn heat_map_derivation(bundle: &BundleIdentity, image: &ImageAnalysis
         bundle.version,
         bundle.digest,
         heat_map_method(image),
-        localisation(image),
+        localisation(image.into()),
     );
     with_notice(bundle, words)
 }
@@ -78,8 +102,8 @@ pub(super) fn heat_map_method(image: &ImageAnalysis) -> String {
 }
 
 /// Whether the heat map may be read as an indication.
-pub(super) fn localisation(image: &ImageAnalysis) -> &'static str {
-    if image.localised {
+pub(super) fn localisation(scores: Scores<'_>) -> &'static str {
+    if scores.localised {
         "Localised: the output is at or above the operating threshold"
     } else {
         "No localisation: the output is below the operating threshold, the map is not an indication"
@@ -96,10 +120,12 @@ pub(super) fn disclaimer(bundle: &BundleIdentity, outcome: &RunOutcome) -> Vec<S
     lines.push("Software output that no physician has reviewed; not for patient management.".to_owned());
     match outcome {
         RunOutcome::NotAnalysed(_) => return lines,
-        RunOutcome::CtMeasured(_) => {
-            lines.extend(super::ct::disclaimer());
-            lines.push(performance(bundle));
-            return lines;
+        RunOutcome::CtMeasured(analysis) => {
+            lines.extend(super::ct::disclaimer(analysis));
+            if analysis.classification.is_none() {
+                lines.push(performance(bundle));
+                return lines;
+            }
         }
         RunOutcome::Analysed(_) => {}
     }
@@ -152,8 +178,8 @@ pub(super) fn percent(share: f64) -> String {
 }
 
 /// Where the output of the target class lies.
-pub(super) fn against_threshold(bundle: &BundleIdentity, image: &ImageAnalysis) -> &'static str {
-    let output = image.fused.get(bundle.target_class_idx).copied().unwrap_or(f64::NAN);
+pub(super) fn against_threshold(bundle: &BundleIdentity, scores: Scores<'_>) -> &'static str {
+    let output = scores.fused.get(bundle.target_class_idx).copied().unwrap_or(f64::NAN);
     if output >= bundle.threshold {
         "at or above the operating threshold"
     } else if output < bundle.threshold {
@@ -164,19 +190,49 @@ pub(super) fn against_threshold(bundle: &BundleIdentity, image: &ImageAnalysis) 
 }
 
 /// How the operating point is to be read.
-pub(super) fn operating_point(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
+pub(super) fn operating_point(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
     let threshold = percent(bundle.threshold);
     let target = target_label(bundle);
+    let zone = grey_zone(bundle).map(|zone| format!(" (grey zone {zone})")).unwrap_or_default();
     format!(
-        "Operating threshold {threshold} on the model output for class {target}; the output is {}. {}",
-        against_threshold(bundle, image),
-        decision(bundle, image.decision),
+        "Operating threshold {threshold}{zone} on the model output for class {target}; the output is {}. {}",
+        against_threshold(bundle, scores),
+        decision(bundle, scores),
     )
 }
 
+/// The outputs that decide nothing.
+fn grey_zone(bundle: &BundleIdentity) -> Option<String> {
+    bundle.grey_zone.map(|[low, high]| format!("{} to below {}", percent(low), percent(high)))
+}
+
+/// Why a validated bundle left an image undetermined; `None` for decisions and for bundles that never decide.
+#[must_use]
+pub fn why_undetermined(bundle: &BundleIdentity, image: &ImageAnalysis) -> Option<String> {
+    why(bundle, image.into())
+}
+
+fn why(bundle: &BundleIdentity, scores: Scores<'_>) -> Option<String> {
+    if (bundle.status, scores.decision) != (BundleStatus::Validated, Decision::Undetermined) {
+        return None;
+    }
+    let output = scores.fused.get(bundle.target_class_idx).copied().unwrap_or(f64::NAN);
+    let grey = grey_zone(bundle).filter(|_| bundle.is_in_grey_zone(output));
+    let failed = scores.members.iter().filter(|member| member.failure.is_some()).count();
+    let reasons = [
+        grey.map(|zone| format!("the output lies in the grey zone, {zone}")),
+        (failed > 0).then(|| format!("{failed} of {} members failed", scores.members.len())),
+    ];
+    let reasons: Vec<String> = reasons.into_iter().flatten().collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
 /// The decision in a sentence.
-pub(super) fn decision(bundle: &BundleIdentity, decision: Decision) -> String {
-    match (bundle.status, decision) {
+fn decision(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
+    if let Some(why) = why(bundle, scores) {
+        return format!("Decision: undetermined, because {why}.");
+    }
+    match (bundle.status, scores.decision) {
         (BundleStatus::Validated, Decision::Present) => "Decision at the threshold: present.".to_owned(),
         (BundleStatus::Validated, Decision::Absent) => "Decision at the threshold: absent.".to_owned(),
         (BundleStatus::Validated, Decision::Undetermined) => "Decision: undetermined.".to_owned(),
@@ -188,24 +244,24 @@ pub(super) fn decision(bundle: &BundleIdentity, decision: Decision) -> String {
 }
 
 /// The decision that a report may carry: only validated bundles decide, whatever the record says.
-pub(super) fn allowed_decision(bundle: &BundleIdentity, image: &ImageAnalysis) -> Decision {
-    if bundle.status == BundleStatus::Validated { image.decision } else { Decision::Undetermined }
+pub(super) fn allowed_decision(bundle: &BundleIdentity, scores: Scores<'_>) -> Decision {
+    if bundle.status == BundleStatus::Validated { scores.decision } else { Decision::Undetermined }
 }
 
 /// The outputs of an image in one sentence.
-pub(super) fn outputs(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
+pub(super) fn outputs(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
     let scores: Vec<String> = bundle
         .classes
         .iter()
-        .zip(&image.fused)
+        .zip(scores.fused)
         .map(|(class, output)| format!("{} {}", class.label, percent(*output)))
         .collect();
     format!("Model output ({}): {}.", calibration(bundle), scores.join(", "))
 }
 
 /// What the members said about the target class, in one sentence.
-pub(super) fn members(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
-    let scores: Vec<String> = image
+pub(super) fn members(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
+    let of_members: Vec<String> = scores
         .members
         .iter()
         .map(|member| {
@@ -216,8 +272,8 @@ pub(super) fn members(bundle: &BundleIdentity, image: &ImageAnalysis) -> String 
     format!(
         "Members for class {}: {}; largest minus smallest {}.",
         target_label(bundle),
-        scores.join(", "),
-        percent(image.member_spread)
+        of_members.join(", "),
+        percent(scores.member_spread)
     )
 }
 
@@ -278,11 +334,11 @@ pub(super) fn conclusion(bundle: &BundleIdentity, analysis: &CxrAnalysis) -> Str
         if let Some(name) = name {
             parts.push(format!("{name}:"));
         }
-        parts.push(outputs(bundle, image));
-        parts.push(operating_point(bundle, image));
-        parts.push(members(bundle, image));
+        parts.push(outputs(bundle, image.into()));
+        parts.push(operating_point(bundle, image.into()));
+        parts.push(members(bundle, image.into()));
         parts.push(lung_fractions(image));
-        parts.push(format!("{}.", localisation(image)));
+        parts.push(format!("{}.", localisation(image.into())));
     }
     if !analysis.excluded.is_empty() {
         parts.push(format!("Images not analysed: {}.", analysis.excluded.len()));
@@ -358,7 +414,8 @@ pub(super) fn parameters(record: &crate::types::RunRecord, software_version: &st
             bundle.fusion,
             bundle.calibration.as_deref().unwrap_or("none")
         ));
-        parameters.push(format!("target={};threshold={:.4}", target_label(bundle), bundle.threshold));
+        let zone = bundle.grey_zone.map(|[low, high]| format!(";grey_zone={low:.4} to {high:.4}")).unwrap_or_default();
+        parameters.push(format!("target={};threshold={:.4}{zone}", target_label(bundle), bundle.threshold));
     }
     parameters.push(bundle.segmenter.as_ref().map_or_else(
         || "segmenter=none".to_owned(),

@@ -196,6 +196,8 @@ label! {
         Classify = "classify",
         /// Fusion and decision.
         Explain = "explain",
+        /// The search for similar cases.
+        Compare = "compare",
         /// Densitometry of a CT.
         Measure = "measure",
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ExcludedImage, GateResult, ReasonCode, SourceImage, Uid};
+use super::{Decision, ExcludedImage, GateResult, HeatMap, MemberScore, ReasonCode, SourceImage, Uid};
 
 /// What was measured in a chest CT.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub struct CtAnalysis {
     pub lungs: Vec<CtLung>,
     /// What the overlay shows, in its order: axial sections from head to feet, then coronal ones.
     pub sections: Vec<CtSection>,
+    /// What the bundle's classifiers said; `None` where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classification: Option<CtClassification>,
     /// The other series of the study.
     pub excluded_series: Vec<ExcludedSeries>,
     /// Images of the measured series that were left out.
@@ -55,10 +58,45 @@ pub struct CtMethod {
     pub segmentation: String,
     /// Name and version of the measurements.
     pub densitometry: String,
-    /// Threshold between air and tissue that was found for this volume, in Hounsfield units.
-    pub threshold_hu: i16,
+    /// Threshold between air and tissue that was found for this volume, in Hounsfield units; `None` where a network found
+    /// the lungs.
+    pub threshold_hu: Option<i16>,
     /// Limits of the density bands, in Hounsfield units, rising.
     pub band_limits_hu: [i16; 4],
+}
+
+/// What the classifiers of a bundle said of a scan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CtClassification {
+    /// How the outputs of slices became those of the scan, in words.
+    pub aggregation: String,
+    /// The slices that the networks saw, counted from the feet, from 0; of a resampled volume the nearest ones.
+    pub slices: Vec<usize>,
+    /// Every member, failed or not, in the bundle's order.
+    pub members: Vec<MemberScore>,
+    /// Fused output per class, 0 to 1.
+    pub fused: Vec<f64>,
+    /// Largest minus smallest member output for the target class.
+    pub member_spread: f64,
+    /// The decision at the threshold; Undetermined unless the bundle is validated.
+    pub decision: Decision,
+    /// `false` when the fused output is below the threshold: the maps are then not an indication.
+    pub localised: bool,
+    /// The slices that speak most for the target class, the strongest first.
+    pub key_slices: Vec<CtKeySlice>,
+}
+
+/// A slice that speaks for the target class.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CtKeySlice {
+    /// Counted from the feet, from 0.
+    pub slice: usize,
+    /// Mean output for the target class of the members that judge slices, 0 to 1.
+    pub output: Option<f64>,
+    /// Fused map of the target class over the whole slice.
+    pub heat_map: HeatMap,
+    /// Share of the heat that lies in the lungs, 0 to 1; `None` without heat.
+    pub lung_heat_fraction: Option<f64>,
 }
 
 /// Which side of the patient.
@@ -155,4 +193,7 @@ pub struct ExcludedSeries {
     pub reason: ReasonCode,
     /// One sentence without patient data.
     pub words: String,
+    /// Its images, so that the analysis can be repeated; empty in records of before they were kept.
+    #[serde(default)]
+    pub sources: Vec<SourceImage>,
 }

@@ -20,7 +20,10 @@ mod uid;
 
 pub use ae_title::{AeTitle, AeTitleError};
 pub use commitment::{CommitmentReport, CommitmentRequest, FailureReason, SopReference};
-pub use ct::{CtAnalysis, CtDensities, CtLung, CtMethod, CtPlane, CtSection, CtSeries, ExcludedSeries, Side};
+pub use ct::{
+    CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLung, CtMethod, CtPlane, CtSection, CtSeries,
+    ExcludedSeries, Side,
+};
 pub use object::{ObjectHeader, ObjectOrigin, StoredObject};
 pub use policy::{
     AssociationPolicy, IdentityUser, PasscodeHash, PasscodeHashError, RequiredIdentity, UserIdentityPolicy,

@@ -121,6 +121,12 @@ impl BundleIdentity {
     pub fn networks(&self) -> impl Iterator<Item = &MemberIdentity> {
         self.segmenter.iter().chain(&self.members)
     }
+
+    /// Whether an output of the target class lies where nothing is decided.
+    #[must_use]
+    pub fn is_in_grey_zone(&self, output: f64) -> bool {
+        self.grey_zone.is_some_and(|[low, high]| low <= output && output < high)
+    }
 }
 
 /// One source image, as the analysis and the results need to name it.

@@ -167,6 +167,26 @@ pub enum Pipeline {
     ChestCt,
 }
 
+impl Pipeline {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::ChestRadiograph, Self::ChestCt];
+
+    /// The name used in configuration and tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ChestRadiograph => "chest_radiograph",
+            Self::ChestCt => "chest_ct",
+        }
+    }
+
+    /// The pipeline of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|pipeline| pipeline.name() == name)
+    }
+}
+
 /// What becomes of images that arrive when their study has been analysed already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

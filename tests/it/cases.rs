@@ -8,18 +8,18 @@ fn radiograph(patient_id: &'static str, seed: u32) -> Radiograph {
     Radiograph { rows: 640, columns: 600, patient_id, seed, ..Radiograph::default() }
 }
 
-/// Files of five patients, the real radiograph among them under a patient of its own, and a list of all.
+/// Files of five patients, the real radiograph among them under its own Patient ID, and a list of all.
 fn library(folder: &Path) -> std::path::PathBuf {
     let mut list = "file,label,patient,view,source,licence\n".to_owned();
-    for (seed, patient) in [(1, "LIB-A"), (2, "LIB-B"), (3, "LIB-C"), (4, "SYN-4711")] {
-        let sample = radiograph("ORIGINAL", seed).write(folder);
+    for (seed, patient) in [(1, "PAT-ONE"), (2, "PAT-TWO"), (3, "PAT-THREE"), (4, "SYN-4711")] {
+        let sample = radiograph(patient, seed).write(folder);
         let name = sample.path.file_name().unwrap().to_string_lossy().into_owned();
         let label = if seed % 2 == 0 { "COVID-19" } else { "normal" };
         writeln!(list, "{name},{label},{patient},PA,made by a test,CC0").unwrap();
     }
     let real = fresh_copy("RG1_UNCR.dcm", folder);
     let real_name = real.path.file_name().unwrap().to_string_lossy();
-    writeln!(list, "{real_name},normal,LIB-RG1,,pydicom-data,MIT").unwrap();
+    writeln!(list, "{real_name},normal,,,pydicom-data,MIT").unwrap();
     let file = folder.join("list.csv");
     fs_err::write(&file, list).unwrap();
     file
@@ -139,7 +139,7 @@ fn heavy_an_import_that_is_killed_and_repeated_makes_no_case_twice() {
     let list = library(&folder);
     fs_err::write(folder.join("text.png"), "no picture").unwrap();
     let mut lines = fs_err::read_to_string(&list).unwrap();
-    lines.push_str("text.png,normal,LIB-X,,,\n");
+    lines.push_str("text.png,normal,PAT-X,,,\n");
     fs_err::write(&list, lines).unwrap();
     let list = list.to_str().unwrap();
 
@@ -158,7 +158,19 @@ fn heavy_an_import_that_is_killed_and_repeated_makes_no_case_twice() {
     assert!(words.contains(&format!("{} added, {kept} there already", 5 - kept)), "{kept} kept: {words}");
     assert_eq!(node.database.count("select case_id from similar_case"), 5);
     assert_eq!(node.database.count("select distinct file_sha256 from similar_case"), 5);
+
+    // A file of a known case under another patient: a patient's own case must not become another's.
+    let line = fs_err::read_to_string(list).unwrap().lines().nth(1).unwrap().replace("PAT-ONE", "PAT-OTHER");
+    let corrected = folder.join("corrected.csv");
+    fs_err::write(&corrected, format!("file,label,patient,view,source,licence\n{line}\n")).unwrap();
+    let refused = node.hilum(&import(corrected.to_str().unwrap()));
+    let words = said(&refused);
+    assert!(!refused.status.success() && words.contains("Patient ID (0010,0020) differ"), "{words}");
+
     let everything = node.database.rows("select to_jsonb(c) - 'embedding' as row from similar_case c");
     let text = format!("{everything:?}");
-    assert!(!text.contains("LIB-A") && !text.contains("SYN-4711") && !text.contains("1.2.826"), "{text}");
+    assert!(
+        !text.contains("PAT-") && !text.contains("9RG1") && !text.contains("SYN-4711") && !text.contains("1.2.826"),
+        "{text}"
+    );
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command, time::Instant};
 use dicom_dictionary_std::{tags, uids};
 use hilum::imaging::{
     DecodeLimits,
-    ct::{LEFT_LUNG, LungLabels, RIGHT_LUNG, SliceHeader, Volume, choose_stack, decode_hu, segment},
+    ct::{LEFT_LUNG, LungLabels, RIGHT_LUNG, SliceHeader, Volume, choose_stacks, decode_hu, segment},
     read_object,
 };
 
@@ -36,7 +36,8 @@ fn volume() -> Volume {
     let files: Vec<Vec<u8>> = series_files().iter().map(|path| fs_err::read(path).expect("a file")).collect();
     let object = |bytes: &Vec<u8>| read_object(bytes).expect("a DICOM file");
     let headers: Vec<SliceHeader> = files.iter().map(|bytes| SliceHeader::from_object(&object(bytes))).collect();
-    let (stack, _) = choose_stack(&headers).chosen.expect("a stack");
+    let choice = choose_stacks(&headers, &[]);
+    let stack = &choice.candidates.first().expect("a stack").stack;
     let mut hu = Vec::new();
     for &idx in &stack.slices {
         let mut slice = decode_hu(&object(&files[idx]), DecodeLimits::default()).expect("pixels");
@@ -61,7 +62,7 @@ fn the_lungs_of_a_real_ct_agree_with_its_lobe_labels() {
     let volume = volume();
     assert_eq!(volume.size, [512, 512, 133]);
     let started = Instant::now();
-    let found = segment(&volume);
+    let found = segment(&volume).expect("labels");
     let seconds = started.elapsed().as_secs_f64();
     let lobes = fs_err::read(real_ct().join("lobes.raw")).expect("labels");
     assert_eq!(lobes.len(), found.labels.len());
@@ -126,7 +127,7 @@ fn heavy_a_chest_ct_goes_all_the_way() {
     fs_err::copy(&overlay, checked.join("overlay.dcm")).expect("a copy");
     validators::assert_valid(&checked, &[]);
 
-    let LungLabels { labels, .. } = segment(&volume());
+    let LungLabels { labels, .. } = segment(&volume()).expect("labels");
     let labels_file = node.scratch("labels").join("labels.raw");
     fs_err::write(&labels_file, labels).expect("a file");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/measure_ct.py");

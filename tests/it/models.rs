@@ -56,36 +56,31 @@ fn the_bundle_of_the_tests_is_verified_and_described() {
 }
 
 #[test]
-fn a_route_gives_its_runs_their_priority() {
+fn an_urgent_run_is_taken_before_a_routine_one_that_came_first() {
     let pacs = StoreScp::start();
-    let site = Site::usual(pacs.port);
-    let node = Node::start(&site);
-    node.hilum_ok(&[
-        "route",
-        "add",
-        "urgent",
-        "--order",
-        "1",
-        "--called-ae-title",
-        "HILUM",
-        "--modalities",
-        "CR,DX",
-        "--pipeline",
-        "chest_radiograph",
-        "--bundle",
-        "cxr-untrained",
-        "--quiet-seconds",
-        "1",
-        "--priority",
-        "stat",
-    ]);
-    let sample = Radiograph::default().write(&node.scratch("sent"));
-    wait_for("the node knows the route", PATIENCE, || {
-        let rows = node.database.rows("select priority from route where name = 'urgent'");
-        (rows.len() == 1 && rows[0]["priority"] == "stat").then_some(())
-    });
-    node.send("SCANNER", &[&sample.path]);
-    node.wait_for_workup(&sample.study_instance_uid, "answered");
-    let row = node.database.row("select priority from run");
-    assert_eq!(row["priority"], "stat");
+    let site = Site::usual(pacs.port).sender("URGENT");
+    let node = Node::start_with(&site, NodeOptions::default().setting("HILUM__INFERENCE__CONCURRENT_RUNS", 1));
+    let add = "route add urgent --order 1 --called-ae-title HILUM --calling-ae-titles URGENT --modalities CR,DX \
+               --pipeline chest_radiograph --bundle cxr-untrained --quiet-seconds 1 --destinations pacs --priority stat";
+    node.hilum_ok(&add.split_whitespace().collect::<Vec<_>>());
+
+    // Both wait while the inference process stands still.
+    let inference = wait_for("the inference process runs", PATIENCE, || node.inference_process_id());
+    signal(inference, "STOP");
+    let folder = node.scratch("sent");
+    let (routine, urgent) = (Radiograph::default().write(&folder), Radiograph::default().write(&folder));
+    for (count, (calling, sample)) in [(1, ("SCANNER", &routine)), (2, ("URGENT", &urgent))] {
+        node.send(calling, &[&sample.path]);
+        node.database.wait_for_rows(count, "select id from run where state = 'queued'");
+    }
+    signal(inference, "CONT");
+    for sample in [&routine, &urgent] {
+        node.wait_for_workup(&sample.study_instance_uid, "answered");
+    }
+    let taken = node.database.rows(
+        "select r.priority from event e join run r on r.id = e.subject_id::uuid \
+         where e.subject_kind = 'run' and e.kind = 'running' order by e.id",
+    );
+    let taken: Vec<&str> = taken.iter().filter_map(|row| row["priority"].as_str()).collect();
+    assert_eq!(taken, ["stat", "routine"]);
 }

@@ -7,7 +7,7 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
 use super::{
-    support::{Node, Radiograph, Sample, Site, StoreScp, package_files, run, said},
+    support::{Node, Orthanc, Radiograph, Sample, Site, StoreScp, package_files, run, said, storescu_ok},
     validators::peers_python,
 };
 
@@ -154,4 +154,25 @@ fn heavy_names_in_every_character_set_survive_into_results_and_index() {
         }
     }
     assert!(misread.is_empty(), "{}", misread.join("\n"));
+}
+
+/// The image with the corrected name is received last; its UID is the lowest, so that it is the first in every other order.
+#[test]
+fn heavy_a_name_that_was_corrected_reaches_the_results() {
+    let orthanc = Orthanc::start();
+    let node = Node::start(&Site::usual(orthanc.dicom_port));
+    let folder = node.scratch("sent");
+    let wrong =
+        Radiograph { patient_name: "Wrong^Name", sop_instance_uid: "2.25.99".to_owned(), ..Radiograph::default() };
+    let right = Radiograph { patient_name: "Right^Name", sop_instance_uid: "2.25.11".to_owned(), ..wrong.sibling() };
+    let (wrong, right) = (wrong.write(&folder), right.write(&folder));
+    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&wrong.path, &right.path]);
+    let study = &wrong.study_instance_uid;
+    node.wait_for_workup(study, "answered");
+    let results = orthanc.instances_of(study);
+    assert!(!results.is_empty());
+    for result in results {
+        assert_eq!(result.tag("PatientName"), "Right^Name", "{}", result.tag("Modality"));
+    }
+    node.assert_clean_log();
 }

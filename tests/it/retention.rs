@@ -117,6 +117,14 @@ fn heavy_retention_removes_what_is_old_and_settled_and_it_can_come_again() {
         assert!(file.exists(), "{} is gone", file.display());
     }
     assert_eq!(node.database.count("select 1 from file_to_remove"), 0);
+    let embeddings = |sample: &Sample| {
+        node.database.count(&format!(
+            "select 1 from image_embedding e join run r on r.id = e.run_id join workup w on w.id = r.workup_id \
+             where w.study_instance_uid = '{}'",
+            sample.study_instance_uid
+        ))
+    };
+    assert_eq!((embeddings(&old), embeddings(&young)), (0, 1), "what was derived from an image goes with it");
     assert_eq!(node.database.count("select 1 from event where kind in ('objects_removed', 'results_removed')"), 3);
     let first_steps = |sample: &Sample| {
         node.database.count(&format!(

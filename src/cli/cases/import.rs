@@ -25,12 +25,12 @@ use crate::{
     app::tuning::network_threads,
     db::{
         Db,
-        case::{self, CaseFilter, NewCase},
+        case::{self, Case, CaseFilter, NewCase},
     },
     imaging::{self, DecodeLimits},
     infer::{
         CxrPipeline, LoadedImage, NnModels,
-        library::{Asker, CaseLibrary},
+        library::{Asker, CaseLibrary, check_size},
         pipeline_settings,
     },
     nn::{Bundle, Ensemble, EnsembleOptions},
@@ -87,6 +87,7 @@ struct Importer {
     db: Db,
     pipeline: CxrPipeline<NnModels>,
     library: CaseLibrary,
+    maximum_index_bytes: u64,
     key: PseudonymKey,
     cohort: String,
     label: Option<String>,
@@ -124,6 +125,7 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
         let importer = Importer {
             pipeline: CxrPipeline::new(models, identity, settings)?,
             library: CaseLibrary::new(store.db.clone(), maximum_index_bytes),
+            maximum_index_bytes,
             db: store.db.clone(),
             key,
             cohort: options.cohort,
@@ -207,15 +209,16 @@ impl Importer {
         let (bundle_digest, method) = (self.pipeline.bundle().digest, self.pipeline.similar_cases().method.id());
         let file_sha256 = Sha256Digest::of(&bytes);
         let case_id = case::case_id(&bundle_digest, &method, &file_sha256);
-        if let Some(warning) = self.known(&case_id, label).await? {
-            return Ok(Fate::Known { warning });
-        }
         let described = tokio::task::spawn_blocking({
             let (file, key) = (file.clone(), self.key.clone());
             move || describe_file(&file, bytes, &file_sha256, &key)
         })
         .await??;
         let Described { part10, patient, study, view, sop_instance_uid } = described;
+        let asked = Asked { patient, study, label, cohort: &self.cohort };
+        if let Some(known) = self.known(&case_id).await? {
+            return Ok(Fate::Known { warning: asked.compare(&known)? });
+        }
         let embedding = self.embedding(part10, &sop_instance_uid, file_sha256).await?;
         let warning = self.duplicate_warning(bundle_digest, &method, &embedding, patient).await?;
         let new = NewCase {
@@ -232,24 +235,21 @@ impl Importer {
             embedding: &embedding,
         };
         let mut tx = self.db.begin().await?;
-        let is_new = case::insert(&mut tx, &new).await?;
+        if !case::insert(&mut tx, &new).await? {
+            // Another import of the same file was first.
+            let known = self.known(&case_id).await?.context("another import removed it; import it again")?;
+            return Ok(Fate::Known { warning: asked.compare(&known)? });
+        }
+        // Inserting has locked the library's version: no other import comes between.
+        let (cases, dimensions) = case::extent(&mut tx, &bundle_digest, &method).await?;
+        check_size(cases, dimensions, self.maximum_index_bytes).context("there is no room for it")?;
         tx.commit().await.context("commit the case")?;
-        // Another import of the same file may have been first.
-        Ok(if is_new { Fate::Added { warning } } else { Fate::Known { warning } })
+        Ok(Fate::Added { warning })
     }
 
-    /// `None` when the case is new, else a warning when it is known under another label or cohort.
-    async fn known(&self, case_id: &str, label: &str) -> anyhow::Result<Option<Option<String>>> {
+    async fn known(&self, case_id: &str) -> anyhow::Result<Option<Case>> {
         let filter = CaseFilter { case_ids: Some(vec![case_id.to_owned()]), ..CaseFilter::default() };
-        let cases = case::list(&mut *self.db.acquire().await?, &filter).await?;
-        Ok(cases.first().map(|known| {
-            (known.label != label || known.cohort != self.cohort).then(|| {
-                format!(
-                    "it stays case {case_id} with label `{}` in cohort `{}`; to change that, remove it and import it again",
-                    known.label, known.cohort
-                )
-            })
-        }))
+        Ok(case::list(&mut *self.db.acquire().await?, &filter).await?.pop())
     }
 
     /// The same preparation, gates and networks as in a run.
@@ -295,6 +295,32 @@ impl Importer {
     }
 }
 
+/// What this import says of a case.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    patient: Pseudonym,
+    study: Pseudonym,
+    label: &'a str,
+    cohort: &'a str,
+}
+
+impl Asked<'_> {
+    /// Compares with what is kept: a warning when label or cohort stay as they are. Another patient or study is refused,
+    /// because patients would be shown their own case as another's.
+    fn compare(&self, known: &Case) -> anyhow::Result<Option<String>> {
+        let id = &known.case_id;
+        let remedy = format!("if that is wrong, run `hilum cases remove {id}` and import it again");
+        anyhow::ensure!(known.patient == self.patient, "it is already case {id}, of another patient; {remedy}");
+        anyhow::ensure!(known.study == self.study, "it is already case {id}, of another study; {remedy}");
+        Ok((known.label != self.label || known.cohort != self.cohort).then(|| {
+            format!(
+                "it stays case {id} with label `{}` in cohort `{}`; to change that, remove it and import it again",
+                known.label, known.cohort
+            )
+        }))
+    }
+}
+
 /// A file, ready for the pipeline.
 struct Described {
     part10: Vec<u8>,
@@ -304,7 +330,8 @@ struct Described {
     sop_instance_uid: Uid,
 }
 
-/// Reads what the file itself says; what a list says comes first.
+/// Reads what the file itself says. A list adds what the file does not say; it contradicts the file about the patient or
+/// the study only by mistake, and the mistake would show patients their own case as another's.
 fn describe_file(
     file: &Listed,
     bytes: Vec<u8>,
@@ -322,8 +349,9 @@ fn describe_file(
             let element = object.element_opt(tag).ok().flatten()?;
             Some(element.to_str().ok()?.trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned())
         };
-        patient = patient.or_else(|| text(tags::PATIENT_ID));
-        study = study.or_else(|| text(tags::STUDY_INSTANCE_UID));
+        patient = agreed(patient, text(tags::PATIENT_ID), |id| key.patient(id), "patient", "Patient ID (0010,0020)")?;
+        let in_file = text(tags::STUDY_INSTANCE_UID);
+        study = agreed(study, in_file, |uid| key.study(uid), "study", "Study Instance UID (0020,000D)")?;
         view = view.or_else(|| text(tags::VIEW_POSITION));
         bytes
     } else {
@@ -342,13 +370,32 @@ fn describe_file(
     })
 }
 
+/// What a list says, or else the file; refused when both say something and not the same. Neither is printed.
+fn agreed(
+    listed: Option<String>,
+    in_file: Option<String>,
+    pseudonym: impl Fn(&str) -> Option<Pseudonym>,
+    column: &str,
+    attribute: &str,
+) -> anyhow::Result<Option<String>> {
+    let of = |text: &Option<String>| text.as_deref().and_then(&pseudonym);
+    match (of(&listed), of(&in_file)) {
+        (Some(one), Some(other)) if one != other => anyhow::bail!(
+            "the list's column `{column}` and the file's {attribute} differ; leave the column empty for this file, or \
+             correct the one that is wrong"
+        ),
+        (Some(_), _) => Ok(listed),
+        (None, _) => Ok(in_file),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::imaging::testing::{part10, radiograph, text};
 
     #[test]
-    fn identity_comes_from_the_list_else_from_the_file_and_never_leaves_it() {
+    fn identity_comes_from_the_file_or_the_list_and_never_leaves_it() {
         let key = PseudonymKey::new([7; 32]);
         let mut object = radiograph(4, 4, &[0; 16]);
         object.put(text(tags::PATIENT_ID, dicom_core::VR::LO, "HOSPITAL-1 "));
@@ -359,10 +406,51 @@ mod tests {
         assert_eq!(Some(of_file.patient), key.patient("HOSPITAL-1"));
         assert_eq!(Some(of_file.study), key.study("1.2.3"));
         assert_eq!(of_file.view, "PA");
-        let listed = Listed { patient: Some("P9".into()), study: Some("S9".into()), ..Listed::default() };
-        let of_list = describe_file(&listed, bytes, &sha256, &key).unwrap();
-        assert_eq!((Some(of_list.patient), Some(of_list.study)), (key.patient("P9"), key.study("S9")));
-        assert!(of_list.sop_instance_uid.as_str().starts_with("2.25."));
+        assert!(of_file.sop_instance_uid.as_str().starts_with("2.25."));
+
+        let nameless = part10(radiograph(4, 4, &[0; 16]));
+        let listed = Listed { patient: Some("P9".into()), ..Listed::default() };
+        let of_list = describe_file(&listed, nameless, &sha256, &key).unwrap();
+        assert_eq!(Some(of_list.patient), key.patient("P9"));
+
+        let same = Listed { patient: Some("HOSPITAL-1".into()), study: Some("1.2.3".into()), ..Listed::default() };
+        assert_eq!(describe_file(&same, bytes.clone(), &sha256, &key).unwrap().patient, of_file.patient);
+        let other_patient = Listed { patient: Some("P9".into()), ..Listed::default() };
+        let other_study = Listed { study: Some("S9".into()), ..Listed::default() };
+        for (listed, attribute) in [(other_patient, "Patient ID (0010,0020)"), (other_study, "Study Instance UID")] {
+            let error = describe_file(&listed, bytes.clone(), &sha256, &key).err().unwrap().to_string();
+            assert!(error.contains(attribute) && error.contains("differ; leave the column empty"), "{error}");
+            assert!(!error.contains("HOSPITAL") && !error.contains("P9") && !error.contains("S9"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_known_file_of_another_patient_or_study_is_refused_and_other_words_are_a_warning() {
+        let (one, other) = (Pseudonym([1; 32]), Pseudonym([2; 32]));
+        let known = Case {
+            case_id: "LIB-1".to_owned(),
+            bundle_digest: Sha256Digest::of(b"bundle"),
+            method: "all-members".to_owned(),
+            patient: one,
+            study: one,
+            label: "normal".to_owned(),
+            cohort: "tests".to_owned(),
+            view: String::new(),
+            source: String::new(),
+            embedding_sha256: Sha256Digest::of(b"vector"),
+            imported_at: time::OffsetDateTime::UNIX_EPOCH,
+        };
+        let asked = Asked { patient: one, study: one, label: "normal", cohort: "tests" };
+        assert_eq!(asked.compare(&known).unwrap(), None);
+        let named = Asked { label: "COVID-19", ..asked };
+        assert!(named.compare(&known).unwrap().unwrap().contains("stays case LIB-1 with label `normal`"));
+        for (asked, what) in
+            [(Asked { patient: other, ..asked }, "patient"), (Asked { study: other, ..asked }, "study")]
+        {
+            let error = asked.compare(&known).unwrap_err().to_string();
+            assert!(error.contains(&format!("case LIB-1, of another {what}")), "{error}");
+            assert!(error.contains("`hilum cases remove LIB-1`"), "{error}");
+        }
     }
 
     #[test]

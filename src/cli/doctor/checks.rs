@@ -20,6 +20,7 @@ use crate::{
     config::Config,
     db::{Db, status},
     dimse::{AssociationRequestor, RequestorTimeouts, TlsClient, sop_class_name},
+    infer::pipeline::check_pipeline,
     nn::Bundle,
     report,
     types::{AeTitle, Peer, SiteConfig},
@@ -196,7 +197,7 @@ pub(super) fn site(site: &SiteConfig) -> Vec<Check> {
     checks
 }
 
-/// The bundles of the enabled routes: there, and their weights as the manifest says.
+/// The bundles of the enabled routes: there, for the routes' pipelines, and their weights as the manifest says.
 pub(super) async fn models(config: &Config, site: &SiteConfig) -> Vec<Check> {
     let mut names: Vec<&str> =
         site.routes.iter().filter(|route| route.enabled).map(|route| route.bundle.as_str()).collect();
@@ -206,9 +207,19 @@ pub(super) async fn models(config: &Config, site: &SiteConfig) -> Vec<Check> {
     for name in names {
         let folder = config.inference.models_dir.join(name);
         let subject = format!("bundle `{name}`");
-        let opened = tokio::task::spawn_blocking(move || Bundle::open(&folder).map(|bundle| bundle.identity())).await;
+        let opened = tokio::task::spawn_blocking(move || Bundle::open(&folder)).await;
+        let mismatch = |bundle: &Bundle| {
+            let mut routes = site.routes.iter().filter(|route| route.enabled && route.bundle == name);
+            routes.find_map(|route| check_pipeline(bundle.manifest(), name, route.pipeline).err())
+        };
         checks.push(match opened {
-            Ok(Ok(identity)) => Check::ok(subject, format!("version {}, every digest is right", identity.version)),
+            Ok(Ok(bundle)) => mismatch(&bundle).map_or_else(
+                || {
+                    let version = &bundle.manifest().version;
+                    Check::ok(subject.clone(), format!("version {version}, every digest is right"))
+                },
+                |mismatch| Check::problem(subject.clone(), mismatch),
+            ),
             Ok(Err(error)) => Check::problem(
                 subject,
                 format!("{error}; install it, or let the route name another (`hilum model list`)"),
@@ -353,6 +364,21 @@ mod tests {
         let empty = site(&SiteConfig::default());
         assert_eq!(empty.iter().filter(|check| check.is_problem()).count(), 2, "{empty:?}");
         assert!(empty.iter().any(|check| check.words.contains("hilum local-ae add")), "{empty:?}");
+    }
+
+    #[tokio::test]
+    async fn a_bundle_of_another_pipeline_is_a_problem() {
+        let folder = tempfile::tempdir().unwrap();
+        crate::nn::init_ct_bundle(&folder.path().join("ct")).unwrap();
+        let mut config = Config::defaults_for_dev(std::path::Path::new("data"));
+        config.inference.models_dir = folder.path().to_owned();
+        let mut sample = sample();
+        sample.routes[0].bundle = "ct".to_owned();
+        let line = models(&config, &sample).await[0].line();
+        assert!(line.starts_with("problem  bundle `ct`: bundle `ct` belongs to pipeline `chest_ct`"), "{line}");
+        sample.routes[0].pipeline = crate::types::Pipeline::ChestCt;
+        let line = models(&config, &sample).await[0].line();
+        assert!(line.starts_with("ok       bundle `ct`: version"), "{line}");
     }
 
     #[tokio::test]

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::{
-    nn::{Bundle, Calibration, Fusion, Input, Manifest, MaskMode, Performance, Preprocessing, Whose},
+    nn::{
+        Bundle, Calibration, Fusion, Input, Manifest, MaskMode, Performance, Preprocessing, ScanPreprocessing, Whose,
+    },
     types::{BundleStatus, UNTRAINED_NOTICE},
 };
 
@@ -61,7 +63,9 @@ fn table(card: &mut String, head: &[&str], rows: Vec<Vec<String>>) {
 fn reads(input: &Input) -> String {
     match input {
         Input::Image2d { .. } => "single frontal chest radiographs (`image2d`)".to_owned(),
-        Input::CtMeasurement {} => "a chest CT series, measured without networks (`ct_measurement`)".to_owned(),
+        Input::CtMeasurement {} => "a chest CT series, measured without classifiers (`ct_measurement`)".to_owned(),
+        Input::Slices2d { .. } => "a chest CT series, slice by slice (`slices2d`)".to_owned(),
+        Input::Volume3d { .. } => "a chest CT series as one volume (`volume3d`)".to_owned(),
     }
 }
 
@@ -100,7 +104,7 @@ fn networks(card: &mut String, manifest: &Manifest) {
     if let Some(segmenter) = &manifest.segmenter {
         rows.push(vec![
             "lung segmenter".to_owned(),
-            "unet".to_owned(),
+            segmenter.architecture.name().to_owned(),
             segmenter.width.to_string(),
             segmenter.version.clone(),
             format!("{0} x {0}", segmenter.input_side_pixels),
@@ -111,7 +115,9 @@ fn networks(card: &mut String, manifest: &Manifest) {
         let inputs: Vec<String> = manifest
             .inputs_of(member)
             .into_iter()
-            .map(|input| input.shape().map(|side| side.to_string()).join(" x "))
+            .map(Preprocessing::shape)
+            .chain(manifest.input.scan().map(ScanPreprocessing::shape))
+            .map(|shape| shape.map(|side| side.to_string()).join(" x "))
             .collect();
         rows.push(vec![
             member.name.clone(),
@@ -130,6 +136,32 @@ fn networks(card: &mut String, manifest: &Manifest) {
     if let Some(preprocessing) = manifest.preprocessing() {
         let _ = writeln!(card, "\nPreprocessing: {}.", steps(preprocessing));
     }
+    if let Some(preprocessing) = manifest.input.scan() {
+        let _ = writeln!(card, "\nPreprocessing: {}.", scan_steps(preprocessing));
+    }
+    if let Input::Slices2d { aggregation, .. } = &manifest.input {
+        let _ = writeln!(card, "\nFrom slices to the scan: {}.", aggregation.words());
+    }
+}
+
+fn scan_steps(preprocessing: &ScanPreprocessing) -> String {
+    let [low, high] = preprocessing.window_hu;
+    let mut steps = vec![format!("{low} to {high} HU become 0 to 1")];
+    if preprocessing.outside_lungs_black {
+        steps.push("black outside the lungs".to_owned());
+    }
+    if preprocessing.crop_to_lungs {
+        steps.push(format!("cut to the lungs with {} mm around them", preprocessing.crop_margin_mm));
+    }
+    steps.push(format!(
+        "slices with at least {} cm2 of lung, at most {}",
+        preprocessing.minimum_lung_cm2, preprocessing.maximum_slices
+    ));
+    if let Some(spacing_mm) = preprocessing.slice_spacing_mm {
+        steps.push(format!("resampled to {spacing_mm} mm"));
+    }
+    steps.push(format!("minus {:?}, divided by {:?}", preprocessing.mean, preprocessing.std));
+    steps.join("; ")
 }
 
 fn steps(preprocessing: &Preprocessing) -> String {

@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     nn::{
-        Architecture, Bundle, CT_BUNDLE_NAME, EnsembleOptions, ImportTarget, Imported, MANIFEST_FILE_NAME, Tried,
-        UNTRAINED_BUNDLE_NAME, UntrainedOptions, import, init_ct_bundle, init_untrained_bundle, try_out,
+        Bundle, CT_BUNDLE_NAME, EnsembleOptions, ImportTarget, Imported, MANIFEST_FILE_NAME, MemberArchitecture,
+        ScanOptions, Tried, UNTRAINED_BUNDLE_NAME, UntrainedOptions, import, init_ct_bundle, init_untrained_bundle,
+        init_untrained_scan_bundle, try_out,
     },
     types::{BundleIdentity, BundleStatus, UNTRAINED_NOTICE},
 };
@@ -41,6 +42,9 @@ pub(super) enum Action {
         /// Side of the classifiers' square input in pixels
         #[arg(long, value_name = "PIXELS", default_value_t = 224, value_parser = clap::value_parser!(u32).range(32..=1024))]
         image_side: u32,
+        /// Only a bundle for chest CT with this network, such as `covnet`, with random weights [default name: ct-<NETWORK>]
+        #[arg(long, value_name = "NETWORK", value_parser = architecture, conflicts_with = "image_side")]
+        ct: Option<MemberArchitecture>,
     },
     /// Lists the bundles and verifies their weights
     List {
@@ -88,7 +92,7 @@ pub(super) struct ImportOptions {
     segmenter: bool,
     /// Architecture of the checkpoint; needed for a new member [default: the member's]
     #[arg(long, value_parser = architecture)]
-    architecture: Option<Architecture>,
+    architecture: Option<MemberArchitecture>,
     /// Factor on the published channel counts [default: the member's, or 1]
     #[arg(long)]
     width: Option<f64>,
@@ -97,11 +101,9 @@ pub(super) struct ImportOptions {
     weights_version: String,
 }
 
-fn architecture(text: &str) -> Result<Architecture, String> {
-    Architecture::ALL
-        .into_iter()
-        .find(|architecture| architecture.name() == text)
-        .ok_or_else(|| format!("expected one of {}", Architecture::ALL.map(Architecture::name).join(", ")))
+fn architecture(text: &str) -> Result<MemberArchitecture, String> {
+    MemberArchitecture::named(text)
+        .ok_or_else(|| format!("expected one of {}", MemberArchitecture::names().collect::<Vec<_>>().join(", ")))
 }
 
 /// A folder name, never a way out of the folder of the bundles.
@@ -114,7 +116,15 @@ fn bundle_name(text: &str) -> Result<String, String> {
 
 pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
-        Action::Init { folder, name, full_width, image_side } => {
+        Action::Init { folder, name, full_width, image_side: _, ct: Some(architecture) } => {
+            let name = name.unwrap_or_else(|| format!("ct-{}", architecture.name()));
+            let folder = folder.resolve(global)?.join(name);
+            let width = if full_width { 1.0 } else { UntrainedOptions::default().resnet_width };
+            let options = ScanOptions { seed: 1, architecture, width, size_pixels: None };
+            let identity = init_untrained_scan_bundle(&folder, options)?;
+            print(&format!("bundle in `{}` is ready\n{}", folder.display(), describe(&identity)))
+        }
+        Action::Init { folder, name, full_width, image_side, ct: None } => {
             let models = folder.resolve(global)?;
             let folder = models.join(name.as_deref().unwrap_or(UNTRAINED_BUNDLE_NAME));
             let options = if full_width { UntrainedOptions::FULL_WIDTH } else { UntrainedOptions::default() };

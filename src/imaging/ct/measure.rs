@@ -105,7 +105,14 @@ mod tests {
     use super::*;
 
     fn lungs_of(labels: Vec<u8>) -> LungLabels {
-        LungLabels { labels, threshold_hu: -500, airway_found: true, touching: false, border_pixels: 0 }
+        LungLabels {
+            labels,
+            threshold_hu: Some(-500),
+            airway_found: true,
+            touching: false,
+            border_pixels: 0,
+            dropped_voxels: 0,
+        }
     }
 
     #[test]

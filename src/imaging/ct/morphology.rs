@@ -1,5 +1,18 @@
 //! Shapes in voxels: connected components by runs, distances in millimetres, discs, holes.
 
+/// Most runs and most components of one mask: ten times what a large and noisy chest has. At 20 and 8 bytes each they
+/// take less than half a gigabyte.
+const MAXIMUM_RUNS: usize = 20_000_000;
+const MAXIMUM_COMPONENTS: usize = 4_000_000;
+
+/// A volume falls into so many pieces that it is noise, and listing them would take more memory than the volume itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "air and tissue are in more than {MAXIMUM_COMPONENTS} pieces or {MAXIMUM_RUNS} runs: this is noise and no chest; a \
+     smoother reconstruction is expected"
+)]
+pub struct TooManyPieces;
+
 /// A run of set voxels in one row.
 #[derive(Debug, Clone, Copy)]
 struct Run {
@@ -24,7 +37,14 @@ pub(super) struct Components {
 impl Components {
     /// Finds the components of what `is_set` says of each row: (slice, row, its voxels to fill in). Slices are not
     /// connected with one another when `by_slice`.
-    pub(super) fn of(size: [usize; 3], by_slice: bool, mut row_of: impl FnMut(usize, usize, &mut [bool])) -> Self {
+    ///
+    /// # Errors
+    /// [`TooManyPieces`] above [`MAXIMUM_RUNS`] and [`MAXIMUM_COMPONENTS`].
+    pub(super) fn of(
+        size: [usize; 3],
+        by_slice: bool,
+        mut row_of: impl FnMut(usize, usize, &mut [bool]),
+    ) -> Result<Self, TooManyPieces> {
         let [columns, rows, slices] = size;
         let mut runs: Vec<Run> = Vec::new();
         let mut first_of_row: Vec<usize> = Vec::with_capacity(rows * slices + 1);
@@ -46,6 +66,9 @@ impl Components {
                     }
                     runs.push(Run { row: (slice * rows + row) as u32, start: start as u16, end: column as u16 });
                 }
+                if runs.len() > MAXIMUM_RUNS {
+                    return Err(TooManyPieces);
+                }
             }
         }
         first_of_row.push(runs.len());
@@ -65,13 +88,16 @@ impl Components {
         for (idx, run) in runs.iter().enumerate() {
             let root = root(&mut parent, idx as u32) as usize;
             if number[root] == u32::MAX {
+                if voxels.len() == MAXIMUM_COMPONENTS {
+                    return Err(TooManyPieces);
+                }
                 number[root] = voxels.len() as u32;
                 voxels.push(0);
             }
             voxels[number[root] as usize] += usize::from(run.end - run.start);
             of_run.push(number[root]);
         }
-        Self { size, runs, of_run, voxels }
+        Ok(Self { size, runs, of_run, voxels })
     }
 
     /// Every run: component, slice, row, columns.
@@ -256,18 +282,21 @@ pub(super) fn dilate(mask: &mut [bool], radius_mm: f64, distance: &mut SliceDist
 
 /// Fills what is enclosed in one slice: holes of at most `small_pixels`, and those of at most `max_pixels` of which at
 /// least half lies on what `below` says of the slice before.
+///
+/// # Errors
+/// [`TooManyPieces`] when there are too many holes.
 pub(super) fn fill_holes(
     mask: &mut [bool],
     [columns, rows]: [usize; 2],
     small_pixels: usize,
     max_pixels: usize,
     below: &[bool],
-) {
+) -> Result<(), TooManyPieces> {
     let holes = Components::of([columns, rows, 1], true, |_, row, line| {
         for (is_set, pixel) in line.iter_mut().zip(&mask[row * columns..]) {
             *is_set = !*pixel;
         }
-    });
+    })?;
     let mut is_enclosed = vec![true; holes.voxels.len()];
     let mut on_below = vec![0_usize; holes.voxels.len()];
     for (hole, _, row, line) in holes.runs() {
@@ -284,6 +313,7 @@ pub(super) fn fill_holes(
             mask[pixels].fill(true);
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -301,6 +331,7 @@ mod tests {
             Components::of([5, 1, 5], by_slice, |slice, _, line| {
                 line.copy_from_slice(&shapes[slice * 5..slice * 5 + 5]);
             })
+            .unwrap()
         };
         let mut sizes = of(false).voxels;
         sizes.sort_unstable();
@@ -309,6 +340,14 @@ mod tests {
         assert_eq!(of(false).voxels[of(false).largest().unwrap()], 7);
         let covered: usize = of(false).voxel_runs().map(|(_, run)| run.len()).sum();
         assert_eq!(covered, 11);
+    }
+
+    #[test]
+    fn more_pieces_than_a_chest_has_are_refused_before_they_take_memory() {
+        let comb = |_, _, line: &mut [bool]| line.iter_mut().step_by(2).for_each(|is_set| *is_set = true);
+        assert_eq!(Components::of([40_000, 1, 1_001], false, comb).unwrap_err(), TooManyPieces, "too many runs");
+        assert_eq!(Components::of([40_000, 1, 201], true, comb).unwrap_err(), TooManyPieces, "too many components");
+        assert_eq!(Components::of([40_000, 1, 200], true, comb).unwrap().voxels.len(), MAXIMUM_COMPONENTS);
     }
 
     #[test]
@@ -359,12 +398,12 @@ mod tests {
     #[test]
     fn holes_are_filled_up_to_a_size() {
         let mut shape = mask(&["........", ".#####..", ".#.#.#..", ".#####..", ".#...##.", ".#####..", "........"]);
-        fill_holes(&mut shape, [8, 7], 2, 2, &[]);
+        fill_holes(&mut shape, [8, 7], 2, 2, &[]).unwrap();
         let filled = mask(&["........", ".#####..", ".#####..", ".#####..", ".#...##.", ".#####..", "........"]);
         assert_eq!(shape, filled);
-        fill_holes(&mut shape, [8, 7], 2, 3, &[false; 56]);
+        fill_holes(&mut shape, [8, 7], 2, 3, &[false; 56]).unwrap();
         assert_eq!(shape, filled, "nothing below carries the larger hole");
-        fill_holes(&mut shape, [8, 7], 2, 3, &[true; 56]);
+        fill_holes(&mut shape, [8, 7], 2, 3, &[true; 56]).unwrap();
         assert!(shape[4 * 8 + 3]);
     }
 }

@@ -4,11 +4,14 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use image::{ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage, codecs::png::PngEncoder};
 
 use super::{
-    super::text::TextFont,
+    super::{
+        heat::{HOT, sample},
+        text::TextFont,
+    },
     BAND_LIMITS_HU, Volume,
     segment::{AIRWAY, BACKGROUND, LEFT_LUNG, LungLabels, RIGHT_LUNG},
 };
-use crate::types::{CtPlane, CtSection};
+use crate::types::{CtPlane, CtSection, HeatMap};
 
 /// Where the axial sections lie: shares of the height of the lungs, from the top.
 const AXIAL_HEIGHTS: [f64; 3] = [0.25, 0.5, 0.75];
@@ -27,6 +30,7 @@ const LEFT_COLOUR: Rgb<u8> = Rgb([120, 255, 90]);
 const AIRWAY_COLOUR: Rgb<u8> = Rgb([150, 150, 255]);
 const OPACITY_COLOUR: Rgb<u8> = Rgb([255, 170, 0]);
 const CONSOLIDATION_COLOUR: Rgb<u8> = Rgb([255, 40, 40]);
+const HEAT_COLOUR: Rgb<u8> = Rgb([255, 80, 255]);
 /// Share of a colour over grey: anatomy stays visible below it.
 const COLOUR_SHARE: f32 = 0.45;
 
@@ -71,12 +75,27 @@ pub struct SectionPixels {
     pub hu: Vec<i16>,
 }
 
-/// Chooses what is shown: axial sections at a quarter, half and three quarters of the lungs' height, and the coronal
-/// section with most lung. None without lungs.
+/// A section as it is drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct ShownSection<'a> {
+    /// Which one, with its lungs.
+    pub section: &'a CtSection,
+    /// Its grey values.
+    pub pixels: &'a SectionPixels,
+    /// Heat over it, outlined where it is at least half its maximum.
+    pub heat: Option<&'a HeatMap>,
+}
+
+/// Chooses what is shown: axial sections at a quarter, half and three quarters of the lungs' height, the coronal section
+/// with most lung, and the axial sections `key_slices` (counted from the feet). None without lungs.
 ///
 /// # Errors
 /// [`SectionError::Png`] when the labels cannot be encoded.
-pub fn choose_sections(volume: &Volume, lungs: &LungLabels) -> Result<Vec<CtSection>, SectionError> {
+pub fn choose_sections(
+    volume: &Volume,
+    lungs: &LungLabels,
+    key_slices: &[usize],
+) -> Result<Vec<CtSection>, SectionError> {
     let [columns, rows, slices] = volume.size;
     let is_lung = |label: &u8| *label == RIGHT_LUNG || *label == LEFT_LUNG;
     let slice_labels = |slice: usize| &lungs.labels[slice * columns * rows..(slice + 1) * columns * rows];
@@ -87,9 +106,12 @@ pub fn choose_sections(volume: &Volume, lungs: &LungLabels) -> Result<Vec<CtSect
     let mut axial: Vec<usize> =
         AXIAL_HEIGHTS.iter().map(|share| highest - ((highest - lowest) as f64 * share).round() as usize).collect();
     axial.dedup();
-    for index in axial {
+    let axial_section = |index: usize| -> Result<CtSection, SectionError> {
         let labels_png_base64 = to_png(slice_labels(index), columns, rows)?;
-        sections.push(CtSection { plane: CtPlane::Axial, index, labels_png_base64 });
+        Ok(CtSection { plane: CtPlane::Axial, index, labels_png_base64 })
+    };
+    for &index in &axial {
+        sections.push(axial_section(index)?);
     }
     let mut by_row = vec![0_usize; rows];
     for (line, labels) in lungs.labels.chunks_exact(columns.max(1)).enumerate() {
@@ -103,6 +125,9 @@ pub fn choose_sections(volume: &Volume, lungs: &LungLabels) -> Result<Vec<CtSect
         .collect();
     let labels_png_base64 = to_png(&labels, columns, slices)?;
     sections.push(CtSection { plane: CtPlane::Coronal, index, labels_png_base64 });
+    for &index in key_slices.iter().filter(|index| !axial.contains(index) && **index < slices) {
+        sections.push(axial_section(index)?);
+    }
     Ok(sections)
 }
 
@@ -124,14 +149,13 @@ fn from_png(section: &CtSection) -> Result<Vec<u8>, SectionError> {
 
 /// Draws the sections two by two with their outlines, and the words above and below.
 ///
-/// `pixels` are those of each section; `size` and `spacing_mm` are of the volume. `notice` stands above in amber, `above`
+/// `size` and `spacing_mm` are of the volume. `notice` stands above in amber, `above`
 /// and `below` are wrapped to the picture.
 ///
 /// # Errors
 /// [`SectionError`] when sections and pixels do not belong together.
 pub fn render_sections(
-    sections: &[CtSection],
-    pixels: &[SectionPixels],
+    shown: &[ShownSection<'_>],
     size: [usize; 3],
     spacing_mm: [f64; 3],
     notice: &str,
@@ -149,8 +173,8 @@ pub fn render_sections(
         .collect();
     let footer: Vec<String> = below.iter().flat_map(|text| wrapped(text)).collect();
     let banner_height = banner.len() as u32 * line_height + 2 * MARGIN;
-    let cells_height = sections.len().div_ceil(2) as u32 * CELL_PIXELS;
-    let legend = legend();
+    let cells_height = shown.len().div_ceil(2) as u32 * CELL_PIXELS;
+    let legend = legend(shown.iter().any(|shown| shown.heat.is_some()));
     let footer_height = (footer.len() + legend.len().div_ceil(2)) as u32 * line_height + 3 * MARGIN;
     let mut picture = RgbImage::new(width, banner_height + cells_height + footer_height);
 
@@ -160,15 +184,16 @@ pub fn render_sections(
         y += line_height;
     }
     // One scale for all, so that sections can be compared.
-    let extents = sections.iter().flat_map(|section| {
+    let extents = shown.iter().flat_map(|ShownSection { section, .. }| {
         let [_, vertical] = step_mm(section.plane, spacing_mm);
         let rows = if section.plane == CtPlane::Axial { size[1] } else { size[2] };
         [size[0] as f64 * spacing_mm[0], rows as f64 * vertical]
     });
     let mm_per_pixel = extents.fold(1.0, f64::max) / f64::from(CELL_PIXELS);
-    for (number, (section, pixels)) in sections.iter().zip(pixels).enumerate() {
+    for (number, shown) in shown.iter().enumerate() {
+        let section = shown.section;
         let corner = (number as u32 % 2 * CELL_PIXELS, banner_height + number as u32 / 2 * CELL_PIXELS);
-        draw_section(&mut picture, section, pixels, step_mm(section.plane, spacing_mm), mm_per_pixel, corner)?;
+        draw_section(&mut picture, *shown, step_mm(section.plane, spacing_mm), mm_per_pixel, corner)?;
         let name = match section.plane {
             CtPlane::Axial => format!("axial, slice {} of {} from the feet", section.index + 1, size[2]),
             CtPlane::Coronal => format!("coronal, row {} of {} from the front", section.index + 1, size[1]),
@@ -197,15 +222,18 @@ pub fn render_sections(
     Ok(picture)
 }
 
-fn legend() -> Vec<(String, Rgb<u8>)> {
+fn legend(has_heat: bool) -> Vec<(String, Rgb<u8>)> {
     let [_, well_aerated_to, _, consolidation_from] = BAND_LIMITS_HU;
-    vec![
+    let heat = has_heat.then(|| ("outline: heat of the networks, half its maximum and above".to_owned(), HEAT_COLOUR));
+    let mut legend = vec![
         ("outline: right lung".to_owned(), RIGHT_COLOUR),
         ("outline: left lung".to_owned(), LEFT_COLOUR),
         (format!("in a lung, {well_aerated_to} HU and above (vessels too)"), OPACITY_COLOUR),
         (format!("in a lung, {consolidation_from} HU and above (vessels too)"), CONSOLIDATION_COLOUR),
         ("outline: trachea and main bronchi, not measured".to_owned(), AIRWAY_COLOUR),
-    ]
+    ];
+    legend.extend(heat);
+    legend
 }
 
 /// Distance between columns and between rows of a section, in millimetres.
@@ -218,8 +246,7 @@ const fn step_mm(plane: CtPlane, spacing_mm: [f64; 3]) -> [f64; 2] {
 
 fn draw_section(
     picture: &mut RgbImage,
-    section: &CtSection,
-    pixels: &SectionPixels,
+    ShownSection { section, pixels, heat }: ShownSection<'_>,
     step_mm: [f64; 2],
     mm_per_pixel: f64,
     corner: (u32, u32),
@@ -238,6 +265,10 @@ fn draw_section(
         let row = (y as usize * rows / height as usize).min(rows - 1);
         row * columns + column
     };
+    let is_hot = |x: u32, y: u32| {
+        let place = |pixel: u32, length: u32| (f64::from(pixel) + 0.5) / f64::from(length);
+        heat.is_some_and(|heat| sample(heat, place(x, width), place(y, height)) >= HOT)
+    };
     for y in 0..height {
         for x in 0..width {
             let (voxel, label) = (at(x, y), labels[at(x, y)]);
@@ -248,7 +279,11 @@ fn draw_section(
                 Some(other) => outline(if label == BACKGROUND { other } else { label }),
                 None => inside(label, hu[voxel], grey),
             };
-            picture.put_pixel(left + x, top + y, colour);
+            let at_heat_border = is_hot(x, y)
+                && [(x.saturating_sub(2), y), (x + 2, y), (x, y.saturating_sub(2)), (x, y + 2)]
+                    .into_iter()
+                    .any(|(x, y)| !is_hot(x.min(width - 1), y.min(height - 1)));
+            picture.put_pixel(left + x, top + y, if at_heat_border { HEAT_COLOUR } else { colour });
         }
     }
     Ok(())
@@ -300,18 +335,53 @@ mod tests {
         sections.iter().map(of).collect()
     }
 
+    fn shown<'a>(sections: &'a [CtSection], pixels: &'a [SectionPixels]) -> Vec<ShownSection<'a>> {
+        sections.iter().zip(pixels).map(|(section, pixels)| ShownSection { section, pixels, heat: None }).collect()
+    }
+
+    /// Hot in the middle of the upper left quarter.
+    #[test]
+    fn heat_is_outlined_where_it_lies_and_its_slice_is_shown() {
+        let (volume, _) = Phantom::default().make();
+        let lungs = segment(&volume).unwrap();
+        let usual = choose_sections(&volume, &lungs, &[]).unwrap();
+        let sections = choose_sections(&volume, &lungs, &[usual[0].index, 41]).unwrap();
+        assert_eq!(sections.len(), 5, "what is shown anyway is not shown twice");
+        assert_eq!((sections[4].plane, sections[4].index), (CtPlane::Axial, 41));
+        let pixels = pixels(&volume, &sections);
+        let mut values = vec![0.0; 64];
+        values[2 * 8 + 2] = 1.0;
+        let heat = HeatMap { rows: 8, columns: 8, values, maximum_activation: 1.0, method: "cam".to_owned() };
+        let mut shown = shown(&sections, &pixels);
+        shown[4].heat = Some(&heat);
+        let picture = render_sections(&shown, volume.size, volume.spacing_mm, "", "title", &[]).unwrap();
+        let hot: Vec<(u32, u32)> = picture
+            .enumerate_pixels()
+            .filter(|(_, y, pixel)| **pixel == HEAT_COLOUR && *y < 3 * CELL_PIXELS)
+            .map(|(x, y, _)| (x, y))
+            .collect();
+        assert!(hot.len() > 50, "{} pixels of outline", hot.len());
+        let mean = |of: fn(&(u32, u32)) -> u32| f64::from(hot.iter().map(of).sum::<u32>()) / hot.len() as f64;
+        // The cell of the fifth section begins at the left in the third row; the slice is 360 x 280 mm in 512 pixels.
+        let (x, y) = (mean(|at| at.0), mean(|at| at.1));
+        assert!((x - 2.5 / 8.0 * 512.0).abs() < 8.0, "{x}");
+        let top = hot.iter().map(|at| at.1).min().unwrap();
+        assert!(y > 1024.0 && f64::from(top) > 1024.0, "{y}");
+        assert!(picture.height() > 3 * CELL_PIXELS);
+    }
+
     #[test]
     fn the_right_lung_is_drawn_at_the_left_and_dense_parts_are_coloured() {
         let (volume, _) = Phantom { pleural_lesion_mm: Some(12.0), ..Phantom::default() }.make();
-        let lungs = segment(&volume);
-        let sections = choose_sections(&volume, &lungs).unwrap();
+        let lungs = segment(&volume).unwrap();
+        let sections = choose_sections(&volume, &lungs, &[]).unwrap();
         let planes: Vec<CtPlane> = sections.iter().map(|section| section.plane).collect();
         assert_eq!(planes, [CtPlane::Axial, CtPlane::Axial, CtPlane::Axial, CtPlane::Coronal]);
         assert!(sections[0].index > sections[1].index && sections[1].index > sections[2].index, "from head to feet");
         let pixels = pixels(&volume, &sections);
         let draw = || {
             let below = ["right: 1 ml".to_owned()];
-            render_sections(&sections, &pixels, volume.size, volume.spacing_mm, "", "title", &below).unwrap()
+            render_sections(&shown(&sections, &pixels), volume.size, volume.spacing_mm, "", "title", &below).unwrap()
         };
         let picture = draw();
         assert_eq!(picture.width(), 2 * CELL_PIXELS);
@@ -333,17 +403,17 @@ mod tests {
     #[test]
     fn what_does_not_belong_together_is_refused() {
         let (volume, _) = Phantom::default().make();
-        let sections = choose_sections(&volume, &segment(&volume)).unwrap();
+        let sections = choose_sections(&volume, &segment(&volume).unwrap(), &[]).unwrap();
         let mut wrong = pixels(&volume, &sections);
         wrong[1].hu.pop();
-        let refused = render_sections(&sections, &wrong, volume.size, volume.spacing_mm, "", "", &[]);
+        let refused = render_sections(&shown(&sections, &wrong), volume.size, volume.spacing_mm, "", "", &[]);
         assert!(matches!(refused, Err(SectionError::SizeMismatch { .. })), "{refused:?}");
         let mut damaged = sections.clone();
         damaged[0].labels_png_base64 = "AAAA".to_owned();
         let pixels = pixels(&volume, &sections);
-        let refused = render_sections(&damaged, &pixels, volume.size, volume.spacing_mm, "", "", &[]);
+        let refused = render_sections(&shown(&damaged, &pixels), volume.size, volume.spacing_mm, "", "", &[]);
         assert!(matches!(refused, Err(SectionError::Labels { .. })), "{refused:?}");
         let (empty, _) = Phantom { without_lungs: true, bowel_gas: false, ..Phantom::default() }.make();
-        assert!(choose_sections(&empty, &segment(&empty)).unwrap().is_empty());
+        assert!(choose_sections(&empty, &segment(&empty).unwrap(), &[]).unwrap().is_empty());
     }
 }

@@ -1,15 +1,20 @@
-//! From the headers of a study's images to the one stack that makes a volume, or to the reasons why there is none.
+//! From the headers of a study's images to the stacks that make a volume, or to the reasons why there is none.
 //!
-//! Start at [`choose_stack`]. The choice is by rule, never by order of arrival: most slices, then the smallest distance
+//! Start at [`choose_stacks`]. Their order is by rule, never by order of arrival: most slices, then the smallest distance
 //! between them, then the softest kernel, then the lowest UID.
 
-use std::collections::BTreeMap;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashSet},
+};
 
 use super::SliceHeader;
 use crate::types::ReasonCode;
 
 /// Fewest slices of a stack.
 pub const MINIMUM_SLICES: usize = 20;
+/// Largest volume, in voxels.
+pub const MAXIMUM_VOXELS: usize = 400_000_000;
 /// Largest distance between slices, in millimetres.
 const MAXIMUM_SLICE_SPACING_MM: f64 = 10.0;
 /// Least height of a stack, in millimetres: less is no chest.
@@ -21,6 +26,8 @@ const SPACING_TOLERANCE_MM: f64 = 0.06;
 const SAME_POSITION_MM: f64 = 0.01;
 /// Distances from this share of the median up are gaps.
 const GAP_FROM: f64 = 1.5;
+/// Slices thinner than this share of their distance leave most of what lies between them out.
+const LEAST_COVERAGE: f64 = 0.7;
 /// Least cosine between the normal of the slices and the patient's long axis: 10 degrees.
 const AXIAL_COSINE: f64 = 0.985;
 /// Orientations that differ less are the same.
@@ -77,60 +84,124 @@ impl Refusal {
     }
 }
 
-/// What became of a study's images.
+/// A series of a study.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherSeries {
+    /// (0020,000E)
+    pub series_instance_uid: String,
+    /// Its number of images, those that cannot be read included.
+    pub images: usize,
+    /// Why it is not measured.
+    pub refusal: Refusal,
+}
+
+/// A series that makes a volume.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Choice {
-    /// The chosen stack, and why it is that one.
-    pub chosen: Option<(Stack, String)>,
-    /// Series Instance UID and reason of every other series.
-    pub other_series: Vec<(String, Refusal)>,
-    /// Images of the chosen series that are not in the stack, by index.
+pub struct Candidate {
+    /// (0020,000E)
+    pub series_instance_uid: String,
+    /// Its number of images.
+    pub images: usize,
+    /// The volume.
+    pub stack: Stack,
+    /// Images of the series that are not in the stack, by index.
     pub left_out: Vec<(usize, Refusal)>,
 }
 
-impl Choice {
-    /// Why there is no stack: of the series with the most images.
-    #[must_use]
-    pub fn refusal(&self, headers: &[SliceHeader]) -> Refusal {
-        let images = |uid: &str| headers.iter().filter(|header| header.series_instance_uid == uid).count();
-        let largest = self.other_series.iter().max_by_key(|(uid, _)| (images(uid), std::cmp::Reverse(uid.clone())));
-        match largest {
-            Some((_, refusal)) if self.other_series.len() == 1 => refusal.clone(),
-            Some((_, refusal)) => Refusal {
-                reason: refusal.reason,
-                words: format!(
-                    "none of {} series can be measured; the largest: {}",
-                    self.other_series.len(),
-                    refusal.words
-                ),
-            },
-            None => Refusal::new(ReasonCode::NoSuitableImage, "the study has no CT image"),
-        }
+impl Candidate {
+    fn refused(&self, refusal: Refusal) -> OtherSeries {
+        OtherSeries { series_instance_uid: self.series_instance_uid.clone(), images: self.images, refusal }
     }
 }
 
-/// A series that can be measured.
-struct Candidate {
-    series_instance_uid: String,
-    stack: Stack,
-    left_out: Vec<(usize, Refusal)>,
+/// What a study has to measure. Headers do not tell all: a candidate may be refused for its pixels or its lungs, and the
+/// next one is tried.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// The series that make a volume, the best first.
+    pub candidates: Vec<Candidate>,
+    /// Every other series.
+    pub other_series: Vec<OtherSeries>,
 }
 
-/// Chooses the stack of a study that is measured.
+impl Choice {
+    /// Why the candidate after those that were `refused` is the one that is measured, and why each other series is not.
+    /// `None` without such a candidate.
+    #[must_use]
+    pub fn explain(&self, refused: &[Refusal]) -> Option<(String, Vec<OtherSeries>)> {
+        let chosen = self.candidates.get(refused.len())?;
+        let described = describe(&chosen.stack);
+        let mut why = if self.candidates.len() == 1 {
+            format!("the only series that makes a volume: {described}")
+        } else {
+            format!(
+                "of {} series that make a volume the one with most slices, then the smallest distance between them, \
+                 then the softest kernel: {described}",
+                self.candidates.len()
+            )
+        };
+        if !refused.is_empty() {
+            why.push_str("; ");
+            why.push_str(&refused.len().to_string());
+            why.push_str(" that came before it could not be measured");
+        }
+        let tried = self.candidates.iter().zip(refused).map(|(other, refusal)| other.refused(refusal.clone()));
+        let untried = self.candidates.iter().skip(refused.len() + 1).map(|other| {
+            let words = format!("another series was chosen: it has {described}, this one {}", describe(&other.stack));
+            other.refused(Refusal::new(ReasonCode::OtherSeriesChosen, words))
+        });
+        Some((why, self.other_series.iter().cloned().chain(tried).chain(untried).collect()))
+    }
+
+    /// Why nothing is measured, when the first candidates were `refused`: what is wrong with the best one, else with the
+    /// series of most images.
+    #[must_use]
+    pub fn refusal(&self, refused: &[Refusal]) -> Refusal {
+        let series = self.candidates.len() + self.other_series.len();
+        let (which, Refusal { reason, words }) = match refused.first() {
+            Some(first) => ("best", first),
+            None => {
+                match self.other_series.iter().max_by_key(|other| (other.images, Reverse(&other.series_instance_uid))) {
+                    Some(largest) => ("largest", &largest.refusal),
+                    None => return Refusal::new(ReasonCode::NoSuitableImage, "the study has no CT image"),
+                }
+            }
+        };
+        if series == 1 {
+            return Refusal::new(*reason, words);
+        }
+        let untried = match self.candidates.len().saturating_sub(refused.len()) {
+            0 => String::new(),
+            untried => format!(" ({untried} more that make a volume were not tried)"),
+        };
+        let words = format!("none of {series} series can be measured{untried}; the {which}: {words}");
+        Refusal::new(*reason, words)
+    }
+}
+
+/// Finds the stacks of a study that can be measured. `unreadable` are the images whose headers cannot be read: the Series
+/// Instance UID of each, and why. Nobody knows where they belong, so their series cannot be told to be whole.
 #[must_use]
-pub fn choose_stack(headers: &[SliceHeader]) -> Choice {
-    let mut by_series: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+pub fn choose_stacks(headers: &[SliceHeader], unreadable: &[(String, Refusal)]) -> Choice {
+    let mut by_series: BTreeMap<&str, (Vec<usize>, Vec<&Refusal>)> = BTreeMap::new();
     for (idx, header) in headers.iter().enumerate() {
-        by_series.entry(&header.series_instance_uid).or_default().push(idx);
+        by_series.entry(&header.series_instance_uid).or_default().0.push(idx);
+    }
+    for (uid, refusal) in unreadable {
+        by_series.entry(uid).or_default().1.push(refusal);
     }
     let mut candidates = Vec::new();
     let mut other_series = Vec::new();
-    for (uid, images) in by_series {
-        match stack_of_series(headers, &images) {
-            Ok((stack, left_out)) => {
-                candidates.push(Candidate { series_instance_uid: uid.to_owned(), stack, left_out });
-            }
-            Err(refusal) => other_series.push((uid.to_owned(), refusal)),
+    for (uid, (readable, unreadable)) in by_series {
+        let series_instance_uid = uid.to_owned();
+        let images = readable.len() + unreadable.len();
+        let stack = match unreadable.first() {
+            Some(first) => Err(of_some(unreadable.len(), images, "cannot be read", first)),
+            None => stack_of_series(headers, &readable),
+        };
+        match stack {
+            Ok((stack, left_out)) => candidates.push(Candidate { series_instance_uid, images, stack, left_out }),
+            Err(refusal) => other_series.push(OtherSeries { series_instance_uid, images, refusal }),
         }
     }
     candidates.sort_by(|a, b| {
@@ -139,23 +210,12 @@ pub fn choose_stack(headers: &[SliceHeader]) -> Choice {
             .then(hardness(&a.stack).cmp(&hardness(&b.stack)))
             .then(a.series_instance_uid.cmp(&b.series_instance_uid))
     });
-    let n_candidates = candidates.len();
-    let mut candidates = candidates.into_iter();
-    let Some(best) = candidates.next() else { return Choice { chosen: None, other_series, left_out: Vec::new() } };
-    let described = describe(&best.stack);
-    other_series.extend(candidates.map(|other| {
-        let words = format!("another series was chosen: it has {described}, this one {}", describe(&other.stack));
-        (other.series_instance_uid, Refusal::new(ReasonCode::OtherSeriesChosen, words))
-    }));
-    let why = if n_candidates == 1 {
-        format!("the only series that makes a volume: {described}")
-    } else {
-        format!(
-            "of {n_candidates} series that make a volume the one with most slices, then the smallest distance between \
-             them, then the softest kernel: {described}"
-        )
-    };
-    Choice { chosen: Some((best.stack, why)), other_series, left_out: best.left_out }
+    Choice { candidates, other_series }
+}
+
+/// A series of `images` images that is refused for some of them, the first of which says why.
+fn of_some(count: usize, images: usize, what: &str, first: &Refusal) -> Refusal {
+    Refusal::new(first.reason, format!("{count} of {images} image(s) of the series {what}, the first: {}", first.words))
 }
 
 fn describe(stack: &Stack) -> String {
@@ -217,6 +277,11 @@ fn stack_of_series(headers: &[SliceHeader], images: &[usize]) -> StackOrRefusal 
             None => slices.push(idx),
         }
     }
+    // A slice that may belong anywhere may be missing anywhere.
+    let mut placeless = left_out.iter().filter(|(_, refusal)| refusal.reason == ReasonCode::GeometryMissing);
+    if let Some((_, first)) = placeless.next() {
+        return Err(of_some(1 + placeless.count(), images.len(), "have no place", first));
+    }
     if slices.is_empty() {
         return Err(match left_out.into_iter().next() {
             Some((_, refusal)) => refusal,
@@ -225,17 +290,17 @@ fn stack_of_series(headers: &[SliceHeader], images: &[usize]) -> StackOrRefusal 
     }
     let whole = stack_of(headers, &slices);
     let by_acquisition = acquisitions(headers, &slices);
-    match whole {
+    match &whole {
         Err(Refusal { reason: ReasonCode::DuplicatePosition, .. }) => {}
-        Ok(ref stack) if !stack.doubles.is_empty() && by_acquisition.len() > 1 => {}
-        whole => return whole.map(|stack| (stack, left_out)),
+        Ok(stack) if lie_upon_one_another(headers, &by_acquisition, &stack.doubles) => {}
+        _ => return whole.map(|stack| (stack, left_out)),
     }
     // Scans before and after contrast medium share positions, not the acquisition.
     let best = by_acquisition
         .iter()
         .filter_map(|(number, slices)| Some((*number, slices, stack_of(headers, slices).ok()?)))
         .filter(|(_, _, stack)| stack.doubles.is_empty())
-        .max_by_key(|(number, slices, _)| (slices.len(), std::cmp::Reverse(*number)));
+        .max_by_key(|(number, slices, _)| (slices.len(), Reverse(*number)));
     match best {
         Some((number, members, mut stack)) if by_acquisition.len() > 1 => {
             stack.acquisition_number = Some(number);
@@ -243,6 +308,7 @@ fn stack_of_series(headers: &[SliceHeader], images: &[usize]) -> StackOrRefusal 
                 "the series holds {} acquisitions at the same positions; acquisition {number} was chosen",
                 by_acquisition.len()
             );
+            let members: HashSet<usize> = members.iter().copied().collect();
             let others = slices.iter().filter(|idx| !members.contains(idx));
             left_out.extend(others.map(|&idx| (idx, Refusal::new(ReasonCode::OtherSeriesChosen, words.clone()))));
             Ok((stack, left_out))
@@ -251,10 +317,33 @@ fn stack_of_series(headers: &[SliceHeader], images: &[usize]) -> StackOrRefusal 
     }
 }
 
+/// Whether two acquisitions scan the same: more than half of the smaller lies at positions of the other. Those that only
+/// meet, in a slice or two, are one scan, and none of them may be thrown away.
+fn lie_upon_one_another(
+    headers: &[SliceHeader],
+    by_acquisition: &BTreeMap<i32, Vec<usize>>,
+    doubles: &[(usize, usize)],
+) -> bool {
+    let mut shared: BTreeMap<[i32; 2], usize> = BTreeMap::new();
+    for &(kept, double) in doubles {
+        let mut pair = [acquisition(&headers[kept]), acquisition(&headers[double])];
+        pair.sort_unstable();
+        if pair[0] != pair[1] {
+            *shared.entry(pair).or_default() += 1;
+        }
+    }
+    let size = |number: &i32| by_acquisition.get(number).map_or(0, Vec::len);
+    shared.iter().any(|([one, other], positions)| 2 * positions > size(one).min(size(other)))
+}
+
+fn acquisition(header: &SliceHeader) -> i32 {
+    header.acquisition_number.unwrap_or(0)
+}
+
 fn acquisitions(headers: &[SliceHeader], slices: &[usize]) -> BTreeMap<i32, Vec<usize>> {
     let mut by_number: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
     for &idx in slices {
-        by_number.entry(headers[idx].acquisition_number.unwrap_or(0)).or_default().push(idx);
+        by_number.entry(acquisition(&headers[idx])).or_default().push(idx);
     }
     by_number
 }
@@ -363,6 +452,8 @@ fn stack_of(headers: &[SliceHeader], slices: &[usize]) -> Result<Stack, Refusal>
     check_tilt(headers, &stack, [row, column])?;
     let slice_spacing = check_spacing(&stack, doubles.len())?;
     let header = |slice: &Placed| &headers[slice.idx];
+    check_size(matrix, stack.len())?;
+    check_coverage(stack.iter().filter_map(|slice| header(slice).slice_thickness_mm), slice_spacing)?;
     let one_of = |values: Vec<Option<f64>>| {
         values.first().copied().flatten().filter(|_| values.windows(2).all(|pair| pair[0] == pair[1]))
     };
@@ -379,11 +470,12 @@ fn stack_of(headers: &[SliceHeader], slices: &[usize]) -> Result<Stack, Refusal>
     })
 }
 
-/// One matrix, pixel spacing, orientation and frame of reference for all.
+/// One matrix, pixel spacing, orientation and frame of reference for all: those of the first, so that no small steps add
+/// up.
 fn check_alike(headers: &[SliceHeader], placed: &[Placed]) -> Result<(), Refusal> {
     let mixed = |words: String| Err(Refusal::new(ReasonCode::MixedGeometry, words));
-    for pair in placed.windows(2) {
-        let [one, other] = pair else { continue };
+    let Some((one, others)) = placed.split_first() else { return Ok(()) };
+    for other in others {
         if one.matrix != other.matrix {
             let ([rows, columns], [other_rows, other_columns]) = (one.matrix, other.matrix);
             return mixed(format!(
@@ -450,17 +542,21 @@ fn check_tilt(headers: &[SliceHeader], stack: &[&Placed], [row, column]: [[f64; 
         );
         return Err(Refusal::new(ReasonCode::GantryTilt, words));
     }
-    // Shifts that come and go do not add up.
-    for pair in stack.windows(2) {
-        let [one, other] = pair else { continue };
+    // Shifts that come and go do not add up, whether they come at once or little by little.
+    let aside = |one: &Placed, other: &Placed| {
         let step = minus(other.position_mm, one.position_mm);
-        let aside = dot(step, row).hypot(dot(step, column));
-        if aside > 1.0 {
-            let words = format!("neighbouring slices are shifted sideways by {aside:.1} mm, at most 1 mm expected");
-            return Err(Refusal::new(ReasonCode::GantryTilt, words));
+        dot(step, row).hypot(dot(step, column))
+    };
+    let steps = stack.windows(2).map(|pair| (aside(pair[0], pair[1]), 1.0, "its neighbour"));
+    let drifts = stack.iter().map(|slice| (aside(first, slice), (SHEAR * height).max(1.0), "the first"));
+    match steps.chain(drifts).find(|(aside, most, _)| aside > most) {
+        Some((aside, most, other)) => {
+            let words =
+                format!("a slice is shifted sideways by {aside:.1} mm against {other}, at most {most:.1} mm expected");
+            Err(Refusal::new(ReasonCode::GantryTilt, words))
         }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The distance between the slices, when it is one.
@@ -505,6 +601,29 @@ fn check_spacing(stack: &[&Placed], doubles: usize) -> Result<f64, Refusal> {
     Ok(height / (stack.len() - 1) as f64)
 }
 
+fn check_size([rows, columns]: [u32; 2], slices: usize) -> Result<(), Refusal> {
+    let voxels = (rows as usize).checked_mul(columns as usize).and_then(|pixels| pixels.checked_mul(slices));
+    if voxels.is_some_and(|voxels| voxels <= MAXIMUM_VOXELS) {
+        return Ok(());
+    }
+    let words = format!("{columns} x {rows} x {slices} voxels, at most {MAXIMUM_VOXELS} are read");
+    Err(Refusal::new(ReasonCode::UnsupportedImage, words))
+}
+
+/// Slices that lie apart, as of a high-resolution CT of one thin slice every centimetre, are samples and no volume.
+fn check_coverage(thicknesses_mm: impl Iterator<Item = f64>, spacing_mm: f64) -> Result<(), Refusal> {
+    match thicknesses_mm.min_by(f64::total_cmp) {
+        Some(thickness_mm) if thickness_mm < LEAST_COVERAGE * spacing_mm => {
+            let words = format!(
+                "slices of {thickness_mm:.2} mm lie {spacing_mm:.2} mm apart: what is between them was not scanned; \
+                 slices that adjoin are expected"
+            );
+            Err(Refusal::new(ReasonCode::SliceGap, words))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -531,16 +650,22 @@ mod tests {
             .collect()
     }
 
+    #[track_caller]
     fn refusal(headers: &[SliceHeader]) -> Refusal {
-        let choice = choose_stack(headers);
-        assert!(choice.chosen.is_none(), "{choice:?}");
-        choice.refusal(headers)
+        let choice = choose_stacks(headers, &[]);
+        assert!(choice.candidates.is_empty(), "{choice:?}");
+        choice.refusal(&[])
     }
 
+    #[track_caller]
     fn chosen(headers: &[SliceHeader]) -> (Stack, Choice) {
-        let choice = choose_stack(headers);
-        let stack = choice.chosen.clone().unwrap_or_else(|| panic!("{choice:?}")).0;
-        (stack, choice)
+        let choice = choose_stacks(headers, &[]);
+        let best = choice.candidates.first().unwrap_or_else(|| panic!("{choice:?}"));
+        (best.stack.clone(), choice)
+    }
+
+    fn reasons(other_series: &[OtherSeries]) -> Vec<(&str, ReasonCode)> {
+        other_series.iter().map(|other| (other.series_instance_uid.as_str(), other.refusal.reason)).collect()
     }
 
     #[test]
@@ -557,7 +682,7 @@ mod tests {
         assert_eq!(stack.slice_thickness_mm, Some(2.5));
         assert!(!stack.columns_reversed && !stack.rows_reversed);
         assert_eq!(
-            choice.chosen.unwrap().1,
+            choice.explain(&[]).unwrap().0,
             "the only series that makes a volume: 100 slices 2.00 mm apart, kernel B30f"
         );
     }
@@ -652,14 +777,123 @@ mod tests {
     }
 
     #[test]
+    fn a_series_that_is_too_large_gives_way_to_the_next() {
+        let mut huge = series("1.1", 100);
+        for header in &mut huge {
+            header.matrix = Some([4096, 4096]);
+        }
+        let (_, choice) = chosen(&[huge, series("1.2", 60)].concat());
+        assert_eq!(choice.candidates[0].series_instance_uid, "1.2");
+        assert_eq!(reasons(&choice.other_series), [("1.1", ReasonCode::UnsupportedImage)]);
+        let words = &choice.other_series[0].refusal.words;
+        assert!(words.starts_with("4096 x 4096 x 100 voxels"), "{words}");
+    }
+
+    #[test]
+    fn a_series_with_an_image_that_nobody_can_place_is_not_measured() {
+        let unreadable = |uid: &str| (uid.to_owned(), Refusal::new(ReasonCode::Undecodable, "cut short"));
+        let headers = [series("1.1", 100), series("1.2", 60)].concat();
+        let choice = choose_stacks(&headers, &[unreadable("1.1"), unreadable("1.3")]);
+        assert_eq!(choice.candidates.len(), 1);
+        assert_eq!(choice.candidates[0].series_instance_uid, "1.2");
+        let images: Vec<usize> = choice.other_series.iter().map(|other| other.images).collect();
+        assert_eq!(images, [101, 1]);
+        assert_eq!(reasons(&choice.other_series), [("1.1", ReasonCode::Undecodable), ("1.3", ReasonCode::Undecodable)]);
+        let words = &choice.other_series[0].refusal.words;
+        assert_eq!(words, "1 of 101 image(s) of the series cannot be read, the first: cut short");
+
+        // Every second slice without a place would leave a stack of twice the distance.
+        let mut gapped = series("1.1", 100);
+        for header in gapped.iter_mut().step_by(2) {
+            header.position_mm = None;
+        }
+        let refused = refusal(&gapped);
+        assert_eq!(refused.reason, ReasonCode::GeometryMissing);
+        assert!(refused.words.starts_with("50 of 100 image(s) of the series have no place"), "{refused:?}");
+        // A localizer needs none.
+        let mut headers = series("1.1", 80);
+        headers[0].image_type[2] = "LOCALIZER".to_owned();
+        headers[0].position_mm = None;
+        assert_eq!(chosen(&headers).0.slices.len(), 79);
+    }
+
+    #[test]
+    fn acquisitions_that_meet_in_one_slice_stay_one_stack() {
+        let mut headers = series("1.1", 100);
+        for header in &mut headers[60..] {
+            header.acquisition_number = Some(2);
+        }
+        // The second begins where the first ends.
+        let mut again = headers[59].clone();
+        again.acquisition_number = Some(2);
+        headers.push(again);
+        let (stack, choice) = chosen(&headers);
+        assert_eq!((stack.slices.len(), stack.acquisition_number), (100, None));
+        assert_eq!(stack.doubles, [(59, 100)], "the pixels decide");
+        assert!(choice.candidates[0].left_out.is_empty());
+        // Turns of the gantry with a number each, and one of them twice, are not told apart either.
+        let mut stepped = series("1.1", 80);
+        stepped.push(stepped[30].clone());
+        for (idx, header) in stepped.iter_mut().enumerate() {
+            header.acquisition_number = Some(idx as i32);
+        }
+        assert_eq!(chosen(&stepped).0.doubles, [(30, 80)]);
+    }
+
+    #[test]
+    fn small_steps_do_not_add_up() {
+        let drifting = |change: &dyn Fn(f64, &mut SliceHeader)| {
+            let mut headers = series("1.1", 100);
+            for (idx, header) in headers.iter_mut().enumerate() {
+                change(idx as f64, header);
+            }
+            refusal(&headers).reason
+        };
+        // A hundredth of a millimetre of pixel spacing in all, and five degrees, in steps too small to be told.
+        let spacing = drifting(&|idx, header| header.pixel_spacing_mm = Some([0.8, 0.7 + 0.00009 * idx]));
+        assert_eq!(spacing, ReasonCode::MixedGeometry);
+        let orientation = drifting(&|idx, header| {
+            let (sine, cosine) = (0.0009 * idx).sin_cos();
+            header.orientation = Some([[cosine, sine, 0.0], [-sine, cosine, 0.0]]);
+        });
+        assert_eq!(orientation, ReasonCode::MixedGeometry);
+        // A stack that bends to one side and comes back.
+        let position = drifting(&|idx, header| {
+            let aside = 0.5 * (50.0 - (idx - 50.0).abs());
+            header.position_mm = Some([-180.0 + aside, -170.0, 2.0 * idx]);
+        });
+        assert_eq!(position, ReasonCode::GantryTilt);
+    }
+
+    #[test]
+    fn thin_slices_far_apart_are_no_volume() {
+        let every = |spacing_mm: f64, thickness_mm: Option<f64>| {
+            let mut headers = series("1.1", 60);
+            for (idx, header) in headers.iter_mut().enumerate() {
+                header.position_mm = Some([0.0, 0.0, spacing_mm * idx as f64]);
+                header.slice_thickness_mm = thickness_mm;
+            }
+            headers
+        };
+        let refused = refusal(&every(10.0, Some(1.0)));
+        assert_eq!(refused.reason, ReasonCode::SliceGap);
+        assert!(refused.words.starts_with("slices of 1.00 mm lie 10.00 mm apart"), "{refused:?}");
+        assert_eq!(refusal(&every(5.0, Some(3.4))).reason, ReasonCode::SliceGap);
+        for (spacing_mm, thickness_mm) in [(5.0, Some(3.6)), (5.0, Some(5.0)), (2.0, Some(5.0)), (5.0, None)] {
+            chosen(&every(spacing_mm, thickness_mm));
+        }
+    }
+
+    #[test]
     fn localizers_are_dropped_and_a_series_of_them_is_refused() {
         let mut headers = series("1.1", 80);
         headers[0].image_type[2] = "LOCALIZER".to_owned();
         headers[0].matrix = Some([800, 300]);
         let (stack, choice) = chosen(&headers);
         assert_eq!(stack.slices.len(), 79);
-        assert_eq!(choice.left_out.len(), 1);
-        assert_eq!((choice.left_out[0].0, choice.left_out[0].1.reason), (0, ReasonCode::Localizer));
+        let left_out: Vec<(usize, ReasonCode)> =
+            choice.candidates[0].left_out.iter().map(|(idx, refusal)| (*idx, refusal.reason)).collect();
+        assert_eq!(left_out, [(0, ReasonCode::Localizer)]);
         for header in &mut headers {
             header.image_type[2] = "LOCALIZER".to_owned();
         }
@@ -686,7 +920,7 @@ mod tests {
         let (stack, choice) = chosen(&headers);
         assert_eq!(stack.acquisition_number, Some(1));
         assert_eq!(stack.slices, (0..80).collect::<Vec<_>>());
-        assert_eq!(choice.left_out.len(), 70);
+        assert_eq!(choice.candidates[0].left_out.len(), 70);
         // Scanners that number every turn of the gantry: one stack all the same.
         let mut stepped = series("1.1", 80);
         for (idx, header) in stepped.iter_mut().enumerate() {
@@ -700,6 +934,7 @@ mod tests {
         let mut thick = series("1.1", 60);
         for (idx, header) in thick.iter_mut().enumerate() {
             header.position_mm = Some([0.0, 0.0, 5.0 * idx as f64]);
+            header.slice_thickness_mm = Some(5.0);
         }
         let soft = series("1.2", 100);
         let mut sharp = series("1.0", 100);
@@ -713,17 +948,34 @@ mod tests {
         let headers: Vec<SliceHeader> = [broken, thick, sharp, soft].concat();
         let (stack, choice) = chosen(&headers);
         assert_eq!(headers[stack.slices[0]].series_instance_uid, "1.2");
-        let why = &choice.chosen.as_ref().unwrap().1;
-        assert!(why.starts_with("of 3 series that make a volume") && why.contains("kernel B30f"), "{why}");
-        let reasons: Vec<(&str, ReasonCode)> =
-            choice.other_series.iter().map(|(uid, refusal)| (uid.as_str(), refusal.reason)).collect();
+        let (why, other_series) = choice.explain(&[]).unwrap();
+        assert!(why.starts_with("of 3 series that make a volume") && why.ends_with("kernel B30f"), "{why}");
         assert_eq!(
-            reasons,
+            reasons(&other_series),
             [
                 ("1.3", ReasonCode::GeometryMissing),
                 ("1.0", ReasonCode::OtherSeriesChosen),
                 ("1.1", ReasonCode::OtherSeriesChosen)
             ]
+        );
+        // The second is measured when the pixels of the first are no good.
+        let undecodable = Refusal::new(ReasonCode::Undecodable, "slice 3 of 100 has no pixels");
+        let (why, other_series) = choice.explain(std::slice::from_ref(&undecodable)).unwrap();
+        assert!(why.ends_with("kernel B70f; 1 that came before it could not be measured"), "{why}");
+        assert_eq!(
+            reasons(&other_series),
+            [
+                ("1.3", ReasonCode::GeometryMissing),
+                ("1.2", ReasonCode::Undecodable),
+                ("1.1", ReasonCode::OtherSeriesChosen)
+            ]
+        );
+        let none = choice.refusal(&[undecodable]);
+        assert_eq!(none.reason, ReasonCode::Undecodable);
+        assert_eq!(
+            none.words,
+            "none of 4 series can be measured (2 more that make a volume were not tried); the best: slice 3 of 100 has \
+             no pixels"
         );
         let mut reversed = headers.clone();
         reversed.reverse();

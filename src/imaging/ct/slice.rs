@@ -1,5 +1,7 @@
 //! One CT image: what its header says of its place, and its pixels in Hounsfield units.
 
+use std::ops::RangeInclusive;
+
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{DefaultDicomObject, InMemDicomObject};
 
@@ -12,6 +14,12 @@ use super::super::{
 
 /// What the pixels outside of the reconstruction (Pixel Padding) count as: air.
 pub const PADDING_HU: i16 = -1024;
+
+/// Most rows and columns: what a CT image writes them as (US) can say, and what the segmentation counts with.
+const MAXIMUM_SIDE: u32 = 65_535;
+/// Distance between neighbouring pixels, in millimetres: wider than what scanners reconstruct, from a micro CT's to a
+/// survey's. Anything else is a mistake, and areas and discs in pixels would follow it.
+const PIXEL_SPACING_MM: RangeInclusive<f64> = 0.05..=5.0;
 
 /// Facts of one CT image that decide whether and where it belongs into a volume. Absent and impossible values are `None`.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,10 +68,14 @@ impl SliceHeader {
             frame_of_reference_uid: text(object, tags::FRAME_OF_REFERENCE_UID),
             image_type: texts(object, tags::IMAGE_TYPE).iter().map(|value| value.to_ascii_uppercase()).collect(),
             number_of_frames: header.number_of_frames,
-            matrix: header.rows.zip(header.columns).map(|(rows, columns)| [rows, columns]),
+            matrix: header
+                .rows
+                .zip(header.columns)
+                .map(|(rows, columns)| [rows, columns])
+                .filter(|matrix| matrix.iter().all(|side| *side <= MAXIMUM_SIDE)),
             // Imager Pixel Spacing is no distance within the patient.
             pixel_spacing_mm: match numbers(object, tags::PIXEL_SPACING).as_slice() {
-                &[row, column] if row > 0.0 && column > 0.0 => Some([row, column]),
+                &[row, column] if [row, column].iter().all(|mm| PIXEL_SPACING_MM.contains(mm)) => Some([row, column]),
                 _ => None,
             },
             orientation: match orientation.len() {
@@ -172,7 +184,8 @@ impl HuSlice {
 
 #[cfg(test)]
 mod tests {
-    use dicom_core::VR;
+    use dicom_core::{VR, dicom_value};
+    use dicom_object::mem::InMemElement;
 
     use super::*;
     use crate::imaging::testing::{number, radiograph, set_bits_stored, text as element, with_meta};
@@ -246,6 +259,23 @@ mod tests {
             object.put(element(tags::NUMBER_OF_FRAMES, VR::IS, "2"));
         });
         assert!(words.contains("2 frames"), "{words}");
+    }
+
+    #[test]
+    fn sizes_that_no_scanner_writes_count_as_absent() {
+        let header = |element: InMemElement| {
+            let mut object = image(&[1, 2]);
+            object.put(self::element(tags::PIXEL_SPACING, VR::DS, "0.8\\0.7"));
+            object.put(element);
+            SliceHeader::from_object(&with_meta(object, uids::EXPLICIT_VR_LITTLE_ENDIAN))
+        };
+        let side = |value: u32| InMemElement::new(tags::COLUMNS, VR::UL, dicom_value!(U32, [value]));
+        assert_eq!(header(side(65_535)).matrix, Some([1, 65_535]));
+        assert_eq!(header(side(70_000)).matrix, None);
+        for spacing in ["1e-300\\0.7", "0.7\\0.04", "0.7\\5.1", "-1\\0.7", "0\\0"] {
+            assert_eq!(header(element(tags::PIXEL_SPACING, VR::DS, spacing)).pixel_spacing_mm, None, "{spacing}");
+        }
+        assert_eq!(header(element(tags::PIXEL_SPACING, VR::DS, "0.05\\5")).pixel_spacing_mm, Some([0.05, 5.0]));
     }
 
     #[test]

@@ -2,14 +2,17 @@
 //! pickles before).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{Cursor, Read},
 };
 
 use safetensors::{Dtype, SafeTensors};
-use zip::ZipArchive;
+use zip::{ZipArchive, result::ZipError};
 
-use super::pickle::{Id, Pickle, Value};
+use super::{
+    super::bundle::MAX_WEIGHTS_BYTES,
+    pickle::{Id, Pickle, Value},
+};
 
 /// One tensor, its elements in row-major order, little endian.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,13 +45,10 @@ const MAX_ELEMENTS: usize = 500_000_000;
 
 /// Recognises the file by its content. The error says what it is not.
 pub(super) fn read(bytes: &[u8]) -> Result<Checkpoint, String> {
-    if bytes.starts_with(b"PK") {
-        return read_zip(bytes);
-    }
-    if bytes.starts_with(&[0x80]) {
-        return read_legacy(bytes).map(Checkpoint::Tensors);
-    }
-    if let Ok(file) = SafeTensors::deserialize(bytes) {
+    // A safetensors file begins with the length of its JSON header: its first bytes may be those of the others, too.
+    if bytes.get(8) == Some(&b'{')
+        && let Ok(file) = SafeTensors::deserialize(bytes)
+    {
         let tensor = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
             let stored =
                 StoredTensor { shape: view.shape().to_vec(), dtype: view.dtype(), bytes: view.data().to_vec() };
@@ -56,24 +56,35 @@ pub(super) fn read(bytes: &[u8]) -> Result<Checkpoint, String> {
         };
         return Ok(Checkpoint::Tensors(without_prefix(file.tensors().into_iter().map(tensor).collect())));
     }
+    if bytes.starts_with(b"PK\x03\x04") {
+        return read_zip(bytes);
+    }
+    if bytes.starts_with(&[0x80]) {
+        return read_legacy(bytes).map(Checkpoint::Tensors);
+    }
     Err("neither a safetensors file, nor a file of `torch.save`, nor a TorchScript file: give one of these".to_owned())
 }
 
 fn read_zip(bytes: &[u8]) -> Result<Checkpoint, String> {
     let unsound = |error: &dyn std::fmt::Display| format!("not a sound zip archive ({error}): download it again");
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|error| unsound(&error))?;
-    let root = archive.file_names().find_map(|name| name.strip_suffix("data.pkl").map(str::to_owned));
-    let Some(root) = root else {
-        return Err("a zip archive without `data.pkl`: not a file of `torch.save`".to_owned());
+    let roots: BTreeSet<String> =
+        archive.file_names().filter_map(|name| name.strip_suffix("data.pkl").map(str::to_owned)).collect();
+    let [root] = roots.iter().collect::<Vec<_>>()[..] else {
+        let found = roots.len();
+        return Err(format!("a zip archive with {found} files `data.pkl` instead of one: not a file of `torch.save`"));
     };
     if archive.file_names().any(|name| name.starts_with(&format!("{root}code/"))) {
         return Ok(Checkpoint::TorchScript);
     }
     let mut entry = |name: &str| -> Result<Vec<u8>, String> {
-        let mut file =
-            archive.by_name(&format!("{root}{name}")).map_err(|error| format!("`{name}`: {}", unsound(&error)))?;
+        let compressed = || format!("`{name}` is compressed: save the checkpoint with `torch.save` again");
+        let mut file = archive.by_name(&format!("{root}{name}")).map_err(|error| match error {
+            ZipError::UnsupportedArchive(_) => compressed(),
+            other => format!("`{name}`: {}", unsound(&other)),
+        })?;
         if file.size() > bytes.len() as u64 {
-            return Err(format!("`{name}` is compressed: save the checkpoint with `torch.save` again"));
+            return Err(compressed());
         }
         let mut content = Vec::with_capacity(file.size() as usize);
         file.read_to_end(&mut content).map_err(|error| format!("`{name}`: {}", unsound(&error)))?;
@@ -86,10 +97,17 @@ fn read_zip(bytes: &[u8]) -> Result<Checkpoint, String> {
     }
     let pickle = Pickle::read(&entry("data.pkl")?).map_err(|reason| format!("`data.pkl` is not sound: {reason}"))?;
     let wanted = state_dict(&pickle)?;
-    let mut storages = BTreeMap::new();
+    let mut storages: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut total = 0;
     for view in wanted.values() {
         if !storages.contains_key(&view.key) {
-            storages.insert(view.key.clone(), entry(&format!("data/{}", view.key))?);
+            let storage = entry(&format!("data/{}", view.key))?;
+            // Entries of an archive may share their bytes.
+            total += storage.len() as u64;
+            if total > MAX_WEIGHTS_BYTES {
+                return Err(too_much());
+            }
+            storages.insert(view.key.clone(), storage);
         }
     }
     gather(&wanted, &storages).map(Checkpoint::Tensors)
@@ -244,7 +262,15 @@ fn gather(
     storages: &BTreeMap<String, Vec<u8>>,
 ) -> Result<BTreeMap<String, StoredTensor>, String> {
     let mut tensors = BTreeMap::new();
+    // Tensors may share a storage.
+    let mut total = 0_u64;
     for (name, view) in views {
+        let count = view.shape.iter().try_fold(1_u64, |count, side| count.checked_mul(*side as u64));
+        let length = count.and_then(|count| count.checked_mul(element_bytes(view.dtype) as u64));
+        total = length
+            .and_then(|length| total.checked_add(length))
+            .filter(|sum| *sum <= MAX_WEIGHTS_BYTES)
+            .ok_or_else(too_much)?;
         let storage = storages.get(&view.key).map_or(&[][..], Vec::as_slice);
         let bytes =
             elements(view, storage).ok_or_else(|| format!("tensor `{}` reaches beyond its storage", shown(name)))?;
@@ -259,6 +285,9 @@ fn elements(view: &View, storage: &[u8]) -> Option<Vec<u8>> {
     let count = view.shape.iter().try_fold(1_usize, |count, side| count.checked_mul(*side))?;
     if count > MAX_ELEMENTS {
         return None;
+    }
+    if count == 0 {
+        return Some(Vec::new());
     }
     let mut is_contiguous = true;
     let mut stride_of_contiguous = 1;
@@ -299,6 +328,10 @@ fn without_prefix(mut tensors: BTreeMap<String, StoredTensor>) -> BTreeMap<Strin
         tensors = tensors.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor)).collect();
     }
     tensors
+}
+
+fn too_much() -> String {
+    format!("its tensors have more than {MAX_WEIGHTS_BYTES} bytes: save the state dict of one network")
 }
 
 fn shown(text: &str) -> String {

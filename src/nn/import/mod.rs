@@ -1,6 +1,6 @@
 //! Brings weights from elsewhere into a bundle: PyTorch checkpoints (zip and legacy, safetensors) as safetensors under the
 //! names that Hilum's networks have, TorchScript files as they are. Nothing in a file is executed while it is imported,
-//! but for a TorchScript file's `forward`, which is tried once.
+//! but for a TorchScript file, which is a program: it is loaded, and its `forward` is tried on one black image and on two.
 
 mod checkpoint;
 mod pickle;
@@ -20,7 +20,11 @@ use super::{
     architecture::Architecture,
     bundle::{MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES, read_bounded},
     classifier::Classifier,
-    manifest::{Manifest, MemberArchitecture},
+    init::lock_neighbourhood,
+    manifest::{Manifest, MemberArchitecture, SegmenterArchitecture},
+    r231::{self, R231},
+    scan,
+    scan_manifest::ScanArchitecture,
     script::ScriptModel,
     unet::UNet,
     weights,
@@ -37,7 +41,7 @@ pub enum ImportTarget {
         /// Its name.
         name: String,
         /// Its architecture; needed for a new member unless the file is TorchScript.
-        architecture: Option<Architecture>,
+        architecture: Option<MemberArchitecture>,
         /// Its width factor; 1 for a new member unless given.
         width: Option<f64>,
     },
@@ -93,6 +97,8 @@ pub fn import(folder: &Path, file: &Path, target: &ImportTarget, version: &str) 
     let manifest_path = folder.join(MANIFEST_FILE_NAME);
     let manifest_error = |problems| ImportError::Manifest { folder: folder.display().to_string(), problems };
     let file_error = |problems| ImportError::File { file: file.display().to_string(), problems };
+    // Two imports take turns; the lock ends with the file handle.
+    let _lock = lock_neighbourhood(folder)?;
     let text = read_bounded(&manifest_path, MAX_MANIFEST_BYTES)
         .and_then(|bytes| String::from_utf8(bytes).map_err(|error| error.to_string()))
         .map_err(|reason| manifest_error(vec![format!("{reason}; `hilum model init` makes a bundle to start from")]))?;
@@ -106,42 +112,58 @@ pub fn import(folder: &Path, file: &Path, target: &ImportTarget, version: &str) 
             (bytes, 0)
         }
         Checkpoint::Tensors(tensors) => {
-            let weights =
+            let (weights, n_tensors) =
                 to_safetensors(&tensors, |name| network.ignores(name)).map_err(|problem| file_error(vec![problem]))?;
             network.try_weights(&weights).map_err(file_error)?;
-            (weights, tensors.len())
+            (weights, n_tensors)
         }
     };
 
     let sha256 = Sha256Digest::of(&weights);
     let digest = sha256.to_string();
     let extension = if network.architecture == TORCH_SCRIPT { "pt" } else { "safetensors" };
-    let file_name = format!("{}-{}.{extension}", network.name, digest.get(..12).unwrap_or(&digest));
+    let short_name: String = network.name.chars().take(MAX_NAME_IN_FILE_NAME).collect();
+    let file_name = format!("{short_name}-{}.{extension}", digest.get(..12).unwrap_or(&digest));
     let (changed, replaced) = network.write_to(&text, &file_name, &digest, version).map_err(manifest_error)?;
     let checked = Manifest::parse(&changed).map_err(manifest_error)?;
     replace(&folder.join(&file_name), &weights)?;
     replace(&manifest_path, changed.as_bytes())?;
     if let Some(replaced) = replaced.filter(|name| checked.networks().all(|network| network.weights != name)) {
         match fs_err::remove_file(folder.join(replaced)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "the weights that were replaced cannot be removed: nothing names them any more");
+            }
             _ => {}
         }
     }
-    Ok(Imported { file_name, sha256, n_tensors, architecture: network.architecture })
+    Ok(Imported { file_name, sha256, n_tensors, architecture: network.architecture.to_owned() })
 }
 
-const TORCH_SCRIPT: &str = "torch_script";
+const TORCH_SCRIPT: &str = MemberArchitecture::TorchScript.name();
+
+/// Characters of a member's name in the name of its file, which may have 64.
+const MAX_NAME_IN_FILE_NAME: usize = 38;
 
 /// The network that gets the weights.
 struct Network {
     /// Index into the members; `None` for the segmenter, one past the end for a new member.
     member_idx: Option<usize>,
     name: String,
-    architecture: String,
-    known: Option<Architecture>,
+    architecture: &'static str,
+    declares: Declares,
     width: f64,
     class_of_output: Vec<usize>,
     input_shapes: Vec<[usize; 3]>,
+}
+
+/// Whose variables a file must hold.
+#[derive(Clone, Copy)]
+enum Declares {
+    Segmenter(SegmenterArchitecture),
+    Known(Architecture),
+    Scan(ScanArchitecture),
+    /// A program brings its own.
+    Script,
 }
 
 impl Network {
@@ -150,19 +172,21 @@ impl Network {
         let kind = manifest.input.kind();
         match target {
             ImportTarget::Segmenter => {
-                let segmenter = manifest.segmenter.as_ref().ok_or_else(|| {
-                    ImportError::Request(format!("a bundle of the kind `{kind}` has no lung segmenter"))
-                })?;
                 if is_script {
-                    let words = "a lung segmenter cannot be a TorchScript file: give the U-Net's checkpoint";
+                    let words = "a lung segmenter cannot be a TorchScript file: give the network's checkpoint";
                     return Err(ImportError::Request(words.to_owned()));
                 }
+                // A bundle for CT that finds the lungs without weights gets a network for them.
+                let of_kind =
+                    if manifest.input.is_ct() { SegmenterArchitecture::R231 } else { SegmenterArchitecture::Unet };
+                let present = manifest.segmenter.as_ref();
+                let architecture = present.map_or(of_kind, |segmenter| segmenter.architecture);
                 Ok(Self {
                     member_idx: None,
                     name: "segmenter".to_owned(),
-                    architecture: "unet".to_owned(),
-                    known: None,
-                    width: segmenter.width,
+                    architecture: architecture.name(),
+                    declares: Declares::Segmenter(architecture),
+                    width: present.map_or(1.0, |segmenter| segmenter.width),
                     class_of_output: Vec::new(),
                     input_shapes: Vec::new(),
                 })
@@ -174,30 +198,44 @@ impl Network {
                     .ok_or_else(|| ImportError::Request(format!("a bundle of the kind `{kind}` has no classifiers")))?;
                 let member_idx = manifest.members.iter().position(|member| member.name == *name);
                 let present = member_idx.and_then(|idx| manifest.members.get(idx));
-                let of_present = present.and_then(|member| match member.architecture {
-                    MemberArchitecture::Known(architecture) => Some(architecture),
-                    MemberArchitecture::TorchScript => None,
-                });
-                let known = if is_script { None } else { architecture.or(of_present) };
-                if !is_script && known.is_none() {
-                    return Err(ImportError::Request(format!(
-                        "the bundle has no member `{name}` of a known architecture: name the architecture of the \
-                         checkpoint, one of {}",
-                        Architecture::ALL.map(Architecture::name).join(", ")
-                    )));
+                if is_script
+                    && (width.is_some() || architecture.is_some_and(|of| of != MemberArchitecture::TorchScript))
+                {
+                    let words = "a TorchScript file brings its own architecture and width: give neither";
+                    return Err(ImportError::Request(words.to_owned()));
                 }
-                let shapes = match present {
+                let of_present = present.map(|member| member.architecture);
+                let chosen =
+                    if is_script { Some(MemberArchitecture::TorchScript) } else { architecture.or(of_present) };
+                let (architecture, declares) = match chosen {
+                    Some(of @ MemberArchitecture::Known(known)) => (of, Declares::Known(known)),
+                    Some(of @ MemberArchitecture::Scan(scan)) => (of, Declares::Scan(scan)),
+                    Some(of @ MemberArchitecture::TorchScript) if is_script => (of, Declares::Script),
+                    Some(MemberArchitecture::TorchScript) | None => {
+                        return Err(ImportError::Request(format!(
+                            "the bundle has no member `{name}` of a known architecture: name the architecture of the \
+                             checkpoint, one of {}",
+                            MemberArchitecture::names().collect::<Vec<_>>().join(", ")
+                        )));
+                    }
+                };
+                let of_pictures = match present {
                     Some(member) => manifest.inputs_of(member),
                     None => manifest.preprocessing().into_iter().collect(),
                 };
+                let of_scans = manifest.input.scan().map(super::ScanPreprocessing::shape);
                 Ok(Self {
                     member_idx: Some(member_idx.unwrap_or(manifest.members.len())),
                     name: name.clone(),
-                    architecture: known.map_or(TORCH_SCRIPT, Architecture::name).to_owned(),
-                    known,
+                    architecture: architecture.name(),
+                    declares,
                     width: if is_script { 1.0 } else { width.or(present.map(|member| member.width)).unwrap_or(1.0) },
                     class_of_output: classification.class_of_output(),
-                    input_shapes: shapes.into_iter().map(super::manifest::Preprocessing::shape).collect(),
+                    input_shapes: of_pictures
+                        .into_iter()
+                        .map(super::manifest::Preprocessing::shape)
+                        .chain(of_scans)
+                        .collect(),
                 })
             }
         }
@@ -205,21 +243,24 @@ impl Network {
 
     /// Whether a tensor plays no part in inference.
     fn ignores(&self, name: &str) -> bool {
-        match self.known {
-            Some(architecture) => architecture.ignores_tensor(name),
-            None => name.ends_with(".num_batches_tracked"),
+        match self.declares {
+            Declares::Known(architecture) => architecture.ignores_tensor(name),
+            Declares::Scan(architecture) => architecture.ignores_tensor(name),
+            Declares::Segmenter(architecture) => architecture.ignores_tensor(name),
+            Declares::Script => false,
         }
     }
 
     /// Whether the tensors are those of the network.
     fn try_weights(&self, safetensors: &[u8]) -> Result<(), Vec<String>> {
         let mut store = VarStore::new(tch::Device::Cpu);
-        let declared = match self.known {
-            Some(architecture) => {
-                let n_outputs = self.class_of_output.len() as i64;
-                Classifier::new(&store.root(), architecture, self.width, n_outputs).map(drop)
-            }
-            None => UNet::new(&store.root(), self.width).map(drop),
+        let (root, n_outputs) = (store.root(), self.class_of_output.len() as i64);
+        let declared = match self.declares {
+            Declares::Known(architecture) => Classifier::new(&root, architecture, self.width, n_outputs).map(drop),
+            Declares::Scan(architecture) => scan::declare(&root, architecture, self.width, n_outputs),
+            Declares::Segmenter(SegmenterArchitecture::Unet) => UNet::new(&root, self.width).map(drop),
+            Declares::Segmenter(SegmenterArchitecture::R231) => R231::new(&root, self.width).map(drop),
+            Declares::Script => Ok(()),
         };
         declared.map_err(|error| vec![super::error::cut(&error.to_string())])?;
         weights::fill(&mut store, safetensors, |name| self.ignores(name))
@@ -246,7 +287,10 @@ impl Network {
         let wrong =
             || vec!["`members` is written in a form that cannot be changed: write `[[members]]` tables".to_owned()];
         let table = match self.member_idx {
-            None => document.get_mut("segmenter").and_then(Item::as_table_mut).ok_or_else(wrong)?,
+            None => {
+                let segmenter = document.entry("segmenter").or_insert_with(|| Item::Table(new_segmenter()));
+                segmenter.as_table_mut().ok_or_else(wrong)?
+            }
             Some(member_idx) => {
                 let members = document.entry("members").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
                 let members = members.as_array_of_tables_mut().ok_or_else(wrong)?;
@@ -259,7 +303,7 @@ impl Network {
             }
         };
         let replaced = table.get("weights").and_then(Item::as_str).map(str::to_owned);
-        table.insert("architecture", value(self.architecture.as_str()));
+        table.insert("architecture", value(self.architecture));
         if self.architecture == TORCH_SCRIPT {
             table.remove("width");
         } else {
@@ -272,11 +316,20 @@ impl Network {
     }
 }
 
-/// What plays no part in inference stays behind, double precision is narrowed, the rest keeps its type.
+/// The section of lungmask's R231 in a bundle for CT that has no segmenter yet.
+fn new_segmenter() -> Table {
+    let mut table = Table::new();
+    table.insert("input_side_pixels", value(i64::from(r231::INPUT_SIDE_PIXELS)));
+    table.insert("normalisation", value("hu_range"));
+    table
+}
+
+/// What plays no part in inference stays behind, double precision is narrowed, the rest keeps its type. Bytes of the file
+/// and number of its tensors.
 fn to_safetensors(
     tensors: &BTreeMap<String, StoredTensor>,
     is_ignored: impl Fn(&str) -> bool,
-) -> Result<Vec<u8>, String> {
+) -> Result<(Vec<u8>, usize), String> {
     let mut kept: Vec<(&str, Dtype, &[usize], Vec<u8>)> = Vec::new();
     for (name, tensor) in tensors.iter().filter(|(name, _)| !is_ignored(name)) {
         let (dtype, bytes) = match tensor.dtype {
@@ -297,7 +350,8 @@ fn to_safetensors(
         .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.to_vec(), bytes)?)))
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
         .map_err(|error| error.to_string())?;
-    safetensors::serialize(views, None).map_err(|error| error.to_string())
+    let bytes = safetensors::serialize(views, None).map_err(|error| error.to_string())?;
+    Ok((bytes, kept.len()))
 }
 
 /// Durable before it has its name.
@@ -318,7 +372,7 @@ mod tests {
     use crate::nn::Bundle;
 
     fn member(name: &str, architecture: Option<Architecture>, width: Option<f64>) -> ImportTarget {
-        ImportTarget::Member { name: name.to_owned(), architecture, width }
+        ImportTarget::Member { name: name.to_owned(), architecture: architecture.map(MemberArchitecture::Known), width }
     }
 
     fn folder_with(name: &str, bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {

@@ -6,6 +6,13 @@
 
 use std::collections::HashMap;
 
+/// Most steps of a pickle. The state dict of a network with a thousand tensors has about 40,000; each step can cost about
+/// as much memory as the longest name.
+const MAX_STEPS: usize = 4_000_000;
+
+/// Longest name of a class or function, in bytes.
+const MAX_NAME_BYTES: usize = 256;
+
 /// Index of a value in its [`Pickle`].
 pub(super) type Id = usize;
 
@@ -105,7 +112,7 @@ impl<'a> Machine<'a> {
     }
 
     fn run(mut self) -> Result<Pickle, String> {
-        loop {
+        for _ in 0..MAX_STEPS {
             let at = self.position;
             let [opcode] = self.array()?;
             match opcode {
@@ -189,11 +196,11 @@ impl<'a> Machine<'a> {
                 }
                 b'c' => {
                     let (module, name) = (self.line()?, self.line()?);
-                    self.push(Value::Global(format!("{module}.{name}"))); // GLOBAL
+                    self.global(module, name)?; // GLOBAL
                 }
                 0x93 => {
                     let (name, module) = (self.pop_text()?, self.pop_text()?);
-                    self.push(Value::Global(format!("{module}.{name}"))); // STACK_GLOBAL
+                    self.global(&module, &name)?; // STACK_GLOBAL
                 }
                 b'R' | 0x81 => self.reduce()?, // REDUCE, NEWOBJ
                 b'q' => {
@@ -223,6 +230,7 @@ impl<'a> Machine<'a> {
                 other => return Err(format!("opcode 0x{other:02X} at byte {at} is not supported")),
             }
         }
+        Err(format!("it has more than {MAX_STEPS} steps: save the state dict alone"))
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], String> {
@@ -255,6 +263,12 @@ impl<'a> Machine<'a> {
     fn push(&mut self, value: Value) {
         self.stack.push(self.values.len());
         self.values.push(value);
+    }
+
+    fn global(&mut self, module: &str, name: &str) -> Result<(), String> {
+        let name = format!("{module}.{name}");
+        self.push(Value::Global(short(name)?));
+        Ok(())
     }
 
     fn text<const N: usize>(&mut self) -> Result<(), String> {
@@ -302,7 +316,8 @@ impl<'a> Machine<'a> {
     fn pop_text(&mut self) -> Result<String, String> {
         let id = self.pop()?;
         match self.values.get(id) {
-            Some(Value::Text(text)) => Ok(text.clone()),
+            Some(Value::Text(text)) if text.len() <= MAX_NAME_BYTES => Ok(text.clone()),
+            Some(Value::Text(text)) => Err(too_long(text.len())),
             _ => Err("a name is not text".to_owned()),
         }
     }
@@ -352,6 +367,14 @@ impl<'a> Machine<'a> {
     }
 }
 
+fn short(name: String) -> Result<String, String> {
+    if name.len() <= MAX_NAME_BYTES { Ok(name) } else { Err(too_long(name.len())) }
+}
+
+fn too_long(bytes: usize) -> String {
+    format!("a name of {bytes} bytes: at most {MAX_NAME_BYTES} are read")
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -397,6 +420,9 @@ mod tests {
     #[case::huge(b"\x80\x02\x8d\xff\xff\xff\xff\xff\xff\xff\x7f", "ends early")]
     #[case::never_kept(b"\x80\x02h\x07.", "never kept")]
     #[case::protocol_0(b"I1\n.", "not supported")]
+    #[case::long_name(&[&b"\x80\x02c"[..], &[b'a'; 300], b"\nb\n."].concat(), "at most 256")]
+    #[case::long_memoised_name(&[&b"\x80\x02X\x2c\x01\x00\x00"[..], &[b'a'; 300], b"q\x00h\x00\x93."].concat(), "at most 256")]
+    #[case::endless(&vec![b'N'; MAX_STEPS + 1], "steps")]
     fn unsound_pickles_are_named(#[case] bytes: &[u8], #[case] words: &str) {
         let error = Pickle::read(bytes).unwrap_err();
         assert!(error.contains(words), "{error}");

@@ -1,5 +1,6 @@
-//! A network recorded once, frozen and optimised for inference on the processor: batch normalisation folded into the
-//! convolutions, their weights in oneDNN's own layout, activations fused. `optimised.cpp` holds the few calls that `tch`
+//! libtorch's own programs: networks that are recorded once, frozen and optimised for inference on the processor (batch
+//! normalisation folded into the convolutions, their weights in oneDNN's own layout, activations fused), and TorchScript
+//! files. `jit.cpp` holds the few calls that `tch`
 //! does not wrap; this is the one place with `unsafe` code, and what it exports is safe.
 
 #![allow(unsafe_code)]
@@ -9,7 +10,7 @@ use std::{
     ptr::{NonNull, null_mut},
 };
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 use torch_sys::C_tensor;
 
 use super::error::cut;
@@ -21,6 +22,7 @@ struct RawModule {
 }
 
 unsafe extern "C" {
+    fn hilum_jit_load(bytes: *const u8, n_bytes: usize, device_idx: i32, loaded: *mut *mut RawModule) -> *mut c_char;
     fn hilum_jit_begin(inputs: *const *const C_tensor, n_inputs: usize, recorded: *mut *mut RawModule) -> *mut c_char;
     fn hilum_jit_end(recorded: *mut RawModule, outputs: *const *const C_tensor, n_outputs: usize) -> *mut c_char;
     fn hilum_jit_abandon();
@@ -40,9 +42,9 @@ unsafe extern "C" {
 /// Most outputs of a network.
 const MAX_OUTPUTS: usize = 16;
 
-/// An optimised network. It belongs to one thread.
+/// A recorded or loaded network. It belongs to one thread.
 #[derive(Debug)]
-pub(super) struct Optimised {
+pub(super) struct JitModule {
     module: Module,
 }
 
@@ -52,7 +54,7 @@ struct Module(NonNull<RawModule>);
 
 impl Drop for Module {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from `hilum_jit_begin` or `hilum_jit_optimise`, is freed here only, and nothing else
+        // SAFETY: the pointer came from a function of jit.cpp that makes one, is freed here only, and nothing else
         // keeps it.
         unsafe { hilum_jit_free(self.0.as_ptr()) }
     }
@@ -61,7 +63,7 @@ impl Drop for Module {
 /// The words of an error, freed; `Ok` without one.
 fn checked(words: *mut c_char) -> Result<(), String> {
     let Some(words) = NonNull::new(words) else { return Ok(()) };
-    // SAFETY: the functions of optimised.cpp return a string of `strdup` that is ours to free, once, here.
+    // SAFETY: the functions of jit.cpp return a string of `strdup` that is ours to free, once, here.
     let text = unsafe {
         let text = CStr::from_ptr(words.as_ptr()).to_string_lossy().into_owned();
         hilum_jit_free_words(words.as_ptr());
@@ -74,7 +76,7 @@ fn pointers(tensors: &[Tensor]) -> Vec<*const C_tensor> {
     tensors.iter().map(Tensor::as_ptr).collect()
 }
 
-impl Optimised {
+impl JitModule {
     /// Records `forward` on example inputs and optimises what was recorded. `forward` must do the same whatever the values
     /// and the number of images are; no variable may ask for gradients.
     ///
@@ -106,7 +108,23 @@ impl Optimised {
         Ok(Self { module: Module(NonNull::new(optimised).ok_or("no module was made")?) })
     }
 
-    /// The outputs that `forward` of [`record`](Self::record) gives, in its order.
+    /// Reads a TorchScript file; floating-point numbers of another precision become `f32`, others stay as they are.
+    ///
+    /// # Errors
+    /// libtorch's words, or the name of a tensor with numbers that are not finite.
+    pub(super) fn load(bytes: &[u8], device: Device) -> Result<Self, String> {
+        let device_idx = match device {
+            Device::Cuda(idx) => i32::try_from(idx).map_err(|error| error.to_string())?,
+            _ => -1,
+        };
+        let mut loaded = null_mut();
+        // SAFETY: the bytes outlive the call; `loaded` is written before it returns without words.
+        checked(unsafe { hilum_jit_load(bytes.as_ptr(), bytes.len(), device_idx, &raw mut loaded) })?;
+        Ok(Self { module: Module(NonNull::new(loaded).ok_or("no module was made")?) })
+    }
+
+    /// The outputs that `forward` gives, in its order: of a recording those that were recorded, of a file its tensor or the
+    /// tensors of its tuple.
     ///
     /// # Errors
     /// libtorch's words.
@@ -133,7 +151,7 @@ impl Optimised {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     use super::*;
 
@@ -154,7 +172,7 @@ mod tests {
                 .f_relu()?;
             Ok(vec![map.f_mean_dim([2i64, 3].as_slice(), false, None)?, map])
         };
-        let optimised = Optimised::record(&[images(1)], forward).unwrap();
+        let optimised = JitModule::record(&[images(1)], forward).unwrap();
         for n in [1, 3, 1] {
             let found = optimised.forward(&[images(n)]).unwrap();
             let expected = forward(&[images(n)]).unwrap();
@@ -170,9 +188,9 @@ mod tests {
     #[test]
     fn a_recording_that_fails_leaves_room_for_the_next() {
         let _guard = tch::no_grad_guard();
-        let error = Optimised::record(&[images(1)], |inputs| Ok(vec![inputs[0].f_view([7, 7])?])).unwrap_err();
+        let error = JitModule::record(&[images(1)], |inputs| Ok(vec![inputs[0].f_view([7, 7])?])).unwrap_err();
         assert!(error.contains("shape"), "{error}");
-        let optimised = Optimised::record(&[images(1)], |inputs| Ok(vec![inputs[0].f_relu()?])).unwrap();
+        let optimised = JitModule::record(&[images(1)], |inputs| Ok(vec![inputs[0].f_relu()?])).unwrap();
         let error = optimised.forward(&[]).unwrap_err();
         assert!(!error.is_empty() && error.len() < 1200, "{error}");
         assert_eq!(optimised.forward(&[images(2)]).unwrap()[0].size(), [2, 3, 16, 16]);

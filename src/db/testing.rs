@@ -1,0 +1,61 @@
+//! A throw-away Postgres with the schema, for tests of this room.
+
+use std::{os::unix::fs::PermissionsExt as _, path::PathBuf};
+
+use uuid::Uuid;
+
+use super::{
+    Db,
+    managed::{ManagedPostgres, ManagedPostgresOptions},
+};
+
+/// A database of its own.
+pub(crate) struct TestDatabase {
+    pub(crate) db: Db,
+    server: ManagedPostgres,
+    _folder: tempfile::TempDir,
+}
+
+impl TestDatabase {
+    /// `name` is that of the test. `make test` gives all tests one server, which it stops itself.
+    pub(crate) async fn start(name: &str) -> Self {
+        let shared = std::env::var_os("HILUM_TEST_POSTGRES_FOLDER").map(PathBuf::from);
+        let folder = tempfile::Builder::new().prefix("hilum-test-db").tempdir_in("/tmp").unwrap();
+        fs_err::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut options = ManagedPostgresOptions::throw_away(shared.as_deref().unwrap_or(folder.path()));
+        options.database_name = format!("hilum_db_{name}_{}", std::process::id());
+        let server = ManagedPostgres::start(&options).await.unwrap();
+        let db = Db::connect_lazy(&server.connection_url(), 4).unwrap();
+        db.migrate().await.unwrap();
+        Self { db, server, _folder: folder }
+    }
+
+    /// Ends it.
+    pub(crate) async fn stop(self) {
+        self.db.close().await;
+        self.server.stop().await.unwrap();
+    }
+}
+
+/// A study that is being analysed, and its workup, of revision 1.
+pub(crate) async fn workup(db: &Db, study_instance_uid: &str) -> Uuid {
+    let workup_id = Uuid::now_v7();
+    sqlx::query(
+        "insert into study (study_instance_uid, first_received_at, last_received_at) values ($1, now(), now())",
+    )
+    .bind(study_instance_uid)
+    .execute(db.pool())
+    .await
+    .unwrap();
+    sqlx::query(
+        "insert into workup (id, study_instance_uid, local_ae_title, state, state_words, revision, calling_ae_title,
+                             first_object_at, last_object_at, due_at)
+         values ($1, $2, 'HILUM', 'analysing', 'analysing', 1, 'DX_ROOM_1', now(), now(), now())",
+    )
+    .bind(workup_id)
+    .bind(study_instance_uid)
+    .execute(db.pool())
+    .await
+    .unwrap();
+    workup_id
+}

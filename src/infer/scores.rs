@@ -1,0 +1,54 @@
+//! From the answers of a bundle's members to a decision, of radiographs and of scans alike.
+
+use std::time::Duration;
+
+use super::{InferError, ModelError};
+use crate::types::{BundleIdentity, BundleStatus, Decision, MemberScore};
+
+/// The answers of the members, one entry each in the bundle's order, with the words of those that failed.
+///
+/// # Errors
+/// [`InferError::AllMembersFailed`] when none answered.
+pub(super) fn surviving<T>(
+    bundle: &BundleIdentity,
+    outputs: Vec<Result<T, ModelError>>,
+) -> Result<Vec<Result<T, String>>, InferError> {
+    for (member, output) in bundle.members.iter().zip(&outputs) {
+        if let Err(failure) = output {
+            tracing::warn!(member = %member.name, %failure, "a classifier fails");
+        }
+    }
+    if outputs.iter().all(Result::is_err) {
+        let waits: Option<Vec<Duration>> =
+            outputs.iter().map(|output| output.as_ref().err().and_then(ModelError::wait)).collect();
+        let failures: Vec<String> =
+            outputs.iter().filter_map(|output| output.as_ref().err().map(ToString::to_string)).collect();
+        let first = failures.first().cloned().unwrap_or_default();
+        let wait = waits.and_then(|waits| waits.into_iter().min());
+        return Err(InferError::AllMembersFailed { failures, first, wait });
+    }
+    Ok(outputs.into_iter().map(|output| output.map_err(|error| error.to_string())).collect())
+}
+
+/// What the bundle decides at this fused output of its target class.
+pub(super) fn decide(bundle: &BundleIdentity, output: f64, members: &[MemberScore]) -> Decision {
+    // What was validated is the whole ensemble: what is left of it after a failure decides nothing.
+    let is_whole = members.iter().all(|member| member.failure.is_none());
+    match bundle.status {
+        BundleStatus::Validated if is_whole && !bundle.is_in_grey_zone(output) => {
+            if output >= bundle.threshold {
+                Decision::Present
+            } else {
+                Decision::Absent
+            }
+        }
+        BundleStatus::Validated | BundleStatus::Untrained | BundleStatus::Unvalidated => Decision::Undetermined,
+    }
+}
+
+/// Largest minus smallest output of the members for the target class.
+pub(super) fn spread(members: &[MemberScore], target_class_idx: usize) -> f64 {
+    let outputs = || members.iter().filter_map(|member| member.probabilities.get(target_class_idx)).copied();
+    let (largest, smallest) = (outputs().fold(f64::NEG_INFINITY, f64::max), outputs().fold(f64::INFINITY, f64::min));
+    (largest - smallest).max(0.0)
+}

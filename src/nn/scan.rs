@@ -1,0 +1,889 @@
+//! The networks of a bundle for chest CT, ready to use: a segmenter of the lungs, and classifiers that see a scan slice
+//! by slice or as one volume. Each is owned by one thread, which works on one scan at a time.
+
+use std::{cell::Cell, sync::Arc};
+
+use tch::{TchError, Tensor};
+
+use super::{
+    bundle::Bundle,
+    covnet::{BatchNormMode, Covnet},
+    decovnet::DeCoVNet,
+    dre_net::{self, DreNet, Square},
+    ensemble::{
+        ActivationMap, ClassifierModel, ClassifierQuestion, EnsembleOptions, MemberOutput, input_batch, member_outputs,
+        target_output,
+    },
+    error::NnError,
+    explain::Explanation,
+    fusion::class_probabilities,
+    load::{LoadPlan, Network, batch, gather, only, rows_of, torch_device},
+    manifest::{Input, Member, MemberArchitecture},
+    multi_scale::MultiScale,
+    owner::Model,
+    plane::Planes,
+    pooling::{ClassPooling, pool_slices},
+    r231::{N_CLASSES, R231},
+    runner::{Forward, Runner},
+    scan_manifest::ScanArchitecture,
+    script::ScriptModel,
+};
+use crate::types::RunPriority;
+
+/// Slices of a scan as the networks take them, from the feet to the head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Slices {
+    /// Number of slices.
+    pub count: usize,
+    /// Number of channels of each slice.
+    pub channels: usize,
+    /// Rows of each channel.
+    pub rows: usize,
+    /// Columns of each channel.
+    pub columns: usize,
+    /// `count * channels * rows * columns` samples: slice after slice, channel after channel, row after row.
+    pub values: Vec<f32>,
+}
+
+impl Slices {
+    const fn shape(&self) -> [usize; 3] {
+        [self.channels, self.rows, self.columns]
+    }
+
+    fn slices(&self) -> std::slice::ChunksExact<'_, f32> {
+        self.values.chunks_exact(self.shape().iter().product::<usize>().max(1))
+    }
+}
+
+/// What one member says of a scan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScanOutput {
+    /// One per class, 0 to 1, adding up to 1, not calibrated.
+    pub probabilities: Vec<f32>,
+    /// Features before the last layer: the mean over the slices, or the network's own of the scan.
+    pub embedding: Vec<f32>,
+    /// What it says of each slice, in their order.
+    pub slices: Vec<SliceOutput>,
+}
+
+/// What one member says of one slice.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SliceOutput {
+    /// One per class; empty where the network judges the scan only.
+    pub probabilities: Vec<f32>,
+    /// How much the slice speaks for the class that was asked for, 0 or more; comparable within one member only.
+    pub weight: f32,
+    /// Of the class that was asked for.
+    pub activation_map: Option<ActivationMap>,
+}
+
+/// The networks of one bundle for chest CT. Cloning gives another handle on the same networks; dropping the last one ends
+/// the threads and blocks until the scans that run are done.
+#[derive(Clone)]
+pub struct ScanEnsemble {
+    networks: Arc<Networks>,
+}
+
+struct Networks {
+    segmenter: Option<Network<Slices, Vec<u8>>>,
+    members: Vec<Network<ScanQuestion, ScanOutput>>,
+    n_classes: usize,
+}
+
+struct ScanQuestion {
+    slices: Slices,
+    target_class_idx: usize,
+}
+
+impl ScanEnsemble {
+    /// Loads every network of `bundle` onto a thread of its own, one after the other; the error names every problem of every
+    /// network. Blocks for seconds: call it from `spawn_blocking` or a thread.
+    pub fn load(bundle: &Bundle, options: EnsembleOptions) -> Result<Self, NnError> {
+        let device = torch_device(options.device)?;
+        let manifest = bundle.manifest();
+        let load_error = |problems| NnError::Load { bundle: manifest.name.clone(), problems };
+        if !manifest.input.is_ct() {
+            let kind = manifest.input.kind();
+            return Err(load_error(vec![format!("a bundle of the kind `{kind}` has no networks of chest CT")]));
+        }
+        // A question is a whole scan.
+        let options = EnsembleOptions { gather: std::time::Duration::ZERO, ..options };
+        let mut plans = manifest.networks().map(|entry| LoadPlan::new(bundle, &entry, device, options));
+        let mut problems = Vec::new();
+        let mut segmenter = None;
+        if let Some(of_manifest) = &manifest.segmenter
+            && let Some(mut plan) = plans.next()
+        {
+            plan.options.intra_op_threads = options.segmenter_threads;
+            let (architecture, width) = (of_manifest.architecture, of_manifest.width);
+            let side = of_manifest.input_side_pixels as usize;
+            let portion = plan.by_portions();
+            let started = plan.start("lung segmenter", vec![[1, side, side]], move |plan| {
+                let (network, _store) =
+                    plan.load(|path| R231::new(path, width), |name| architecture.ignores_tensor(name))?;
+                let forward: Forward = Box::new(move |inputs| Ok(vec![network.forward(only(inputs)?)?]));
+                let runner = plan.runner(forward, [1, side as i64, side as i64], 1)?;
+                Ok(LungModel { name: plan.name.clone(), runner, device: plan.device, portion })
+            });
+            segmenter = gather(started, &mut problems)?;
+        }
+        let mut members = Vec::new();
+        for (member, plan) in manifest.members.iter().zip(plans) {
+            members.extend(gather(start_member(bundle, member, plan), &mut problems)?);
+        }
+        if problems.is_empty() {
+            let n_classes = manifest.classification.as_ref().map_or(0, |of| of.classes.len());
+            Ok(Self { networks: Arc::new(Networks { segmenter, members, n_classes }) })
+        } else {
+            Err(load_error(problems))
+        }
+    }
+
+    /// Number of classifiers.
+    #[must_use]
+    pub fn n_members(&self) -> usize {
+        self.networks.members.len()
+    }
+
+    /// The label of each pixel of slices of the segmenter's input side, with samples from -1024 (0) to 600 Hounsfield units
+    /// (1): 0 background, 1 right lung, 2 left lung. The patient's right is at the left of a slice, the front above.
+    ///
+    /// Cancel safety: dropping the future withdraws the request.
+    pub async fn segment(&self, slices: Slices, priority: RunPriority) -> Result<Vec<u8>, NnError> {
+        let network = "lung segmenter".to_owned();
+        let segmenter = self.networks.segmenter.as_ref().ok_or(NnError::Stopped { network })?;
+        check(segmenter, &slices)?;
+        segmenter.owner.ask(slices, priority).await
+    }
+
+    /// Runs one member on a scan of at least one slice, of the shape that the manifest gives, already normalised. Weights
+    /// and activation maps are about the class `target_class_idx`.
+    ///
+    /// Cancel safety: dropping the future withdraws the request.
+    pub async fn classify(
+        &self,
+        member_idx: usize,
+        slices: Slices,
+        target_class_idx: usize,
+        priority: RunPriority,
+    ) -> Result<ScanOutput, NnError> {
+        let n_members = self.networks.members.len();
+        let member = self.networks.members.get(member_idx).ok_or(NnError::NoSuchMember { member_idx, n_members })?;
+        let n_classes = self.networks.n_classes;
+        if target_class_idx >= n_classes {
+            return Err(NnError::NoSuchClass { class_idx: target_class_idx, n_classes });
+        }
+        check(member, &slices)?;
+        member.owner.ask(ScanQuestion { slices, target_class_idx }, priority).await
+    }
+}
+
+/// Every slice must be one that the network takes.
+fn check<Q, A>(network: &Network<Q, A>, slices: &Slices) -> Result<(), NnError> {
+    if slices.count == 0 || slices.slices().len() != slices.count {
+        return network.check_inputs(&[]);
+    }
+    slices.slices().try_for_each(|slice| network.check_inputs(&[(slices.shape(), slice)]))
+}
+
+/// Loads one classifier onto its thread.
+fn start_member(
+    bundle: &Bundle,
+    member: &Member,
+    mut plan: LoadPlan,
+) -> Result<Network<ScanQuestion, ScanOutput>, NnError> {
+    let manifest = bundle.manifest();
+    let classification = manifest.classification.as_ref();
+    let class_of_output = classification.map(super::Classification::class_of_output).unwrap_or_default();
+    let n_classes = classification.map_or(0, |of| of.classes.len());
+    let shape = manifest.input.scan().map_or([0; 3], super::ScanPreprocessing::shape);
+    let rules = match &manifest.input {
+        Input::Slices2d { aggregation, .. } => aggregation.rules(n_classes),
+        _ => Vec::new(),
+    };
+    let (width, batch_norm, portion) = (member.width, member.batch_norm, plan.by_portions());
+    let n_outputs = class_of_output.len() as i64;
+    match member.architecture {
+        MemberArchitecture::Known(architecture) => plan.start(&member.name, vec![shape], move |plan| {
+            let network = ClassifierModel::load(plan, architecture, width, shape, class_of_output)?;
+            Ok(BySlice { name: plan.name.clone(), network, rules, portion })
+        }),
+        MemberArchitecture::TorchScript => plan.start(&member.name, vec![shape], move |plan| {
+            let network = ScriptModel::load_planned(plan, class_of_output)?;
+            Ok(BySlice { name: plan.name.clone(), network, rules, portion })
+        }),
+        MemberArchitecture::Scan(architecture @ ScanArchitecture::MultiScale) => {
+            plan.start(&member.name, vec![shape], move |plan| {
+                let (network, _store) = plan
+                    .load(|path| MultiScale::new(path, width, n_outputs), |name| architecture.ignores_tensor(name))?;
+                let method = architecture.activation_map_method();
+                let forward = multi_scale_forward(network, plan.options.explain);
+                let network = ClassifierModel::of(plan, forward, shape, method, class_of_output)?;
+                Ok(BySlice { name: plan.name.clone(), network, rules, portion })
+            })
+        }
+        MemberArchitecture::Scan(architecture @ ScanArchitecture::Covnet) => {
+            plan.start(&member.name, vec![shape], move |plan| {
+                let (network, _store) = plan.load(
+                    |path| Covnet::new(path, width, n_outputs, batch_norm),
+                    |name| architecture.ignores_tensor(name),
+                )?;
+                Ok(CovnetModel {
+                    name: plan.name.clone(),
+                    network,
+                    batch_norm,
+                    class_of_output,
+                    device: plan.device,
+                    portion,
+                })
+            })
+        }
+        MemberArchitecture::Scan(architecture @ ScanArchitecture::DreNet) => {
+            plan.start(&member.name, vec![shape], move |plan| {
+                let (network, _store) =
+                    plan.load(|path| DreNet::new(path, width, n_outputs), |name| architecture.ignores_tensor(name))?;
+                let network = DreNetModel { name: plan.name.clone(), network, class_of_output, device: plan.device };
+                Ok(BySlice { name: plan.name.clone(), network, rules, portion })
+            })
+        }
+        MemberArchitecture::Scan(architecture @ ScanArchitecture::DeCoVNet) => {
+            plan.start(&member.name, vec![shape], move |plan| {
+                let (network, _store) =
+                    plan.load(|path| DeCoVNet::new(path, width, n_outputs), |name| architecture.ignores_tensor(name))?;
+                Ok(DeCoVNetModel { name: plan.name.clone(), network, class_of_output, device: plan.device })
+            })
+        }
+    }
+}
+
+/// Declares the variables of a network, all zero, under `path`.
+pub(super) fn declare(
+    path: &tch::nn::Path<'_>,
+    architecture: ScanArchitecture,
+    width: f64,
+    n_outputs: i64,
+) -> Result<(), TchError> {
+    match architecture {
+        ScanArchitecture::MultiScale => MultiScale::new(path, width, n_outputs).map(drop),
+        ScanArchitecture::Covnet => Covnet::new(path, width, n_outputs, BatchNormMode::Running).map(drop),
+        ScanArchitecture::DreNet => DreNet::new(path, width, n_outputs).map(drop),
+        ScanArchitecture::DeCoVNet => DeCoVNet::new(path, width, n_outputs).map(drop),
+    }
+}
+
+/// Logits, embedding and (if `explain`) class map of the multi-scale network.
+fn multi_scale_forward(network: MultiScale, explain: bool) -> Forward {
+    Box::new(move |inputs| {
+        let targets = inputs.get(1).ok_or_else(|| TchError::Shape("there are no targets".to_owned()))?;
+        let output = network.forward(only(inputs)?)?;
+        let map = explain.then(|| output.class_map(targets)).transpose()?;
+        let mut outputs = vec![output.logits, output.embedding];
+        outputs.extend(map);
+        Ok(outputs)
+    })
+}
+
+impl LoadPlan {
+    /// Makes a question a whole scan, worked on in portions of as many slices as a batch may have images.
+    fn by_portions(&mut self) -> Portion {
+        Portion(Cell::new(std::mem::replace(&mut self.options.max_batch, 1).max(1)))
+    }
+}
+
+/// How many slices go through a network together.
+struct Portion(Cell<usize>);
+
+impl Portion {
+    /// Runs `work` on the slices from one index to before another until all `count` are through; where memory does not
+    /// suffice portions become smaller and stay so.
+    fn each<T>(
+        &self,
+        network: &str,
+        count: usize,
+        work: impl Fn(std::ops::Range<usize>) -> Result<Vec<T>, NnError>,
+    ) -> Result<Vec<T>, NnError> {
+        let mut done = Vec::with_capacity(count);
+        let mut first = 0;
+        while first < count {
+            let range = first..(first + self.0.get()).min(count);
+            match work(range.clone()) {
+                Ok(some) => {
+                    done.extend(some);
+                    first = range.end;
+                }
+                Err(error) if error.is_out_of_memory() && range.len() > 1 => {
+                    self.0.set(range.len() / 2);
+                    tracing::warn!(
+                        network,
+                        slices = range.len(),
+                        portion = self.0.get(),
+                        "not enough memory for the slices: fewer at once from now on"
+                    );
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// The lungs of slices.
+struct LungModel {
+    name: String,
+    runner: Runner,
+    device: tch::Device,
+    portion: Portion,
+}
+
+impl LungModel {
+    fn labels(&self, slices: &Slices) -> Result<Vec<u8>, NnError> {
+        let torch = |error: TchError| NnError::torch(&self.name, &error);
+        self.portion.each(&self.name, slices.count, |range| {
+            let n = range.len() as i64;
+            let input = batch(slices.slices().skip(range.start).take(range.len()), slices.shape(), self.device)
+                .map_err(torch)?;
+            let targets = Tensor::f_zeros([n], (tch::Kind::Int64, self.device)).map_err(torch)?;
+            let [scores] = self.runner.run_for(&[input, targets])?;
+            if scores.size().get(1) != Some(&N_CLASSES) {
+                let words = format!("its output has the shape {:?}", scores.size());
+                return Err(NnError::Torch { network: self.name.clone(), words });
+            }
+            // A NaN would win the comparison unseen.
+            rows_of(&self.name, &scores)?;
+            let labels =
+                scores.f_argmax(1, false).and_then(|labels| labels.f_to_kind(tch::Kind::Uint8)).map_err(torch)?;
+            let labels = labels.f_contiguous().and_then(|labels| labels.f_to(tch::Device::Cpu)).map_err(torch)?;
+            let mut bytes = vec![0_u8; labels.numel()];
+            let n_bytes = bytes.len();
+            labels.f_copy_data(&mut bytes, n_bytes).map_err(torch)?;
+            Ok(bytes)
+        })
+    }
+}
+
+impl Model for LungModel {
+    type Question = Slices;
+    type Answer = Vec<u8>;
+
+    fn answer(&self, questions: &[&Slices]) -> Result<Vec<Vec<u8>>, NnError> {
+        questions.iter().map(|slices| self.labels(slices)).collect()
+    }
+}
+
+/// A classifier of pictures that sees every slice by itself; the scan is what pooling makes of its answers.
+struct BySlice<M> {
+    name: String,
+    network: M,
+    rules: Vec<ClassPooling>,
+    portion: Portion,
+}
+
+impl<M: Model<Question = ClassifierQuestion, Answer = MemberOutput>> BySlice<M> {
+    fn scan(&self, scan: &ScanQuestion) -> Result<ScanOutput, NnError> {
+        let slices = &scan.slices;
+        let outputs = self.portion.each(&self.name, slices.count, |range| {
+            let questions: Vec<ClassifierQuestion> = slices
+                .slices()
+                .skip(range.start)
+                .take(range.len())
+                .map(|values| ClassifierQuestion {
+                    inputs: vec![Planes {
+                        channels: slices.channels,
+                        rows: slices.rows,
+                        columns: slices.columns,
+                        values: values.to_vec(),
+                    }],
+                    target_class_idx: scan.target_class_idx,
+                })
+                .collect();
+            self.network.answer(&questions.iter().collect::<Vec<_>>())
+        })?;
+        let of_slices: Vec<Vec<f64>> =
+            outputs.iter().map(|output| output.probabilities.iter().copied().map(f64::from).collect()).collect();
+        let pooled = pool_slices(&of_slices, &self.rules)
+            .map_err(|error| NnError::Torch { network: self.name.clone(), words: error.to_string() })?;
+        Ok(ScanOutput {
+            probabilities: pooled.into_iter().map(|p| p as f32).collect(),
+            embedding: mean_embedding(&outputs),
+            slices: outputs
+                .into_iter()
+                .map(|output| SliceOutput {
+                    weight: output.probabilities.get(scan.target_class_idx).copied().unwrap_or(0.0),
+                    probabilities: output.probabilities,
+                    activation_map: output.activation_map,
+                })
+                .collect(),
+        })
+    }
+}
+
+fn mean_embedding(outputs: &[MemberOutput]) -> Vec<f32> {
+    let n_features = outputs.first().map_or(0, |output| output.embedding.len());
+    let mut sums = vec![0.0_f64; n_features];
+    for output in outputs {
+        for (sum, value) in sums.iter_mut().zip(&output.embedding) {
+            *sum += f64::from(*value);
+        }
+    }
+    sums.into_iter().map(|sum| (sum / outputs.len().max(1) as f64) as f32).collect()
+}
+
+impl<M: Model<Question = ClassifierQuestion, Answer = MemberOutput>> Model for BySlice<M> {
+    type Question = ScanQuestion;
+    type Answer = ScanOutput;
+
+    fn answer(&self, scans: &[&ScanQuestion]) -> Result<Vec<ScanOutput>, NnError> {
+        scans.iter().map(|scan| self.scan(scan)).collect()
+    }
+}
+
+/// COVNet, which judges the scan by the largest value of each feature.
+struct CovnetModel {
+    name: String,
+    network: Covnet,
+    batch_norm: BatchNormMode,
+    class_of_output: Vec<usize>,
+    device: tch::Device,
+    portion: Portion,
+}
+
+/// What a network that sees a whole scan gave: logits, embedding, weight and map of each slice.
+struct WholeScan {
+    logits: Vec<f32>,
+    embedding: Vec<f32>,
+    slices: Vec<(f32, ActivationMap)>,
+}
+
+impl WholeScan {
+    /// Runs the network about the first output of the target class, and again where another output of that class is the
+    /// stronger one.
+    fn answer(
+        class_of_output: &[usize],
+        scan: &ScanQuestion,
+        run: impl Fn(i64) -> Result<Self, NnError>,
+    ) -> Result<ScanOutput, NnError> {
+        let first = target_output(class_of_output, scan.target_class_idx, None);
+        let mut found = run(first)?;
+        let strongest = target_output(class_of_output, scan.target_class_idx, Some(&found.logits));
+        if strongest != first {
+            found = run(strongest)?;
+        }
+        Ok(ScanOutput {
+            probabilities: class_probabilities(&found.logits, class_of_output),
+            embedding: found.embedding,
+            slices: found
+                .slices
+                .into_iter()
+                .map(|(weight, map)| SliceOutput {
+                    probabilities: Vec::new(),
+                    weight: weight.max(0.0),
+                    activation_map: Some(map),
+                })
+                .collect(),
+        })
+    }
+}
+
+impl CovnetModel {
+    fn run(&self, slices: &Slices, target: i64) -> Result<WholeScan, NnError> {
+        let torch = |error: TchError| NnError::torch(&self.name, &error);
+        let input = batch(slices.slices(), slices.shape(), self.device).map_err(torch)?;
+        let portion = match self.batch_norm {
+            BatchNormMode::Running => Some(self.portion.0.get() as i64),
+            BatchNormMode::Batch => None,
+        };
+        let output = self.network.forward(&input, target, portion).map_err(torch)?;
+        let (_, rows, columns) = output.activation_maps.size3().map_err(torch)?;
+        let weights = rows_of(&self.name, &output.slice_contributions)?;
+        let maps = rows_of(&self.name, &output.activation_maps)?;
+        Ok(WholeScan {
+            logits: rows_of(&self.name, &output.logits)?.concat(),
+            embedding: rows_of(&self.name, &output.embedding)?.concat(),
+            slices: weights
+                .concat()
+                .into_iter()
+                .zip(maps)
+                .map(|(weight, map)| {
+                    let method = ScanArchitecture::Covnet.activation_map_method();
+                    (weight, ActivationMap::new(rows as usize, columns as usize, map, method))
+                })
+                .collect(),
+        })
+    }
+}
+
+impl Model for CovnetModel {
+    type Question = ScanQuestion;
+    type Answer = ScanOutput;
+
+    fn answer(&self, scans: &[&ScanQuestion]) -> Result<Vec<ScanOutput>, NnError> {
+        let one = |scan: &&ScanQuestion| {
+            WholeScan::answer(&self.class_of_output, scan, |target| match self.run(&scan.slices, target) {
+                Err(error)
+                    if error.is_out_of_memory()
+                        && self.batch_norm == BatchNormMode::Running
+                        && self.portion.0.get() > 1 =>
+                {
+                    self.portion.0.set(1);
+                    tracing::warn!(network = self.name, "not enough memory for the slices: one at a time from now on");
+                    self.run(&scan.slices, target)
+                }
+                other => other,
+            })
+        };
+        scans.iter().map(one).collect()
+    }
+}
+
+/// DRE-Net, which looks at a slice, and at the squares of it that it asks for.
+struct DreNetModel {
+    name: String,
+    network: DreNet,
+    class_of_output: Vec<usize>,
+    device: tch::Device,
+}
+
+impl DreNetModel {
+    /// One slice at a time: what is cut out differs from slice to slice.
+    fn one(&self, question: &ClassifierQuestion) -> Result<MemberOutput, NnError> {
+        let torch = |error: TchError| NnError::torch(&self.name, &error);
+        let fine = input_batch(&[question], 0, self.device).map_err(torch)?;
+        let side = dre_net::INPUT_SIDE_PIXELS;
+        let slice = fine.f_internal_upsample_bilinear2d_aa([side, side], false, None, None).map_err(torch)?;
+        let output = self.network.forward(&slice, &fine).map_err(torch)?;
+        let logits = rows_of(&self.name, &output.logits)?;
+        let of_squares: Vec<f32> = rows_of(&self.name, &output.square_logits)?
+            .iter()
+            .map(|logits| class_probabilities(logits, &self.class_of_output))
+            .map(|probabilities| probabilities.get(question.target_class_idx).copied().unwrap_or(0.0))
+            .collect();
+        let map = squares_map(&output.squares, &of_squares);
+        let embedding = rows_of(&self.name, &output.embedding)?;
+        let mut answers = member_outputs(&self.class_of_output, logits, embedding, vec![Some(map)]);
+        answers.pop().ok_or_else(|| NnError::Torch { network: self.name.clone(), words: "it gave nothing".to_owned() })
+    }
+}
+
+/// The mean of what is said of the squares that cover a cell, on a grid of 28 x 28 cells of 16 pixels.
+fn squares_map(squares: &[Square], said: &[f32]) -> ActivationMap {
+    const CELL_PIXELS: i64 = 16;
+    let side = dre_net::INPUT_SIDE_PIXELS / CELL_PIXELS;
+    let value = |cell: i64| {
+        let middle = |cell: i64| cell * CELL_PIXELS + CELL_PIXELS / 2;
+        let (row, column) = (middle(cell / side), middle(cell % side));
+        let covers = |square: &Square| {
+            (square.row..square.row + square.side).contains(&row)
+                && (square.column..square.column + square.side).contains(&column)
+        };
+        let said: Vec<f32> = squares.iter().zip(said).filter(|(square, _)| covers(square)).map(|(_, p)| *p).collect();
+        if said.is_empty() { 0.0 } else { said.iter().sum::<f32>() / said.len() as f32 }
+    };
+    let method = ScanArchitecture::DreNet.activation_map_method();
+    ActivationMap::new(side as usize, side as usize, (0..side * side).map(value).collect(), method)
+}
+
+impl Model for DreNetModel {
+    type Question = ClassifierQuestion;
+    type Answer = MemberOutput;
+
+    fn answer(&self, questions: &[&ClassifierQuestion]) -> Result<Vec<MemberOutput>, NnError> {
+        questions.iter().map(|question| self.one(question)).collect()
+    }
+}
+
+/// DeCoVNet, which sees the volume.
+struct DeCoVNetModel {
+    name: String,
+    network: DeCoVNet,
+    class_of_output: Vec<usize>,
+    device: tch::Device,
+}
+
+impl DeCoVNetModel {
+    fn run(&self, slices: &Slices, target: i64) -> Result<WholeScan, NnError> {
+        let torch = |error: TchError| NnError::torch(&self.name, &error);
+        let volume = batch(slices.slices(), slices.shape(), self.device)
+            .and_then(|slices| slices.f_transpose(0, 1)?.f_contiguous()?.f_unsqueeze(0))
+            .map_err(torch)?;
+        let targets = Tensor::f_from_slice(&[target]).and_then(|targets| targets.f_to(self.device)).map_err(torch)?;
+        let explained = self.network.forward(&volume, &targets, Explanation::HiResCam).map_err(torch)?;
+        let (_, depth, rows, columns) = explained.map.size4().map_err(torch)?;
+        let maps = explained.map.f_squeeze_dim(0).map_err(torch)?;
+        let maps = rows_of(&self.name, &maps)?;
+        let of_slice = |slice: usize| {
+            // The network sees half as many slices from its second stage on.
+            let map = maps.get((slice * depth as usize / slices.count).min(depth as usize - 1)).cloned();
+            let map = map.unwrap_or_default();
+            let weight = map.iter().map(|value| value.max(0.0)).sum::<f32>() / map.len().max(1) as f32;
+            let method = ScanArchitecture::DeCoVNet.activation_map_method();
+            (weight, ActivationMap::new(rows as usize, columns as usize, map, method))
+        };
+        Ok(WholeScan {
+            logits: rows_of(&self.name, &explained.logits)?.concat(),
+            embedding: rows_of(&self.name, &explained.embedding)?.concat(),
+            slices: (0..slices.count).map(of_slice).collect(),
+        })
+    }
+}
+
+impl Model for DeCoVNetModel {
+    type Question = ScanQuestion;
+    type Answer = ScanOutput;
+
+    fn answer(&self, scans: &[&ScanQuestion]) -> Result<Vec<ScanOutput>, NnError> {
+        let one = |scan: &&ScanQuestion| {
+            WholeScan::answer(&self.class_of_output, scan, |target| self.run(&scan.slices, target))
+        };
+        scans.iter().map(one).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            Architecture, ImportTarget, MANIFEST_FILE_NAME, ScanOptions, import, init_ct_bundle,
+            init_untrained_scan_bundle, seeded,
+        },
+        *,
+    };
+
+    const OPTIONS: EnsembleOptions = EnsembleOptions {
+        device: super::super::Device::Cpu,
+        max_batch: 3,
+        gather: std::time::Duration::ZERO,
+        optimise: true,
+        explain: true,
+        queue_length: 2,
+        intra_op_threads: 1,
+        segmenter_threads: 1,
+    };
+
+    fn bundle_of(architecture: MemberArchitecture) -> (tempfile::TempDir, Bundle) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scan");
+        let is_free = architecture != MemberArchitecture::Scan(ScanArchitecture::DreNet);
+        let options = ScanOptions { seed: 1, architecture, width: 0.0625, size_pixels: is_free.then_some([64, 64]) };
+        init_untrained_scan_bundle(&path, options).unwrap();
+        let bundle = Bundle::open(&path).unwrap();
+        (folder, bundle)
+    }
+
+    fn architectures() -> impl Iterator<Item = MemberArchitecture> {
+        let known = [Architecture::ResNet18, Architecture::AttentionVgg16].map(MemberArchitecture::Known);
+        ScanArchitecture::ALL.map(MemberArchitecture::Scan).into_iter().chain(known)
+    }
+
+    fn slices(bundle: &Bundle, seed: u64, count: usize) -> Slices {
+        let [channels, rows, columns] = bundle.manifest().input.scan().unwrap().shape();
+        let values = seeded::uniform(seed, "scan", count * channels * rows * columns, -1.0, 1.0);
+        Slices { count, channels, rows, columns, values }
+    }
+
+    async fn classify(ensemble: &ScanEnsemble, slices: Slices) -> ScanOutput {
+        ensemble.classify(0, slices, 0, RunPriority::Routine).await.unwrap()
+    }
+
+    fn near(found: &[f32], expected: &[f32]) -> bool {
+        found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-4)
+    }
+
+    #[tokio::test]
+    async fn every_network_of_scans_answers_and_tells_scans_apart() {
+        for architecture in architectures() {
+            let (_folder, bundle) = bundle_of(architecture);
+            let name = architecture.name();
+            let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
+            let found = classify(&ensemble, slices(&bundle, 1, 7)).await;
+            assert_eq!((found.probabilities.len(), found.slices.len()), (2, 7), "{name}");
+            assert!((found.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{name}: {:?}", found.probabilities);
+            for slice in &found.slices {
+                let map = slice.activation_map.as_ref().expect(name);
+                assert!(map.rows > 0 && map.rows * map.columns == map.values.len(), "{name}");
+                assert!(slice.weight >= 0.0 && slice.weight.is_finite(), "{name}");
+            }
+            assert_eq!(found, classify(&ensemble, slices(&bundle, 1, 7)).await, "{name}: bit for bit");
+            let other = classify(&ensemble, slices(&bundle, 2, 7)).await;
+            assert_ne!(found.probabilities, other.probabilities, "{name}");
+        }
+    }
+
+    /// How many slices go through together must not change the answer.
+    #[tokio::test]
+    async fn portions_change_nothing() {
+        for architecture in architectures() {
+            let (_folder, bundle) = bundle_of(architecture);
+            let small = ScanEnsemble::load(&bundle, EnsembleOptions { max_batch: 2, ..OPTIONS }).unwrap();
+            let large = ScanEnsemble::load(&bundle, EnsembleOptions { max_batch: 16, ..OPTIONS }).unwrap();
+            let (small, large) =
+                (classify(&small, slices(&bundle, 3, 5)).await, classify(&large, slices(&bundle, 3, 5)).await);
+            assert!(near(&small.probabilities, &large.probabilities), "{}", architecture.name());
+            assert!(near(&small.embedding, &large.embedding), "{}", architecture.name());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_scan_is_what_pooling_makes_of_its_slices() {
+        let (_folder, bundle) = bundle_of(MemberArchitecture::Scan(ScanArchitecture::MultiScale));
+        let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
+        let scan = slices(&bundle, 4, 5);
+        let found = classify(&ensemble, scan.clone()).await;
+        let mut alone = Vec::new();
+        for values in scan.slices() {
+            let slice = Slices { count: 1, values: values.to_vec(), ..scan.clone() };
+            alone.push(classify(&ensemble, slice).await.probabilities);
+        }
+        for (slice, expected) in found.slices.iter().zip(&alone) {
+            assert!(near(&slice.probabilities, expected));
+            assert!((slice.weight - expected[0]).abs() < 1e-4);
+        }
+        // The mean of the three highest of each class, brought to a sum of 1.
+        let highest = |class: usize| {
+            let mut of_class: Vec<f32> = alone.iter().map(|slice| slice[class]).collect();
+            of_class.sort_by(|a, b| b.total_cmp(a));
+            of_class[..3].iter().sum::<f32>() / 3.0
+        };
+        let sum = highest(0) + highest(1);
+        assert!(near(&found.probabilities, &[highest(0) / sum, highest(1) / sum]));
+    }
+
+    /// Slices of a scan are not interchangeable for a network of volumes, and they are for the others.
+    #[tokio::test]
+    async fn only_a_volume_has_an_order() {
+        for architecture in architectures() {
+            let (_folder, bundle) = bundle_of(architecture);
+            let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
+            let scan = slices(&bundle, 5, 6);
+            let values = scan.slices().rev().flatten().copied().collect();
+            let (found, turned) =
+                (classify(&ensemble, scan.clone()).await, classify(&ensemble, Slices { values, ..scan }).await);
+            let is_volume = architecture == MemberArchitecture::Scan(ScanArchitecture::DeCoVNet);
+            assert_ne!(near(&found.probabilities, &turned.probabilities), is_volume, "{}", architecture.name());
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_scans_are_refused() {
+        let (_folder, bundle) = bundle_of(MemberArchitecture::Scan(ScanArchitecture::Covnet));
+        let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
+        let ask = |slices: Slices| ensemble.classify(0, slices, 0, RunPriority::Routine);
+        let good = slices(&bundle, 6, 2);
+        let none = Slices { count: 0, values: Vec::new(), ..good.clone() };
+        assert!(matches!(ask(none).await, Err(NnError::InputSize { .. })));
+        assert!(matches!(ask(Slices { count: 3, ..good.clone() }).await, Err(NnError::InputSize { .. })));
+        let mut torn = good.clone();
+        torn.values[7] = f32::NAN;
+        assert!(matches!(ask(torn).await, Err(NnError::InputNotFinite { sample_idx: 7, .. })));
+        let class = ensemble.classify(0, good.clone(), 2, RunPriority::Routine).await;
+        assert!(matches!(class, Err(NnError::NoSuchClass { class_idx: 2, n_classes: 2 })));
+        let member = ensemble.classify(1, good, 0, RunPriority::Routine).await;
+        assert!(matches!(member, Err(NnError::NoSuchMember { member_idx: 1, n_members: 1 })));
+    }
+
+    #[tokio::test]
+    async fn a_lung_network_is_imported_into_a_bundle_that_measures() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ct");
+        init_ct_bundle(&path).unwrap();
+        let checkpoint = folder.path().join("r231.safetensors");
+        let weights = super::super::init::seeded_weights(1, "r231", None, |path| R231::new(path, 1.0 / 32.0).map(drop));
+        fs_err::write(&checkpoint, weights.unwrap()).unwrap();
+        let refused = import(&path, &checkpoint, &ImportTarget::Segmenter, "1").unwrap_err().to_string();
+        assert!(refused.contains("down_path.0.block.0.weight"), "the full width is expected: {refused}");
+
+        let manifest = path.join(MANIFEST_FILE_NAME);
+        let text = fs_err::read_to_string(&manifest).unwrap();
+        let weights = super::super::init::seeded_weights(1, "r231", None, |path| R231::new(path, 1.0).map(drop));
+        fs_err::write(&checkpoint, weights.unwrap()).unwrap();
+        import(&path, &checkpoint, &ImportTarget::Segmenter, "lungmask-0.2.17").unwrap();
+        let changed = fs_err::read_to_string(&manifest).unwrap();
+        assert!(
+            changed.contains("architecture = \"r231\"") && changed.contains("normalisation = \"hu_range\""),
+            "{changed}"
+        );
+        assert!(!text.contains("r231"));
+
+        let bundle = Bundle::open(&path).unwrap();
+        assert_eq!(bundle.identity().segmenter.unwrap().version, "lungmask-0.2.17");
+        let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
+        let values = seeded::uniform(1, "lungs", 2 * 256 * 256, 0.0, 1.0);
+        let slices = Slices { count: 2, channels: 1, rows: 256, columns: 256, values };
+        let labels = ensemble.segment(slices, RunPriority::Stat).await.unwrap();
+        assert_eq!(labels.len(), 2 * 256 * 256);
+        assert!(labels.iter().all(|label| *label <= 2));
+    }
+
+    #[test]
+    fn squares_become_a_map_of_what_is_said_of_them() {
+        let square = |row, column, side| Square { row, column, side };
+        let map = squares_map(&[square(0, 0, 48), square(16, 16, 96), square(-96, 400, 192)], &[0.2, 0.8, 0.5]);
+        assert_eq!((map.rows, map.columns, map.method), (28, 28, "squares"));
+        let at = |row: usize, column: usize| map.values[row * 28 + column];
+        assert!((at(0, 0) - 0.2).abs() < 1e-6 && (at(1, 1) - 0.5).abs() < 1e-6 && (at(5, 5) - 0.8).abs() < 1e-6);
+        assert!((at(0, 27) - 0.5).abs() < 1e-6, "a square over the border");
+        assert_eq!((at(27, 0), at(7, 7)), (0.0, 0.0));
+    }
+
+    #[test]
+    fn memory_that_does_not_suffice_makes_portions_smaller() {
+        let portion = Portion(Cell::new(8));
+        let asked = std::cell::RefCell::new(Vec::new());
+        let work = |range: std::ops::Range<usize>| {
+            asked.borrow_mut().push(range.clone());
+            if range.len() > 2 {
+                return Err(NnError::Torch { network: "n".to_owned(), words: "out of memory".to_owned() });
+            }
+            Ok(range.collect())
+        };
+        assert_eq!(portion.each("n", 5, work), Ok(vec![0, 1, 2, 3, 4]));
+        assert_eq!(*asked.borrow(), [0..5, 0..2, 2..4, 4..5]);
+        let broken = |_: std::ops::Range<usize>| -> Result<Vec<usize>, NnError> {
+            Err(NnError::OutputNotFinite { network: "n".to_owned() })
+        };
+        assert!(matches!(portion.each("n", 1, broken), Err(NnError::OutputNotFinite { .. })));
+    }
+
+    #[test]
+    fn a_manifest_that_contradicts_its_networks_is_refused() {
+        let text = |architecture: ScanArchitecture| {
+            let (_folder, bundle) = bundle_of(MemberArchitecture::Scan(architecture));
+            fs_err::read_to_string(bundle.folder().join(MANIFEST_FILE_NAME)).unwrap()
+        };
+        let (covnet, decovnet) = (text(ScanArchitecture::Covnet), text(ScanArchitecture::DeCoVNet));
+        for (text, from, to, words) in [
+            (
+                &covnet,
+                "architecture = \"covnet\"",
+                "architecture = \"decovnet\"",
+                "no use for the input of the kind `slices2d`",
+            ),
+            (&covnet, "architecture = \"covnet\"", "architecture = \"multi_scale\"", "takes 1 channel(s)"),
+            (&covnet, "method = \"top_k_mean\"", "method = \"jin\"", "the one without disease"),
+            (&covnet, "k = 3", "k = 0", "give 1 to 100"),
+            (&covnet, "window_hu = [-1250.0, 250.0]", "window_hu = [250.0, -1250.0]", "two rising numbers"),
+            (&covnet, "maximum_slices = 64", "maximum_slices = 0", "give 1 to 1000"),
+            (&covnet, "std = [1.0, 1.0, 1.0]", "std = [1.0, 1.0]", "give 3 numbers"),
+            (&covnet, "resize = \"stretch\"", "resize = \"crop\"", "would cut lungs off"),
+            (&covnet, "status = \"untrained\"", "status = \"unvalidated\"", "bring trained weights in"),
+            (
+                &decovnet,
+                "architecture = \"decovnet\"",
+                "architecture = \"resnet50\"",
+                "no use for the input of the kind `volume3d`",
+            ),
+            (
+                &decovnet,
+                "version = \"untrained-seed1\"",
+                "version = \"1\"\nbatch_norm = \"batch\"",
+                "only `covnet` has",
+            ),
+        ] {
+            assert!(text.contains(from), "{from}\n{text}");
+            let problems = super::super::Manifest::parse(&text.replacen(from, to, 1)).unwrap_err();
+            assert!(problems.iter().any(|problem| problem.contains(words)), "{words}: {problems:?}");
+        }
+        let batch =
+            covnet.replace("version = \"untrained-seed1\"", "version = \"untrained-seed1\"\nbatch_norm = \"batch\"");
+        assert!(super::super::Manifest::parse(&batch).is_ok());
+    }
+}
