@@ -258,6 +258,7 @@ fn slices_with_less_lung_than_the_networks_ask_for_are_left_out() {
         let pipeline = pipeline_of(MemberArchitecture::Scan(ScanArchitecture::MultiScale), |text| {
             assert!(text.contains("minimum_lung_cm2 = 2.5"), "{text}");
             text.replace("minimum_lung_cm2 = 2.5", &format!("minimum_lung_cm2 = {minimum}"))
+                .replace("maximum_slices = 64", "maximum_slices = 1000")
         });
         let RunOutcome::CtMeasured(measured) = study.analyse_with(&pipeline, study.sources.clone()).outcome else {
             panic!("measured")

@@ -475,6 +475,8 @@ mod tests {
 
     #[test]
     fn every_network_can_be_optimised() {
+        // Its warning tells why one cannot.
+        let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let folder = test_bundle();
         let bundle = Bundle::open(folder.path()).unwrap();
         for member_idx in 0..4 {

@@ -276,7 +276,7 @@ pub(super) fn measurements(frame: &Frame<'_>, analysis: &CtAnalysis) -> Item {
 /// A slice that speaks for the target class, with its image.
 fn key_slice(groups: &Groups<'_>, analysis: &CtAnalysis, idx: usize, key: &CtKeySlice) -> Option<Item> {
     let source = || Some(image(InferredFrom, codes::SOURCE_OF_MEASUREMENT, analysis.series.images.get(key.slice)?));
-    let words = format!("{} {SLICE_HEAT}", key_slice_words(key));
+    let words = format!("{}. {SLICE_HEAT}", key_slice_words(key));
     let mut items = vec![with(text(Contains, codes::KEY_SLICE, &words), vec![source()?])];
     if let Some(output) = key.output {
         let meaning = text(ConceptModifier, codes::MEANING, "Mean output of the members for this slice");

@@ -229,11 +229,11 @@ mod tests {
         let near = |hu: f32| values.iter().any(|value| (value - (hu + 1024.0) / 1624.0).abs() < 0.02);
         assert!(near(40.0) && near(-850.0));
 
-        let ramp = Volume { size: [3, 1, 1], spacing_mm: [1.0; 3], hu: vec![-1024, -212, 600] };
+        let ramp = Volume { size: [3, 1, 1], spacing_mm: [1.0; 3], hu: vec![-1024, -800, -576] };
         let (values, body) = lung_network_slice(&ramp, 0, 5);
         assert_eq!(body, BodyBox { left: 0, top: 0, right: 3, bottom: 1 }, "without a body the whole slice");
-        for (value, expected) in values.iter().zip([0.0, 0.25, 0.5, 0.75, 1.0]) {
-            assert!((value - expected).abs() < 1e-6, "{values:?}");
+        for (value, expected) in values.iter().zip([-1024.0, -912.0, -800.0, -688.0, -576.0]) {
+            assert!((value - (expected + 1024.0) / 1624.0).abs() < 1e-6, "{values:?}");
         }
     }
 
@@ -271,13 +271,15 @@ mod tests {
 
     #[test]
     fn islands_go_to_their_neighbour_and_holes_are_filled() {
-        let volume = Volume { size: [12, 5, 1], spacing_mm: [1.0; 3], hu: vec![0; 60] };
+        let volume = Volume { size: [12, 7, 1], spacing_mm: [1.0; 3], hu: vec![0; 84] };
         let picture = [
             "1111..222222", //
             "1..1..222222",
             "1..1..221122",
             "1111..222222",
             "......22...1",
+            "............",
+            "..11.......1",
         ];
         let labels = picture.iter().flat_map(|row| row.bytes().map(|byte| if byte == b'.' { 0 } else { byte - b'0' }));
         let found = network_lungs(&volume, labels.collect()).unwrap();
@@ -291,7 +293,9 @@ mod tests {
             "1111..222222",
             "1111..222222",
             "1111..222222",
-            "......22....",
+            "......22...2",
+            "............",
+            "............",
         ];
         assert_eq!(text, expected);
     }
