@@ -472,7 +472,7 @@ async fn without_any_member_the_run_fails_and_may_be_tried_again() {
 
 /// Whoever meets networks that are out has no part in it: the run waits, unless one of them was asked and failed.
 #[rstest]
-#[case([Member::IsTakenOut(290), Member::IsTakenOut(120), Member::IsTakenOut(300)], Some(Duration::from_secs(120)))]
+#[case([Member::IsTakenOut(290), Member::IsTakenOut(119), Member::IsTakenOut(300)], Some(Duration::from_secs(119)))]
 #[case([Member::IsTakenOut(290), Member::Fails, Member::IsTakenOut(300)], None)]
 #[tokio::test]
 async fn networks_that_are_taken_out_are_waited_for(#[case] members: [Member; 3], #[case] wait: Option<Duration>) {

@@ -213,13 +213,10 @@ pub(super) async fn models(config: &Config, site: &SiteConfig) -> Vec<Check> {
             routes.find_map(|route| check_pipeline(bundle.manifest(), name, route.pipeline).err())
         };
         checks.push(match opened {
-            Ok(Ok(bundle)) => match mismatch(&bundle) {
-                Some(mismatch) => Check::problem(subject, mismatch),
-                None => {
-                    let version = &bundle.manifest().version;
-                    Check::ok(subject, format!("version {version}, every digest is right"))
-                }
-            },
+            Ok(Ok(bundle)) => mismatch(&bundle).map_or_else(
+                || Check::ok(&subject, format!("version {}, every digest is right", bundle.manifest().version)),
+                |mismatch| Check::problem(&subject, mismatch),
+            ),
             Ok(Err(error)) => Check::problem(
                 subject,
                 format!("{error}; install it, or let the route name another (`hilum model list`)"),
