@@ -197,12 +197,14 @@ pub(super) fn upsample_bilinear_x2(input: &Tensor) -> Result<Tensor, TchError> {
     input.f_upsample_bilinear2d([2 * rows, 2 * columns], false, None, None)
 }
 
-/// Adaptive average pooling (PyTorch's `AdaptiveAvgPool2d`) to a square grid, written as two matrix products: oneDNN pools
-/// only grids that divide the map, and recorded networks must run at every image side.
+/// Adaptive average pooling (PyTorch's `AdaptiveAvgPool2d`) to a square grid, written as a matrix product: oneDNN pools
+/// only grids that divide the map, and recorded networks must run at every image side. The map is the left factor:
+/// libtorch 2.13 optimises a product whose left factor is a constant into a wrong one (the comparison with the plain
+/// network finds it out).
 #[derive(Debug)]
 pub(super) struct AveragePool {
-    /// `side x rows` and `side x columns` of the map; `None` when the map has the grid's size already.
-    weights: Option<(Tensor, Tensor)>,
+    /// `rows * columns` of the map by `side * side`; `None` when the map has the grid's size already.
+    weights: Option<Tensor>,
 }
 
 impl AveragePool {
@@ -213,31 +215,34 @@ impl AveragePool {
             return Ok(Self { weights: None });
         }
         // Cell i averages the samples from floor(i n / side) to ceil((i + 1) n / side).
-        let weights = |length: i64| {
-            let mut weights = vec![0_f32; (side * length) as usize];
-            for cell in 0..side {
-                let (first, end) = (cell * length / side, ((cell + 1) * length + side - 1) / side);
-                for sample in first..end {
-                    weights[(cell * length + sample) as usize] = 1.0 / (end - first) as f32;
+        let range = |cell: i64, length: i64| cell * length / side..((cell + 1) * length + side - 1) / side;
+        let mut weights = vec![0_f32; (rows * columns * side * side) as usize];
+        for cell in 0..side * side {
+            let (in_rows, in_columns) = (range(cell / side, rows), range(cell % side, columns));
+            let n_samples = (in_rows.end - in_rows.start) * (in_columns.end - in_columns.start);
+            for row in in_rows {
+                for column in in_columns.clone() {
+                    weights[((row * columns + column) * side * side + cell) as usize] = 1.0 / n_samples as f32;
                 }
             }
-            Tensor::f_from_slice(&weights)?.f_view([side, length])?.f_to(map.device())
-        };
-        Ok(Self { weights: Some((weights(rows)?, weights(columns)?)) })
+        }
+        let weights = Tensor::f_from_slice(&weights)?.f_view([rows * columns, side * side])?.f_to(map.device())?;
+        Ok(Self { weights: Some(weights) })
     }
 
+    /// The grid, with one dimension for its cells or with two.
     pub(super) fn apply(&self, map: &Tensor) -> Result<Tensor, TchError> {
         match &self.weights {
             None => Ok(map.shallow_clone()),
-            Some((rows, columns)) => rows.f_matmul(map)?.f_matmul(&columns.f_transpose(0, 1)?),
+            Some(weights) => map.f_flatten(2, 3)?.f_matmul(weights),
         }
     }
 
-    /// The gradient with respect to the map, of that with respect to the grid.
-    pub(super) fn gradient(&self, of_grid: &Tensor) -> Result<Tensor, TchError> {
+    /// The gradient with respect to the map, of that with respect to the grid (in the shape of [`apply`](Self::apply)).
+    pub(super) fn gradient(&self, of_grid: &Tensor, map: &Tensor) -> Result<Tensor, TchError> {
         match &self.weights {
             None => Ok(of_grid.shallow_clone()),
-            Some((rows, columns)) => rows.f_transpose(0, 1)?.f_matmul(of_grid)?.f_matmul(columns),
+            Some(weights) => of_grid.f_matmul(&weights.f_transpose(0, 1)?)?.f_view_as(map),
         }
     }
 }
@@ -254,10 +259,12 @@ mod tests {
             let expected = map.adaptive_avg_pool2d([7, 7]);
             let pool = AveragePool::to_square(&map, 7).unwrap();
             let close = |a: &Tensor, b: &Tensor| f64::try_from((a - b).abs().max()).unwrap() < 1e-5;
-            assert!(close(&pool.apply(&map).unwrap(), &expected), "{rows} x {columns}");
+            let grid = pool.apply(&map).unwrap();
+            assert!(close(&grid.view_as(&expected), &expected), "{rows} x {columns}");
             let of_grid = expected.detach().cos();
             (&expected * &of_grid).sum(tch::Kind::Float).backward();
-            assert!(close(&pool.gradient(&of_grid).unwrap(), &map.grad()), "{rows} x {columns}");
+            let gradient = pool.gradient(&of_grid.view_as(&grid), &map).unwrap();
+            assert!(close(&gradient, &map.grad()), "{rows} x {columns}");
         }
     }
 }

@@ -252,6 +252,10 @@ impl<M: Model> Server<M> {
     }
 
     fn went_wrong(&mut self, error: &NnError) {
+        // A number that is not finite comes from the picture as often as from the network: other pictures must not suffer.
+        if matches!(error, NnError::OutputNotFinite { .. }) {
+            return;
+        }
         self.health.failures += 1;
         self.health.last_failure = error.to_string();
         if self.health.failures >= FAILURES_UNTIL_OUT {
@@ -490,6 +494,19 @@ mod tests {
         }
         assert!(matches!(last.await.unwrap(), Err(NnError::TakenOut { .. })));
         assert_eq!(entered.try_iter().collect::<Vec<_>>(), [6, 1, 1, 1, 1, 1], "all at once, then five alone");
+    }
+
+    #[test]
+    fn a_picture_that_makes_no_number_does_not_take_the_network_out() {
+        let (entered, _) = std::sync::mpsc::channel();
+        let (_, gate) = std::sync::mpsc::channel();
+        let limits = OwnerLimits { max_batch: 1, gather: Duration::ZERO, queue_length: 1 };
+        let mut server =
+            Server { network: "n".to_owned(), model: Doubler { entered, gate }, limits, health: Health::default() };
+        for _ in 0..2 * FAILURES_UNTIL_OUT {
+            server.went_wrong(&NnError::OutputNotFinite { network: "n".to_owned() });
+        }
+        assert_eq!(server.seconds_out(), None);
     }
 
     #[tokio::test]

@@ -118,7 +118,7 @@ impl Convolutional for Vgg {
     /// The embedding is fc7 after its ReLU.
     fn head(&self, feature_map: &Tensor) -> Result<(Tensor, Tensor), TchError> {
         let grid = AveragePool::to_square(feature_map, HEAD_GRID_SIDE)?.apply(feature_map)?;
-        let hidden = self.fc6.apply(&grid.f_flatten(1, 3)?)?.f_relu()?;
+        let hidden = self.fc6.apply(&grid.f_flatten(1, -1)?)?.f_relu()?;
         let embedding = self.fc7.apply(&hidden)?.f_relu()?;
         Ok((self.fc8.apply(&embedding)?, embedding))
     }
@@ -126,13 +126,13 @@ impl Convolutional for Vgg {
     fn head_gradient(&self, feature_map: &Tensor, target_class_idxs: &Tensor) -> Result<HeadGradient, TchError> {
         let pool = AveragePool::to_square(feature_map, HEAD_GRID_SIDE)?;
         let grid = pool.apply(feature_map)?;
-        let hidden = self.fc6.apply(&grid.f_flatten(1, 3)?)?.f_relu()?;
+        let hidden = self.fc6.apply(&grid.f_flatten(1, -1)?)?.f_relu()?;
         let embedding = self.fc7.apply(&hidden)?.f_relu()?;
         let logits = self.fc8.apply(&embedding)?;
         let of_embedding = self.fc8.weight().f_index_select(0, target_class_idxs)?.f_mul(&let_through(&embedding)?)?;
         let of_hidden = of_embedding.f_matmul(self.fc7.weight())?.f_mul(&let_through(&hidden)?)?;
         let of_grid = of_hidden.f_matmul(self.fc6.weight())?.f_view_as(&grid)?;
-        let gradient = pool.gradient(&of_grid)?;
+        let gradient = pool.gradient(&of_grid, feature_map)?;
         Ok(HeadGradient { logits, embedding, gradient })
     }
 }

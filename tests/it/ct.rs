@@ -90,6 +90,23 @@ fn ct_site(pacs: &StoreScp, bundle: &str) -> Site {
     ))
 }
 
+/// Sends the series, waits until its results are delivered, and gives the study and the row of its run.
+fn answered(node: &Node) -> (String, serde_json::Value) {
+    let files = series_files();
+    let paths: Vec<&std::path::Path> = files.iter().map(PathBuf::as_path).collect();
+    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &paths);
+    let first = read_object(&fs_err::read(&files[0]).expect("a file")).expect("a DICOM file");
+    let study = text(&first, tags::STUDY_INSTANCE_UID);
+    node.wait_for_workup(&study, "answered");
+    node.wait_for_deliveries(&study, 2);
+
+    let run = node.database.row(&format!(
+        "select run.* from run join workup on workup.id = workup_id where study_instance_uid = '{study}'"
+    ));
+    assert_eq!(run["state"], "succeeded", "{run:?}");
+    (study, run)
+}
+
 /// The report that the PACS has; it and the overlay are valid.
 fn valid_report(node: &Node, pacs: &StoreScp) -> PathBuf {
     let received = pacs.files();
@@ -116,18 +133,7 @@ fn heavy_a_network_judges_a_chest_ct() {
     let pacs = StoreScp::start();
     let node = Node::start(&ct_site(&pacs, "ct-resnet18"));
     node.hilum_ok(&["model", "init", "--ct", "resnet18"]);
-    let files = series_files();
-    let paths: Vec<&std::path::Path> = files.iter().map(PathBuf::as_path).collect();
-    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &paths);
-    let first = read_object(&fs_err::read(&files[0]).expect("a file")).expect("a DICOM file");
-    let study = text(&first, tags::STUDY_INSTANCE_UID);
-    node.wait_for_workup(&study, "answered");
-    node.wait_for_deliveries(&study, 2);
-
-    let run = node.database.row(&format!(
-        "select run.* from run join workup on workup.id = workup_id where study_instance_uid = '{study}'"
-    ));
-    assert_eq!(run["state"], "succeeded", "{run:?}");
+    let (study, run) = answered(&node);
     let scan = &run["outcome"]["classification"];
     assert_eq!(scan["slices"].as_array().expect("slices").len(), 35, "as many as the preprocessing says");
     assert_eq!(scan["decision"], "undetermined");
@@ -156,18 +162,7 @@ fn heavy_a_chest_ct_goes_all_the_way() {
     let pacs = StoreScp::start();
     let site = ct_site(&pacs, "ct-lung-measurement");
     let node = Node::start(&site);
-    let files = series_files();
-    let paths: Vec<&std::path::Path> = files.iter().map(PathBuf::as_path).collect();
-    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &paths);
-    let first = read_object(&fs_err::read(&files[0]).expect("a file")).expect("a DICOM file");
-    let study = text(&first, tags::STUDY_INSTANCE_UID);
-    node.wait_for_workup(&study, "answered");
-    node.wait_for_deliveries(&study, 2);
-
-    let run = node.database.row(&format!(
-        "select run.* from run join workup on workup.id = workup_id where study_instance_uid = '{study}'"
-    ));
-    assert_eq!(run["state"], "succeeded", "{run:?}");
+    let (study, run) = answered(&node);
     assert_eq!(run["bundle_identity"]["status"], "unvalidated");
     let stages = run["stage_milliseconds"].as_object().expect("stages");
     eprintln!("milliseconds by stage: {stages:?}");
