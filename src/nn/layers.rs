@@ -198,9 +198,7 @@ pub(super) fn upsample_bilinear_x2(input: &Tensor) -> Result<Tensor, TchError> {
 }
 
 /// Adaptive average pooling (PyTorch's `AdaptiveAvgPool2d`) to a square grid, written as a matrix product: oneDNN pools
-/// only grids that divide the map, and recorded networks must run at every image side. The map is the left factor:
-/// libtorch 2.13 optimises a product whose left factor is a constant into a wrong one (the comparison with the plain
-/// network finds it out).
+/// only grids that divide the map, and recorded networks must run at every image side.
 #[derive(Debug)]
 pub(super) struct AveragePool {
     /// `rows * columns` of the map by `side * side`; `None` when the map has the grid's size already.
@@ -214,20 +212,10 @@ impl AveragePool {
         if (rows, columns) == (side, side) {
             return Ok(Self { weights: None });
         }
-        // Cell i averages the samples from floor(i n / side) to ceil((i + 1) n / side).
-        let range = |cell: i64, length: i64| cell * length / side..((cell + 1) * length + side - 1) / side;
-        let mut weights = vec![0_f32; (rows * columns * side * side) as usize];
-        for cell in 0..side * side {
-            let (in_rows, in_columns) = (range(cell / side, rows), range(cell % side, columns));
-            let n_samples = (in_rows.end - in_rows.start) * (in_columns.end - in_columns.start);
-            for row in in_rows {
-                for column in in_columns.clone() {
-                    weights[((row * columns + column) * side * side + cell) as usize] = 1.0 / n_samples as f32;
-                }
-            }
-        }
-        let weights = Tensor::f_from_slice(&weights)?.f_view([rows * columns, side * side])?.f_to(map.device())?;
-        Ok(Self { weights: Some(weights) })
+        let of_rows = averages(rows, side, map.device())?.f_view([side, 1, rows, 1])?;
+        let of_columns = averages(columns, side, map.device())?.f_view([1, side, 1, columns])?;
+        let of_both = of_rows.f_mul(&of_columns)?.f_reshape([side * side, rows * columns])?;
+        Ok(Self { weights: Some(of_both.f_transpose(0, 1)?) })
     }
 
     /// The grid, with one dimension for its cells or with two.
@@ -245,6 +233,19 @@ impl AveragePool {
             Some(weights) => of_grid.f_matmul(&weights.f_transpose(0, 1)?)?.f_view_as(map),
         }
     }
+}
+
+/// `side x length`: row i averages the samples from floor(i length / side) to before ceil((i + 1) length / side). Made by
+/// operations on tensors: of numbers that are copied into a tensor a recording knows nothing.
+fn averages(length: i64, side: i64, device: tch::Device) -> Result<Tensor, TchError> {
+    let whole = (tch::Kind::Int64, device);
+    let scaled = Tensor::f_arange(side, whole)?.f_mul_scalar(length)?.f_unsqueeze(1)?;
+    let first = scaled.f_floor_divide_scalar(side)?;
+    let end = scaled.f_add_scalar(length + side - 1)?.f_floor_divide_scalar(side)?;
+    let samples = Tensor::f_arange(length, whole)?;
+    let is_inside = samples.f_ge_tensor(&first)?.f_logical_and(&samples.f_lt_tensor(&end)?)?;
+    let is_inside = is_inside.f_to_kind(tch::Kind::Float)?;
+    is_inside.f_div(&is_inside.f_sum_dim_intlist([1i64].as_slice(), true, None::<tch::Kind>)?)
 }
 
 #[cfg(test)]

@@ -28,6 +28,10 @@ use super::{
 
 const TOLERANCE: f64 = 1e-4;
 
+/// Of Integrated Gradients: the gradient of a ReLU jumps at 0, so that the last bit of a sum, which depends on the
+/// processor, decides whether a path counts. Seen: 3e-4 with ResNet-152 on a processor without AVX-512, 2e-6 on one with it.
+const TOLERANCE_OF_GRADIENTS: f64 = 1e-3;
+
 /// Standard deviation of the logits over the inputs, averaged over classes (and pixels), that a live network exceeds.
 const MINIMUM_SPREAD: f64 = 0.05;
 
@@ -375,7 +379,8 @@ fn compare(network: &str, fill: fn(&Golden, &mut VarStore)) -> Verdict {
     for expected in &golden.outputs {
         let (name, tensor) = found.iter().find(|(name, _)| *name == expected.name).unwrap();
         let difference = difference(tensor, expected);
-        if difference > TOLERANCE {
+        let is_gradient = ["integrated_gradients", "saliency"].iter().any(|part| expected.name.contains(part));
+        if difference > if is_gradient { TOLERANCE_OF_GRADIENTS } else { TOLERANCE } {
             let (size, shape) = (tensor.size(), &expected.shape);
             problems.push(format!("{network}: {name} {size:?}, expected {shape:?}, differs by {difference:.2e}"));
         }
@@ -410,7 +415,7 @@ fn every_network_agrees_with_pytorch() {
     }
     println!(
         "{table}\nLargest difference from PyTorch over {N_INPUTS} inputs, as a fraction of the largest magnitude; at most \
-         {TOLERANCE:.0e}.\nspread: standard deviation of the logits over the inputs. changed: difference of the logits \
+         {TOLERANCE:.0e}, of Integrated Gradients {TOLERANCE_OF_GRADIENTS:.0e}.\nspread: standard deviation of the logits over the inputs. changed: difference of the logits \
          when two channels are swapped or the input is flipped.\n"
     );
     assert!(problems.is_empty(), "{}", problems.join("\n"));
