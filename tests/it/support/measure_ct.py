@@ -55,7 +55,7 @@ assert len(groups) == 8, sorted(groups)
 for name, label, side in [("Right lung", 1, "24028007"), ("Left lung", 2, "7771000")]:
     lung = labels == label
     parts = {name: lung}
-    parts |= {f"{name}, {third} third": of for third, of in zip(["upper", "middle", "lower"], thirds(lung))}
+    parts |= {f"{name}, {third} third": of for third, of in zip(["superior", "middle", "inferior"], thirds(lung))}
     for tracking, of in parts.items():
         numbers, site = groups[tracking]
         assert site.value.value == "39607008" and site.laterality.value == side, (tracking, site)
