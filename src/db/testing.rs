@@ -12,7 +12,8 @@ use super::{
 /// A database of its own.
 pub(crate) struct TestDatabase {
     pub(crate) db: Db,
-    server: ManagedPostgres,
+    /// `None` of the server that all tests share.
+    own_server: Option<ManagedPostgres>,
     _folder: tempfile::TempDir,
 }
 
@@ -27,13 +28,15 @@ impl TestDatabase {
         let server = ManagedPostgres::start(&options).await.unwrap();
         let db = Db::connect_lazy(&server.connection_url(), 4).unwrap();
         db.migrate().await.unwrap();
-        Self { db, server, _folder: folder }
+        Self { db, own_server: shared.is_none().then_some(server), _folder: folder }
     }
 
-    /// Ends it.
+    /// Ends it; a server that others use goes on.
     pub(crate) async fn stop(self) {
         self.db.close().await;
-        self.server.stop().await.unwrap();
+        if let Some(server) = self.own_server {
+            server.stop().await.unwrap();
+        }
     }
 }
 
