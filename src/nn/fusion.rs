@@ -146,6 +146,24 @@ mod tests {
         found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-9)
     }
 
+    /// 1 - p is 0 from a gap of 37 on; the gap is known far beyond that.
+    #[test]
+    fn platt_scaling_does_not_jump_where_a_probability_rounds_to_one() {
+        let calibration = Calibration::Platt {
+            slope: 0.1,
+            intercept: -3.0,
+            id: "t".to_owned(),
+            n: 10,
+            date: "2026-11-28".to_owned(),
+        };
+        let rules = Classification { calibration, ..rules(2, Fusion::MeanProb) };
+        for gap in [-80.0_f32, -37.0, 0.0, 36.0, 37.0, 38.0, 80.0] {
+            let fused = fuse(&rules, &[&[gap, 0.0]]).unwrap();
+            let expected = 1.0 / (1.0 + (-(0.1 * f64::from(gap) - 3.0)).exp());
+            assert!(close(&fused, &[expected, 1.0 - expected]), "gap {gap}: {fused:?}, expected {expected}");
+        }
+    }
+
     #[test]
     fn probabilities_and_logits_are_averaged_differently() {
         // Members saying 0.9 and 0.5 for the first class.

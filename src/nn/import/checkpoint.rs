@@ -362,6 +362,19 @@ mod tests {
         tensor.bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
     }
 
+    /// One header length in 32 begins with the byte that begins a pickle.
+    #[test]
+    fn a_safetensors_file_may_begin_as_a_pickle_does() {
+        let file = |length: usize| {
+            let name = "a".repeat(length);
+            let data = 1.5_f32.to_le_bytes();
+            let view = safetensors::tensor::TensorView::new(Dtype::F32, vec![1], &data).unwrap();
+            safetensors::serialize([(name.as_str(), view)], None).unwrap()
+        };
+        let bytes = (1..400).map(file).find(|bytes| bytes[0] == 0x80).expect("such a length");
+        assert_eq!(floats(tensors(&bytes).values().next().unwrap()), [1.5]);
+    }
+
     #[test]
     fn every_container_holds_the_same_tensors() {
         for (container, bytes) in FILES {
