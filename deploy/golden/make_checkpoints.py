@@ -7,6 +7,7 @@
 import collections
 import pathlib
 import sys
+import zipfile
 
 import torch
 from safetensors.torch import save_file
@@ -39,7 +40,19 @@ save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder 
 torch.manual_seed(1)
 linear = torch.nn.Linear(2, 2)
 torch.save(linear, folder / "module.pth")
-torch.jit.script(linear).save(str(folder / "script.pt"))
+
+
+def save_script(module: torch.nn.Module, path: pathlib.Path) -> None:
+    """Without the records for debugging, which name folders of the machine that wrote them."""
+    torch.jit.script(module).save(str(path))
+    with zipfile.ZipFile(path) as archive:
+        records = [(entry, archive.read(entry)) for entry in archive.namelist() if not entry.endswith(".debug_pkl")]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in records:
+            archive.writestr(zipfile.ZipInfo(name), content)
+
+
+save_script(linear, folder / "script.pt")
 
 
 class Corner(torch.nn.Module):
@@ -57,7 +70,21 @@ class CornerWithAll(Corner):
         return logits, image.mean((2, 3)), logits.view(-1, 2, 1, 1) * torch.ones(1, 2, 2, 3)
 
 
-torch.jit.script(Corner()).save(str(folder / "corner.pt"))
-torch.jit.script(CornerWithAll()).save(str(folder / "corner_with_all.pt"))
+class CornerOfHalves(Corner):
+    """The same with a buffer of whole numbers, which indexes, and one of half precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.tensor([1, 0]))
+        self.register_buffer("scale", torch.tensor([2.0], dtype=torch.float16))
+
+    def forward(self, image):
+        corner = image.flatten(1)[:, :1]
+        return torch.cat([corner, -corner], 1)[:, self.order] * self.scale
+
+
+save_script(Corner(), folder / "corner.pt")
+save_script(CornerOfHalves(), folder / "corner_of_halves.pt")
+save_script(CornerWithAll(), folder / "corner_with_all.pt")
 for file in sorted(folder.iterdir()):
     print(file.name, file.stat().st_size)

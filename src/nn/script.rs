@@ -133,6 +133,9 @@ mod tests {
     const CORNER: &[u8] = include_bytes!("../../tests/golden/checkpoints/corner.pt");
     const CORNER_WITH_ALL: &[u8] = include_bytes!("../../tests/golden/checkpoints/corner_with_all.pt");
 
+    /// The negative first and twice as large, by a buffer of whole numbers and one of half precision.
+    const CORNER_OF_HALVES: &[u8] = include_bytes!("../../tests/golden/checkpoints/corner_of_halves.pt");
+
     fn question(first: f32) -> ClassifierQuestion {
         let mut values = vec![0.5; 3 * 64];
         values[0] = first;
@@ -165,6 +168,12 @@ mod tests {
         let map = found.activation_map.unwrap();
         assert_eq!((map.rows, map.columns, map.method), (2, 3, "own"));
         assert_eq!(map.values, [3.0; 6], "the second output is the target's");
+    }
+
+    #[test]
+    fn whole_numbers_stay_whole_and_half_precision_is_widened() {
+        let model = load(CORNER_OF_HALVES, &[0, 1]).unwrap();
+        assert_eq!(answer(&model, &[question(1.5)]).unwrap()[0].logits, [-3.0, 3.0]);
     }
 
     #[test]
