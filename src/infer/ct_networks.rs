@@ -189,17 +189,17 @@ impl CtNetworks {
         mut input: ScanInput,
         priority: RunPriority,
     ) -> Result<(ScanInput, Vec<Result<ScanOutput, String>>), InferError> {
-        let slices = Slices {
+        let slices = Arc::new(Slices {
             count: input.slices.len(),
             channels: input.channels,
             rows: input.rows,
             columns: input.columns,
             values: std::mem::take(&mut input.values),
-        };
+        });
         let target_class_idx = bundle.target_class_idx;
         let mut tasks = JoinSet::new();
         for member_idx in 0..bundle.members.len() {
-            let (ensemble, slices) = (self.ensemble.clone(), slices.clone());
+            let (ensemble, slices) = (self.ensemble.clone(), Arc::clone(&slices));
             tasks.spawn(async move {
                 (member_idx, ensemble.classify(member_idx, slices, target_class_idx, priority).await)
             });

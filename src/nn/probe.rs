@@ -1,5 +1,7 @@
 //! The networks of a bundle of any kind, asked with made-up input: for trying out and for measuring.
 
+use std::sync::Arc;
+
 use super::{Bundle, Ensemble, EnsembleOptions, NnError, Plane, Planes, Preprocessing, ScanEnsemble, Slices, seeded};
 use crate::types::RunPriority;
 
@@ -65,7 +67,7 @@ impl Probe {
             (Networks::Scans(ensemble), Some(member_idx)) => {
                 let shape = self.bundle.manifest().input.scan().map_or([0; 3], super::ScanPreprocessing::shape);
                 let scan = slices(shape, seed, images.max(2), (-2.0, 2.0));
-                let output = ensemble.classify(member_idx, scan, 0, RunPriority::Routine).await?;
+                let output = ensemble.classify(member_idx, Arc::new(scan), 0, RunPriority::Routine).await?;
                 let map = map_words(output.slices.first().and_then(|slice| slice.activation_map.as_ref()));
                 let (classes, features) = (output.probabilities.len(), output.embedding.len());
                 Ok(Said {

@@ -91,7 +91,8 @@ struct Networks {
 }
 
 struct ScanQuestion {
-    slices: Slices,
+    /// All members see the same.
+    slices: Arc<Slices>,
     target_class_idx: usize,
 }
 
@@ -163,7 +164,7 @@ impl ScanEnsemble {
     pub async fn classify(
         &self,
         member_idx: usize,
-        slices: Slices,
+        slices: Arc<Slices>,
         target_class_idx: usize,
         priority: RunPriority,
     ) -> Result<ScanOutput, NnError> {
@@ -681,7 +682,7 @@ mod tests {
     }
 
     async fn classify(ensemble: &ScanEnsemble, slices: Slices) -> ScanOutput {
-        ensemble.classify(0, slices, 0, RunPriority::Routine).await.unwrap()
+        ensemble.classify(0, Arc::new(slices), 0, RunPriority::Routine).await.unwrap()
     }
 
     fn near(found: &[f32], expected: &[f32]) -> bool {
@@ -766,7 +767,7 @@ mod tests {
     async fn wrong_scans_are_refused() {
         let (_folder, bundle) = bundle_of(MemberArchitecture::Scan(ScanArchitecture::Covnet));
         let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
-        let ask = |slices: Slices| ensemble.classify(0, slices, 0, RunPriority::Routine);
+        let ask = |slices: Slices| ensemble.classify(0, Arc::new(slices), 0, RunPriority::Routine);
         let good = slices(&bundle, 6, 2);
         let none = Slices { count: 0, values: Vec::new(), ..good.clone() };
         assert!(matches!(ask(none).await, Err(NnError::InputSize { .. })));
@@ -774,9 +775,9 @@ mod tests {
         let mut torn = good.clone();
         torn.values[7] = f32::NAN;
         assert!(matches!(ask(torn).await, Err(NnError::InputNotFinite { sample_idx: 7, .. })));
-        let class = ensemble.classify(0, good.clone(), 2, RunPriority::Routine).await;
+        let class = ensemble.classify(0, Arc::new(good.clone()), 2, RunPriority::Routine).await;
         assert!(matches!(class, Err(NnError::NoSuchClass { class_idx: 2, n_classes: 2 })));
-        let member = ensemble.classify(1, good, 0, RunPriority::Routine).await;
+        let member = ensemble.classify(1, Arc::new(good), 0, RunPriority::Routine).await;
         assert!(matches!(member, Err(NnError::NoSuchMember { member_idx: 1, n_members: 1 })));
     }
 
@@ -850,6 +851,7 @@ mod tests {
             fs_err::read_to_string(bundle.folder().join(MANIFEST_FILE_NAME)).unwrap()
         };
         let (covnet, decovnet) = (text(ScanArchitecture::Covnet), text(ScanArchitecture::DeCoVNet));
+        let dre_net = text(ScanArchitecture::DreNet);
         for (text, from, to, words) in [
             (
                 &covnet,
@@ -862,6 +864,7 @@ mod tests {
             (&covnet, "k = 3", "k = 0", "give 1 to 100"),
             (&covnet, "window_hu = [-1250.0, 250.0]", "window_hu = [250.0, -1250.0]", "two rising numbers"),
             (&covnet, "maximum_slices = 64", "maximum_slices = 0", "give 1 to 1000"),
+            (&dre_net, "maximum_slices = 64", "maximum_slices = 1000", "at most 150000000 fit into memory"),
             (&covnet, "std = [1.0, 1.0, 1.0]", "std = [1.0, 1.0]", "give 3 numbers"),
             (&covnet, "resize = \"stretch\"", "resize = \"crop\"", "would cut lungs off"),
             (&covnet, "status = \"untrained\"", "status = \"unvalidated\"", "bring trained weights in"),

@@ -10,6 +10,9 @@ use super::{
     pooling::ClassPooling,
 };
 
+/// Most samples of a scan's input, at four bytes each.
+const MAX_SAMPLES: u64 = 150_000_000;
+
 /// A network that looks at chest CT only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ScanArchitecture {
@@ -199,6 +202,16 @@ impl ScanPreprocessing {
         }
         problems.check((1..=1000).contains(&self.maximum_slices), || {
             format!("`{}` is {}: give 1 to 1000", key("maximum_slices"), self.maximum_slices)
+        });
+        let samples = self
+            .shape()
+            .iter()
+            .fold(u64::from(self.maximum_slices), |product, side| product.saturating_mul(*side as u64));
+        problems.check(samples <= MAX_SAMPLES, || {
+            format!(
+                "`input.preprocessing` makes {samples} samples of a scan, at most {MAX_SAMPLES} fit into memory: lower \
+                 `maximum_slices`, `rows` or `columns`"
+            )
         });
     }
 }
