@@ -89,6 +89,7 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
         "everybody emits events, telemetry/ collects them",
     ),
     (&["prometheus_client"], &["telemetry"], "metrics are registered in telemetry/"),
+    (&["regex_syntax"], &[], "it is listed so that program and tests are built from the same libraries"),
     (&["sd_notify"], &["app", "cli"], "only the composition root talks to systemd"),
     (
         &["image", "ab_glyph", "fast_image_resize", "colorous"],

@@ -7,8 +7,9 @@
 //! |---|---|
 //! | `/` | the status page |
 //! | `/studies/{study_instance_uid}` | one study: timeline, runs with findings, heat maps, deliveries |
+//! | `/routes/{name}/trial` | how the bundle that a route tries agrees with its own |
 //! | `/results/{result_id}/preview.png` | the picture of a heat map |
-//! | `/api/studies`, `/api/studies/{study_instance_uid}`, `/api/runs`, `/api/backlog` | the same as JSON |
+//! | `/api/studies`, `/api/studies/{study_instance_uid}`, `/api/runs`, `/api/routes/{name}/trial`, `/api/backlog` | the same as JSON |
 //! | `/api/doctor` | the checks of `/readyz`, and what was refused in the last day by cause |
 //! | `/healthz` | 200 while the process runs |
 //! | `/readyz` | 200 or 503, and every check in words |
@@ -26,6 +27,7 @@ mod problem;
 mod readiness;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod view;
 
 use std::{io, ops::DerefMut, sync::Arc, time::Duration};
@@ -118,12 +120,14 @@ pub fn router(state: AdminState) -> Router {
     Router::new()
         .route("/", get(pages::status))
         .route("/studies/{study_instance_uid}", get(pages::study))
+        .route("/routes/{name}/trial", get(trial::page))
         .route("/results/{result_id}/preview.png", get(pages::preview))
         .route("/style.css", get(pages::style))
         .route("/icon.svg", get(pages::icon))
         .route("/api/studies", get(api::studies))
         .route("/api/studies/{study_instance_uid}", get(api::study))
         .route("/api/runs", get(api::runs))
+        .route("/api/routes/{name}/trial", get(trial::json))
         .route("/api/backlog", get(api::backlog))
         .route("/api/doctor", get(api::doctor))
         .route("/healthz", get(api::health))

@@ -14,9 +14,13 @@ use super::{
     AdminState,
     problem::Problem,
     readiness::{self, NamedCheck},
+    trial::TrialView,
     view::{self, BacklogView, DestinationView, Moment, RefusalView, RunView, StudyDetail, StudyView},
 };
-use crate::{db::status, types::UNTRAINED_NOTICE};
+use crate::{
+    db::{site, status},
+    types::UNTRAINED_NOTICE,
+};
 
 /// Rows of each table.
 const LIMIT: i64 = 50;
@@ -34,6 +38,7 @@ pub(super) struct StatusPage {
     pub(super) backlog: BacklogView,
     pub(super) studies: Vec<StudyView>,
     pub(super) runs: Vec<RunView>,
+    pub(super) trials: Vec<TrialView>,
     pub(super) destinations: Vec<DestinationView>,
     pub(super) refusals: Vec<RefusalView>,
 }
@@ -56,6 +61,7 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Result<Html<
     let runs = status::runs(&mut connection, None, LIMIT).await?;
     let deliveries = status::deliveries(&mut connection, None, LIMIT).await?;
     let refusals = state.refusals(&mut connection).await?;
+    let trials = TrialView::all(&site::load(&mut connection).await?);
     drop(connection);
     let runs: Vec<RunView> = runs.into_iter().map(RunView::from).collect();
     let page = StatusPage {
@@ -67,6 +73,7 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Result<Html<
         backlog: BacklogView::new(backlog, state.free_bytes().await.ok()),
         studies: studies.into_iter().map(StudyView::from).collect(),
         runs,
+        trials,
         destinations: view::by_destination(deliveries),
         refusals,
     };

@@ -375,6 +375,7 @@ fn run_row(state: &str, bundle_status: Option<&str>) -> RunRow {
         study_instance_uid: STUDY.to_owned(),
         revision: 2,
         bundle: "cxr".to_owned(),
+        role: "live".to_owned(),
         bundle_status: bundle_status.map(str::to_owned),
         state: state.to_owned(),
         reason: (state == "parked").then(|| "crash".to_owned()),
@@ -416,6 +417,7 @@ fn status_page(runs: Vec<RunRow>) -> pages::StatusPage {
         backlog: view::BacklogView::new(Backlog { runs_parked: 1, ..Backlog::default() }, Some(3 << 30)),
         studies: vec![workup_row("analysing").into()],
         runs,
+        trials: Vec::new(),
         destinations: view::by_destination(vec![
             delivery_row(Some("PACS"), Some("waiting")),
             delivery_row(Some("ARCHIVE"), Some("dead")),
@@ -688,6 +690,7 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
         workup_id,
         revision: 1,
         bundle: "cxr",
+        role: crate::types::RunRole::Live,
         pipeline: crate::types::Pipeline::ChestRadiograph,
         priority: crate::types::RunPriority::Routine,
         destinations: &["PACS".to_owned()],
@@ -702,7 +705,7 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
         result_key: Sha256Digest::of(b"key"),
         stage_milliseconds: &[("decode".to_owned(), 120.0), ("classify".to_owned(), 900.0)],
     };
-    assert!(run::finish(&mut tx, run_id, claimed.attempt, &finished).await.unwrap());
+    assert!(run::finish(&mut tx, run_id, claimed.attempt, &finished).await.unwrap().is_some());
     let uid = |text: &str| Uid::new(text).unwrap();
     let key = archive.store_result(png, run_id, OffsetDateTime::now_utc(), "sc-0.png").unwrap();
     let new = result::NewResult {

@@ -12,7 +12,7 @@ use crate::{
         refusal::Cause,
         status::{self, Backlog, DeliveryRow, EventRow, RunRow, WorkupRow},
     },
-    types::{BundleStatus, Uid},
+    types::{BundleStatus, RunRole, Uid},
 };
 
 /// Workups of one study: one for each of our AE titles that it was sent to.
@@ -152,6 +152,8 @@ pub(super) struct RunView {
     pub(super) revision: i32,
     pub(super) bundle: String,
     pub(super) bundle_status: Option<String>,
+    /// `live`, `shadow` or `canary`.
+    pub(super) role: String,
     pub(super) state: String,
     pub(super) reason: Option<String>,
     pub(super) words: String,
@@ -179,6 +181,7 @@ impl From<RunRow> for RunView {
             revision: row.revision,
             bundle: row.bundle,
             bundle_status: row.bundle_status,
+            role: row.role,
             state: row.state,
             reason: row.reason,
             words: row.words,
@@ -204,6 +207,11 @@ impl RunView {
     pub(super) fn is_untrained(&self) -> bool {
         self.bundle_status.as_deref() == Some("untrained")
             || self.findings.as_ref().is_some_and(|findings| findings.bundle_status == BundleStatus::Untrained)
+    }
+
+    /// What is said of it where its bundle is tried, or beside one that is.
+    pub(super) fn role_words(&self) -> Option<&'static str> {
+        RunRole::from_name(&self.role).and_then(RunRole::words)
     }
 
     /// All stages together, in seconds.

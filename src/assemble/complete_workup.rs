@@ -1,6 +1,6 @@
 //! The job `complete_workup`: decides on a workup and hands it to a run.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use time::OffsetDateTime;
@@ -9,11 +9,11 @@ use uuid::Uuid;
 use super::{Completeness, NotRouted, Rules, StudyToRoute, choose_route, completeness};
 use crate::{
     db::{
-        self, Db, run, site,
+        self, Db, event, run, site, trial,
         workup::{self, Facts, SourceAnswer},
     },
     jobs::{self, Job, JobHandler},
-    types::{AeTitle, Peer, Route, SiteConfig},
+    types::{AeTitle, Peer, Route, RunPriority, RunRole, SiteConfig},
 };
 
 /// Longest time that a sender may take to say how many instances it has.
@@ -124,18 +124,22 @@ impl CompleteWorkup {
             }
             Ok(route) => {
                 workup::analysing(&mut tx, workup_id, revision, &route.name).await?;
-                let new = run::NewRun {
-                    workup_id,
-                    revision,
-                    bundle: &route.bundle,
-                    pipeline: route.pipeline,
-                    priority: route.priority,
-                    destinations: &route.destinations,
-                    maximum_attempts: i32::try_from(self.maximum_attempts).unwrap_or(i32::MAX),
-                };
-                let run_id = run::insert(&mut tx, &new).await?;
-                if let Some(run_id) = run_id {
-                    jobs::queue(&mut tx, &self.db, &Job::RunBundle(run_id), None).await?;
+                let route = without_suspended_trial(&mut tx, route, workup_id).await?;
+                for (bundle, role) in route.runs_of(study_instance_uid) {
+                    let internal = role == RunRole::Shadow;
+                    let new = run::NewRun {
+                        workup_id,
+                        revision,
+                        bundle,
+                        role,
+                        pipeline: route.pipeline,
+                        priority: if internal { RunPriority::Routine } else { route.priority },
+                        destinations: if internal { &[] } else { &route.destinations },
+                        maximum_attempts: i32::try_from(self.maximum_attempts).unwrap_or(i32::MAX),
+                    };
+                    if let Some(run_id) = run::insert(&mut tx, &new).await? {
+                        jobs::queue(&mut tx, &self.db, &Job::RunBundle(run_id), None).await?;
+                    }
                 }
                 commit(tx).await?;
                 tracing::info!(%workup_id, study_instance_uid, route = route.name, reason, "study complete");
@@ -143,6 +147,26 @@ impl CompleteWorkup {
         }
         Ok(())
     }
+}
+
+/// The route, without its trial while that is suspended: a bundle that fails on every study is not run on more of them.
+async fn without_suspended_trial<'a>(
+    tx: &mut db::Tx,
+    route: &'a Route,
+    workup_id: Uuid,
+) -> anyhow::Result<Cow<'a, Route>> {
+    let Some(trial) = &route.trial else { return Ok(Cow::Borrowed(route)) };
+    if !trial::is_suspended(tx, &route.name, &trial.bundle).await? {
+        return Ok(Cow::Borrowed(route));
+    }
+    let words = format!(
+        "bundle `{}` is not tried on this study: its last runs on route `{}` are all parked; restart one with `hilum run \
+         restart` when it is mended",
+        trial.bundle, route.name
+    );
+    event::append(tx, event::Subject::Workup, workup_id, "trial_suspended", &words, serde_json::json!({})).await?;
+    tracing::warn!(%workup_id, route = route.name, bundle = trial.bundle, "the trial of a bundle is suspended");
+    Ok(Cow::Owned(Route { trial: None, ..route.clone() }))
 }
 
 /// The question to the sender of a study, if it is a peer that wants to be asked.

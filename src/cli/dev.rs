@@ -260,6 +260,7 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr) -> anyhow::Resul
                 late_images: LateImages::NewRevision,
                 late_images_within_seconds: None,
                 destinations: vec!["demopacs".to_owned()],
+                trial: None,
             });
         }
         Ok(())

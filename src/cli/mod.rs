@@ -48,6 +48,7 @@ mod study;
 mod tests;
 mod timeline;
 mod tls;
+mod trial;
 
 use std::{
     error::Error,
@@ -252,6 +253,13 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Model(action) => model::run(global, action).await,
         Command::Cases(action) => cases::run(global, action).await,
     }
+}
+
+/// Who runs the command, as the operating system knows it.
+fn user() -> String {
+    let name = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    let plain = |name: &String| !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic() && c != '`');
+    name.filter(plain).unwrap_or_else(|| format!("number {}", rustix::process::getuid().as_raw()))
 }
 
 fn load_for_service(global: &Global) -> anyhow::Result<Config> {

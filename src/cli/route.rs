@@ -4,9 +4,11 @@ use super::{
     Global,
     output::{Table, print, yes_no},
     site::{self, ListOptions},
+    trial,
 };
 use crate::{
     assemble::{StudyToRoute, choose_route},
+    report::describe_trial,
     types::{AeTitle, LateImages, Pipeline, Requirement, Route, RunPriority, SiteConfig},
 };
 use clap::{
@@ -19,7 +21,7 @@ const IGNORE: &str = "ignore";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
-    /// Adds a route, or replaces what is known of it
+    /// Adds a route, or replaces what is known of it; a bundle that is tried on it stays on trial
     Add(Add),
     /// Lists them in the order in which they are tried
     List(ListOptions),
@@ -30,6 +32,16 @@ pub(super) enum Action {
     },
     /// Says whether the route would take a study, and why not
     Test(Test),
+    /// Tries a bundle beside the route's own, or ends that
+    Trial(trial::Begin),
+    /// Shows how two bundles of a route agree on the studies that both have seen
+    Compare(trial::Compare),
+    /// Makes the bundle that is tried the route's own
+    Promote(trial::Promote),
+    /// Makes the bundle before the last promotion the route's own again
+    Rollback(trial::Rollback),
+    /// Lists promotions and rollbacks, newest first
+    History(trial::History),
 }
 
 #[derive(Debug, Args)]
@@ -133,6 +145,7 @@ impl From<Add> for Route {
             late_images: if add.late_images == IGNORE { LateImages::Ignore } else { LateImages::NewRevision },
             late_images_within_seconds: add.late_images_within_seconds,
             destinations: add.destinations,
+            trial: None,
         }
     }
 }
@@ -140,9 +153,11 @@ impl From<Add> for Route {
 pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
         Action::Add(add) => {
-            let route = Route::from(add);
+            let mut route = Route::from(add);
             site::check_bundles(&global.load()?, std::slice::from_ref(&route))?;
             site::change(global, move |site| {
+                let known = site.routes.iter().find(|known| known.name == route.name);
+                route.trial = known.and_then(|known| known.trial.clone());
                 site::upsert(&mut site.routes, route, |route| &route.name);
                 Ok(())
             })
@@ -156,6 +171,11 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
             .await
         }
         Action::Test(options) => print(&test(&site::load(global).await?, &options)?),
+        Action::Trial(options) => trial::begin(global, options).await,
+        Action::Compare(options) => trial::compare(global, &options).await,
+        Action::Promote(options) => trial::promote(global, &options).await,
+        Action::Rollback(options) => trial::roll_back(global, &options).await,
+        Action::History(options) => trial::history(global, &options).await,
     }
 }
 
@@ -183,13 +203,23 @@ fn table(routes: &[Route]) -> String {
             if from.is_empty() { "any".to_owned() } else { from.join(",") },
             route.modalities.join(","),
             route.pipeline.name().to_owned(),
-            route.bundle.clone(),
+            bundles(route),
             format!("{} s", route.quiet_seconds),
             format!("{} s", route.max_wait_seconds),
             route.destinations.join(","),
         ]);
     }
     table.render("no routes; `hilum route add --help` says how to add one")
+}
+
+/// `own`, or `own + new (shadow, 10 %)`.
+fn bundles(route: &Route) -> String {
+    match &route.trial {
+        None => route.bundle.clone(),
+        Some(trial) => {
+            format!("{} + {} ({}, {} %)", route.bundle, trial.bundle, trial.mode.name(), trial.share_percent)
+        }
+    }
 }
 
 /// What would happen to a study, decided by the very function that decides for real ones.
@@ -214,10 +244,11 @@ fn test(site: &SiteConfig, options: &Test) -> anyhow::Result<String> {
             };
             let required = route.required.as_ref().map(|required| format!(" when {required},")).unwrap_or_default();
             Ok(format!(
-                "route `{name}` takes {study}: it is complete{required} after {} s of quiet ({} s at the latest), bundle `{}` analyses it, {destinations}",
+                "route `{name}` takes {study}: it is complete{required} after {} s of quiet ({} s at the latest), bundle `{}` analyses it, {destinations}{}",
                 route.released_quiet_seconds(),
                 route.max_wait_seconds,
-                route.bundle
+                route.bundle,
+                route.trial.as_ref().map(|trial| format!("; {}", describe_trial(trial))).unwrap_or_default()
             ))
         }
         _ if !route.enabled => anyhow::bail!("route `{name}` does not take {study}: it is disabled"),

@@ -20,6 +20,7 @@ use crate::{
     },
     jobs::{self, Job},
     report,
+    types::RunRole,
 };
 
 #[derive(Debug, Args)]
@@ -85,12 +86,11 @@ fn table(rows: &[RunRow]) -> String {
     table.render("no runs")
 }
 
-/// The bundle, and how far to believe it.
+/// The bundle, how far to believe it, and its role where it is tried.
 fn bundle_text(row: &RunRow) -> String {
-    match &row.bundle_status {
-        Some(status) => format!("{} ({status})", row.bundle),
-        None => row.bundle.clone(),
-    }
+    let role = (row.role != RunRole::Live.name()).then_some(&row.role);
+    let more: Vec<&str> = row.bundle_status.iter().chain(role).map(String::as_str).collect();
+    if more.is_empty() { row.bundle.clone() } else { format!("{} ({})", row.bundle, more.join(", ")) }
 }
 
 fn to_json(row: &RunRow) -> serde_json::Value {
@@ -101,6 +101,7 @@ fn to_json(row: &RunRow) -> serde_json::Value {
         "revision": row.revision,
         "bundle": row.bundle,
         "bundle_status": row.bundle_status,
+        "role": row.role,
         "state": row.state,
         "reason": row.reason,
         "words": row.words,
@@ -162,6 +163,9 @@ fn state_text(row: &RunRow) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "Run {}: {}", row.id, visible(&row.words));
     let reason = row.reason.as_deref().map(|reason| format!(", reason {}", visible(reason))).unwrap_or_default();
+    if let Some(words) = RunRole::from_name(&row.role).and_then(RunRole::words) {
+        let _ = writeln!(text, "Bundle {}, {words}", row.bundle);
+    }
     let _ = writeln!(text, "State {}{reason}, attempt {} of {}", row.state, row.attempt, row.maximum_attempts);
     let finished = row.finished_at.map(|at| format!(", finished {}", time_text(at))).unwrap_or_default();
     let _ = writeln!(text, "Queued {}{finished}", time_text(row.queued_at));
@@ -182,6 +186,7 @@ mod tests {
             revision: 1,
             bundle: "cxr-untrained".into(),
             bundle_status: Some("untrained".into()),
+            role: "live".into(),
             state: "not_analysed".into(),
             reason: Some("input.view.not_frontal".into()),
             words: "the view is\u{7}lateral".into(),
@@ -200,6 +205,9 @@ mod tests {
         2026-09-21 14:13:20Z  00000000-0000-0000-0000-000000000000  1.2.3               1         cxr-untrained (untrained)  not_analysed  1 of 3   input.view.not_frontal  the view is lateral
         ");
         assert_eq!(table(&[]), "no runs\n");
+        let shadow = RunRow { role: "shadow".into(), ..row() };
+        assert!(table(std::slice::from_ref(&shadow)).contains("cxr-untrained (untrained, shadow)"));
+        assert!(state_text(&shadow).contains("Bundle cxr-untrained, as a shadow"));
     }
 
     #[test]
@@ -212,6 +220,7 @@ mod tests {
           "revision": 1,
           "bundle": "cxr-untrained",
           "bundle_status": "untrained",
+          "role": "live",
           "state": "not_analysed",
           "reason": "input.view.not_frontal",
           "words": "the view is\u0007lateral",

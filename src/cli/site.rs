@@ -43,10 +43,11 @@ pub(super) async fn load(global: &Global) -> anyhow::Result<SiteConfig> {
 pub(super) fn check_bundles(config: &Config, routes: &[Route]) -> anyhow::Result<()> {
     let problems: Vec<String> = routes
         .iter()
-        .filter_map(|route| {
-            let path = config.inference.models_dir.join(&route.bundle).join(MANIFEST_FILE_NAME);
+        .flat_map(|route| route.bundles().map(move |bundle| (route, bundle)))
+        .filter_map(|(route, bundle)| {
+            let path = config.inference.models_dir.join(bundle).join(MANIFEST_FILE_NAME);
             let manifest = Manifest::parse(&fs_err::read_to_string(path).ok()?).ok()?;
-            let mismatch = check_pipeline(&manifest, &route.bundle, route.pipeline).err()?;
+            let mismatch = check_pipeline(&manifest, bundle, route.pipeline).err()?;
             Some(format!("route `{}`: {mismatch}", route.name))
         })
         .collect();

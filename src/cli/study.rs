@@ -32,7 +32,7 @@ pub(super) struct Complete {
 pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     let Action::Complete(options) = action;
     let store = Store::open(&global.load()?).await?;
-    let outcome = complete(&store.db, &options, &user()).await;
+    let outcome = complete(&store.db, &options, &super::user()).await;
     store.close().await?;
     print(&outcome?)
 }
@@ -66,13 +66,6 @@ fn nothing_to_complete(study: &Uid, local_ae: Option<&AeTitle>, known: &[status:
         }
         (false, None) => format!("study {study} is complete already: it is {}", states.join(", ")),
     }
-}
-
-/// Who runs the command, as the operating system knows it.
-fn user() -> String {
-    let name = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
-    let plain = |name: &String| !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic() && c != '`');
-    name.filter(plain).unwrap_or_else(|| format!("number {}", rustix::process::getuid().as_raw()))
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub mod site;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod trial;
 pub mod workup;
 
 use std::{str::FromStr, time::Duration};

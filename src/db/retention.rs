@@ -9,13 +9,15 @@ use uuid::Uuid;
 use super::{Connection, Result, event};
 
 /// A workup `w` for which nothing is owed any more: its files are read by nobody. A parked run, a result that a
-/// destination has refused, and a Storage Commitment request that is not answered yet keep everything.
+/// destination has refused, and a Storage Commitment request that is not answered yet keep everything; of a shadow, whose
+/// results nobody is owed, only what still runs.
 macro_rules! settled {
     () => {
         "w.state in ('answered', 'not_routed')
          and not exists (select from run r where r.workup_id = w.id
-                         and (r.state in ('queued', 'running', 'failed', 'parked')
-                              or r.state in ('succeeded', 'not_analysed') and r.rendered_at is null))
+                         and (r.state in ('queued', 'running', 'failed')
+                              or r.role <> 'shadow' and (r.state = 'parked'
+                                 or r.state in ('succeeded', 'not_analysed') and r.rendered_at is null)))
          and not exists (select from run r join result x on x.run_id = r.id join delivery d on d.result_id = x.id
                          where r.workup_id = w.id and d.state in ('waiting', 'sending', 'dead'))
          and not exists (select from commitment_request c
@@ -245,12 +247,9 @@ pub async fn forget_associations(connection: &mut Connection, before: OffsetDate
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        db::{
-            case, run,
-            testing::{self, TestDatabase},
-        },
-        types::{Pipeline, RunPriority},
+    use crate::db::{
+        case, run,
+        testing::{self, TestDatabase},
     };
 
     #[tokio::test]
@@ -261,16 +260,7 @@ mod tests {
         let mut workups = Vec::new();
         for study in ["1.2.3", "1.2.4"] {
             let workup_id = testing::workup(db, study).await;
-            let new = run::NewRun {
-                workup_id,
-                revision: 1,
-                bundle: "cxr",
-                pipeline: Pipeline::ChestRadiograph,
-                priority: RunPriority::Routine,
-                destinations: &[],
-                maximum_attempts: 3,
-            };
-            let run_id = run::insert(&mut connection, &new).await.unwrap().unwrap();
+            let run_id = run::insert(&mut connection, &testing::new_run(workup_id)).await.unwrap().unwrap();
             case::keep_own(&mut connection, run_id, &format!("{study}.1"), "all-members", &[1.0]).await.unwrap();
             sqlx::query(
                 "insert into instance (id, sop_instance_uid, local_ae_title, sha256, version, sop_class_uid,

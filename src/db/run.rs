@@ -6,6 +6,9 @@
 //!              ├─► failed ─► running …  ─► parked      (the attempt is committed before the work starts)
 //!              └─► queued                              (its networks are taken out: the attempt is given back)
 //! ```
+//!
+//! One run of a revision answers it, by its role `live` or `canary`. A `shadow` is never rendered or sent, and nothing
+//! waits for it; it takes over from a canary that is parked.
 
 use std::time::Duration;
 
@@ -16,7 +19,8 @@ use uuid::Uuid;
 
 use super::{Connection, DbError, Result, event, workup};
 use crate::types::{
-    BundleIdentity, Installation, Pipeline, PredecessorDocument, RunOutcome, RunPriority, RunRecord, Sha256Digest, Uid,
+    BundleIdentity, Installation, Pipeline, PredecessorDocument, RunOutcome, RunPriority, RunRecord, RunRole,
+    Sha256Digest, Uid,
 };
 
 /// A run to be made.
@@ -28,6 +32,8 @@ pub struct NewRun<'a> {
     pub revision: i32,
     /// Name of the bundle folder.
     pub bundle: &'a str,
+    /// What it is to its study.
+    pub role: RunRole,
     /// What its route says that the bundle is for.
     pub pipeline: Pipeline,
     /// How urgent it is.
@@ -38,13 +44,13 @@ pub struct NewRun<'a> {
     pub maximum_attempts: i32,
 }
 
-/// Queues a run; returns its id, or `None` when this workup revision has one of that bundle already.
+/// Queues a run; returns its id, or `None` when this workup revision has one of that bundle and role already.
 pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Option<Uuid>> {
     let id = Uuid::now_v7();
     let done = sqlx::query(
         "insert into run (id, workup_id, revision, role, bundle, destinations, state, words, attempt,
                           maximum_attempts, next_attempt_at, priority, pipeline)
-         values ($1, $2, $3, 'live', $4, $5, 'queued', 'waiting for the inference process', 0, $6, now(), $7, $8)
+         values ($1, $2, $3, $9, $4, $5, 'queued', 'waiting for the inference process', 0, $6, now(), $7, $8)
          on conflict (workup_id, revision, bundle, role) do nothing",
     )
     .bind(id)
@@ -55,12 +61,17 @@ pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Opt
     .bind(new.maximum_attempts.max(1))
     .bind(new.priority.name())
     .bind(new.pipeline.name())
+    .bind(new.role.name())
     .execute(&mut *connection)
     .await?;
     if done.rows_affected() == 0 {
         return Ok(None);
     }
-    let words = format!("run of bundle `{}` queued", new.bundle);
+    let words = match new.role {
+        RunRole::Live => format!("run of bundle `{}` queued", new.bundle),
+        RunRole::Shadow => format!("run of bundle `{}` queued as a shadow: its results stay internal", new.bundle),
+        RunRole::Canary => format!("run of bundle `{}` queued as a canary: its results are sent", new.bundle),
+    };
     event::append(connection, event::Subject::Run, id, "queued", &words, json!({ "revision": new.revision })).await?;
     Ok(Some(id))
 }
@@ -102,11 +113,15 @@ impl ClaimedRun {
     }
 }
 
-/// How urgent a run is; routine when there is no such run.
-pub async fn priority(connection: &mut Connection, run_id: Uuid) -> Result<RunPriority> {
-    let name: Option<String> =
-        sqlx::query_scalar("select priority from run where id = $1").bind(run_id).fetch_optional(connection).await?;
-    Ok(name.and_then(|name| RunPriority::from_name(&name)).unwrap_or_default())
+/// How urgent a run is and what it is to its study; routine and live when there is no such run.
+pub async fn urgency(connection: &mut Connection, run_id: Uuid) -> Result<(RunPriority, RunRole)> {
+    let names: Option<(String, String)> =
+        sqlx::query_as("select priority, role from run where id = $1").bind(run_id).fetch_optional(connection).await?;
+    let names = names.as_ref();
+    Ok((
+        names.and_then(|(priority, _)| RunPriority::from_name(priority)).unwrap_or_default(),
+        names.and_then(|(_, role)| RunRole::from_name(role)).unwrap_or_default(),
+    ))
 }
 
 /// What claiming a run came to.
@@ -134,6 +149,11 @@ pub async fn was_interrupted(connection: &mut Connection, run_id: Uuid) -> Resul
 /// Claims a run and counts the attempt. The caller commits before it touches pixels or libtorch, so that a
 /// crash is charged to this run.
 pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
+    // The workup first, as everywhere: whoever holds it may be about to change its runs.
+    sqlx::query("select from workup where id = (select workup_id from run where id = $1) for update")
+        .bind(run_id)
+        .execute(&mut *connection)
+        .await?;
     let row: Option<(Uuid, i32, i32, String, i32, i32)> = sqlx::query_as(
         "select r.workup_id, r.revision, w.revision, r.state, r.attempt, r.maximum_attempts
          from run r join workup w on w.id = r.workup_id
@@ -196,8 +216,14 @@ pub struct Finished<'a> {
     pub stage_milliseconds: &'a [(String, f64)],
 }
 
-/// `running` → `succeeded` or `not_analysed`, fenced by attempt. Returns whether this attempt still counted.
-pub async fn finish(connection: &mut Connection, run_id: Uuid, attempt: i32, finished: &Finished<'_>) -> Result<bool> {
+/// `running` → `succeeded` or `not_analysed`, fenced by attempt. Returns what the run is to its study by now; `None` when
+/// this attempt no longer counted.
+pub async fn finish(
+    connection: &mut Connection,
+    run_id: Uuid,
+    attempt: i32,
+    finished: &Finished<'_>,
+) -> Result<Option<RunRole>> {
     let (state, reason, words) = match finished.outcome {
         RunOutcome::Analysed(analysis) => (
             "succeeded",
@@ -220,10 +246,10 @@ pub async fn finish(connection: &mut Connection, run_id: Uuid, attempt: i32, fin
     };
     let stages: serde_json::Map<String, Value> =
         finished.stage_milliseconds.iter().map(|(stage, ms)| (stage.clone(), json!(ms))).collect();
-    let done = sqlx::query(
+    let role: Option<String> = sqlx::query_scalar(
         "update run set state = $3, reason = $4, words = $5, outcome = $6, bundle_identity = $7, bundle_digest = $8,
                 configuration_sha256 = $9, result_key = $10, stage_milliseconds = $11, finished_at = now()
-         where id = $1 and attempt = $2 and state = 'running'",
+         where id = $1 and attempt = $2 and state = 'running' returning role",
     )
     .bind(run_id)
     .bind(attempt)
@@ -236,14 +262,11 @@ pub async fn finish(connection: &mut Connection, run_id: Uuid, attempt: i32, fin
     .bind(&finished.configuration_sha256.0[..])
     .bind(&finished.result_key.0[..])
     .bind(Value::Object(stages))
-    .execute(&mut *connection)
-    .await?
-    .rows_affected()
-        == 1;
-    if done {
-        event::append(connection, event::Subject::Run, run_id, state, &words, json!({ "attempt": attempt })).await?;
-    }
-    Ok(done)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(role) = role else { return Ok(None) };
+    event::append(connection, event::Subject::Run, run_id, state, &words, json!({ "attempt": attempt })).await?;
+    RunRole::from_name(&role).map(Some).ok_or_else(|| DbError::unreadable("role of a run", role.as_str()))
 }
 
 /// What follows a failed attempt.
@@ -327,24 +350,56 @@ async fn park(
     reason: &str,
     words: &str,
 ) -> Result<bool> {
-    let done = sqlx::query(
+    // The runs of a revision are parked one after the other: of two at once, each would take the other for its successor.
+    sqlx::query("select from workup where id = $1 for update").bind(workup_id).execute(&mut *connection).await?;
+    let role: Option<String> = sqlx::query_scalar(
         "update run set state = 'parked', reason = $3, words = $4, finished_at = now()
          where id = $1 and attempt = $2 and (state in ('queued', 'running', 'failed')
-               or state in ('succeeded', 'not_analysed') and rendered_at is null)",
+               or state in ('succeeded', 'not_analysed') and rendered_at is null)
+         returning role",
     )
     .bind(run_id)
     .bind(attempt)
     .bind(reason)
     .bind(words)
-    .execute(&mut *connection)
-    .await?
-    .rows_affected()
-        == 1;
-    if done {
-        event::append(connection, event::Subject::Run, run_id, "parked", words, json!({ "attempt": attempt })).await?;
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(role) = role else { return Ok(false) };
+    event::append(connection, event::Subject::Run, run_id, "parked", words, json!({ "attempt": attempt })).await?;
+    let answered_by_another = match RunRole::from_name(&role) {
+        Some(RunRole::Shadow) => true,
+        Some(RunRole::Canary) => hand_over(connection, run_id, workup_id, revision).await?,
+        Some(RunRole::Live) | None => false,
+    };
+    if !answered_by_another {
         workup::park(connection, workup_id, revision, words).await?;
     }
-    Ok(done)
+    Ok(true)
+}
+
+/// A canary that is parked changes roles with the shadow of the same revision, so that the study gets its answer from the
+/// route's own bundle. Returns whether there is one that is not parked itself.
+async fn hand_over(connection: &mut Connection, canary_id: Uuid, workup_id: Uuid, revision: i32) -> Result<bool> {
+    let successor: Option<Uuid> = sqlx::query_scalar(
+        "update run s set role = 'live', destinations = c.destinations, priority = c.priority
+         from run c
+         where c.id = $1 and s.workup_id = $2 and s.revision = $3 and s.role = 'shadow' and s.id <> c.id
+           and s.state not in ('parked', 'superseded')
+         returning s.id",
+    )
+    .bind(canary_id)
+    .bind(workup_id)
+    .bind(revision)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(successor) = successor else { return Ok(false) };
+    sqlx::query("update run set role = 'shadow', destinations = '{}' where id = $1")
+        .bind(canary_id)
+        .execute(&mut *connection)
+        .await?;
+    const TAKES_OVER: &str = "the canary is parked: this run answers the study, its results are sent";
+    event::append(connection, event::Subject::Run, successor, "takes_over", TAKES_OVER, json!({})).await?;
+    Ok(true)
 }
 
 /// Every run of an earlier revision that has not been rendered is `superseded`, and unsent deliveries of earlier
@@ -355,7 +410,7 @@ pub async fn supersede_earlier(connection: &mut Connection, workup_id: Uuid, rev
         "update run set state = 'superseded', words = $3, finished_at = coalesce(finished_at, now())
          where workup_id = $1 and revision < $2
            and (state in ('queued', 'running', 'failed', 'parked')
-                or (state in ('succeeded', 'not_analysed') and rendered_at is null))
+                or (state in ('succeeded', 'not_analysed') and rendered_at is null and role <> 'shadow'))
          returning id",
     )
     .bind(workup_id)
@@ -432,7 +487,7 @@ pub async fn claim_rendering(connection: &mut Connection, run_id: Uuid) -> Resul
         "update run r set render_attempts = r.render_attempts + 1
          from workup w
          where r.id = $1 and w.id = r.workup_id and r.revision = w.revision and r.rendered_at is null
-               and r.state in ('succeeded', 'not_analysed')
+               and r.state in ('succeeded', 'not_analysed') and r.role <> 'shadow'
          returning r.id, r.workup_id, r.revision, r.attempt, r.render_attempts, r.maximum_attempts",
     )
     .bind(run_id)
@@ -583,7 +638,7 @@ pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<Rende
     }
     let done = sqlx::query(
         "update run set rendered_at = now()
-         where id = $1 and rendered_at is null and state in ('succeeded', 'not_analysed')",
+         where id = $1 and rendered_at is null and state in ('succeeded', 'not_analysed') and role <> 'shadow'",
     )
     .bind(run_id)
     .execute(connection)
@@ -604,7 +659,7 @@ pub async fn due(connection: &mut Connection) -> Result<Vec<Uuid>> {
 /// Finished runs whose results are not rendered, for `reconcile`.
 pub async fn unrendered(connection: &mut Connection) -> Result<Vec<Uuid>> {
     Ok(sqlx::query_scalar(
-        "select id from run where rendered_at is null and state in ('succeeded', 'not_analysed')
+        "select id from run where rendered_at is null and state in ('succeeded', 'not_analysed') and role <> 'shadow'
          order by finished_at limit 1000",
     )
     .fetch_all(connection)
@@ -612,50 +667,46 @@ pub async fn unrendered(connection: &mut Connection) -> Result<Vec<Uuid>> {
 }
 
 /// `parked` → `queued` by a person's wish, with as many attempts again; its workup goes back to `analysing`. The
-/// attempts so far stay counted: they fence. What its route says of the same bundle by now counts. Returns whether there
-/// was such a run of the workup's revision.
+/// attempts so far stay counted: they fence. What its route says of the same bundle by now counts. A shadow is nothing that
+/// its workup waits for. Returns whether there was such a run of the workup's revision.
 pub async fn restart(connection: &mut Connection, run_id: Uuid) -> Result<bool> {
     const WORDS: &str = "restarted by a person";
-    let workup_id: Option<Uuid> = sqlx::query_scalar(
+    let restarted: Option<(Uuid, String)> = sqlx::query_as(
         "update run r set state = 'queued', maximum_attempts = r.attempt + r.maximum_attempts, render_attempts = 0,
                 reason = null, words = $2, next_attempt_at = now(), finished_at = null,
-                pipeline = coalesce((select t.pipeline from route t where t.name = w.route_name and t.bundle = r.bundle),
+                pipeline = coalesce((select t.pipeline from route t where t.name = w.route_name and r.bundle in (t.bundle, t.trial_bundle)),
                                     r.pipeline)
          from workup w
          where r.id = $1 and r.state = 'parked' and w.id = r.workup_id and w.revision = r.revision
-         returning r.workup_id",
+         returning r.workup_id, r.role",
     )
     .bind(run_id)
     .bind(WORDS)
     .fetch_optional(&mut *connection)
     .await?;
-    let Some(workup_id) = workup_id else { return Ok(false) };
+    let Some((workup_id, role)) = restarted else { return Ok(false) };
     event::append(connection, event::Subject::Run, run_id, "restarted", WORDS, json!({})).await?;
-    workup::unpark(connection, workup_id, WORDS).await?;
+    if RunRole::from_name(&role) != Some(RunRole::Shadow) {
+        workup::unpark(connection, workup_id, WORDS).await?;
+    }
     Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::{
-        Db,
-        testing::{self, TestDatabase},
+    use crate::{
+        db::{
+            Db,
+            testing::{self, TestDatabase, new_run},
+        },
+        report::samples::{SampleSource, analysed},
+        types::BundleStatus,
     };
 
-    async fn new_run(db: &Db) -> (Uuid, Uuid) {
+    async fn first_run(db: &Db) -> (Uuid, Uuid) {
         let workup_id = testing::workup(db, "1.2.3").await;
-        let new = NewRun {
-            workup_id,
-            revision: 1,
-            bundle: "cxr",
-            pipeline: Pipeline::ChestRadiograph,
-            priority: RunPriority::Routine,
-            destinations: &[],
-            maximum_attempts: 3,
-        };
-        let run_id = insert(&mut db.acquire().await.unwrap(), &new).await.unwrap().unwrap();
-        (workup_id, run_id)
+        (workup_id, insert(&mut db.acquire().await.unwrap(), &new_run(workup_id)).await.unwrap().unwrap())
     }
 
     async fn claimed(db: &Db, run_id: Uuid) -> ClaimedRun {
@@ -704,10 +755,112 @@ mod tests {
         assert_eq!(rendered(&mut connection, run_id).await.unwrap(), Rendered::Superseded);
     }
 
+    /// A revision that a canary answers, with a run of the route's own bundle beside it. Both have one attempt.
+    async fn canary_and_shadow(db: &Db, study: &str) -> (Uuid, [Uuid; 2]) {
+        let workup_id = testing::workup(db, study).await;
+        let mut connection = db.acquire().await.unwrap();
+        let destinations = ["pacs".to_owned()];
+        let canary = NewRun {
+            bundle: "next",
+            role: RunRole::Canary,
+            destinations: &destinations,
+            priority: RunPriority::Stat,
+            maximum_attempts: 1,
+            ..new_run(workup_id)
+        };
+        let shadow = NewRun { role: RunRole::Shadow, maximum_attempts: 1, ..new_run(workup_id) };
+        let canary = insert(&mut connection, &canary).await.unwrap().unwrap();
+        (workup_id, [canary, insert(&mut connection, &shadow).await.unwrap().unwrap()])
+    }
+
+    async fn park_it(db: &Db, run_id: Uuid) {
+        let claimed = claimed(db, run_id).await;
+        let after = fail(&mut db.acquire().await.unwrap(), &claimed, "processing.failure", "it cannot").await.unwrap();
+        assert_eq!(after, AfterFailure::Parked);
+    }
+
+    async fn finish_it(db: &Db, run_id: Uuid) -> Option<RunRole> {
+        let claimed = claimed(db, run_id).await;
+        testing::finish(db, &claimed, &analysed(BundleStatus::Unvalidated, &SampleSource::new("1.2.3"))).await
+    }
+
+    /// State, role and destinations of a run, and the state of its workup.
+    async fn standing(db: &Db, run_id: Uuid) -> (String, String, Vec<String>, String) {
+        let row = sqlx::query_as(
+            "select r.state, r.role, r.destinations, w.state from run r join workup w on w.id = r.workup_id where r.id = $1",
+        );
+        row.bind(run_id).fetch_one(db.pool()).await.unwrap()
+    }
+
+    async fn a_shadow_is_never_sent_and_holds_nothing_up(db: &Db) {
+        let (workup_id, [canary, shadow]) = canary_and_shadow(db, "1.2.4").await;
+        let mut connection = db.acquire().await.unwrap();
+        assert_eq!(finish_it(db, canary).await, Some(RunRole::Canary));
+        assert_eq!(unrendered(&mut connection).await.unwrap(), [canary]);
+        assert!(claim_rendering(&mut connection, canary).await.unwrap().is_some());
+        assert_eq!(rendered(&mut connection, canary).await.unwrap(), Rendered::Counts);
+        assert!(workup::answer_if_done(&mut connection, workup_id).await.unwrap(), "the shadow is not waited for");
+        assert_eq!(finish_it(db, shadow).await, Some(RunRole::Shadow));
+        assert!(unrendered(&mut connection).await.unwrap().is_empty());
+        assert!(claim_rendering(&mut connection, shadow).await.unwrap().is_none());
+        // A late object: the finished shadow stays for the comparison.
+        supersede_earlier(&mut connection, workup_id, 2).await.unwrap();
+        assert_eq!(standing(db, shadow).await.0, "succeeded");
+    }
+
+    async fn a_parked_shadow_is_not_waited_for_when_restarted(db: &Db) {
+        let (_, [_, shadow]) = canary_and_shadow(db, "1.2.5").await;
+        park_it(db, shadow).await;
+        assert_eq!(standing(db, shadow).await, ("parked".into(), "shadow".into(), vec![], "analysing".into()));
+        assert!(restart(&mut db.acquire().await.unwrap(), shadow).await.unwrap());
+        assert_eq!(standing(db, shadow).await.0, "queued");
+    }
+
+    async fn the_own_bundle_answers_when_the_canary_is_parked(db: &Db) {
+        let (_, [canary, shadow]) = canary_and_shadow(db, "1.2.6").await;
+        assert_eq!(finish_it(db, shadow).await, Some(RunRole::Shadow));
+        park_it(db, canary).await;
+        assert_eq!(standing(db, canary).await, ("parked".into(), "shadow".into(), vec![], "analysing".into()));
+        let expected = ("succeeded".into(), "live".into(), vec!["pacs".to_owned()], "analysing".into());
+        assert_eq!(standing(db, shadow).await, expected);
+        let mut connection = db.acquire().await.unwrap();
+        assert_eq!(unrendered(&mut connection).await.unwrap(), [shadow]);
+        assert_eq!(urgency(&mut connection, shadow).await.unwrap(), (RunPriority::Stat, RunRole::Live));
+    }
+
+    async fn a_run_that_takes_over_while_it_works_is_sent(db: &Db) {
+        let (_, [canary, shadow]) = canary_and_shadow(db, "1.2.7").await;
+        let running = claimed(db, shadow).await;
+        park_it(db, canary).await;
+        let record = analysed(BundleStatus::Unvalidated, &SampleSource::new("1.2.3"));
+        assert_eq!(testing::finish(db, &running, &record).await, Some(RunRole::Live));
+    }
+
+    async fn without_a_successor_the_study_is_parked(db: &Db) {
+        let (_, [canary, shadow]) = canary_and_shadow(db, "1.2.8").await;
+        park_it(db, shadow).await;
+        park_it(db, canary).await;
+        let expected = ("parked".into(), "canary".into(), vec!["pacs".to_owned()], "parked".into());
+        assert_eq!(standing(db, canary).await, expected);
+        assert!(restart(&mut db.acquire().await.unwrap(), canary).await.unwrap());
+        assert_eq!(standing(db, canary).await.3, "analysing");
+    }
+
+    #[tokio::test]
+    async fn one_run_answers_a_study_whatever_becomes_of_a_trial() {
+        let database = TestDatabase::start("trial_roles").await;
+        a_shadow_is_never_sent_and_holds_nothing_up(&database.db).await;
+        a_parked_shadow_is_not_waited_for_when_restarted(&database.db).await;
+        the_own_bundle_answers_when_the_canary_is_parked(&database.db).await;
+        a_run_that_takes_over_while_it_works_is_sent(&database.db).await;
+        without_a_successor_the_study_is_parked(&database.db).await;
+        database.stop().await;
+    }
+
     #[tokio::test]
     async fn runs_wait_and_are_rendered_once() {
         let database = TestDatabase::start("run").await;
-        let (workup_id, run_id) = new_run(&database.db).await;
+        let (workup_id, run_id) = first_run(&database.db).await;
         an_attempt_that_is_given_back_costs_nothing(&database.db, run_id).await;
         a_second_rendering_is_told_of_the_first_whatever_came_since(&database.db, workup_id, run_id).await;
         database.stop().await;

@@ -6,7 +6,7 @@ use sqlx::{FromRow, types::Json};
 use super::{Connection, Db, DbError, Result, event};
 use crate::types::{
     AeTitle, AssociationPolicy, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline,
-    Requirement, Route, RunPriority, SiteConfig,
+    Requirement, Route, RunPriority, SiteConfig, Trial, TrialMode,
 };
 
 /// The channel on which Postgres announces a change.
@@ -49,6 +49,9 @@ struct RouteRow {
     late_images_within_seconds: Option<i32>,
     destinations: Vec<String>,
     priority: String,
+    trial_bundle: Option<String>,
+    trial_mode: Option<String>,
+    trial_share_percent: Option<i32>,
 }
 
 fn ae_title(text: &str) -> Result<AeTitle> {
@@ -137,6 +140,14 @@ fn route_from_row(row: RouteRow) -> Result<Route> {
     };
     let required = row.required.as_deref().map(Requirement::parse).transpose();
     let seconds = |value: i32| u32::try_from(value).map_err(|error| DbError::unreadable("route time", error));
+    let trial = match (row.trial_bundle, row.trial_mode, row.trial_share_percent) {
+        (Some(bundle), Some(mode), Some(share)) => Some(Trial {
+            bundle,
+            mode: TrialMode::from_name(&mode).ok_or_else(|| DbError::unreadable("mode of a trial", &mode))?,
+            share_percent: u32::try_from(share).map_err(|error| DbError::unreadable("share of a trial", error))?,
+        }),
+        _ => None,
+    };
     Ok(Route {
         name: row.name,
         order: row.sort_order,
@@ -156,6 +167,7 @@ fn route_from_row(row: RouteRow) -> Result<Route> {
         late_images,
         late_images_within_seconds: row.late_images_within_seconds.map(seconds).transpose()?,
         destinations: row.destinations,
+        trial,
     })
 }
 
@@ -267,8 +279,9 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         sqlx::query(
             "insert into route (name, sort_order, enabled, called_ae_title, calling_ae_titles, modalities, pipeline,
                                 bundle, quiet_seconds, max_wait_seconds, destinations, released_quiet_seconds,
-                                lost_quiet_seconds, required, late_images, late_images_within_seconds, priority)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+                                lost_quiet_seconds, required, late_images, late_images_within_seconds, priority,
+                                trial_bundle, trial_mode, trial_share_percent)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
         )
         .bind(&route.name)
         .bind(route.order)
@@ -290,6 +303,9 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         })
         .bind(route.late_images_within_seconds.map(seconds))
         .bind(route.priority.name())
+        .bind(route.trial.as_ref().map(|trial| &trial.bundle))
+        .bind(route.trial.as_ref().map(|trial| trial.mode.name()))
+        .bind(route.trial.as_ref().map(|trial| seconds(trial.share_percent)))
         .execute(&mut *connection)
         .await?;
     }

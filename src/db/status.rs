@@ -71,6 +71,8 @@ pub struct RunRow {
     pub revision: i32,
     /// Name of the bundle folder.
     pub bundle: String,
+    /// `live`, `shadow` or `canary`.
+    pub role: String,
     /// `untrained`, `unvalidated` or `validated`; known when an attempt has ended with an outcome.
     pub bundle_status: Option<String>,
     /// Its state.
@@ -94,7 +96,7 @@ pub struct RunRow {
 /// The newest runs first; only those of `workup_id` when given.
 pub async fn runs(connection: &mut Connection, workup_id: Option<Uuid>, limit: i64) -> Result<Vec<RunRow>> {
     Ok(sqlx::query_as(
-        "select r.id, r.workup_id, w.study_instance_uid, r.revision, r.bundle,
+        "select r.id, r.workup_id, w.study_instance_uid, r.revision, r.bundle, r.role,
                 r.bundle_identity ->> 'status' as bundle_status, r.state, r.reason, r.words, r.attempt,
                 r.maximum_attempts, r.queued_at, r.finished_at, r.stage_milliseconds
          from run r join workup w on w.id = r.workup_id
@@ -109,7 +111,7 @@ pub async fn runs(connection: &mut Connection, workup_id: Option<Uuid>, limit: i
 /// One run; `None` when there is no such run.
 pub async fn run(connection: &mut Connection, run_id: Uuid) -> Result<Option<RunRow>> {
     Ok(sqlx::query_as(
-        "select r.id, r.workup_id, w.study_instance_uid, r.revision, r.bundle,
+        "select r.id, r.workup_id, w.study_instance_uid, r.revision, r.bundle, r.role,
                 r.bundle_identity ->> 'status' as bundle_status, r.state, r.reason, r.words, r.attempt,
                 r.maximum_attempts, r.queued_at, r.finished_at, r.stage_milliseconds
          from run r join workup w on w.id = r.workup_id where r.id = $1",

@@ -7,7 +7,9 @@ use uuid::Uuid;
 use super::{
     Db,
     managed::{ManagedPostgres, ManagedPostgresOptions},
+    run,
 };
+use crate::types::{Pipeline, RunPriority, RunRecord, RunRole};
 
 /// A database of its own.
 pub(crate) struct TestDatabase {
@@ -61,4 +63,30 @@ pub(crate) async fn workup(db: &Db, study_instance_uid: &str) -> Uuid {
     .await
     .unwrap();
     workup_id
+}
+
+/// A run of bundle `cxr` on revision 1 of a workup, with three attempts and no destination.
+pub(crate) const fn new_run(workup_id: Uuid) -> run::NewRun<'static> {
+    run::NewRun {
+        workup_id,
+        revision: 1,
+        bundle: "cxr",
+        role: RunRole::Live,
+        pipeline: Pipeline::ChestRadiograph,
+        priority: RunPriority::Routine,
+        destinations: &[],
+        maximum_attempts: 3,
+    }
+}
+
+/// Ends an attempt with the outcome of `record`, and gives the role that the run has then.
+pub(crate) async fn finish(db: &Db, claimed: &run::ClaimedRun, record: &RunRecord) -> Option<RunRole> {
+    let finished = run::Finished {
+        outcome: &record.outcome,
+        bundle: &record.bundle,
+        configuration_sha256: record.configuration_sha256,
+        result_key: record.result_key,
+        stage_milliseconds: &[],
+    };
+    run::finish(&mut db.acquire().await.unwrap(), claimed.id, claimed.attempt, &finished).await.unwrap()
 }

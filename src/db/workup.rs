@@ -624,7 +624,7 @@ pub async fn unpark(connection: &mut Connection, workup_id: Uuid, words: &str) -
     change_state(connection, workup_id, revision, &["parked"], "analysing", words).await
 }
 
-/// `analysing` → `answered` when every live run of the revision is terminal and rendered, and every delivery closed.
+/// `analysing` → `answered` when every run of the revision but shadows is terminal and rendered, and every delivery closed.
 pub async fn answer_if_done(connection: &mut Connection, workup_id: Uuid) -> Result<bool> {
     // Locked by a statement of its own: the next one then sees what others committed while this one waited. In one
     // statement, the last two deliveries of a study that close at once would each see the other one open.
@@ -632,6 +632,7 @@ pub async fn answer_if_done(connection: &mut Connection, workup_id: Uuid) -> Res
     let open: Option<(i32, bool)> = sqlx::query_as(
         "select w.revision,
                 exists (select from run r where r.workup_id = w.id and r.revision = w.revision
+                        and r.role <> 'shadow'
                         and (r.state not in ('succeeded', 'not_analysed') or r.rendered_at is null))
              or exists (select from delivery d join result x on x.id = d.result_id join run r on r.id = x.run_id
                         where r.workup_id = w.id and r.revision = w.revision
@@ -674,7 +675,8 @@ pub async fn answer_all_done(connection: &mut Connection) -> Result<u64> {
         "select w.id from workup w
          where w.state = 'analysing' and w.updated_at < now() - interval '1 minute'
            and not exists (select from run r where r.workup_id = w.id and r.revision = w.revision
-                           and (r.state not in ('succeeded', 'not_analysed') or r.rendered_at is null))
+                           and r.role <> 'shadow'
+                        and (r.state not in ('succeeded', 'not_analysed') or r.rendered_at is null))
            and not exists (select from delivery d join result x on x.id = d.result_id join run r on r.id = x.run_id
                            where r.workup_id = w.id and r.revision = w.revision
                            and d.state in ('waiting', 'sending'))

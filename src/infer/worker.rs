@@ -37,7 +37,7 @@ use crate::{
     report::{self, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
     telemetry::{Label as _, RunStage},
     types::{
-        CtAnalysis, CtPlane, CtSection, CtSeries, HeatMap, Installation, RunOutcome, RunPriority, RunRecord,
+        CtAnalysis, CtPlane, CtSection, CtSeries, HeatMap, Installation, RunOutcome, RunPriority, RunRecord, RunRole,
         Sha256Digest, SourceImage, Uid,
     },
 };
@@ -189,7 +189,7 @@ impl Inner {
         match analysis {
             Ok(finished) => {
                 let mut tx = self.db.begin().await?;
-                let counted = run::finish(
+                let role = run::finish(
                     &mut tx,
                     claimed.id,
                     claimed.attempt,
@@ -202,11 +202,13 @@ impl Inner {
                     },
                 )
                 .await?;
-                if counted {
+                if let Some(role) = role {
                     for own in &finished.own_images {
                         case::keep_own(&mut tx, claimed.id, &own.sop_instance_uid, &own.method, &own.embedding).await?;
                     }
-                    jobs::queue(&mut tx, &self.db, &Job::RenderRun(claimed.id), None).await?;
+                    if role != RunRole::Shadow {
+                        jobs::queue(&mut tx, &self.db, &Job::RenderRun(claimed.id), None).await?;
+                    }
                 }
                 tx.commit().await.context("commit the outcome")?;
                 tracing::debug!(
@@ -216,7 +218,7 @@ impl Inner {
                         RunOutcome::CtMeasured(_) => "measured",
                         RunOutcome::NotAnalysed(not_analysed) => not_analysed.reason.id(),
                     },
-                    superseded = !counted,
+                    role = role.map_or("superseded", RunRole::name),
                     "run finished"
                 );
             }

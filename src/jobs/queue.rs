@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{JobError, worker::HandlerExtension};
 use crate::{
     db::{Connection, Db, run},
-    types::RunPriority,
+    types::{RunPriority, RunRole},
 };
 
 /// The schema that the queue owns in our database.
@@ -16,6 +16,9 @@ pub(super) const SCHEMA: &str = "graphile_worker";
 
 /// Of urgent jobs; lower goes first, and routine jobs have 0.
 const BEFORE_ROUTINE: i16 = -100;
+
+/// Of jobs whose results nobody waits for.
+const AFTER_ROUTINE: i16 = 100;
 
 /// What is to be done, and for which row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,10 +122,12 @@ pub async fn queue(
     run_at: Option<OffsetDateTime>,
 ) -> Result<(), JobError> {
     let mut spec = JobSpec::builder().job_key(job.key());
-    if let Job::RunBundle(run_id) | Job::RenderRun(run_id) = job
-        && run::priority(&mut *connection, *run_id).await? == RunPriority::Stat
-    {
-        spec = spec.priority(BEFORE_ROUTINE);
+    if let Job::RunBundle(run_id) | Job::RenderRun(run_id) = job {
+        spec = match run::urgency(&mut *connection, *run_id).await? {
+            (_, RunRole::Shadow) => spec.priority(AFTER_ROUTINE),
+            (RunPriority::Stat, _) => spec.priority(BEFORE_ROUTINE),
+            (RunPriority::Routine, _) => spec,
+        };
     }
     if let Some(run_at) = run_at {
         let run_at = chrono::DateTime::from_timestamp(run_at.unix_timestamp(), run_at.nanosecond());

@@ -24,6 +24,7 @@ mod sr;
 #[cfg(test)]
 mod tests;
 mod text;
+mod trial;
 mod uids;
 mod when;
 mod wording;
@@ -33,6 +34,7 @@ pub use describe::describe;
 pub use heat_map::{RgbPixels, render_heat_map};
 pub use source::{SourceHeader, SourceHeaderError};
 pub use sr::render_sr;
+pub use trial::{NO_TRUTH, describe_comparison, describe_trial};
 pub use uids::{result_key, uid};
 pub use wording::why_undetermined;
 

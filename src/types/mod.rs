@@ -16,6 +16,7 @@ mod run;
 mod sha256;
 mod similar;
 mod site;
+mod trial;
 mod uid;
 
 pub use ae_title::{AeTitle, AeTitleError};
@@ -43,5 +44,9 @@ pub use similar::{
 };
 pub use site::{
     Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig, SiteProblem,
+};
+pub use trial::{
+    Compared, ComparedBundle, ComparedClass, FurthestStudy, Judged, OutputComparison, RunRole, Trial, TrialComparison,
+    TrialMode, TrialPair, TrialSide, wilson_interval,
 };
 pub use uid::{Uid, UidError};

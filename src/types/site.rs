@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AeTitle, AssociationPolicy, Requirement, RunPriority, Sha256Digest};
+use super::{AeTitle, AssociationPolicy, Requirement, RunPriority, RunRole, Sha256Digest, Trial, TrialMode};
 
 fn default_true() -> bool {
     true
@@ -248,9 +248,31 @@ pub struct Route {
     /// Names of destinations that get the results.
     #[serde(default)]
     pub destinations: Vec<String>,
+    /// A bundle that is tried beside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
 }
 
 impl Route {
+    /// The bundles that it names: its own, then the one that is tried.
+    pub fn bundles(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.bundle.as_str()).chain(self.trial.as_ref().map(|trial| trial.bundle.as_str()))
+    }
+
+    /// The bundles that judge a study, and what each run is to it. The one whose results are sent comes first.
+    #[must_use]
+    pub fn runs_of(&self, study_instance_uid: &str) -> Vec<(&str, RunRole)> {
+        match self.trial.as_ref().filter(|trial| trial.takes(&self.name, study_instance_uid)) {
+            None => vec![(self.bundle.as_str(), RunRole::Live)],
+            Some(Trial { bundle, mode: TrialMode::Shadow, .. }) => {
+                vec![(self.bundle.as_str(), RunRole::Live), (bundle, RunRole::Shadow)]
+            }
+            Some(Trial { bundle, mode: TrialMode::Canary, .. }) => {
+                vec![(bundle.as_str(), RunRole::Canary), (&self.bundle, RunRole::Shadow)]
+            }
+        }
+    }
+
     /// Silence that completes a study whose associations were all released.
     #[must_use]
     pub fn released_quiet_seconds(&self) -> u32 {
@@ -296,6 +318,20 @@ impl Route {
                 found.push(("has late_images_within_seconds = 0".to_owned(), "give late_images = \"ignore\" instead"));
             }
             _ => {}
+        }
+        if let Some(trial) = &self.trial {
+            if trial.bundle == self.bundle {
+                found.push((
+                    format!("tries bundle `{}`, which is its own", trial.bundle),
+                    "name another bundle in trial.bundle, or remove the trial",
+                ));
+            }
+            if !(1..=100).contains(&trial.share_percent) {
+                found.push((
+                    format!("has trial.share_percent = {}", trial.share_percent),
+                    "give 1 to 100, or remove the trial",
+                ));
+            }
         }
         found
     }
@@ -531,21 +567,45 @@ mod tests {
     #[case("", "late_images = \"ignore\"\nlate_images_within_seconds = 5", "remove one of the two")]
     #[case("", "late_images_within_seconds = 0", "\"ignore\" instead")]
     #[case("", "required = 'series >= 2'\nlate_images_within_seconds = 5", "")]
+    #[case("", "trial = { bundle = 'new', mode = 'canary', share_percent = 5 }", "")]
+    #[case("", "trial = { bundle = 'cxr', mode = 'shadow', share_percent = 5 }", "which is its own")]
+    #[case("", "trial = { bundle = 'new', mode = 'shadow', share_percent = 0 }", "give 1 to 100")]
+    #[case("", "trial = { bundle = 'new', mode = 'shadow', share_percent = 101 }", "give 1 to 100")]
     fn evidence_and_duplicate_keys_are_checked(#[case] peer: &str, #[case] route: &str, #[case] words: &str) {
         let problems = problems_of(peer, route);
         assert_eq!(problems.len(), usize::from(!words.is_empty()), "{problems:?}");
         assert!(problems.iter().all(|problem| problem.contains(words)), "{problems:?}");
     }
 
+    fn route(keys: &str) -> Route {
+        toml::from_str(&format!(
+            "name = \"r\"\norder = 1\ncalled_ae_title = \"H\"\nmodalities = [\"DX\"]\n\
+             pipeline = \"chest_radiograph\"\nbundle = \"b\"\nmax_wait_seconds = 50\n{keys}"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn one_bundle_answers_a_study_whatever_is_tried() {
+        let with = |trial: &str| route(&format!("quiet_seconds = 10\n{trial}"));
+        assert_eq!(with("").runs_of("1.2"), [("b", RunRole::Live)]);
+        let shadow = with("trial = { bundle = 'new', mode = 'shadow', share_percent = 100 }");
+        assert_eq!(shadow.runs_of("1.2"), [("b", RunRole::Live), ("new", RunRole::Shadow)]);
+        let canary = with("trial = { bundle = 'new', mode = 'canary', share_percent = 40 }");
+        let mut canaries = 0;
+        for number in 0..200 {
+            let study = format!("1.2.{number}");
+            let runs = canary.runs_of(&study);
+            let answers = runs.iter().filter(|(_, role)| *role != RunRole::Shadow).count();
+            assert_eq!(answers, 1, "{runs:?}");
+            canaries += usize::from(runs == [("new", RunRole::Canary), ("b", RunRole::Shadow)]);
+        }
+        assert!((50..110).contains(&canaries), "{canaries}");
+        assert_eq!(canary.bundles().collect::<Vec<_>>(), ["b", "new"]);
+    }
+
     #[test]
     fn a_lost_association_waits_three_times_as_long_unless_told() {
-        let route = |keys: &str| -> Route {
-            toml::from_str(&format!(
-                "name = \"r\"\norder = 1\ncalled_ae_title = \"H\"\nmodalities = [\"DX\"]\n\
-                 pipeline = \"chest_radiograph\"\nbundle = \"b\"\nmax_wait_seconds = 50\n{keys}"
-            ))
-            .unwrap()
-        };
         let plain = route("quiet_seconds = 10");
         assert_eq!((plain.released_quiet_seconds(), plain.lost_quiet_seconds()), (10, 30));
         assert_eq!(route("quiet_seconds = 20").lost_quiet_seconds(), 50, "never later than the maximum");

@@ -39,3 +39,4 @@ mod site;
 mod status;
 mod studies;
 mod tls;
+mod trial;

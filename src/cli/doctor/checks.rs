@@ -200,7 +200,7 @@ pub(super) fn site(site: &SiteConfig) -> Vec<Check> {
 /// The bundles of the enabled routes: there, for the routes' pipelines, and their weights as the manifest says.
 pub(super) async fn models(config: &Config, site: &SiteConfig) -> Vec<Check> {
     let mut names: Vec<&str> =
-        site.routes.iter().filter(|route| route.enabled).map(|route| route.bundle.as_str()).collect();
+        site.routes.iter().filter(|route| route.enabled).flat_map(crate::types::Route::bundles).collect();
     names.sort_unstable();
     names.dedup();
     let mut checks = Vec::new();
@@ -209,7 +209,8 @@ pub(super) async fn models(config: &Config, site: &SiteConfig) -> Vec<Check> {
         let subject = format!("bundle `{name}`");
         let opened = tokio::task::spawn_blocking(move || Bundle::open(&folder)).await;
         let mismatch = |bundle: &Bundle| {
-            let mut routes = site.routes.iter().filter(|route| route.enabled && route.bundle == name);
+            let mut routes =
+                site.routes.iter().filter(|route| route.enabled && route.bundles().any(|of_route| of_route == name));
             routes.find_map(|route| check_pipeline(bundle.manifest(), name, route.pipeline).err())
         };
         checks.push(match opened {
