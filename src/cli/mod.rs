@@ -20,6 +20,7 @@ mod destination;
 pub mod dev;
 mod doctor;
 pub mod echo;
+mod explain;
 mod failure;
 mod hash_passcode;
 mod infer;
@@ -168,6 +169,8 @@ enum Command {
     Run(runs::RunAction),
     /// Repeats the analysis of a run from the stored images and compares
     Rerun(rerun::Options),
+    /// Writes a picture of where a network looked, by another method, of another class, member or slice
+    Explain(explain::Options),
     /// Lists results and their deliveries, newest first
     Deliveries(deliveries::Options),
     /// Finds what is wrong with the node, its peers and what it refused, with remedies
@@ -238,6 +241,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Run(runs::RunAction::Show { run_id }) => runs::show(global, run_id).await,
         Command::Run(runs::RunAction::Restart { run_id }) => runs::restart(global, run_id).await,
         Command::Rerun(options) => rerun::run(global, options).await,
+        Command::Explain(options) => Box::pin(explain::run(global, options)).await,
         Command::Deliveries(options) => deliveries::run(global, &options).await,
         Command::Doctor(options) => doctor::run(global, options).await,
         Command::Refusals(options) => refusals::run(global, &options).await,

@@ -37,27 +37,7 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     store.close().await?;
     let (bundle_name, record) = record?;
 
-    let folder = config.inference.models_dir.join(&bundle_name);
-    let threads = network_threads(&config);
-    let ensemble = EnsembleOptions {
-        optimise: config.inference.optimise,
-        intra_op_threads: threads.classifiers,
-        segmenter_threads: threads.segmenter,
-        ..EnsembleOptions::default()
-    };
-    let limits = DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() };
-    let pipeline = tokio::task::spawn_blocking(move || Pipeline::open(&folder, ensemble, limits))
-        .await?
-        .with_context(|| format!("load bundle `{bundle_name}`"))?;
-    anyhow::ensure!(
-        pipeline.bundle().digest == record.bundle.digest,
-        "run {} used bundle `{bundle_name}` with digest {}; the one in `{}` has {}: put the bundle of then back to repeat it",
-        record.run_id,
-        record.bundle.digest,
-        config.inference.models_dir.display(),
-        pipeline.bundle().digest
-    );
-
+    let pipeline = open_pipeline(&config, &bundle_name, &record).await?;
     let started = Instant::now();
     let archive = open_archive(&config)?;
     let now = repeat(&archive, &pipeline, &record.outcome).await?.outcome;
@@ -76,8 +56,37 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     Ok(())
 }
 
+/// The pipeline of the bundle that a run used, if it is still the same.
+pub(super) async fn open_pipeline(
+    config: &Config,
+    bundle_name: &str,
+    record: &RunRecord,
+) -> anyhow::Result<Pipeline> {
+    let folder = config.inference.models_dir.join(bundle_name);
+    let threads = network_threads(config);
+    let ensemble = EnsembleOptions {
+        optimise: config.inference.optimise,
+        intra_op_threads: threads.classifiers,
+        segmenter_threads: threads.segmenter,
+        ..EnsembleOptions::default()
+    };
+    let limits = DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() };
+    let pipeline = tokio::task::spawn_blocking(move || Pipeline::open(&folder, ensemble, limits))
+        .await?
+        .with_context(|| format!("load bundle `{bundle_name}`"))?;
+    anyhow::ensure!(
+        pipeline.bundle().digest == record.bundle.digest,
+        "run {} used bundle `{bundle_name}` with digest {}; the one in `{}` has {}: put the bundle of then back to repeat it",
+        record.run_id,
+        record.bundle.digest,
+        config.inference.models_dir.display(),
+        pipeline.bundle().digest
+    );
+    Ok(pipeline)
+}
+
 /// The bundle's name and what the run found.
-async fn record(store: &Store, config: &Config, run_id: Uuid) -> anyhow::Result<(String, RunRecord)> {
+pub(super) async fn record(store: &Store, config: &Config, run_id: Uuid) -> anyhow::Result<(String, RunRecord)> {
     let mut connection = store.db.acquire().await?;
     let row = crate::db::status::run(&mut connection, run_id).await?;
     let row = row.with_context(|| format!("there is no run {run_id}; `hilum runs` lists them"))?;

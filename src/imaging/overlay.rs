@@ -24,11 +24,13 @@ pub struct OverlayOptions {
     pub long_side_max: u32,
     /// Heat (0 to 1 of the maximum) below which nothing is coloured.
     pub transparent_below: f32,
+    /// A person asked for this map: it is coloured below the threshold as well, and says so.
+    pub on_demand: bool,
 }
 
 impl Default for OverlayOptions {
     fn default() -> Self {
-        Self { long_side_max: 1536, transparent_below: 0.3 }
+        Self { long_side_max: 1536, transparent_below: 0.3, on_demand: false }
     }
 }
 
@@ -87,8 +89,8 @@ pub fn encode_png(picture: &RgbImage) -> Result<Vec<u8>, OverlayError> {
 
 /// Renders the fused heat map of `analysis` over `base`, the displayed source image in full size.
 ///
-/// Colours appear only when the analysis is localised (output at or above the threshold); otherwise the picture says
-/// "no localisation". Everything of an untrained bundle says [`UNTRAINED_NOTICE`] above and below the radiograph.
+/// Colours appear only when the analysis is localised (output at or above the threshold) or a person asked for the map;
+/// otherwise the picture says "no localisation". Everything of an untrained bundle says [`UNTRAINED_NOTICE`] above and below the radiograph.
 ///
 /// # Errors
 /// [`OverlayError`] when base, analysis and heat map do not belong together.
@@ -112,11 +114,11 @@ pub fn render_overlay(
         return Err(OverlayError::HeatMap { rows: map.rows, columns: map.columns, values: map.values.len() });
     }
     let font = TextFont::load().ok_or(OverlayError::Font)?;
-    let layout = Layout::fit(base, options, &font, |width| words(analysis, bundle, &font, width));
+    let layout = Layout::fit(base, options, &font, |width| words(analysis, bundle, options, &font, width));
 
     let mut picture = RgbImage::new(layout.width, layout.height());
     let grey = scaled_base(base, layout.rows, layout.columns)?;
-    let is_coloured = analysis.localised && map.values.iter().any(|&value| value > 0.0);
+    let is_coloured = is_coloured(analysis, options);
     for (index, &value) in grey.values.iter().enumerate() {
         let (row, column) = (index as u32 / layout.columns, index as u32 % layout.columns);
         let grey = value.round().clamp(0.0, 255.0) as u8;
@@ -139,6 +141,10 @@ pub fn render_overlay(
         y += font.line_height(line.size);
     }
     Ok(picture)
+}
+
+fn is_coloured(analysis: &ImageAnalysis, options: OverlayOptions) -> bool {
+    (analysis.localised || options.on_demand) && analysis.heat_map.values.iter().any(|&value| value > 0.0)
 }
 
 /// What is written above and below the radiograph.
@@ -216,7 +222,13 @@ fn font_size(width: u32) -> f32 {
     (width as f32 / 60.0).clamp(MINIMUM_FONT_PIXELS, 26.0)
 }
 
-fn words(analysis: &ImageAnalysis, bundle: &BundleIdentity, font: &TextFont, width: u32) -> Words {
+fn words(
+    analysis: &ImageAnalysis,
+    bundle: &BundleIdentity,
+    options: OverlayOptions,
+    font: &TextFont,
+    width: u32,
+) -> Words {
     let size = font_size(width);
     let room = width - 2 * margin(width);
     let lines = |text: &str, size: f32, colour: Rgb<u8>| -> Vec<Line> {
@@ -232,13 +244,15 @@ fn words(analysis: &ImageAnalysis, bundle: &BundleIdentity, font: &TextFont, wid
         above.extend(lines(UNTRAINED_NOTICE, size * 1.3, AMBER));
     }
     above.extend(lines(&format!("AI heat map · {class} {output} · NOT FOR DIAGNOSTIC USE"), size, WHITE));
+    if options.on_demand {
+        let made: Vec<String> =
+            analysis.member_heat_maps.iter().map(|(member, map)| format!("{} of {member}", map.method)).collect();
+        above.extend(lines(&format!("made on demand: {}", made.join(", ")), size, WHITE));
+    }
     if !analysis.localised {
         let threshold = bundle.threshold * 100.0;
-        above.extend(lines(
-            &format!("no localisation: the output is below the threshold of {threshold:.1} %"),
-            size,
-            AMBER,
-        ));
+        let what = if options.on_demand { "the map is no indication" } else { "no localisation" };
+        above.extend(lines(&format!("{what}: the output is below the threshold of {threshold:.1} %"), size, AMBER));
     } else if !analysis.heat_map.values.iter().any(|&value| value > 0.0) {
         above.extend(lines("no localisation: no region raised the output", size, AMBER));
     }
@@ -266,8 +280,7 @@ fn words(analysis: &ImageAnalysis, bundle: &BundleIdentity, font: &TextFont, wid
         size * 0.85,
         colour,
     ));
-    let has_legend = analysis.localised && map.values.iter().any(|&value| value > 0.0);
-    Words { above, below, has_legend }
+    Words { above, below, has_legend: is_coloured(analysis, options) }
 }
 
 fn scaled_base(base: &GrayImage, rows: u32, columns: u32) -> Result<Plane, canvas::PlaneError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    ActivationMap, GateSettings, MemberOutput, ModelError, Models, PipelineSettings, SettingsProblem,
+    ActivationMap, EmbeddingMethod, GateSettings, MemberOutput, ModelError, Models, PipelineSettings, SettingsProblem,
     SimilarCaseSettings,
 };
 use crate::{
@@ -113,9 +113,19 @@ pub fn pipeline_settings(
             minimum_columns: gates.minimum_columns,
         },
         decode_limits,
-        similar_cases: SimilarCaseSettings::default(),
+        similar_cases: similar_cases(manifest),
     };
     Ok((settings, classification.clone()))
+}
+
+fn similar_cases(manifest: &Manifest) -> SimilarCaseSettings {
+    let default = SimilarCaseSettings::default();
+    let Some(section) = &manifest.similar_cases else { return default };
+    SimilarCaseSettings {
+        method: section.member.clone().map_or(EmbeddingMethod::AllMembers, EmbeddingMethod::Member),
+        count: section.count as usize,
+        ..default
+    }
 }
 
 pub(super) const fn resize_mode(resize: nn::ResizeMode) -> ResizeMode {

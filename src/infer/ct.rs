@@ -15,7 +15,7 @@ use crate::{
         DecodeLimits, ImageHeader, ImagingError, PatientAge,
         ct::{
             BACKGROUND, BAND_LIMITS_HU, Candidate, DENSITOMETRY_METHOD, HuSlice, LEFT_LUNG, LungLabels, NETWORK_METHOD,
-            OtherSeries, RIGHT_LUNG, Refusal, SEGMENTATION_METHOD, SectionError, SliceHeader, Stack, Volume,
+            OtherSeries, RIGHT_LUNG, Refusal, SEGMENTATION_METHOD, ScanInput, SectionError, SliceHeader, Stack, Volume,
             choose_sections, choose_stacks, decode_hu, measure, segment,
         },
         read_object,
@@ -73,6 +73,18 @@ struct Read {
 struct Filled {
     volume: Volume,
     identical: Vec<usize>,
+}
+
+/// What the classifiers see of a scan.
+pub(super) struct ScanInputs {
+    pub(super) volume: Arc<Volume>,
+    pub(super) labels: Arc<LungLabels>,
+    pub(super) input: ScanInput,
+}
+
+/// The order in which the images of a study are looked at: a repetition gets them in another than the run did.
+fn in_order(a: &SourceImage, b: &SourceImage) -> std::cmp::Ordering {
+    a.sop_instance_uid.as_str().cmp(b.sop_instance_uid.as_str()).then(a.sha256.0.cmp(&b.sha256.0))
 }
 
 /// What a stack came to, all enforced gates passed.
@@ -143,11 +155,8 @@ impl CtPipeline {
         R: FnMut(SourceImage) -> F,
         F: Future<Output = Result<LoadedImage, InferError>>,
     {
-        // A repetition gets the images in another order than the run did.
         let mut ordered = sources.clone();
-        ordered.sort_by(|a, b| {
-            a.sop_instance_uid.as_str().cmp(b.sop_instance_uid.as_str()).then(a.sha256.0.cmp(&b.sha256.0))
-        });
+        ordered.sort_by(in_order);
         let Headers { images, slices, unreadable } = read_headers(ordered.clone(), read, times).await?;
         let started = Instant::now();
         let choice = spawn_blocking(move || choose_stacks(&slices, &unreadable)).await?;
@@ -192,22 +201,11 @@ impl CtPipeline {
         };
         let started = Instant::now();
         let volume = Arc::new(volume);
-        let by_network = match &self.networks {
-            Some(networks) => networks.lungs(&volume, priority).await?,
-            None => None,
-        };
-        let segmented = if let Some(lungs) = by_network {
-            lungs
-        } else {
-            let volume = Arc::clone(&volume);
-            spawn_blocking(move || segment(&volume)).await?
-        };
+        let found = self.lungs(&volume, priority).await?;
         times.add("segment", started);
-        let labels = match segmented {
-            Ok(labels) => Arc::new(labels),
-            Err(error) => {
-                return Ok(Err(Refusal { reason: ReasonCode::ImageQuality, words: error.to_string() }));
-            }
+        let labels = match found {
+            Ok(labels) => labels,
+            Err(refusal) => return Ok(Err(refusal)),
         };
         let started = Instant::now();
         let age = stack.slices.first().and_then(|&idx| images[idx].patient_age);
@@ -243,6 +241,61 @@ impl CtPipeline {
         let sections = spawn_blocking(move || choose_sections(&volume, &labels, &key_slices)).await?;
         let sections = sections.map_err(|error: SectionError| InferError::Sections(error.to_string()))?;
         Ok(Ok(Measured { lungs, gates, sections, classification, threshold_hu, identical }))
+    }
+
+    /// The lungs, by the bundle's network or by threshold. The inner error is what is wrong with the images.
+    async fn lungs(
+        &self,
+        volume: &Arc<Volume>,
+        priority: RunPriority,
+    ) -> Result<Result<Arc<LungLabels>, Refusal>, InferError> {
+        let by_network = match &self.networks {
+            Some(networks) => networks.lungs(volume, priority).await?,
+            None => None,
+        };
+        let found = if let Some(lungs) = by_network {
+            lungs
+        } else {
+            let volume = Arc::clone(volume);
+            spawn_blocking(move || segment(&volume)).await?
+        };
+        let refusal = |error: &dyn std::error::Error| Refusal { reason: ReasonCode::ImageQuality, words: error.to_string() };
+        Ok(found.map(Arc::new).map_err(|error| refusal(&error)))
+    }
+
+    /// The volume of a series that was measured before, with its lungs and what the classifiers see of it. The inner error
+    /// is what is wrong with the images.
+    ///
+    /// # Errors
+    /// As [`analyse`](Self::analyse).
+    pub(super) async fn inputs<R, F>(
+        &self,
+        mut series: Vec<SourceImage>,
+        mut read: R,
+    ) -> Result<Result<ScanInputs, Refusal>, InferError>
+    where
+        R: FnMut(SourceImage) -> F,
+        F: Future<Output = Result<LoadedImage, InferError>>,
+    {
+        let refusal = |words: &str| Refusal { reason: ReasonCode::NoSuitableImage, words: words.to_owned() };
+        let Some(networks) = &self.networks else { return Ok(Err(refusal("the bundle has no networks"))) };
+        let mut times = StageTimes::default();
+        series.sort_by(in_order);
+        let Headers { images, slices, unreadable } = read_headers(series, &mut read, &mut times).await?;
+        let choice = spawn_blocking(move || choose_stacks(&slices, &unreadable)).await?;
+        let _volume_in_memory = self.volume_in_memory.lock().await;
+        let Some(candidate) = choice.candidates.first() else { return Ok(Err(choice.refusal(&[]))) };
+        let filled = self.fill(&images, &candidate.stack, &mut read, &mut times).await?;
+        let volume = match filled {
+            Ok(Filled { volume, .. }) => Arc::new(volume),
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let labels = match self.lungs(&volume, RunPriority::Routine).await? {
+            Ok(labels) => labels,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let input = networks.input(&volume, &labels).await?;
+        Ok(input.map(|input| ScanInputs { volume, labels, input }))
     }
 
     /// Decodes the stack slice by slice. The inner error is what is wrong with the images.

@@ -126,17 +126,9 @@ impl CtNetworks {
         priority: RunPriority,
     ) -> Result<Option<Result<CtClassification, Refusal>>, InferError> {
         let Some(classifiers) = self.classifiers.clone() else { return Ok(None) };
-        let input = spawn_blocking({
-            let (volume, lungs, classifiers) = (Arc::clone(volume), Arc::clone(lungs), Arc::clone(&classifiers));
-            move || scan_input(&volume, &lungs, &classifiers.recipe)
-        })
-        .await??;
-        let Some(input) = input else {
-            let words = format!(
-                "no slice holds {} cm2 of lung, which the networks of the bundle ask for",
-                classifiers.recipe.minimum_lung_cm2
-            );
-            return Ok(Some(Err(Refusal { reason: ReasonCode::LungMask, words })));
+        let input = match self.input(volume, lungs).await? {
+            Ok(input) => input,
+            Err(refusal) => return Ok(Some(Err(refusal))),
         };
         let (input, outputs) = self.ask(bundle, input, priority).await?;
         let logits: Vec<Vec<f32>> = outputs.iter().flatten().map(|output| logarithms(&output.probabilities)).collect();
@@ -180,6 +172,29 @@ impl CtNetworks {
             fused,
             key_slices,
         })))
+    }
+
+    /// What the classifiers see of a scan. The inner error is what is wrong with the images.
+    ///
+    /// # Errors
+    /// [`InferError`] when the worker fails.
+    pub(super) async fn input(
+        &self,
+        volume: &Arc<Volume>,
+        lungs: &Arc<LungLabels>,
+    ) -> Result<Result<ScanInput, Refusal>, InferError> {
+        let Some(classifiers) = self.classifiers.clone() else {
+            let words = "the bundle has no classifiers".to_owned();
+            return Ok(Err(Refusal { reason: ReasonCode::NoSuitableImage, words }));
+        };
+        let minimum_lung_cm2 = classifiers.recipe.minimum_lung_cm2;
+        let (volume, lungs) = (Arc::clone(volume), Arc::clone(lungs));
+        let input = spawn_blocking(move || scan_input(&volume, &lungs, &classifiers.recipe)).await??;
+        Ok(input.ok_or_else(|| {
+            let words =
+                format!("no slice holds {minimum_lung_cm2} cm2 of lung, which the networks of the bundle ask for");
+            Refusal { reason: ReasonCode::LungMask, words }
+        }))
     }
 
     /// Asks all members at the same time; one entry each, in the bundle's order. Gives the input back without its samples.
@@ -280,7 +295,7 @@ fn key_slices(
 }
 
 /// Share of the heat of a slice that lies in its lungs; `None` without heat.
-fn heat_in_lungs(volume: &Volume, lungs: &LungLabels, slice: usize, map: &HeatMap) -> Option<f64> {
+pub(super) fn heat_in_lungs(volume: &Volume, lungs: &LungLabels, slice: usize, map: &HeatMap) -> Option<f64> {
     let [columns, rows, _] = volume.size;
     let pixels = volume.slice_pixels();
     let labels = lungs.labels.get(slice * pixels..(slice + 1) * pixels)?;

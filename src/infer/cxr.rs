@@ -125,13 +125,22 @@ struct Prepared {
     segmenter_canvas: Plane,
 }
 
-/// An image that is left out.
-struct Exclusion {
-    reason: ReasonCode,
-    words: String,
+/// What the members see of an image.
+pub(super) struct Inputs {
+    gates: Gates,
+    placement: Placement,
+    pub(super) lungs: Lungs,
+    /// The inputs of each member, and the part of the canvas that its first input shows.
+    pub(super) of_members: Vec<(Vec<Planes>, Frame)>,
 }
 
-enum Verdict<T> {
+/// An image that is left out.
+pub(super) struct Exclusion {
+    reason: ReasonCode,
+    pub(super) words: String,
+}
+
+pub(super) enum Verdict<T> {
     Goes(T),
     Excluded(Exclusion),
 }
@@ -248,6 +257,29 @@ impl<M: Models> CxrPipeline<M> {
         priority: RunPriority,
         times: &mut StageTimes,
     ) -> Result<Verdict<Embedded>, InferError> {
+        let Inputs { gates, placement, lungs, of_members } = match self.inputs(bytes, priority, times).await? {
+            Verdict::Goes(inputs) => inputs,
+            Verdict::Excluded(exclusion) => return Ok(Verdict::Excluded(exclusion)),
+        };
+        let started = Instant::now();
+        let frames = of_members.iter().map(|(_, frame)| *frame).collect();
+        let outputs = self.classify(of_members.into_iter().map(|(inputs, _)| inputs).collect(), priority).await?;
+        times.add("classify", started);
+
+        let started = Instant::now();
+        let embedding = self.embedding(&outputs);
+        let analysis = self.explain(source, placement, gates, &lungs, outputs, frames)?;
+        times.add("explain", started);
+        Ok(Verdict::Goes((analysis, embedding)))
+    }
+
+    /// From a file to what the members see of it, with the gates on the way.
+    pub(super) async fn inputs(
+        &self,
+        bytes: Vec<u8>,
+        priority: RunPriority,
+        times: &mut StageTimes,
+    ) -> Result<Verdict<Inputs>, InferError> {
         let started = Instant::now();
         let settings = Arc::clone(&self.settings);
         let enforced = self.bundle.status != BundleStatus::Untrained;
@@ -278,19 +310,12 @@ impl<M: Models> CxrPipeline<M> {
 
         let started = Instant::now();
         let settings = Arc::clone(&self.settings);
-        let (inputs, lungs) = spawn_blocking(move || {
+        let (of_members, lungs) = spawn_blocking(move || {
             classifier_inputs(&settings.member_inputs, &canvas, &placement, &lungs).map(|inputs| (inputs, lungs))
         })
         .await??;
-        let frames = inputs.iter().map(|(_, frame)| *frame).collect();
-        let outputs = self.classify(inputs.into_iter().map(|(inputs, _)| inputs).collect(), priority).await?;
         times.add("classify", started);
-
-        let started = Instant::now();
-        let embedding = self.embedding(&outputs);
-        let analysis = self.explain(source, placement, gates, &lungs, outputs, frames)?;
-        times.add("explain", started);
-        Ok(Verdict::Goes((analysis, embedding)))
+        Ok(Verdict::Goes(Inputs { gates, placement, lungs, of_members }))
     }
 
     /// Runs all members at the same time; one entry each, in the bundle's order.

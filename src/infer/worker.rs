@@ -34,10 +34,10 @@ use crate::{
     },
     jobs::{self, Job, JobHandler},
     nn::{EnsembleOptions, MANIFEST_FILE_NAME},
-    report::{self, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
+    report::{self, OverlayWords, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
     telemetry::{Label as _, RunStage},
     types::{
-        CtAnalysis, CtPlane, CtSection, CtSeries, HeatMap, Installation, RunOutcome, RunPriority, RunRecord, RunRole,
+        BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, HeatMap, ImageAnalysis, Installation, RunOutcome, RunPriority, RunRecord, RunRole,
         Sha256Digest, SourceImage, Uid,
     },
 };
@@ -491,7 +491,11 @@ fn source_image(instance: &Instance) -> anyhow::Result<SourceImage> {
     })
 }
 
-async fn load(archive: &Archive, source: SourceImage) -> Result<LoadedImage, InferError> {
+/// Reads an image that was analysed from the archive.
+///
+/// # Errors
+/// [`InferError::Read`] when it is gone.
+pub async fn load(archive: &Archive, source: SourceImage) -> Result<LoadedImage, InferError> {
     let archive = archive.clone();
     tokio::task::spawn_blocking(move || match archive.read(&source.archive_key) {
         Ok(bytes) => Ok(LoadedImage { source, bytes }),
@@ -566,12 +570,9 @@ fn render_and_store(
     let mut rendered = Vec::new();
     if let RunOutcome::Analysed(analysis) = &record.outcome {
         for (image_idx, image) in analysis.images.iter().enumerate() {
-            // Read again: one image at a time is in memory.
-            let bytes = archive.read(&image.source.archive_key)?;
-            let base = imaging::display_image(&bytes, settings.decode_limits)?;
-            let overlay = imaging::render_overlay(&base, image, &record.bundle, OverlayOptions::default())?;
-            let preview = imaging::encode_png(&overlay)?;
-            let pixels = RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() };
+            let options = OverlayOptions::default();
+            let (pixels, preview) =
+                radiograph_overlay(archive, image, &record.bundle, options, settings.decode_limits)?;
             let heat_map = report::render_heat_map(record, image_idx, &sources, &pixels, &settings.render)?;
             rendered.push((heat_map, image_idx, Some(preview), SEND_ORDER_SC));
         }
@@ -579,18 +580,8 @@ fn render_and_store(
     if let RunOutcome::CtMeasured(analysis) = &record.outcome
         && !analysis.sections.is_empty()
     {
-        let sections = section_pixels(analysis, archive, settings.decode_limits)?;
-        let report::OverlayWords { notice, above, below } = report::ct_overlay_words(record, analysis);
-        let CtSeries { size, spacing_mm, .. } = analysis.series;
-        let shown: Vec<ShownSection<'_>> = analysis
-            .sections
-            .iter()
-            .zip(&sections)
-            .map(|(section, pixels)| ShownSection { section, pixels, heat: heat_over(analysis, section) })
-            .collect();
-        let overlay = render_sections(&shown, size, spacing_mm, &notice, &above, &below)?;
-        let preview = imaging::encode_png(&overlay)?;
-        let pixels = RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() };
+        let words = report::ct_overlay_words(record, analysis);
+        let (pixels, preview) = ct_overlay(archive, analysis, &words, settings.decode_limits)?;
         let rendered_overlay = report::render_ct_overlay(record, &sources, &pixels, &settings.render)?;
         rendered.push((rendered_overlay, 0, Some(preview), SEND_ORDER_SC));
     }
@@ -602,6 +593,47 @@ fn render_and_store(
             Ok((store(archive, record, &object, ordinal, preview.as_deref())?, send_order))
         })
         .collect()
+}
+
+/// The picture of an analysed radiograph, and the same as a PNG file. Reads the image: one at a time is in memory. Blocks.
+///
+/// # Errors
+/// When the image is gone or does not belong to the analysis.
+pub fn radiograph_overlay(
+    archive: &Archive,
+    image: &ImageAnalysis,
+    bundle: &BundleIdentity,
+    options: OverlayOptions,
+    limits: DecodeLimits,
+) -> anyhow::Result<(RgbPixels, Vec<u8>)> {
+    let bytes = archive.read(&image.source.archive_key)?;
+    let base = imaging::display_image(&bytes, limits)?;
+    let overlay = imaging::render_overlay(&base, image, bundle, options)?;
+    let png = imaging::encode_png(&overlay)?;
+    Ok((RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() }, png))
+}
+
+/// The picture of a measured CT, and the same as a PNG file. Reads the images, one at a time. Blocks.
+///
+/// # Errors
+/// When an image is gone or does not belong to the analysis.
+pub fn ct_overlay(
+    archive: &Archive,
+    analysis: &CtAnalysis,
+    words: &OverlayWords,
+    limits: DecodeLimits,
+) -> anyhow::Result<(RgbPixels, Vec<u8>)> {
+    let sections = section_pixels(analysis, archive, limits)?;
+    let CtSeries { size, spacing_mm, .. } = analysis.series;
+    let shown: Vec<ShownSection<'_>> = analysis
+        .sections
+        .iter()
+        .zip(&sections)
+        .map(|(section, pixels)| ShownSection { section, pixels, heat: heat_over(analysis, section) })
+        .collect();
+    let overlay = render_sections(&shown, size, spacing_mm, &words.notice, &words.above, &words.below)?;
+    let png = imaging::encode_png(&overlay)?;
+    Ok((RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() }, png))
 }
 
 /// Results take patient and study from the last source: a name that was corrected at the scanner comes with the image

@@ -102,13 +102,13 @@ impl Architecture {
         }
     }
 
-    /// The name of the default map: `cam` (closed form, global average pool and one linear layer follow the last
-    /// feature map), `hirescam` (gradient of the head times the feature map) or `attention`.
+    /// The default map: `cam` (closed form, global average pool and one linear layer follow the last feature map),
+    /// `hirescam` (gradient of the head times the feature map) or `attention`.
     #[must_use]
-    pub const fn activation_map_method(self) -> &'static str {
+    pub const fn explanation(self) -> Explanation {
         match self.explanations() {
-            [default, ..] => default.name(),
-            [] => "none",
+            [default, ..] => *default,
+            [] => Explanation::HiResCam,
         }
     }
 
@@ -159,7 +159,7 @@ mod tests {
     fn names_are_those_of_manifests() {
         for architecture in Architecture::ALL {
             assert_eq!(serde_json::to_string(&architecture).unwrap(), format!("\"{architecture}\""));
-            assert_eq!(architecture.explanations()[0].name(), architecture.activation_map_method());
+            assert_eq!(architecture.explanations()[0], architecture.explanation());
         }
     }
 

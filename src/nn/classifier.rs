@@ -24,15 +24,24 @@ pub(super) struct Output {
     /// n x rows x columns, by the method asked for.
     pub(super) activation_map: Tensor,
     /// By-products, each n x rows x columns: the attention maps of an attention network, the finest first.
-    #[cfg_attr(not(test), allow(dead_code, reason = "on demand; nothing asks for it yet but the tests"))]
+    #[cfg_attr(not(test), allow(dead_code, reason = "only the tests look at each level by itself"))]
     pub(super) attention: Vec<Tensor>,
+}
+
+/// What a manifest may choose of a classifier.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct ClassifierOptions {
+    /// Of an attention network; the others have none.
+    pub(super) attention: AttentionOptions,
+    /// The method of its map, the architecture's first without one; not Integrated Gradients.
+    pub(super) explanation: Option<Explanation>,
 }
 
 /// A classifier of any architecture.
 #[derive(Debug)]
 pub(super) struct Classifier {
     network: Network,
-    default_explanation: Explanation,
+    explanation: Explanation,
 }
 
 #[derive(Debug)]
@@ -42,23 +51,13 @@ enum Network {
 }
 
 impl Classifier {
-    /// Declares the variables, all zero, under `path`. An attention network gets the default options.
+    /// Declares the variables, all zero, under `path`.
     pub(super) fn new(
         path: &Path<'_>,
         architecture: Architecture,
         width: f64,
         n_classes: i64,
-    ) -> Result<Self, TchError> {
-        Self::with_attention(path, architecture, width, n_classes, AttentionOptions::default())
-    }
-
-    /// The same with options for an attention network; the others have none.
-    pub(super) fn with_attention(
-        path: &Path<'_>,
-        architecture: Architecture,
-        width: f64,
-        n_classes: i64,
-        attention: AttentionOptions,
+        options: ClassifierOptions,
     ) -> Result<Self, TchError> {
         let resnet = |depth| -> Result<Box<dyn Convolutional>, TchError> {
             Ok(Box::new(ResNet::new(path, depth, width, n_classes)?))
@@ -75,21 +74,19 @@ impl Classifier {
             Architecture::InceptionResNetV2 => Box::new(InceptionResNetV2::new(path, width, n_classes)?),
             Architecture::DetracResNet50 => Box::new(DetracResNet50::new(path, width, n_classes)?),
             Architecture::AttentionVgg16 => {
-                let network = AttentionVgg16::new(path, width, n_classes, attention)?;
+                let network = AttentionVgg16::new(path, width, n_classes, options.attention)?;
                 let network = Network::AttentionVgg16(network);
-                return Ok(Self { network, default_explanation: Explanation::Attention });
+                return Ok(Self { network, explanation: Explanation::Attention });
             }
         };
-        let default_explanation =
-            if network.pooled_linear_weight().is_some() { Explanation::Cam } else { Explanation::HiResCam };
-        Ok(Self { network: Network::Convolutional(network), default_explanation })
+        let explanation = options.explanation.unwrap_or(architecture.explanation());
+        Ok(Self { network: Network::Convolutional(network), explanation })
     }
 
     /// Runs a batch `n x 3 x rows x columns`; `target_class_idxs` (n whole numbers) choose the class that each
-    /// image's activation map is about, which is computed by the architecture's default method. Call inside
-    /// `tch::no_grad`.
+    /// image's activation map is about, which is computed by the method of its options. Call inside `tch::no_grad`.
     pub(super) fn forward(&self, input: &Tensor, target_class_idxs: &Tensor) -> Result<Output, TchError> {
-        self.explained(input, target_class_idxs, self.default_explanation)
+        self.explained(input, target_class_idxs, self.explanation)
     }
 
     /// The same with a method of [`Architecture::explanations`] except Integrated Gradients.
@@ -128,7 +125,6 @@ impl Classifier {
 
     /// Integrated Gradients of one image (`1 x 3 x rows x columns`) for a class: the attribution, of the image's
     /// shape. Seconds on a processor: on demand only.
-    #[cfg_attr(not(test), allow(dead_code, reason = "on demand; nothing asks for it yet but the tests"))]
     pub(super) fn integrated_gradients(
         &self,
         image: &Tensor,
@@ -178,7 +174,7 @@ mod tests {
             (Architecture::InceptionResNetV2, 1000, 55_843_464),
         ] {
             let store = VarStore::new(Device::Cpu);
-            Classifier::new(&store.root(), architecture, 1.0, n_classes).unwrap();
+            Classifier::new(&store.root(), architecture, 1.0, n_classes, ClassifierOptions::default()).unwrap();
             assert_eq!(parameter_count(&store), n_parameters, "{architecture} with {n_classes} classes");
         }
     }
@@ -195,7 +191,7 @@ mod tests {
     fn variables_are_named_as_in_torchvision() {
         let names = |architecture| {
             let store = VarStore::new(Device::Cpu);
-            Classifier::new(&store.root(), architecture, 0.0625, 2).unwrap();
+            Classifier::new(&store.root(), architecture, 0.0625, 2, ClassifierOptions::default()).unwrap();
             store.variables().into_keys().collect::<BTreeSet<_>>()
         };
         let resnet34 = names(Architecture::ResNet34);

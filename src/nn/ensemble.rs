@@ -7,7 +7,7 @@ use tch::{TchError, Tensor};
 use super::{
     architecture::Architecture,
     bundle::Bundle,
-    classifier::Classifier,
+    classifier::{Classifier, ClassifierOptions},
     error::NnError,
     fusion::class_probabilities,
     load::{LoadPlan, Network, batch, gather, only, rows_of, torch_device},
@@ -72,8 +72,8 @@ pub struct ActivationMap {
     /// Largest positive value; 0 when nothing is positive.
     pub maximum_activation: f32,
     /// `cam` (sum over channels of class weight times feature map), `hirescam` (sum over channels of the logit's gradient
-    /// times feature map) `attention` (where an attention network looked, the same for every class)
-    /// or `own` (made by the TorchScript file itself).
+    /// times feature map), `attention` (where an attention network looked, the same for every class), another
+    /// [`Explanation`](super::Explanation), or `own` (made by the TorchScript file itself).
     pub method: &'static str,
 }
 
@@ -144,10 +144,10 @@ impl Ensemble {
             let class_of_output = class_of_output.clone();
             let network = match member.architecture {
                 MemberArchitecture::Known(architecture) => {
-                    let (width, input) =
-                        (member.width, manifest.inputs_of(member).first().map_or([0; 3], |of| of.shape()));
+                    let chosen = (member.width, member.classifier_options());
+                    let input = manifest.inputs_of(member).first().map_or([0; 3], |of| of.shape());
                     plan.start(&member.name, shapes, move |plan| {
-                        ClassifierModel::load(plan, architecture, width, input, class_of_output)
+                        ClassifierModel::load(plan, architecture, chosen, input, class_of_output)
                     })
                 }
                 MemberArchitecture::TorchScript => {
@@ -274,17 +274,18 @@ impl ClassifierModel {
     pub(super) fn load(
         plan: &LoadPlan,
         architecture: Architecture,
-        width: f64,
+        (width, options): (f64, ClassifierOptions),
         input: [usize; 3],
         class_of_output: Vec<usize>,
     ) -> Result<Self, NnError> {
         let n_outputs = class_of_output.len() as i64;
         let (network, _store) = plan.load(
-            |path| Classifier::new(path, architecture, width, n_outputs),
+            |path| Classifier::new(path, architecture, width, n_outputs, options),
             |name| architecture.ignores_tensor(name),
         )?;
         let forward = classifier_forward(network, plan.options.explain);
-        Self::of(plan, forward, input, architecture.activation_map_method(), class_of_output)
+        let method = options.explanation.unwrap_or(architecture.explanation()).name();
+        Self::of(plan, forward, input, method, class_of_output)
     }
 
     /// A network whose `forward` gives logits, embedding and (if there is one) map of the outputs that are its second input.
@@ -450,7 +451,8 @@ mod tests {
         bundle.manifest().members[member_idx].name.clone_into(&mut plan.name);
         let member = &bundle.manifest().members[member_idx];
         let MemberArchitecture::Known(architecture) = member.architecture else { panic!("of ours") };
-        tch::no_grad(|| ClassifierModel::load(&plan, architecture, member.width, [3, SIDE, SIDE], vec![0, 1])).unwrap()
+        let chosen = (member.width, member.classifier_options());
+        tch::no_grad(|| ClassifierModel::load(&plan, architecture, chosen, [3, SIDE, SIDE], vec![0, 1])).unwrap()
     }
 
     #[test]

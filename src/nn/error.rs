@@ -19,6 +19,16 @@ pub enum NnError {
         /// Why not.
         reason: String,
     },
+    /// The network does not offer this map of regions for one image or slice.
+    #[error("network `{network}` has no map `{method}` of one image or slice: {offered}")]
+    NotOffered {
+        /// Which network.
+        network: String,
+        /// The method asked for.
+        method: String,
+        /// What it offers, in words.
+        offered: String,
+    },
     /// The operating system gives no thread.
     #[error("no thread can be started for network `{network}`: {reason}; raise the limit on threads")]
     Thread {

@@ -66,6 +66,31 @@ impl Explanation {
     }
 }
 
+impl Explanation {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Cam,
+        Self::GradCam,
+        Self::HiResCam,
+        Self::GradCamPlusPlus,
+        Self::Attention,
+        Self::ClassMaps,
+        Self::IntegratedGradients,
+    ];
+
+    /// Whether it is quick enough to be made of every image; the others are made on demand.
+    #[must_use]
+    pub const fn is_routine(self) -> bool {
+        !matches!(self, Self::IntegratedGradients)
+    }
+
+    /// The method of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.name() == name)
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -273,7 +298,6 @@ pub(super) fn integrated_gradients(
 
 /// An attribution (`1 x channels x rows x columns`) as a grey picture (`rows x columns`): magnitudes summed over the
 /// channels, the least 0, the 99th percentile 1, what is above clipped. An attribution of one value becomes all 0.
-#[cfg_attr(not(test), allow(dead_code, reason = "on demand; nothing asks for it yet but the tests"))]
 pub(super) fn grey_of_attribution(attribution: &Tensor) -> Result<Tensor, TchError> {
     let magnitude = attribution.f_abs()?.f_sum_dim_intlist([0i64, 1].as_slice(), false, Kind::Float)?;
     let highest = magnitude.f_flatten(0, -1)?.f_quantile_scalar(0.99, None::<i64>, false, "linear")?;
@@ -281,7 +305,6 @@ pub(super) fn grey_of_attribution(attribution: &Tensor) -> Result<Tensor, TchErr
 }
 
 /// Hu et al.'s joint map of the heads' grey pictures: the product of each plus 2, then from 0 to 1.
-#[cfg_attr(not(test), allow(dead_code, reason = "on demand; nothing asks for it yet but the tests"))]
 pub(super) fn joint_saliency(greys: &[Tensor]) -> Result<Tensor, TchError> {
     let (first, rest) =
         greys.split_first().ok_or_else(|| TchError::Torch("a joint map needs at least one attribution".to_owned()))?;
@@ -291,7 +314,6 @@ pub(super) fn joint_saliency(greys: &[Tensor]) -> Result<Tensor, TchError> {
 }
 
 /// `(values - low) / (high - low)`, or all 0 where high is not above low.
-#[cfg_attr(not(test), allow(dead_code, reason = "on demand; nothing asks for it yet but the tests"))]
 fn stretched(values: &Tensor, low: &Tensor, high: &Tensor) -> Result<Tensor, TchError> {
     let span = high.f_double_value(&[])? - low.f_double_value(&[])?;
     if span > 0.0 { values.f_sub(low)?.f_div_scalar(span) } else { values.f_zeros_like() }
@@ -364,16 +386,9 @@ mod tests {
 
     #[test]
     fn names_are_those_of_manifests() {
-        for method in [
-            Explanation::Cam,
-            Explanation::GradCam,
-            Explanation::HiResCam,
-            Explanation::GradCamPlusPlus,
-            Explanation::Attention,
-            Explanation::ClassMaps,
-            Explanation::IntegratedGradients,
-        ] {
+        for method in Explanation::ALL {
             assert_eq!(serde_json::to_string(&method).unwrap(), format!("\"{method}\""));
+            assert_eq!(Explanation::named(method.name()), Some(method));
         }
     }
 }

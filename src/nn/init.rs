@@ -12,7 +12,7 @@ use tch::nn::VarStore;
 use super::{
     architecture::Architecture,
     bundle::{Bundle, BundleError, MANIFEST_FILE_NAME},
-    classifier::Classifier,
+    classifier::{Classifier, ClassifierOptions},
     covnet::BatchNormMode,
     manifest::{
         Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Gates, Input, Manifest,
@@ -134,7 +134,7 @@ pub fn init_untrained_scan_bundle(folder: &Path, options: ScanOptions) -> Result
     let network = options.architecture.name();
     let weights = match options.architecture {
         MemberArchitecture::Known(architecture) => seeded_weights(options.seed, network, Some(architecture), |path| {
-            Classifier::new(path, architecture, options.width, n_outputs).map(drop)
+            Classifier::new(path, architecture, options.width, n_outputs, ClassifierOptions::default()).map(drop)
         })?,
         MemberArchitecture::Scan(architecture) => seeded_weights(options.seed, network, None, |path| {
             scan::declare(path, architecture, options.width, n_outputs)
@@ -181,6 +181,7 @@ pub fn init_ct_bundle(folder: &Path) -> Result<BundleIdentity, InitError> {
         performance: Vec::new(),
         input: Input::CtMeasurement {},
         classification: None,
+        similar_cases: None,
         segmenter: None,
         members: Vec::new(),
     };
@@ -283,7 +284,7 @@ fn bundle_files(name: &str, options: UntrainedOptions) -> Result<Vec<(String, Ve
     for member in &draft.members {
         let MemberArchitecture::Known(architecture) = member.architecture else { continue };
         let weights = seeded_weights(options.seed, &member.name, Some(architecture), |path| {
-            Classifier::new(path, architecture, member.width, n_outputs).map(drop)
+            Classifier::new(path, architecture, member.width, n_outputs, member.classifier_options()).map(drop)
         })?;
         files.push((member.weights.clone(), weights));
     }
@@ -373,6 +374,7 @@ fn manifest(name: &str, options: UntrainedOptions, digests: &[Sha256Digest]) -> 
             },
         },
         classification: Some(classification()),
+        similar_cases: None,
         segmenter: Some(Segmenter {
             architecture: SegmenterArchitecture::Unet,
             width: options.segmenter_width,
@@ -396,6 +398,8 @@ fn manifest(name: &str, options: UntrainedOptions, digests: &[Sha256Digest]) -> 
                 sha256: digest(network_idx),
                 version: version.clone(),
                 batch_norm: BatchNormMode::Running,
+                explanation: None,
+                attention: None,
             })
             .collect(),
     }
@@ -439,6 +443,7 @@ fn scan_manifest(name: &str, options: ScanOptions, sha256: Sha256Digest) -> Mani
         performance: Vec::new(),
         input: scan_input(options),
         classification: Some(classification()),
+        similar_cases: None,
         segmenter: None,
         members: vec![Member {
             name: network.to_owned(),
@@ -449,6 +454,8 @@ fn scan_manifest(name: &str, options: ScanOptions, sha256: Sha256Digest) -> Mani
             sha256,
             version: version(options.seed),
             batch_norm: BatchNormMode::Running,
+            explanation: None,
+            attention: None,
         }],
     }
 }

@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     architecture::Architecture,
+    attention_vgg::AttentionOptions,
+    classifier::ClassifierOptions,
     covnet::BatchNormMode,
+    explain::Explanation,
     r231,
     scan_manifest::{Aggregation, ScanArchitecture, ScanPreprocessing, is_default_batch_norm},
     unet,
@@ -39,12 +42,33 @@ pub struct Manifest {
     /// What the outputs mean; absent in bundles that only measure or segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classification: Option<Classification>,
+    /// How similar cases are found; `image2d` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub similar_cases: Option<SimilarCasesSection>,
     /// The lung segmenter; absent where a method without weights finds the lungs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segmenter: Option<Segmenter>,
     /// The classifiers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<Member>,
+}
+
+/// How similar cases are found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SimilarCasesSection {
+    /// The classifier whose features are compared; without it those of all together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
+    /// How many cases of the reference library are named, 1 to 20.
+    #[serde(default = "SimilarCasesSection::default_count")]
+    pub count: u32,
+}
+
+impl SimilarCasesSection {
+    const fn default_count() -> u32 {
+        4
+    }
 }
 
 /// A measured figure.
@@ -514,9 +538,20 @@ pub struct Member {
     /// Whose mean and variance batch normalisation uses; COVNet only.
     #[serde(default, skip_serializing_if = "is_default_batch_norm")]
     pub batch_norm: BatchNormMode,
+    /// How its map of regions is computed, instead of by its architecture's first method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
+    /// What the publication leaves open; `attention_vgg16` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attention: Option<AttentionOptions>,
 }
 
 impl Member {
+    /// What it chooses of a classifier.
+    pub(super) fn classifier_options(&self) -> ClassifierOptions {
+        ClassifierOptions { attention: self.attention.unwrap_or_default(), explanation: self.explanation }
+    }
+
     const fn full_width() -> f64 {
         1.0
     }
@@ -546,6 +581,16 @@ impl MemberArchitecture {
             Self::Known(architecture) => architecture.name(),
             Self::Scan(architecture) => architecture.name(),
             Self::TorchScript => "torch_script",
+        }
+    }
+
+    /// The maps of regions that it offers, the default first; a TorchScript file gives its own or none.
+    #[must_use]
+    pub const fn explanations(self) -> &'static [Explanation] {
+        match self {
+            Self::Known(architecture) => architecture.explanations(),
+            Self::Scan(architecture) => architecture.explanations(),
+            Self::TorchScript => &[],
         }
     }
 
@@ -657,8 +702,27 @@ impl Manifest {
         if let Some(classification) = &self.classification {
             classification.check(&mut problems);
         }
+        if let Some(similar_cases) = &self.similar_cases {
+            self.check_similar_cases(similar_cases, &mut problems);
+        }
         self.check_networks(&mut problems);
         problems.0
+    }
+
+    fn check_similar_cases(&self, similar_cases: &SimilarCasesSection, problems: &mut Problems) {
+        problems.check(!self.input.is_ct(), || {
+            let kind = self.input.kind();
+            format!("`similar_cases` is there: bundles of the kind `{kind}` find none; leave it out")
+        });
+        problems.check((1..=20).contains(&similar_cases.count), || {
+            format!("`similar_cases.count` is {}: give 1 to 20", similar_cases.count)
+        });
+        if let Some(name) = &similar_cases.member {
+            problems.check(self.members.iter().any(|member| member.name == *name), || {
+                let names: Vec<&str> = self.members.iter().map(|member| member.name.as_str()).collect();
+                format!("`similar_cases.member` is `{name}`: give one of {}, or leave it out", names.join(", "))
+            });
+        }
     }
 
     /// Bundles with classifiers have some, and say what their outputs mean.
@@ -709,6 +773,26 @@ impl Manifest {
                 || member.architecture == MemberArchitecture::Scan(ScanArchitecture::Covnet),
             || format!("`{key}` is `{name}`: only `covnet` has a `batch_norm`; leave it out"),
         );
+        problems.check(
+            member.attention.is_none() || member.architecture == MemberArchitecture::Known(Architecture::AttentionVgg16),
+            || format!("`{key}` is `{name}`: only `attention_vgg16` has `attention`; leave it out"),
+        );
+        if let Some(explanation) = member.explanation {
+            let offered: Vec<&str> = member
+                .architecture
+                .explanations()
+                .iter()
+                .filter(|method| method.is_routine())
+                .map(|method| method.name())
+                .collect();
+            problems.check(offered.contains(&explanation.name()), || {
+                let remedy = match offered.as_slice() {
+                    [] => "leave it out".to_owned(),
+                    offered => format!("give one of {}, or leave it out", offered.join(", ")),
+                };
+                format!("`{key}` is `{name}`, which has no `explanation` `{explanation}` for every image: {remedy}")
+            });
+        }
         let Some(scan) = self.input.scan() else { return };
         problems.check(member.inputs.is_empty(), || {
             format!("`{key}` has `inputs`: all members of a bundle of the kind `{kind}` see the same; leave it out")

@@ -34,6 +34,7 @@ mod load;
 mod manifest;
 mod measure;
 mod multi_scale;
+mod on_demand;
 mod owner;
 #[cfg(test)]
 mod parity_tests;
@@ -72,9 +73,10 @@ pub use init::{
 pub use manifest::{
     Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Gates, Input, Manifest,
     MaskMode, Member, MemberArchitecture, Performance, Preprocessing, Prior, ResizeMode, Segmenter,
-    SegmenterArchitecture, SegmenterNormalisation, VoiMode, Whose,
+    SegmenterArchitecture, SegmenterNormalisation, SimilarCasesSection, VoiMode, Whose,
 };
 pub use measure::{Measured, measure};
+pub use on_demand::{ExplainedInput, explain_input};
 pub use plane::{Device, DeviceError, Plane, Planes};
 pub use scan::{ScanEnsemble, ScanOutput, SliceOutput, Slices};
 pub use scan_manifest::{Aggregation, ScanArchitecture, ScanChannel, ScanPreprocessing};

@@ -122,7 +122,6 @@ impl MultiScale {
 
     /// Integrated Gradients of one slice (`1 x 1 x rows x columns`) for a class, from each classifier's logit: the
     /// joint map of the release, `rows x columns` from 0 to 1.
-    #[cfg_attr(not(test), allow(dead_code, reason = "on demand; nothing asks for it yet but the tests"))]
     pub(super) fn joint_saliency(
         &self,
         slice: &Tensor,

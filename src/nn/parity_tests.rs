@@ -14,7 +14,7 @@ use tch::{Device, Kind, TchError, Tensor, nn::VarStore};
 use super::{
     architecture::Architecture,
     attention_vgg::AttentionOptions,
-    classifier::Classifier,
+    classifier::{Classifier, ClassifierOptions},
     covnet::{BatchNormMode, Covnet},
     decovnet::DeCoVNet,
     dre_net::DreNet,
@@ -163,8 +163,8 @@ fn build(golden: &Golden, store: &VarStore) -> Run {
     let path = store.root();
     let (width, n_classes) = (golden.width, golden.n_classes);
     if let Some(architecture) = architecture(golden) {
-        let attention = golden.attention.unwrap_or_default();
-        let network = Classifier::with_attention(&path, architecture, width, n_classes, attention).unwrap();
+        let options = ClassifierOptions { attention: golden.attention.unwrap_or_default(), explanation: None };
+        let network = Classifier::new(&path, architecture, width, n_classes, options).unwrap();
         return Box::new(move |golden, input, ask| run_classifier(golden, &network, architecture, input, ask));
     }
     match golden.network.as_str() {

@@ -203,10 +203,11 @@ fn start_member(
         _ => Vec::new(),
     };
     let (width, batch_norm, portion) = (member.width, member.batch_norm, plan.by_portions());
+    let (options, explanation) = (member.classifier_options(), member.explanation);
     let n_outputs = class_of_output.len() as i64;
     match member.architecture {
         MemberArchitecture::Known(architecture) => plan.start(&member.name, vec![shape], move |plan| {
-            let network = ClassifierModel::load(plan, architecture, width, shape, class_of_output)?;
+            let network = ClassifierModel::load(plan, architecture, (width, options), shape, class_of_output)?;
             Ok(BySlice { name: plan.name.clone(), network, rules, portion })
         }),
         MemberArchitecture::TorchScript => plan.start(&member.name, vec![shape], move |plan| {
@@ -251,7 +252,8 @@ fn start_member(
             plan.start(&member.name, vec![shape], move |plan| {
                 let (network, _store) =
                     plan.load(|path| DeCoVNet::new(path, width, n_outputs), |name| architecture.ignores_tensor(name))?;
-                Ok(DeCoVNetModel { name: plan.name.clone(), network, class_of_output, device: plan.device })
+                let explanation = explanation.unwrap_or(Explanation::HiResCam);
+                Ok(DeCoVNetModel { name: plan.name.clone(), network, explanation, class_of_output, device: plan.device })
             })
         }
     }
@@ -596,6 +598,7 @@ impl Model for DreNetModel {
 struct DeCoVNetModel {
     name: String,
     network: DeCoVNet,
+    explanation: Explanation,
     class_of_output: Vec<usize>,
     device: tch::Device,
 }
@@ -607,7 +610,7 @@ impl DeCoVNetModel {
             .and_then(|slices| slices.f_transpose(0, 1)?.f_contiguous()?.f_unsqueeze(0))
             .map_err(torch)?;
         let targets = Tensor::f_from_slice(&[target]).and_then(|targets| targets.f_to(self.device)).map_err(torch)?;
-        let explained = self.network.forward(&volume, &targets, Explanation::HiResCam).map_err(torch)?;
+        let explained = self.network.forward(&volume, &targets, self.explanation).map_err(torch)?;
         let (_, depth, rows, columns) = explained.map.size4().map_err(torch)?;
         let maps = explained.map.f_squeeze_dim(0).map_err(torch)?;
         let maps = rows_of(&self.name, &maps)?;
@@ -616,7 +619,7 @@ impl DeCoVNetModel {
             let map = maps.get((slice * depth as usize / slices.count).min(depth as usize - 1)).cloned();
             let map = map.unwrap_or_default();
             let weight = map.iter().map(|value| value.max(0.0)).sum::<f32>() / map.len().max(1) as f32;
-            let method = ScanArchitecture::DeCoVNet.activation_map_method();
+            let method = self.explanation.name();
             (weight, ActivationMap::new(rows as usize, columns as usize, map, method))
         };
         Ok(WholeScan {

@@ -41,14 +41,24 @@ impl ScanArchitecture {
         }
     }
 
-    /// The name of the map that it explains its answer by; of DRE-Net the squares that it asked for.
+    /// The maps of regions that it offers, the default first; DRE-Net has none but the squares that it asks for.
+    #[must_use]
+    pub const fn explanations(self) -> &'static [Explanation] {
+        use Explanation::{Cam, ClassMaps, GradCam, GradCamPlusPlus, HiResCam, IntegratedGradients};
+        match self {
+            Self::MultiScale => &[ClassMaps, IntegratedGradients],
+            Self::Covnet => &[Cam],
+            Self::DreNet => &[],
+            Self::DeCoVNet => &[HiResCam, GradCam, GradCamPlusPlus],
+        }
+    }
+
+    /// The name of the default map.
     #[must_use]
     pub const fn activation_map_method(self) -> &'static str {
-        match self {
-            Self::MultiScale => Explanation::ClassMaps.name(),
-            Self::Covnet => Explanation::Cam.name(),
-            Self::DreNet => "squares",
-            Self::DeCoVNet => Explanation::HiResCam.name(),
+        match self.explanations() {
+            [default, ..] => default.name(),
+            [] => "squares",
         }
     }
 

@@ -19,7 +19,7 @@ use self::checkpoint::{Checkpoint, StoredTensor};
 use super::{
     architecture::Architecture,
     bundle::{MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES, read_bounded},
-    classifier::Classifier,
+    classifier::{Classifier, ClassifierOptions},
     init::lock_neighbourhood,
     manifest::{Manifest, MemberArchitecture, SegmenterArchitecture},
     r231::{self, R231},
@@ -151,6 +151,7 @@ struct Network {
     name: String,
     architecture: &'static str,
     declares: Declares,
+    options: ClassifierOptions,
     width: f64,
     class_of_output: Vec<usize>,
     input_shapes: Vec<[usize; 3]>,
@@ -186,6 +187,7 @@ impl Network {
                     name: "segmenter".to_owned(),
                     architecture: architecture.name(),
                     declares: Declares::Segmenter(architecture),
+                    options: ClassifierOptions::default(),
                     width: present.map_or(1.0, |segmenter| segmenter.width),
                     class_of_output: Vec::new(),
                     input_shapes: Vec::new(),
@@ -229,6 +231,7 @@ impl Network {
                     name: name.clone(),
                     architecture: architecture.name(),
                     declares,
+                    options: present.map(super::manifest::Member::classifier_options).unwrap_or_default(),
                     width: if is_script { 1.0 } else { width.or(present.map(|member| member.width)).unwrap_or(1.0) },
                     class_of_output: classification.class_of_output(),
                     input_shapes: of_pictures
@@ -256,7 +259,9 @@ impl Network {
         let mut store = VarStore::new(tch::Device::Cpu);
         let (root, n_outputs) = (store.root(), self.class_of_output.len() as i64);
         let declared = match self.declares {
-            Declares::Known(architecture) => Classifier::new(&root, architecture, self.width, n_outputs).map(drop),
+            Declares::Known(architecture) => {
+                Classifier::new(&root, architecture, self.width, n_outputs, self.options).map(drop)
+            }
             Declares::Scan(architecture) => scan::declare(&root, architecture, self.width, n_outputs),
             Declares::Segmenter(SegmenterArchitecture::Unet) => UNet::new(&root, self.width).map(drop),
             Declares::Segmenter(SegmenterArchitecture::R231) => R231::new(&root, self.width).map(drop),

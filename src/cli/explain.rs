@@ -1,0 +1,151 @@
+//! `hilum explain`: where a network looked, as a picture, by the method that a person asks for.
+
+use std::{path::PathBuf, sync::Arc, time::Instant};
+
+use anyhow::Context as _;
+use clap::{Args, builder::PossibleValuesParser};
+use uuid::Uuid;
+
+use super::{
+    Global,
+    output::print,
+    rerun::{self, open_pipeline},
+    store::Store,
+};
+use crate::{
+    app::open_archive,
+    archive::Archive,
+    config::Config,
+    imaging::{DecodeLimits, OverlayOptions},
+    infer::{MapWish, Pipeline, worker},
+    nn::{Bundle, Explanation, IntegratedGradientsOptions},
+    report::{self, NOT_FOR_DIAGNOSTIC_USE},
+    types::{BundleIdentity, CtAnalysis, CxrAnalysis, ImageAnalysis, RunOutcome, RunRecord},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    /// The run, as `hilum runs` lists it
+    run_id: Uuid,
+    /// Where the PNG goes; a file that is there is not replaced
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// How the map is made [default: as in the run]
+    #[arg(long, value_name = "METHOD", value_parser = PossibleValuesParser::new(Explanation::ALL.map(Explanation::name)))]
+    method: Option<String>,
+    /// Of this member of the bundle only [default: all, weighted by their output]
+    #[arg(long, value_name = "NAME")]
+    member: Option<String>,
+    /// About this class, by its label [default: the bundle's target class]
+    #[arg(long, value_name = "LABEL")]
+    class: Option<String>,
+    /// Of a radiograph study: which image, from 1 in the order of the report
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    image: u32,
+    /// Of a CT: which slice, counted from the feet, from 0 [default: the one that speaks most for the class]
+    #[arg(long, value_name = "NUMBER")]
+    slice: Option<usize>,
+    /// Integrated Gradients: points on the way, both ends included
+    #[arg(long, value_name = "NUMBER", default_value_t = 25, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    steps: u32,
+    /// Integrated Gradients: every sample of the image where the way begins, in the units of the normalised input
+    #[arg(long, value_name = "VALUE", default_value_t = -1.0, allow_negative_numbers = true)]
+    baseline: f32,
+}
+
+pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()> {
+    let config = global.load()?;
+    anyhow::ensure!(
+        !options.output.exists(),
+        "`{}` is there already: give another --output, or remove it",
+        options.output.display()
+    );
+    let store = Store::open(&config).await?;
+    let record = rerun::record(&store, &config, options.run_id).await;
+    store.close().await?;
+    let (bundle_name, mut record) = record?;
+    let wish = wish(&options, &record.bundle)?;
+    record.bundle.target_class_idx = wish.class_idx;
+
+    let started = Instant::now();
+    let pipeline = open_pipeline(&config, &bundle_name, &record).await?;
+    let folder = config.inference.models_dir.join(&bundle_name);
+    let bundle = Arc::new(tokio::task::spawn_blocking(move || Bundle::open(&folder)).await??);
+    let archive = open_archive(&config)?;
+    let limits = DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() };
+    let png = match (&pipeline, &record.outcome) {
+        (Pipeline::Cxr(pipeline), RunOutcome::Analysed(analysis)) => {
+            let image = image_of(analysis, options.image)?;
+            let loaded = worker::load(&archive, image.source.clone()).await?;
+            let explained = pipeline.explain_on_demand(&bundle, loaded, image, &wish).await?;
+            let identity = record.bundle.clone();
+            let picture = OverlayOptions { on_demand: true, ..OverlayOptions::default() };
+            tokio::task::spawn_blocking(move || {
+                worker::radiograph_overlay(&archive, &explained, &identity, picture, limits)
+            })
+            .await??
+            .1
+        }
+        (Pipeline::Ct(pipeline), RunOutcome::CtMeasured(analysis)) => {
+            let slice = slice_of(analysis, options.slice)?;
+            let read = |source| worker::load(&archive, source);
+            let explained = pipeline.explain_on_demand(&bundle, analysis, slice, &wish, read).await?;
+            ct_picture(&archive, &record, explained, limits).await?
+        }
+        _ => anyhow::bail!("run {} was not analysed: there is nothing to explain", record.run_id),
+    };
+    fs_err::write(&options.output, png)?;
+    print(&format!(
+        "{} written in {:.1} s; nothing was stored or sent",
+        options.output.display(),
+        started.elapsed().as_secs_f64()
+    ))
+}
+
+fn wish(options: &Options, bundle: &BundleIdentity) -> anyhow::Result<MapWish> {
+    let class_idx = match &options.class {
+        None => bundle.target_class_idx,
+        Some(label) => bundle.classes.iter().position(|class| class.label == *label).with_context(|| {
+            let labels: Vec<String> = bundle.classes.iter().map(|class| format!("`{}`", class.label)).collect();
+            format!("the bundle has no class `{label}`; it has {}", labels.join(", "))
+        })?,
+    };
+    Ok(MapWish {
+        member: options.member.clone(),
+        class_idx,
+        method: options.method.as_deref().and_then(Explanation::named),
+        integrated_gradients: IntegratedGradientsOptions {
+            steps: options.steps,
+            baseline: options.baseline,
+            ..IntegratedGradientsOptions::default()
+        },
+    })
+}
+
+fn image_of(analysis: &CxrAnalysis, number: u32) -> anyhow::Result<&ImageAnalysis> {
+    analysis.images.get(number as usize - 1).with_context(|| {
+        format!("the run analysed {} image(s): there is no image {number}", analysis.images.len())
+    })
+}
+
+fn slice_of(analysis: &CtAnalysis, wanted: Option<usize>) -> anyhow::Result<usize> {
+    let strongest = || analysis.classification.iter().flat_map(|of| &of.key_slices).map(|key| key.slice).next();
+    wanted.or_else(strongest).context("no slice speaks for the class: choose one with --slice")
+}
+
+async fn ct_picture(
+    archive: &Archive,
+    record: &RunRecord,
+    explained: CtAnalysis,
+    limits: DecodeLimits,
+) -> anyhow::Result<Vec<u8>> {
+    let mut words = report::ct_overlay_words(record, &explained);
+    let key = explained.classification.iter().flat_map(|of| &of.key_slices).next();
+    let output = key.and_then(|key| key.output).map_or_else(String::new, |output| format!(" {:.1} %", output * 100.0));
+    let class = record.bundle.classes.get(record.bundle.target_class_idx).map_or("", |class| class.label.as_str());
+    let slice = key.map(|key| key.slice).unwrap_or_default();
+    words.above = format!("AI map of slice {slice}, made on demand · {class}{output} · {NOT_FOR_DIAGNOSTIC_USE}");
+    let archive = archive.clone();
+    let rendered = tokio::task::spawn_blocking(move || worker::ct_overlay(&archive, &explained, &words, limits)).await??;
+    Ok(rendered.1)
+}
