@@ -15,7 +15,6 @@ use super::{
 use crate::{
     app::open_archive,
     archive::Archive,
-    config::Config,
     imaging::{DecodeLimits, OverlayOptions},
     infer::{MapWish, Pipeline, worker},
     nn::{Bundle, Explanation, IntegratedGradientsOptions},
@@ -42,9 +41,9 @@ pub(super) struct Options {
     /// Of a radiograph study: which image, from 1 in the order of the report
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     image: u32,
-    /// Of a CT: which slice, counted from the feet, from 0 [default: the one that speaks most for the class]
-    #[arg(long, value_name = "NUMBER")]
-    slice: Option<usize>,
+    /// Of a CT: which slice, from 1 at the feet, as reports count [default: the one that speaks most for the class]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    slice: Option<u32>,
     /// Integrated Gradients: points on the way, both ends included
     #[arg(long, value_name = "NUMBER", default_value_t = 25, value_parser = clap::value_parser!(u32).range(2..=1000))]
     steps: u32,
@@ -123,14 +122,19 @@ fn wish(options: &Options, bundle: &BundleIdentity) -> anyhow::Result<MapWish> {
 }
 
 fn image_of(analysis: &CxrAnalysis, number: u32) -> anyhow::Result<&ImageAnalysis> {
-    analysis.images.get(number as usize - 1).with_context(|| {
-        format!("the run analysed {} image(s): there is no image {number}", analysis.images.len())
-    })
+    analysis
+        .images
+        .get(number as usize - 1)
+        .with_context(|| format!("the run analysed {} image(s): there is no image {number}", analysis.images.len()))
 }
 
-fn slice_of(analysis: &CtAnalysis, wanted: Option<usize>) -> anyhow::Result<usize> {
+/// Counted from 0.
+fn slice_of(analysis: &CtAnalysis, wanted: Option<u32>) -> anyhow::Result<usize> {
     let strongest = || analysis.classification.iter().flat_map(|of| &of.key_slices).map(|key| key.slice).next();
-    wanted.or_else(strongest).context("no slice speaks for the class: choose one with --slice")
+    wanted
+        .map(|number| number as usize - 1)
+        .or_else(strongest)
+        .context("no slice speaks for the class: choose one with --slice")
 }
 
 async fn ct_picture(
@@ -143,9 +147,12 @@ async fn ct_picture(
     let key = explained.classification.iter().flat_map(|of| &of.key_slices).next();
     let output = key.and_then(|key| key.output).map_or_else(String::new, |output| format!(" {:.1} %", output * 100.0));
     let class = record.bundle.classes.get(record.bundle.target_class_idx).map_or("", |class| class.label.as_str());
-    let slice = key.map(|key| key.slice).unwrap_or_default();
-    words.above = format!("AI map of slice {slice}, made on demand · {class}{output} · {NOT_FOR_DIAGNOSTIC_USE}");
+    let (number, method) = key.map_or((0, ""), |key| (key.slice + 1, key.heat_map.method.as_str()));
+    words.above = format!(
+        "AI map of slice {number} from the feet, {method}, made on demand · {class}{output} · {NOT_FOR_DIAGNOSTIC_USE}"
+    );
     let archive = archive.clone();
-    let rendered = tokio::task::spawn_blocking(move || worker::ct_overlay(&archive, &explained, &words, limits)).await??;
+    let rendered =
+        tokio::task::spawn_blocking(move || worker::ct_overlay(&archive, &explained, &words, limits)).await??;
     Ok(rendered.1)
 }

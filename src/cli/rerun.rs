@@ -57,11 +57,7 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
 }
 
 /// The pipeline of the bundle that a run used, if it is still the same.
-pub(super) async fn open_pipeline(
-    config: &Config,
-    bundle_name: &str,
-    record: &RunRecord,
-) -> anyhow::Result<Pipeline> {
+pub(super) async fn open_pipeline(config: &Config, bundle_name: &str, record: &RunRecord) -> anyhow::Result<Pipeline> {
     let folder = config.inference.models_dir.join(bundle_name);
     let threads = network_threads(config);
     let ensemble = EnsembleOptions {

@@ -410,12 +410,12 @@ mod tests {
     }
 
     fn words_of(analysis: &ImageAnalysis, bundle: &BundleIdentity, width: u32) -> (String, String) {
-        let words = words(analysis, bundle, &TextFont::load().unwrap(), width);
+        let words = words(analysis, bundle, OverlayOptions::default(), &TextFont::load().unwrap(), width);
         let join = |lines: Vec<Line>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>().join(" ");
         (join(words.above), join(words.below))
     }
 
-    fn is_coloured(pixel: Rgb<u8>) -> bool {
+    fn has_colour(pixel: Rgb<u8>) -> bool {
         let [red, green, blue] = pixel.0;
         red.abs_diff(green) > 20 || green.abs_diff(blue) > 20
     }
@@ -442,7 +442,7 @@ mod tests {
         assert!(picture.width() >= 512);
 
         let font = TextFont::load().unwrap();
-        let layout = Layout::fit(&base, options, &font, |width| words(&analysis, &bundle, &font, width));
+        let layout = Layout::fit(&base, options, &font, |width| words(&analysis, &bundle, options, &font, width));
         for line in layout.words.above.iter().chain(&layout.words.below) {
             assert!(line.size >= MINIMUM_FONT_PIXELS * 0.85);
             assert!(layout.margin + font.width(&line.text, line.size) <= layout.width, "{}", line.text);
@@ -461,7 +461,7 @@ mod tests {
         let picture = render_overlay(&base(rows, columns), &analysis, &bundle, OverlayOptions::default()).unwrap();
         let banner = (0..picture.height()).find(|&y| picture.get_pixel(5, y).0 == [100; 3]).unwrap();
         // Cell (5, 1) has its centre at canvas (550, 150): source column 80.
-        assert!(is_coloured(*picture.get_pixel(80, banner + 550)));
+        assert!(has_colour(*picture.get_pixel(80, banner + 550)));
         for (x, y) in [(480, 550), (80, 150), (280, 350)] {
             assert_eq!(picture.get_pixel(x, banner + y).0, [100; 3], "at {x}, {y}");
         }
@@ -476,6 +476,19 @@ mod tests {
         let (above, _) = words_of(&cold, &bundle, 600);
         assert!(above.contains("no localisation"), "{above}");
         assert!(above.contains("20.0 %"), "{above}");
+    }
+
+    #[test]
+    fn a_map_on_demand_is_coloured_below_the_threshold_and_says_that_it_is_no_indication() {
+        let (bundle, mut cold) = (bundle(BundleStatus::Validated, "COVID-19"), analysis(600, 600, false));
+        cold.member_heat_maps = vec![("resnet50".to_owned(), cold.heat_map.clone())];
+        let options = OverlayOptions { on_demand: true, ..OverlayOptions::default() };
+        let picture = render_overlay(&base(600, 600), &cold, &bundle, options).unwrap();
+        assert!(picture.pixels().any(|pixel| has_colour(*pixel) && *pixel != AMBER));
+        let words = words(&cold, &bundle, options, &TextFont::load().unwrap(), 600);
+        let above = words.above.into_iter().map(|line| line.text).collect::<Vec<_>>().join(" ");
+        assert!(above.contains("made on demand: cam of resnet50"), "{above}");
+        assert!(above.contains("the map is no indication: the output is below the threshold of 50.0 %"), "{above}");
     }
 
     #[test]

@@ -259,7 +259,8 @@ impl CtPipeline {
             let volume = Arc::clone(volume);
             spawn_blocking(move || segment(&volume)).await?
         };
-        let refusal = |error: &dyn std::error::Error| Refusal { reason: ReasonCode::ImageQuality, words: error.to_string() };
+        let refusal =
+            |error: &dyn std::error::Error| Refusal { reason: ReasonCode::ImageQuality, words: error.to_string() };
         Ok(found.map(Arc::new).map_err(|error| refusal(&error)))
     }
 

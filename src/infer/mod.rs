@@ -30,7 +30,7 @@ pub use adapter::{NnModels, pipeline_settings};
 pub use ct::CtPipeline;
 pub use ct_networks::CtNetworks;
 pub use cxr::{Analysis, CxrPipeline, InferError, LoadedImage};
-pub use on_demand::{MapWish, OnDemandError};
 pub use models::{ActivationMap, MemberOutput, ModelError, Models};
+pub use on_demand::{MapWish, OnDemandError};
 pub use pipeline::Pipeline;
 pub use settings::{EmbeddingMethod, GateSettings, PipelineSettings, SettingsProblem, SimilarCaseSettings};

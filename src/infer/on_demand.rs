@@ -60,12 +60,19 @@ struct MemberMap {
 
 /// Asks the members that are wished for, one after the other: each is loaded for it. `inputs` has the first input of each
 /// member, and the part of the canvas that it shows.
-async fn ask(bundle: &Arc<Bundle>, inputs: Vec<(Planes, Frame)>, wish: &MapWish) -> Result<Vec<MemberMap>, OnDemandError> {
+async fn ask(
+    bundle: &Arc<Bundle>,
+    inputs: Vec<(Planes, Frame)>,
+    wish: &MapWish,
+) -> Result<Vec<MemberMap>, OnDemandError> {
     let names: Vec<String> = bundle.manifest().members.iter().map(|member| member.name.clone()).collect();
     if let Some(wanted) = &wish.member
         && !names.contains(wanted)
     {
-        return Err(OnDemandError::Refused(format!("the bundle has no member `{wanted}`; it has {}", names.join(", "))));
+        return Err(OnDemandError::Refused(format!(
+            "the bundle has no member `{wanted}`; it has {}",
+            names.join(", ")
+        )));
     }
     let mut maps = Vec::new();
     for (member_idx, (name, (input, frame))) in names.into_iter().zip(inputs).enumerate() {
@@ -147,7 +154,9 @@ impl CtPipeline {
         F: Future<Output = Result<LoadedImage, InferError>>,
     {
         let Some(classification) = &analysis.classification else {
-            return Err(OnDemandError::Refused("the run has no classification, so there is nothing to explain".to_owned()));
+            return Err(OnDemandError::Refused(
+                "the run has no classification, so there is nothing to explain".to_owned(),
+            ));
         };
         let ScanInputs { volume, labels, input } = match self.inputs(analysis.series.images.clone(), read).await? {
             Ok(inputs) => inputs,
@@ -179,15 +188,18 @@ impl CtPipeline {
     }
 }
 
-/// Which slices are there instead.
+/// Which slices are there instead, counted from 1 as reports do.
 fn not_seen(slice: usize, seen: &[usize]) -> String {
     let nearest = seen.iter().min_by_key(|seen| seen.abs_diff(slice));
     let (first, last) = (seen.iter().min(), seen.iter().max());
     match (nearest, first, last) {
         (Some(nearest), Some(first), Some(last)) => format!(
-            "the networks see {} slices from {first} to {last}, counted from the feet, and {slice} is not among them: the \
-             nearest is {nearest}",
-            seen.len()
+            "the networks see {} slices from {} to {}, counted from the feet, and {} is not among them: the nearest is {}",
+            seen.len(),
+            first + 1,
+            last + 1,
+            slice + 1,
+            nearest + 1
         ),
         _ => "the networks see no slice of this scan".to_owned(),
     }

@@ -37,8 +37,8 @@ use crate::{
     report::{self, OverlayWords, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
     telemetry::{Label as _, RunStage},
     types::{
-        BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, HeatMap, ImageAnalysis, Installation, RunOutcome, RunPriority, RunRecord, RunRole,
-        Sha256Digest, SourceImage, Uid,
+        BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, HeatMap, ImageAnalysis, Installation, RunOutcome,
+        RunPriority, RunRecord, RunRole, Sha256Digest, SourceImage, Uid,
     },
 };
 

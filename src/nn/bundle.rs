@@ -302,6 +302,32 @@ mod tests {
     }
 
     #[test]
+    fn how_members_are_explained_and_cases_found_is_checked() {
+        let of_vgg = |key: &str| ("weights = \"vgg16.safetensors\"", format!("{key}\nweights = \"vgg16.safetensors\""));
+        let cases = |keys: &str| ("[segmenter]", format!("[similar_cases]\n{keys}\n\n[segmenter]"));
+        for ((from, to), expected) in [
+            (
+                of_vgg("explanation = \"cam\""),
+                "has no `explanation` `cam` for every image: give one of hirescam, gradcam",
+            ),
+            (of_vgg("explanation = \"integrated_gradients\""), "give one of hirescam, gradcam, gradcam_plus_plus, or"),
+            (of_vgg("explanation = \"gradcam\""), ""),
+            (
+                of_vgg("attention = { attn_norm = \"softmax\", fusion = \"concat\", tap = \"before_pool\" }"),
+                "only `attention_vgg16` has `attention`",
+            ),
+            (cases("count = 21"), "`similar_cases.count` is 21: give 1 to 20"),
+            (cases("member = \"resnet9\""), "`similar_cases.member` is `resnet9`: give one of resnet34, resnet50"),
+            (cases("member = \"resnet50\"\ncount = 7"), ""),
+        ] {
+            match open_changed(from, &to) {
+                Ok(_) => assert_eq!(expected, "", "{to}"),
+                Err(error) => assert!(!expected.is_empty() && error.to_string().contains(expected), "{error}"),
+            }
+        }
+    }
+
+    #[test]
     fn weights_file_names_cannot_leave_the_folder() {
         for name in ["../vgg16.safetensors", "/etc/x.safetensors", "a/b.safetensors", ".safetensors", "vgg16.pt", ""] {
             let error = open_changed("weights = \"vgg16.safetensors\"", &format!("weights = {name:?}")).unwrap_err();

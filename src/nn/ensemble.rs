@@ -475,6 +475,28 @@ mod tests {
         }
     }
 
+    /// With a pooled linear head Grad-CAM is the positive part of CAM, but for scale.
+    #[test]
+    fn the_manifest_chooses_how_a_member_is_explained() {
+        let folder = test_bundle();
+        let file = folder.path().join(MANIFEST_FILE_NAME);
+        let text = fs_err::read_to_string(&file).unwrap();
+        let question = ClassifierQuestion { inputs: vec![input("a")], target_class_idx: 0 };
+        let map = |explanation: &str| {
+            let weights = "weights = \"resnet34.safetensors\"";
+            fs_err::write(&file, text.replace(weights, &format!("{explanation}{weights}"))).unwrap();
+            let model = classifier(&Bundle::open(folder.path()).unwrap(), 0);
+            assert!(model.runner.is_optimised());
+            tch::no_grad(|| model.answer(&[&question])).unwrap().remove(0).activation_map.unwrap()
+        };
+        let (cam, gradcam) = (map(""), map("explanation = \"gradcam\"\n"));
+        assert_eq!((cam.method, gradcam.method), ("cam", "gradcam"));
+        let cells = cam.values.len() as f32;
+        let positive: Vec<f32> = cam.values.iter().map(|value| value.max(0.0) / cells).collect();
+        assert!(cam.values.iter().any(|value| *value < 0.0), "{cam:?}");
+        assert_close("gradcam", &gradcam.values, &positive);
+    }
+
     #[test]
     fn every_network_can_be_optimised() {
         // Its warning tells why one cannot.

@@ -11,7 +11,7 @@ use tch::{Device, Tensor, nn::VarStore};
 
 use super::{
     architecture::Architecture,
-    classifier::{Classifier, Output},
+    classifier::{Classifier, ClassifierOptions, Output},
     seeded::{self, seeded_values},
     unet::UNet,
 };
@@ -111,7 +111,9 @@ fn assert_agrees(what: &str, found: &[f32], expected: &[f32], expected_sum: f32)
 
 fn assert_case_agrees(seed: u64, case: &Case) {
     let mut store = VarStore::new(Device::Cpu);
-    let network = Classifier::new(&store.root(), case.architecture, case.width, case.n_classes, ClassifierOptions::default()).unwrap();
+    let network =
+        Classifier::new(&store.root(), case.architecture, case.width, case.n_classes, ClassifierOptions::default())
+            .unwrap();
     let n_parameters: usize = store.trainable_variables().iter().map(Tensor::numel).sum();
     assert_eq!(n_parameters, case.n_parameters, "{}", case.network);
     seed_weights(&mut store, seed, &case.network, Some(case.architecture));

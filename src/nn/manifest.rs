@@ -774,7 +774,8 @@ impl Manifest {
             || format!("`{key}` is `{name}`: only `covnet` has a `batch_norm`; leave it out"),
         );
         problems.check(
-            member.attention.is_none() || member.architecture == MemberArchitecture::Known(Architecture::AttentionVgg16),
+            member.attention.is_none()
+                || member.architecture == MemberArchitecture::Known(Architecture::AttentionVgg16),
             || format!("`{key}` is `{name}`: only `attention_vgg16` has `attention`; leave it out"),
         );
         if let Some(explanation) = member.explanation {

@@ -146,9 +146,7 @@ impl Differentiable {
             (Self::Classifier(network), Explanation::IntegratedGradients) => {
                 grey_of_attribution(&network.integrated_gradients(image, target, options)?)
             }
-            (Self::Classifier(network), _) => {
-                network.explained(image, &targets, method)?.activation_map.f_select(0, 0)
-            }
+            (Self::Classifier(network), _) => network.explained(image, &targets, method)?.activation_map.f_select(0, 0),
             (Self::MultiScale(network), Explanation::IntegratedGradients) => {
                 network.joint_saliency(image, target, options)
             }
@@ -229,7 +227,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("multi-scale");
         let architecture = MemberArchitecture::Scan(ScanArchitecture::MultiScale);
-        init_untrained_scan_bundle(&folder, ScanOptions { architecture, width: 0.25, seed: 1, size_pixels: Some([64, 64]) }).unwrap();
+        init_untrained_scan_bundle(
+            &folder,
+            ScanOptions { architecture, width: 0.25, seed: 1, size_pixels: Some([64, 64]) },
+        )
+        .unwrap();
         let bundle = Bundle::open(&folder).unwrap();
         let [_, side, _] = bundle.manifest().input.scan().unwrap().shape();
         let of = |method| {

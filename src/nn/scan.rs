@@ -253,7 +253,13 @@ fn start_member(
                 let (network, _store) =
                     plan.load(|path| DeCoVNet::new(path, width, n_outputs), |name| architecture.ignores_tensor(name))?;
                 let explanation = explanation.unwrap_or(Explanation::HiResCam);
-                Ok(DeCoVNetModel { name: plan.name.clone(), network, explanation, class_of_output, device: plan.device })
+                Ok(DeCoVNetModel {
+                    name: plan.name.clone(),
+                    network,
+                    explanation,
+                    class_of_output,
+                    device: plan.device,
+                })
             })
         }
     }

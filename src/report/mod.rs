@@ -36,7 +36,7 @@ pub use source::{SourceHeader, SourceHeaderError};
 pub use sr::render_sr;
 pub use trial::{NO_TRUTH, describe_comparison, describe_trial};
 pub use uids::{result_key, uid};
-pub use wording::why_undetermined;
+pub use wording::{NOT_FOR_DIAGNOSTIC_USE, why_undetermined};
 
 use dicom_dictionary_std::uids as sop_classes;
 use time::UtcOffset;

@@ -33,7 +33,7 @@ impl<'a> From<&'a CtClassification> for Scores<'a> {
 }
 
 /// Stands on everything.
-pub(super) const NOT_FOR_DIAGNOSTIC_USE: &str = "NOT FOR DIAGNOSTIC USE";
+pub const NOT_FOR_DIAGNOSTIC_USE: &str = "NOT FOR DIAGNOSTIC USE";
 
 fn is_untrained(bundle: &BundleIdentity) -> bool {
     bundle.status == BundleStatus::Untrained

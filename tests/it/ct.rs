@@ -153,6 +153,18 @@ fn heavy_a_network_judges_a_chest_ct() {
     assert!(page.text().contains(&words), "the page names the slice");
     let verified = node.hilum_ok(&["rerun", run["id"].as_str().expect("an id"), "--verify"]);
     assert!(verified.contains("identical, bit for bit"), "{verified}");
+
+    let (run, map) = (run["id"].as_str().expect("an id"), node.scratch("maps").join("slice.png"));
+    let explain = |options: &[&str]| {
+        let output = ["explain", run, "--output", map.to_str().expect("a plain path")];
+        node.hilum(&[&output, options].concat())
+    };
+    let unseen = explain(&["--slice", "1"]);
+    assert!(said(&unseen).contains("and 1 is not among them: the nearest is"), "{}", said(&unseen));
+    let made = explain(&["--method", "gradcam_plus_plus"]);
+    assert!(made.status.success(), "{}", said(&made));
+    let picture = image::open(&map).expect("a PNG").into_rgb8();
+    assert!(picture.pixels().any(|pixel| pixel.0[0].abs_diff(pixel.0[2]) > 60), "the slice has its heat");
     node.assert_clean_log();
 }
 

@@ -41,6 +41,46 @@ fn heavy_a_run_is_repeated_bit_for_bit_and_a_difference_is_found() {
 }
 
 #[test]
+fn where_a_network_looked_is_drawn_on_demand() {
+    let node = Node::start(&Site::usual(free_port()));
+    let sample = Radiograph::default().write(&node.scratch("sent"));
+    node.send("SCANNER", &[&sample.path]);
+    node.database.wait_for_rows(1, "select 1 from run where state = 'succeeded'");
+    let run = only_run(&node, &sample.study_instance_uid);
+    let folder = node.scratch("maps");
+    let explain = |name: &str, options: &[&str]| {
+        let file = folder.join(name);
+        let all = [&["explain", &run, "--output", file.to_str().expect("a plain path")], options].concat();
+        (node.hilum(&all), file)
+    };
+    let picture = |(output, file): (std::process::Output, std::path::PathBuf)| {
+        assert!(output.status.success(), "{}", said(&output));
+        let picture = image::open(file).expect("a PNG").into_rgb8();
+        assert!(picture.pixels().any(|pixel| pixel.0[0].abs_diff(pixel.0[2]) > 60), "there is colour");
+        picture
+    };
+    let of_vgg = ["--member", "vgg16", "--method"];
+    let gradients = picture(explain("1.png", &[&of_vgg[..], &["integrated_gradients", "--steps", "3"]].concat()));
+    let hirescam = picture(explain("2.png", &[&of_vgg[..], &["hirescam"]].concat()));
+    assert_ne!(gradients, hirescam);
+    assert_ne!(
+        picture(explain("3.png", &[&of_vgg[..], &["hirescam", "--class", "No COVID-19 pattern"]].concat())),
+        hirescam
+    );
+
+    let refused = |made: (std::process::Output, std::path::PathBuf)| {
+        assert!(!made.0.status.success() && !made.1.exists(), "{}", said(&made.0));
+        said(&made.0)
+    };
+    assert!(refused(explain("4.png", &[&of_vgg[..], &["cam"]].concat())).contains("choose one of hirescam"));
+    assert!(refused(explain("5.png", &["--member", "lenet"])).contains("it has resnet34, resnet50, resnet152, vgg16"));
+    assert!(refused(explain("6.png", &["--class", "flu"])).contains("it has `COVID-19`, `No COVID-19 pattern`"));
+    assert!(refused(explain("7.png", &["--image", "2"])).contains("there is no image 2"));
+    let (again, _) = explain("1.png", &[]);
+    assert!(said(&again).contains("is there already"), "{}", said(&again));
+}
+
+#[test]
 fn the_bundle_of_the_tests_is_verified_and_described() {
     let node = Node::start(&Site::usual(free_port()));
     let said = node.hilum_ok(&["model", "verify", "cxr-untrained"]);
