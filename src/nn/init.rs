@@ -19,6 +19,7 @@ use super::{
         MaskMode, Member, MemberArchitecture, Preprocessing, ResizeMode, Segmenter, SegmenterArchitecture,
         SegmenterNormalisation, UNTRAINED_VERSION, VoiMode, is_plain_name,
     },
+    precision::NetworkPrecision,
     scan,
     scan_manifest::{Aggregation, ScanArchitecture, ScanChannel, ScanPreprocessing},
     seeded::seeded_values,
@@ -381,6 +382,7 @@ fn manifest(name: &str, options: UntrainedOptions, digests: &[Sha256Digest]) -> 
             weights: "segmenter.safetensors".to_owned(),
             sha256: digest(0),
             version: version.clone(),
+            precision: NetworkPrecision::default(),
         }),
         members: (1..)
             .zip(Architecture::KEIDAR_ENSEMBLE)
@@ -396,6 +398,7 @@ fn manifest(name: &str, options: UntrainedOptions, digests: &[Sha256Digest]) -> 
                 sha256: digest(network_idx),
                 version: version.clone(),
                 batch_norm: BatchNormMode::Running,
+                precision: NetworkPrecision::default(),
             })
             .collect(),
     }
@@ -449,6 +452,7 @@ fn scan_manifest(name: &str, options: ScanOptions, sha256: Sha256Digest) -> Mani
             sha256,
             version: version(options.seed),
             batch_norm: BatchNormMode::Running,
+            precision: NetworkPrecision::default(),
         }],
     }
 }

@@ -330,6 +330,43 @@ mod tests {
     }
 
     #[test]
+    fn channels_innermost_are_the_same_numbers_for_everybody_who_holds_the_tensor() {
+        let _guard = tch::no_grad_guard();
+        for size in [vec![2, 3, 4, 5], vec![2, 3, 2, 4, 5], vec![6, 7]] {
+            let numbers =
+                Tensor::arange(size.iter().product::<i64>(), (Kind::Float, Device::Cpu)).view(size.as_slice());
+            let (mut tensor, expected) = (numbers.copy(), numbers);
+            let other = tensor.shallow_clone();
+            channels_last(&mut tensor).unwrap();
+            assert_eq!(other.stride(), tensor.stride());
+            assert_eq!(other.stride()[1], 1, "the second dimension is the innermost");
+            assert_eq!(other, expected);
+        }
+    }
+
+    #[test]
+    fn reduced_precision_ends_with_its_guard() {
+        let _guard = tch::no_grad_guard();
+        let product =
+            || Tensor::ones([4, 4], (Kind::Float, Device::Cpu)).f_mm(&Tensor::ones([4, 4], (Kind::Float, Device::Cpu)));
+        let reduced = {
+            let _half = Autocast::begin(Device::Cpu, HalfKind::Bfloat16).unwrap();
+            product().unwrap().kind()
+        };
+        assert_eq!((reduced, product().unwrap().kind()), (Kind::BFloat16, Kind::Float));
+    }
+
+    #[test]
+    fn without_a_cuda_library_everything_of_it_is_an_error() {
+        let images = images(1);
+        for words in [cuda_devices().map(drop), cuda_own_stream(0), cuda_upload(&images, 0).map(drop)] {
+            assert!(!words.unwrap_err().is_empty());
+        }
+        assert_eq!(cuda_allow_tf32(false), Ok(()), "the flag itself is libtorch's");
+        assert_eq!(cuda_repeatable(), Ok(()));
+    }
+
+    #[test]
     fn a_recording_that_fails_leaves_room_for_the_next() {
         let _guard = tch::no_grad_guard();
         let error = JitModule::record(&[images(1)], |inputs| Ok(vec![inputs[0].f_view([7, 7])?])).unwrap_err();

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     architecture::Architecture,
     covnet::BatchNormMode,
+    precision::{MAX_TOLERANCE, NetworkPrecision, Precision},
     r231,
     scan_manifest::{Aggregation, ScanArchitecture, ScanPreprocessing, is_default_batch_norm},
     unet,
@@ -436,6 +437,9 @@ pub struct Segmenter {
     pub sha256: Sha256Digest,
     /// Version of the weights.
     pub version: String,
+    /// With which numbers it computes on GPUs.
+    #[serde(default, skip_serializing_if = "NetworkPrecision::is_default")]
+    pub precision: NetworkPrecision,
 }
 
 /// Which network segments the lungs.
@@ -514,6 +518,9 @@ pub struct Member {
     /// Whose mean and variance batch normalisation uses; COVNet only.
     #[serde(default, skip_serializing_if = "is_default_batch_norm")]
     pub batch_norm: BatchNormMode,
+    /// With which numbers it computes on GPUs.
+    #[serde(default, skip_serializing_if = "NetworkPrecision::is_default")]
+    pub precision: NetworkPrecision,
 }
 
 impl Member {
@@ -785,6 +792,17 @@ impl Manifest {
                 format!("`{}` is {}: give a number above 0 up to {MAX_WIDTH}", key("width"), network.width)
             });
             problems.text(&key("version"), network.version, 64, false);
+            let NetworkPrecision { cuda, tolerance } = network.precision;
+            problems.check(tolerance > 0.0 && tolerance <= MAX_TOLERANCE, || {
+                format!("`{}` is {tolerance}: give a number above 0 up to {MAX_TOLERANCE}", key("precision.tolerance"))
+            });
+            problems.check(!network.is_program || matches!(cuda, Precision::Float32 | Precision::Tf32), || {
+                format!(
+                    "`{}` is `{}`: a TorchScript file chooses its 16-bit floats itself; give `float32` or `tf32`",
+                    key("precision.cuda"),
+                    cuda.name()
+                )
+            });
             problems.check(
                 self.status == BundleStatus::Untrained || !network.version.starts_with(UNTRAINED_VERSION),
                 || {
@@ -839,6 +857,8 @@ impl Manifest {
             extension: ".safetensors",
             sha256: segmenter.sha256,
             version: &segmenter.version,
+            precision: segmenter.precision,
+            is_program: false,
         });
         segmenter.chain(self.members.iter().enumerate().map(|(member_idx, member)| NetworkEntry {
             key: format!("members[{member_idx}]"),
@@ -847,6 +867,8 @@ impl Manifest {
             extension: member.architecture.extension(),
             sha256: member.sha256,
             version: &member.version,
+            precision: member.precision,
+            is_program: member.architecture == MemberArchitecture::TorchScript,
         }))
     }
 }
@@ -860,6 +882,9 @@ pub(super) struct NetworkEntry<'a> {
     extension: &'static str,
     pub(super) sha256: Sha256Digest,
     version: &'a str,
+    pub(super) precision: NetworkPrecision,
+    /// Whether its file is a program.
+    is_program: bool,
 }
 
 impl Performance {
