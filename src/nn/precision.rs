@@ -144,10 +144,9 @@ impl<M> Settled<M> {
     }
 
     fn within<T>(&self, precision: Precision, work: impl FnOnce() -> Result<T, NnError>) -> Result<T, NnError> {
-        let refused = |words| NnError::Torch { network: self.name.clone(), words };
-        let is_cuda = self.device.is_cuda();
-        let _tf32 = is_cuda.then(|| TF32.hold(precision == Precision::Tf32, jit::cuda_allow_tf32)).transpose();
-        let _tf32 = _tf32.map_err(refused)?;
+        let refused = |words: String| NnError::Torch { network: self.name.clone(), words };
+        let tf32 = || TF32.hold(precision == Precision::Tf32, jit::cuda_allow_tf32);
+        let _tf32 = self.device.is_cuda().then(tf32).transpose().map_err(refused)?;
         let half = match precision {
             Precision::Float32 | Precision::Tf32 => None,
             Precision::Float16 => Some(HalfKind::Float16),
