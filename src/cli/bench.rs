@@ -173,7 +173,7 @@ fn table(measured: &[Measured]) -> String {
 fn computing(measured: &[Measured]) -> String {
     let Some(of) = measured.first() else { return String::new() };
     let on_gpus = of.networks.iter().zip(&of.computing).filter(|(_, computing)| !computing.starts_with("cpu"));
-    on_gpus.map(|((name, _), computing)| format!("\n{name}: {computing}")).collect()
+    on_gpus.flat_map(|((name, _), computing)| ["\n", name, ": ", computing]).collect()
 }
 
 #[cfg(test)]

@@ -125,12 +125,13 @@ impl Ensemble {
             return Err(load_error(vec![format!("a bundle of the kind `{kind}` has no classifiers of radiographs")]));
         };
         let class_of_output = classification.class_of_output();
-        let mut entries = manifest.networks().map(|entry| LoadPlan::new(bundle, &entry, options.clone()));
+        let segmenter_threads = options.segmenter_threads;
+        let mut entries = manifest.networks().map(move |entry| LoadPlan::new(bundle, &entry, options.clone()));
         let mut problems = Vec::new();
 
         let (width, side) = (segmenter.width, segmenter.input_side_pixels as usize);
         let lungs = entries.next().map(|mut plan| {
-            plan.options.intra_op_threads = options.segmenter_threads;
+            plan.options.intra_op_threads = segmenter_threads;
             plan.start("lung segmenter", vec![[1, side, side]], move |plan| {
                 let (network, _store) = plan.load(|path| UNet::new(path, width), |_| false)?;
                 let forward: Forward = Box::new(move |inputs| Ok(vec![network.forward(only(inputs)?)?]));

@@ -95,6 +95,9 @@ impl<Q, A> Network<Q, A> {
 /// Largest magnitude of an input sample. Normalised pictures stay below ten.
 const MAX_INPUT: f32 = 1_000_000.0;
 
+/// The precision that a copy computes with, and its thread.
+type LoadedCopy<M> = (Precision, Owner<<M as Model>::Question, <M as Model>::Answer>);
+
 /// What a network's thread needs to load it.
 #[derive(Clone)]
 pub(super) struct LoadPlan {
@@ -103,7 +106,7 @@ pub(super) struct LoadPlan {
     file_name: String,
     file: PathBuf,
     sha256: Sha256Digest,
-    precision: NetworkPrecision,
+    pub(super) precision: NetworkPrecision,
     /// That of the copy to load.
     pub(super) device: tch::Device,
     /// Whether it is loaded as GPUs take it: channels of weights innermost, with the manifest's precision. Tests do so on
@@ -174,7 +177,7 @@ impl LoadPlan {
         self,
         input_shapes: &[[usize; 3]],
         load: impl FnOnce(&Self) -> Result<M, NnError> + Send + 'static,
-    ) -> Result<(Precision, Owner<M::Question, M::Answer>), NnError>
+    ) -> Result<LoadedCopy<M>, NnError>
     where
         M: Model<Question: MadeUp, Answer: Comparable>,
     {

@@ -474,13 +474,13 @@ mod tests {
 
         let (done, finished) = channel();
         let waiting = |on: bool| {
-            let (switch, turns, done) = (Arc::clone(&switch), Arc::clone(&turns), done.clone());
+            let (of_thread, turns, done) = (Arc::clone(&switch), Arc::clone(&turns), done.clone());
             let thread = std::thread::spawn(move || {
-                let held = switch.hold(on, |on| {
+                let held = of_thread.hold(on, |on| {
                     turns.lock().unwrap().push(on);
                     Ok(())
                 });
-                assert_eq!(switch.state().is_on, Some(on));
+                assert_eq!(of_thread.state().is_on, Some(on));
                 drop(held.unwrap());
                 done.send(on).unwrap();
             });
