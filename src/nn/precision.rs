@@ -382,11 +382,13 @@ mod tests {
             let float32 = classifier(member_idx);
             let expected = float32.answer(&[&question]).unwrap().remove(0);
 
-            let network = classifier(member_idx).settle(Precision::Bfloat16, MAX_TOLERANCE, &[SHAPE]);
-            assert_eq!(network.precision(), Precision::Bfloat16, "{}", network.name);
-            let found = network.answer(&[&question]).unwrap().remove(0);
-            assert!(found.difference(&expected) <= MAX_TOLERANCE);
-            assert_ne!(found.logits, expected.logits, "the numbers are other ones, or nothing was reduced");
+            for precision in [Precision::Bfloat16, Precision::Float16] {
+                let network = classifier(member_idx).settle(precision, MAX_TOLERANCE, &[SHAPE]);
+                assert_eq!(network.precision(), precision, "{}", network.name);
+                let found = network.answer(&[&question]).unwrap().remove(0);
+                assert!(found.difference(&expected) <= MAX_TOLERANCE);
+                assert_ne!(found.logits, expected.logits, "the numbers are other ones, or nothing was reduced");
+            }
 
             let network = classifier(member_idx).settle(Precision::Bfloat16, 1e-9, &[SHAPE]);
             assert_eq!(network.precision(), Precision::Float32, "{}: beyond the tolerance", network.name);

@@ -748,13 +748,12 @@ mod tests {
             let network = start(true, Precision::Bfloat16);
             let found = ask(&network).await;
             let difference = found.difference(&expected);
-            println!("{name}: {}, off by {difference}", network.computing());
-            if network.computing() == "cpu bfloat16" {
-                assert!(difference < 2.0 * MAX_TOLERANCE, "{name}: {difference}");
-                assert_ne!(found.embedding, expected.embedding, "{name}");
-            } else {
-                assert!(near(&found.probabilities, &expected.probabilities), "{name}");
-            }
+            assert_eq!(network.computing(), "cpu bfloat16", "{name}");
+            // Another scan than those that were compared when it was loaded. DRE-Net may look at other squares of a slice.
+            let is_choosy = architecture == MemberArchitecture::Scan(ScanArchitecture::DreNet);
+            let bound = if is_choosy { 5.0 * MAX_TOLERANCE } else { MAX_TOLERANCE };
+            assert!(difference < bound, "{name}: {difference}");
+            assert_ne!(found.embedding, expected.embedding, "{name}");
         }
     }
 

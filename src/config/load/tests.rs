@@ -135,7 +135,7 @@ fn syntax_errors_do_not_hide_other_problems() {
 #[case::size_range("[dicom]\nmax_object_bytes = 1", "got integer `1`; give a size from \"1 MiB\" to \"1 TiB\"")]
 #[case::boolean("[database]\nmanaged = \"yes\"", "`database.managed`: got string \"yes\"; give true or false")]
 #[case::variant("[log]\nformat = \"xml\"", "`log.format`: unknown variant `xml`; give `human` or `json`")]
-#[case::device("[inference]\ndevice = \"cuda\"", "`cuda` is not a device: give `cpu` or `cuda:0`")]
+#[case::device("[inference]\ndevice = \"cuda\"", "`cuda` is not a device; give `cpu` or `cuda:0`")]
 #[case::devices("[inference]\ndevice = [\"cuda:0\", \"cuda:0\"]", "`cuda:0` is listed twice")]
 #[case::level("[log]\nlevel = \"verbose\"", "got string \"verbose\"; give off, error, warn, info, debug or trace")]
 #[case::directive("[log]\nlevel = \"info,hilum=loud\"", "got string \"info,hilum=loud\"")]
