@@ -14,7 +14,7 @@ use crate::{
     imaging::DecodeLimits,
     infer::worker::{self, WorkerSettings as InferSettings},
     jobs::{self, JobHandler, JobKind, WorkerSettings},
-    nn::EnsembleOptions,
+    nn::{EnsembleOptions, require_devices},
     report::{FileMetaIds, RenderOptions},
     types::Uid,
 };
@@ -27,6 +27,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     if !wait_for_schema(&Config { database: without_migrations(&config), ..config.clone() }, &db, &shutdown).await {
         return Ok(());
     }
+    // Before any run is claimed: a missing GPU is no study's fault.
+    let devices = config.inference.devices.as_slice().to_vec();
+    let to_check = devices.clone();
+    tokio::task::spawn_blocking(move || require_devices(&to_check))
+        .await?
+        .context("check what `inference.device` names")?;
     let threads = network_threads(&config);
     let installed = installation(&config, &db).await?;
     let settings = InferSettings {
@@ -36,6 +42,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         render: render_options(&config)?,
         machine_utc_offset,
         ensemble: EnsembleOptions {
+            devices,
             max_batch: config.inference.max_batch,
             gather: Duration::from_millis(config.inference.batch_wait_milliseconds),
             optimise: config.inference.optimise,

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     app::tuning::{Machine, Threads, Tuning},
     nn::{Bundle, EnsembleOptions, Measured, UNTRAINED_BUNDLE_NAME, measure},
+    types::{Device, Devices},
 };
 
 #[derive(Debug, Args)]
@@ -35,6 +36,9 @@ pub(super) struct Options {
     /// Threads that the lung segmenter computes with [default: as --threads]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     segmenter_threads: Option<u16>,
+    /// Devices that compute, such as cuda:0; each gets a copy of every network [default: the configured ones]
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
+    device: Vec<Device>,
     /// Repetitions; the median is shown
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     repetitions: u16,
@@ -77,9 +81,12 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     };
     let segmenter = options.segmenter_threads.map(usize::from);
     let batches: Vec<usize> = options.batch.iter().map(|batch| usize::from(*batch)).collect();
+    let devices =
+        if options.device.is_empty() { config.inference.devices.clone() } else { Devices::new(options.device)? };
     let mut measured = Vec::new();
     for threads in threads {
         let ensemble = EnsembleOptions {
+            devices: devices.as_slice().to_vec(),
             intra_op_threads: threads,
             segmenter_threads: segmenter.unwrap_or(threads),
             optimise: !options.plain,
@@ -159,7 +166,14 @@ fn table(measured: &[Measured]) -> String {
         row.extend([milliseconds(of.ensemble_milliseconds), milliseconds(of.whole_milliseconds)]);
         table.row(row);
     }
-    format!("milliseconds for each image\n{}", table.render("nothing was measured"))
+    format!("milliseconds for each image\n{}{}", table.render("nothing was measured"), computing(measured))
+}
+
+/// What the networks computed with, unless that is the processor.
+fn computing(measured: &[Measured]) -> String {
+    let Some(of) = measured.first() else { return String::new() };
+    let on_gpus = of.networks.iter().zip(&of.computing).filter(|(_, computing)| !computing.starts_with("cpu"));
+    on_gpus.flat_map(|((name, _), computing)| ["\n", name, ": ", computing]).collect()
 }
 
 #[cfg(test)]
@@ -182,6 +196,7 @@ mod tests {
             whole_milliseconds: segmenter + ensemble_milliseconds,
             ensemble_milliseconds,
             networks: vec![("lung segmenter".to_owned(), segmenter), ("resnet50".to_owned(), 0.5)],
+            computing: vec!["cpu float32".to_owned(), "cuda:0 float16".to_owned()],
         };
         let measured = [of(1, 1, 30.0, 20.0), of(1, 8, 1.0, 1.0), of(2, 1, 20.0, 25.0), of(2, 8, 2.0, 2.0)];
         assert_eq!(fastest(&measured), Some(Threads { segmenter: 2, classifiers: 1 }));
@@ -190,5 +205,6 @@ mod tests {
         assert_eq!(fastest(&segmenter_alone), Some(Threads { segmenter: 4, classifiers: 1 }), "--segmenter-threads 4");
         let text = table(&measured);
         assert!(text.contains("RESNET50") && text.contains("30.0"), "{text}");
+        assert!(text.ends_with("\nresnet50: cuda:0 float16"), "{text}");
     }
 }

@@ -112,14 +112,14 @@ impl Config {
     #[must_use]
     pub fn results_digest(&self) -> Sha256Digest {
         let NodeConfig { name, institution_name, manufacturer_name, utc_offset, .. } = &self.node;
-        let InferenceConfig { device, max_decoded_bytes, optimise, .. } = &self.inference;
+        let InferenceConfig { devices, max_decoded_bytes, optimise, .. } = &self.inference;
         let settings = serde_json::json!({
             "format": 1,
             "node.name": &**name,
             "node.institution_name": &**institution_name,
             "node.manufacturer_name": manufacturer_name.as_deref(),
             "node.utc_offset": utc_offset.map(utc_offset_text),
-            "inference.device": device,
+            "inference.device": devices.kind(),
             "inference.max_decoded_bytes": max_decoded_bytes.bytes(),
             "inference.optimise": optimise,
         });

@@ -24,7 +24,7 @@ pub use load::{Config, effective_toml};
 pub use problem::{ConfigErrors, ConfigProblem, Origin};
 pub use sections::{
     ArchiveConfig, AssembleConfig, DatabaseConfig, DatabaseSource, DeliverConfig, DicomConfig, HttpConfig,
-    InferenceConfig, InferenceDevice, LogConfig, LogFormat, NodeConfig, RetentionConfig, TlsConfig,
+    InferenceConfig, LogConfig, LogFormat, NodeConfig, RetentionConfig, TlsConfig,
 };
 pub use site::{load_site, parse_site};
 pub use values::{ByteSize, ByteSizeError, DicomText, DicomTextError, Redacted};

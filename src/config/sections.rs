@@ -11,6 +11,7 @@ use super::values::{
     log_level, optional_listen, optional_path, optional_size_within, optional_within, path, required_text, seconds,
     size_within, utc_offset, within,
 };
+use crate::types::Devices;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -300,15 +301,6 @@ impl Default for AssembleConfig {
     }
 }
 
-/// What computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InferenceDevice {
-    /// The machine's processor.
-    #[default]
-    Cpu,
-}
-
 /// `[inference]`: the infer child process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -360,8 +352,9 @@ pub struct InferenceConfig {
     /// Largest decoded image; a larger one is not analysed.
     #[serde(deserialize_with = "size_within::<MIB, { 64 * GIB }, _>")]
     pub max_decoded_bytes: ByteSize,
-    /// What computes.
-    pub device: InferenceDevice,
+    /// What computes: one device as its name, several GPUs as a list.
+    #[serde(rename = "device")]
+    pub devices: Devices,
 }
 
 impl Default for InferenceConfig {
@@ -378,7 +371,7 @@ impl Default for InferenceConfig {
             restart_backoff_minimum: Duration::from_secs(1),
             restart_backoff_maximum: Duration::from_mins(1),
             max_decoded_bytes: ByteSize::from_mebibytes(512),
-            device: InferenceDevice::Cpu,
+            devices: Devices::default(),
         }
     }
 }

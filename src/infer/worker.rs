@@ -340,7 +340,7 @@ impl Inner {
         {
             return Ok(Arc::clone(&loaded.pipeline));
         }
-        let (options, decode_limits) = (self.settings.ensemble, self.settings.decode_limits);
+        let (options, decode_limits) = (self.settings.ensemble.clone(), self.settings.decode_limits);
         let pipeline = tokio::task::spawn_blocking(move || Pipeline::open(&folder, options, decode_limits))
             .await?
             .with_context(|| format!("load bundle `{bundle_name}`"))?;

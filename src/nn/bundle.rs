@@ -389,6 +389,37 @@ mod tests {
     }
 
     #[test]
+    fn precision_is_a_matter_of_each_network() {
+        use super::super::{NetworkPrecision, Precision};
+        let with = |tolerance: &str| {
+            let weights = "weights = \"vgg16.safetensors\"\n";
+            open_changed(weights, &format!("{weights}precision = {{ cuda = \"float16\"{tolerance} }}\n"))
+        };
+        let of = |bundle: &Bundle| bundle.manifest().members.iter().map(|member| member.precision).collect::<Vec<_>>();
+        let unsaid = NetworkPrecision::default();
+        assert_eq!((unsaid.cuda, unsaid.tolerance), (Precision::Float32, 0.01));
+        let half = NetworkPrecision { cuda: Precision::Float16, tolerance: 0.01 };
+        assert_eq!(of(&with("").unwrap()), [unsaid, unsaid, unsaid, half]);
+        let narrow = NetworkPrecision { tolerance: 0.002, ..half };
+        assert_eq!(of(&with(", tolerance = 0.002").unwrap())[3], narrow);
+        for tolerance in ["0.02", "0.0", "-0.001", "nan"] {
+            let error = with(&format!(", tolerance = {tolerance}")).unwrap_err().to_string();
+            assert!(error.contains("`members[3].precision.tolerance` is") && error.contains("up to 0.01"), "{error}");
+        }
+        let error = with(", cpu = \"float16\"").unwrap_err().to_string();
+        assert!(error.contains("unknown field `cpu`"), "{error}");
+        // Of the segmenter, and not of a program.
+        let weights = "weights = \"segmenter.safetensors\"\n";
+        let bundle = open_changed(weights, &format!("{weights}precision.cuda = \"bfloat16\"\n")).unwrap();
+        assert_eq!(bundle.manifest().segmenter.as_ref().unwrap().precision.cuda, Precision::Bfloat16);
+        for (cuda, is_refused) in [("float16", true), ("bfloat16", true), ("tf32", false), ("float32", false)] {
+            let program = format!("architecture = \"torch_script\"\nprecision.cuda = \"{cuda}\"\n");
+            let error = open_changed("architecture = \"resnet34\"\n", &program).unwrap_err().to_string();
+            assert_eq!(error.contains("`members[0].precision.cuda` is"), is_refused, "{error}");
+        }
+    }
+
+    #[test]
     fn folders_without_a_readable_manifest_are_refused() {
         let empty = TempDir::new().unwrap();
         let error = Bundle::open(empty.path()).unwrap_err().to_string();

@@ -94,7 +94,8 @@ impl Covnet {
                     .to_owned(),
             ));
         }
-        let features = global_average(&maps)?;
+        // What is chosen, added up and written into zeros are 32-bit floats, whatever the trunk computes with.
+        let features = global_average(&maps)?.f_to_kind(tch::Kind::Float)?;
         let (embedding, winners) = features.f_max_dim(0, true)?;
         let logits = self.classifier.apply(&embedding)?;
 

@@ -155,7 +155,7 @@ impl DreNet {
             self.down.iter().zip(&self.score).zip(SMALL_SQUARES.into_iter().chain(LARGE_SQUARES))
         {
             map = down.apply(&map)?.f_relu_()?;
-            let scores = score.apply(&map)?.f_flatten(0, -1)?.f_to(tch::Device::Cpu)?;
+            let scores = score.apply(&map)?.f_flatten(0, -1)?.f_to(tch::Device::Cpu)?.f_to_kind(tch::Kind::Float)?;
             let scores = Vec::<f32>::try_from(&scores)?;
             scored.push(scores.into_iter().zip(squares_of_cells(cell, side)).collect::<Vec<_>>());
         }

@@ -8,23 +8,24 @@ use super::{
     architecture::Architecture,
     bundle::Bundle,
     classifier::{Classifier, ClassifierOptions},
+    cuda::require_devices,
     error::NnError,
     fusion::class_probabilities,
-    load::{LoadPlan, Network, batch, gather, only, rows_of, torch_device},
+    load::{LoadPlan, Network, batch, gather, only, rows_of, upload},
     manifest::{Input, MemberArchitecture},
     owner::Model,
-    plane::{Device, Plane, Planes},
+    plane::{Plane, Planes},
     runner::{Forward, Runner},
     script::ScriptModel,
     unet::UNet,
 };
-use crate::types::RunPriority;
+use crate::types::{Device, RunPriority};
 
 /// How networks are run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnsembleOptions {
-    /// Where.
-    pub device: Device,
+    /// Where: a copy of every network is loaded onto each device. None counts as the processor.
+    pub devices: Vec<Device>,
     /// Most images in one batch; 0 counts as 1.
     pub max_batch: usize,
     /// How long a batch waits for more images after its first. Pays where a batch costs little more than one image, as
@@ -47,7 +48,7 @@ pub struct EnsembleOptions {
 impl Default for EnsembleOptions {
     fn default() -> Self {
         Self {
-            device: Device::Cpu,
+            devices: vec![Device::Cpu],
             max_batch: 8,
             gather: Duration::ZERO,
             optimise: true,
@@ -111,10 +112,10 @@ pub(super) struct ClassifierQuestion {
 }
 
 impl Ensemble {
-    /// Loads every network of `bundle` onto a thread of its own, one after the other; the error names every
+    /// Loads every network of `bundle` onto every device, each copy onto a thread of its own, one after the other; the error names every
     /// problem of every network. Blocks for seconds: call it from `spawn_blocking` or a thread.
     pub fn load(bundle: &Bundle, options: EnsembleOptions) -> Result<Self, NnError> {
-        let device = torch_device(options.device)?;
+        require_devices(&options.devices)?;
         let manifest = bundle.manifest();
         let load_error = |problems| NnError::Load { bundle: manifest.name.clone(), problems };
         let (Input::Image2d { .. }, Some(segmenter), Some(classification)) =
@@ -124,12 +125,13 @@ impl Ensemble {
             return Err(load_error(vec![format!("a bundle of the kind `{kind}` has no classifiers of radiographs")]));
         };
         let class_of_output = classification.class_of_output();
-        let mut entries = manifest.networks().map(|entry| LoadPlan::new(bundle, &entry, device, options));
+        let segmenter_threads = options.segmenter_threads;
+        let mut entries = manifest.networks().map(move |entry| LoadPlan::new(bundle, &entry, options.clone()));
         let mut problems = Vec::new();
 
         let (width, side) = (segmenter.width, segmenter.input_side_pixels as usize);
         let lungs = entries.next().map(|mut plan| {
-            plan.options.intra_op_threads = options.segmenter_threads;
+            plan.options.intra_op_threads = segmenter_threads;
             plan.start("lung segmenter", vec![[1, side, side]], move |plan| {
                 let (network, _store) = plan.load(|path| UNet::new(path, width), |_| false)?;
                 let forward: Forward = Box::new(move |inputs| Ok(vec![network.forward(only(inputs)?)?]));
@@ -179,6 +181,12 @@ impl Ensemble {
         self.networks.members.len()
     }
 
+    /// What each network computes with, the segmenter first: devices and precision.
+    pub(super) fn computing(&self) -> Vec<String> {
+        let Networks { segmenter, members, .. } = self.networks.as_ref();
+        [segmenter.computing()].into_iter().chain(members.iter().map(Network::computing)).collect()
+    }
+
     /// Probability of lung, 0 to 1, for each sample of a square canvas of the segmenter's input side with
     /// samples 0 to 1. The normalisation that the manifest names is done here: minus the canvas's mean, divided
     /// by its (population) standard deviation; a canvas of one value becomes all 0.
@@ -188,7 +196,7 @@ impl Ensemble {
         let segmenter = &self.networks.segmenter;
         segmenter.check_inputs(&[([1, canvas.rows, canvas.columns], &canvas.values)])?;
         let values = z_score(&canvas.values);
-        segmenter.owner.ask(Plane { values, ..canvas }, priority).await
+        segmenter.copies.ask(Plane { values, ..canvas }, priority).await
     }
 
     /// Runs one member on its inputs (one; a TorchScript file may take two), of the shapes that the manifest gives, already
@@ -211,7 +219,7 @@ impl Ensemble {
         let shapes: Vec<([usize; 3], &[f32])> =
             inputs.iter().map(|input| ([input.channels, input.rows, input.columns], input.values.as_slice())).collect();
         member.check_inputs(&shapes)?;
-        member.owner.ask(ClassifierQuestion { inputs, target_class_idx }, priority).await
+        member.copies.ask(ClassifierQuestion { inputs, target_class_idx }, priority).await
     }
 }
 
@@ -302,7 +310,7 @@ impl ClassifierModel {
 
     /// Logits, embedding and, if wanted, maps about the outputs `targets`.
     fn run(&self, input: &Tensor, targets: &[i64]) -> Result<(Tensor, Tensor, Option<Tensor>), NnError> {
-        let targets = Tensor::f_from_slice(targets).and_then(|targets| targets.f_to(self.device));
+        let targets = Tensor::f_from_slice(targets).and_then(|targets| upload(&targets, self.device));
         let targets = targets.map_err(|error| NnError::torch(&self.name, &error))?;
         let mut outputs = self.runner.run(&[input.shallow_clone(), targets])?.into_iter();
         let (Some(logits), Some(embedding)) = (outputs.next(), outputs.next()) else {
@@ -410,7 +418,7 @@ mod tests {
 
     const SIDE: usize = 64;
     const OPTIONS: EnsembleOptions = EnsembleOptions {
-        device: Device::Cpu,
+        devices: Vec::new(),
         max_batch: 4,
         gather: Duration::ZERO,
         optimise: true,
@@ -447,7 +455,7 @@ mod tests {
     /// A classifier of the test bundle, loaded on this thread.
     fn classifier(bundle: &Bundle, member_idx: usize) -> ClassifierModel {
         let entry = bundle.manifest().networks().nth(member_idx + 1).unwrap();
-        let mut plan = LoadPlan::new(bundle, &entry, tch::Device::Cpu, OPTIONS);
+        let mut plan = LoadPlan::new(bundle, &entry, OPTIONS);
         bundle.manifest().members[member_idx].name.clone_into(&mut plan.name);
         let member = &bundle.manifest().members[member_idx];
         let MemberArchitecture::Known(architecture) = member.architecture else { panic!("of ours") };
@@ -526,6 +534,54 @@ mod tests {
             // Loaded anew, as another process would.
             let again = classifier(&bundle, member_idx);
             assert_eq!(tch::no_grad(|| again.answer(&[&a])).unwrap(), first);
+        }
+    }
+
+    #[tokio::test]
+    async fn two_copies_of_every_network_answer_as_one_does() {
+        let folder = test_bundle();
+        let bundle = Bundle::open(folder.path()).unwrap();
+        let devices = vec![Device::Cpu, Device::Cpu];
+        let (one, two) = (ensemble(), Ensemble::load(&bundle, EnsembleOptions { devices, ..OPTIONS }).unwrap());
+        assert_eq!(one.computing(), vec!["cpu float32"; 5]);
+        assert_eq!(two.computing(), vec!["cpu float32, cpu float32"; 5]);
+        for member_idx in 0..4 {
+            let ask = |of: &Ensemble, name| {
+                let of = of.clone();
+                async move { of.classify(member_idx, vec![input(name)], 0, RunPriority::Routine).await.unwrap() }
+            };
+            let (a, b, again) = tokio::join!(ask(&two, "a"), ask(&two, "b"), ask(&two, "a"));
+            for (found, expected) in [(&a, ask(&one, "a").await), (&b, ask(&one, "b").await)] {
+                assert_close("logits", &found.logits, &expected.logits);
+            }
+            assert_close("another copy, or another batch", &again.logits, &a.logits);
+        }
+        let lungs = two.segment(canvas("a"), RunPriority::Routine).await.unwrap();
+        assert_close("lungs", &lungs.values, &one.segment(canvas("a"), RunPriority::Routine).await.unwrap().values);
+    }
+
+    /// What runs on GPUs in another order of memory gives the same numbers; tried on the processor, as there is no GPU.
+    #[test]
+    fn channels_innermost_change_no_answer() {
+        let folder = test_bundle();
+        let bundle = Bundle::open(folder.path()).unwrap();
+        let question = ClassifierQuestion { inputs: vec![input("a")], target_class_idx: 0 };
+        for (member, entry) in bundle.manifest().members.iter().zip(bundle.manifest().networks().skip(1)) {
+            let MemberArchitecture::Known(architecture) = member.architecture else { panic!("of ours") };
+            let answer = |as_on_gpu| {
+                let mut plan = LoadPlan::new(&bundle, &entry, EnsembleOptions { optimise: false, ..OPTIONS });
+                plan.as_on_gpu = as_on_gpu;
+                let shape = [3, SIDE, SIDE];
+                let load = || {
+                    let chosen = (member.width, member.classifier_options());
+                    ClassifierModel::load(&plan, architecture, chosen, shape, vec![0, 1])?.answer(&[&question])
+                };
+                tch::no_grad(load).unwrap().remove(0)
+            };
+            let (found, expected) = (answer(true), answer(false));
+            assert_close(&member.name, &found.logits, &expected.logits);
+            assert_close(&member.name, &found.embedding, &expected.embedding);
+            assert_close(&member.name, &map_values(&found), &map_values(&expected));
         }
     }
 
@@ -750,8 +806,10 @@ mod tests {
     fn an_absent_device_is_explained() {
         let folder = test_bundle();
         let bundle = Bundle::open(folder.path()).unwrap();
-        let options = EnsembleOptions { device: Device::Cuda(63), ..OPTIONS };
+        let options = EnsembleOptions { devices: vec![Device::Cuda(63)], ..OPTIONS };
         let error = Ensemble::load(&bundle, options).err().unwrap().to_string();
         assert!(error.starts_with("device `cuda:63` is not available") && error.contains("`cpu`"), "{error}");
+        // Here and in CI for want of the library; where there are GPUs, there are fewer.
+        assert!(error.contains("libtorch_cuda.so") || error.contains("CUDA devices, counted from 0"), "{error}");
     }
 }

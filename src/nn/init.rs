@@ -19,6 +19,7 @@ use super::{
         MaskMode, Member, MemberArchitecture, Preprocessing, ResizeMode, Segmenter, SegmenterArchitecture,
         SegmenterNormalisation, UNTRAINED_VERSION, VoiMode, is_plain_name,
     },
+    precision::NetworkPrecision,
     scan,
     scan_manifest::{Aggregation, ScanArchitecture, ScanChannel, ScanPreprocessing},
     seeded::seeded_values,
@@ -383,6 +384,7 @@ fn manifest(name: &str, options: UntrainedOptions, digests: &[Sha256Digest]) -> 
             weights: "segmenter.safetensors".to_owned(),
             sha256: digest(0),
             version: version.clone(),
+            precision: NetworkPrecision::default(),
         }),
         members: (1..)
             .zip(Architecture::KEIDAR_ENSEMBLE)
@@ -400,6 +402,7 @@ fn manifest(name: &str, options: UntrainedOptions, digests: &[Sha256Digest]) -> 
                 batch_norm: BatchNormMode::Running,
                 explanation: None,
                 attention: None,
+                precision: NetworkPrecision::default(),
             })
             .collect(),
     }
@@ -456,6 +459,7 @@ fn scan_manifest(name: &str, options: ScanOptions, sha256: Sha256Digest) -> Mani
             batch_norm: BatchNormMode::Running,
             explanation: None,
             attention: None,
+            precision: NetworkPrecision::default(),
         }],
     }
 }

@@ -1,14 +1,20 @@
 // The part of libtorch that no Rust crate wraps: TorchScript files whose floats are widened, and a network traced once, frozen (batch normalisation folded into the
 // convolutions) and turned over to oneDNN (weights laid out for the processor, activation fused into the convolution).
+// Below them what GPUs need: libtorch's CUDA library opened at run time, streams, memory formats, transfers and precision.
+// No header of CUDA is used: c10 asks whatever library has registered itself.
 // src/nn/jit.rs is its only caller. Every function returns null, or an error's words for hilum_jit_free_words.
 
 #include <cstring>
+#include <dlfcn.h>
 #include <exception>
 #include <istream>
 #include <streambuf>
 #include <string>
 #include <vector>
 
+#include <ATen/Context.h>
+#include <ATen/autocast_mode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/csrc/jit/passes/fixup_trace_scope_blocks.h>
@@ -36,6 +42,17 @@ struct BytesBuffer : std::streambuf {
         return seekoff(off_type(position), std::ios_base::beg, mode);
     }
 };
+
+// Images and their weights with the channels innermost, as the tensor cores of GPUs take them; other tensors as they are.
+static Tensor channels_last(const Tensor &tensor) {
+    switch (tensor.dim()) {
+    case 4: return tensor.contiguous(at::MemoryFormat::ChannelsLast);
+    case 5: return tensor.contiguous(at::MemoryFormat::ChannelsLast3d);
+    default: return tensor;
+    }
+}
+
+static c10::Device cuda_device(int device_idx) { return c10::Device(c10::kCUDA, c10::DeviceIndex(device_idx)); }
 
 #define GUARDED(code)                                   \
     try {                                               \
@@ -131,6 +148,81 @@ char *hilum_jit_forward(Module *module, Tensor *const *inputs, size_t n_inputs, 
         if (tensors.size() > capacity) throw std::runtime_error("more outputs than there is room for");
         *n_outputs = tensors.size();
         for (size_t idx = 0; idx < tensors.size(); ++idx) outputs[idx] = new Tensor(std::move(tensors[idx]));
+    })
+}
+
+// Opens a shared library for good, its symbols for all: libtorch_cuda.so registers itself with libtorch_cpu.so while it is opened.
+char *hilum_open_library(const char *path) {
+    GUARDED({
+        if (!dlopen(path, RTLD_NOW | RTLD_GLOBAL)) throw std::runtime_error(dlerror());
+    })
+}
+
+// The file of the libtorch_cpu.so in use, as the loader knows it; null when it does not.
+const char *hilum_libtorch_file() {
+    Dl_info found;
+    auto symbol = reinterpret_cast<const void *>(&at::globalContext);
+    return dladdr(symbol, &found) ? found.dli_fname : nullptr;
+}
+
+// How many CUDA devices there are, and whether libtorch sees the library that says so. Fails where none is opened.
+char *hilum_cuda_devices(int *count, bool *is_seen) {
+    GUARDED({
+        *count = c10::impl::VirtualGuardImpl(c10::kCUDA).deviceCount();
+        *is_seen = at::globalContext().hasCUDA();
+    })
+}
+
+// The same input shall give the same output: no algorithm of cuDNN's that adds up in any order, none chosen by a race.
+char *hilum_cuda_repeatable() {
+    GUARDED({
+        at::globalContext().setDeterministicCuDNN(true);
+        at::globalContext().setBenchmarkCuDNN(false);
+    })
+}
+
+// Whether multiplications and convolutions of 32-bit floats on GPUs may round their factors to TF32; for the whole process.
+char *hilum_cuda_allow_tf32(bool is_allowed) {
+    GUARDED({
+        at::globalContext().setAllowTF32CuBLAS(is_allowed);
+        at::globalContext().setAllowTF32CuDNN(is_allowed);
+    })
+}
+
+// What this thread does on this device from now on goes to a stream of its own.
+char *hilum_cuda_own_stream(int device_idx) {
+    GUARDED({
+        c10::impl::VirtualGuardImpl guard(c10::kCUDA);
+        auto device = cuda_device(device_idx);
+        guard.setDevice(device);
+        guard.exchangeStream(guard.getStreamFromGlobalPool(device));
+    })
+}
+
+// A copy on a GPU, by way of pinned memory so that the processor need not wait, with the channels innermost. libtorch
+// keeps the pinned memory until the transfer is done.
+char *hilum_cuda_upload(const Tensor *tensor, int device_idx, Tensor **uploaded) {
+    GUARDED({
+        auto on_device = tensor->pin_memory().to(cuda_device(device_idx), tensor->scalar_type(), /*non_blocking=*/true);
+        *uploaded = new Tensor(channels_last(on_device));
+    })
+}
+
+// The same numbers in another order of memory, for everybody who holds the tensor.
+char *hilum_channels_last(Tensor *tensor) {
+    GUARDED({
+        c10::NoGradGuard guard;
+        tensor->set_data(channels_last(*tensor));
+    })
+}
+
+// Mixed precision on this thread: what gains by 16-bit floats is computed with them, the rest with 32 bits. 0 ends it.
+char *hilum_autocast(bool on_cuda, int kind) {
+    GUARDED({
+        auto device = on_cuda ? at::kCUDA : at::kCPU;
+        if (kind != 0) at::autocast::set_autocast_dtype(device, kind == 1 ? at::kHalf : at::kBFloat16);
+        at::autocast::set_autocast_enabled(device, kind != 0);
+        if (kind == 0) at::autocast::clear_cache();
     })
 }
 

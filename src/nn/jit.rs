@@ -1,12 +1,15 @@
 //! libtorch's own programs: networks that are recorded once, frozen and optimised for inference on the processor (batch
 //! normalisation folded into the convolutions, their weights in oneDNN's own layout, activations fused), and TorchScript
-//! files. `jit.cpp` holds the few calls that `tch`
+//! files. Below them, what `cuda.rs` and `precision.rs` need of libtorch for GPUs. `jit.cpp` holds the few calls that `tch`
 //! does not wrap; this is the one place with `unsafe` code, and what it exports is safe.
 
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::{CStr, c_char},
+    ffi::{CStr, CString, OsStr, c_char},
+    marker::PhantomData,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
     ptr::{NonNull, null_mut},
 };
 
@@ -37,6 +40,15 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn hilum_jit_free(module: *mut RawModule);
     fn hilum_jit_free_words(words: *mut c_char);
+    fn hilum_open_library(path: *const c_char) -> *mut c_char;
+    fn hilum_libtorch_file() -> *const c_char;
+    fn hilum_cuda_devices(count: *mut i32, is_seen: *mut bool) -> *mut c_char;
+    fn hilum_cuda_repeatable() -> *mut c_char;
+    fn hilum_cuda_allow_tf32(is_allowed: bool) -> *mut c_char;
+    fn hilum_cuda_own_stream(device_idx: i32) -> *mut c_char;
+    fn hilum_cuda_upload(tensor: *const C_tensor, device_idx: i32, uploaded: *mut *mut C_tensor) -> *mut c_char;
+    fn hilum_channels_last(tensor: *mut C_tensor) -> *mut c_char;
+    fn hilum_autocast(on_cuda: bool, kind: i32) -> *mut c_char;
 }
 
 /// Most outputs of a network.
@@ -149,6 +161,138 @@ impl JitModule {
     }
 }
 
+/// Opens a shared library for good, with its symbols for every other one.
+///
+/// # Errors
+/// The loader's words.
+pub(super) fn open_library(path: &Path) -> Result<(), String> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+    // SAFETY: the path is a text that ends with 0 and outlives the call. The library's own initialisation runs: it is
+    // libtorch's, which the process runs anyway.
+    checked(unsafe { hilum_open_library(path.as_ptr()) })
+}
+
+/// The file of the libtorch in use, as far as the loader knows it.
+pub(super) fn libtorch_file() -> Option<PathBuf> {
+    // SAFETY: takes no arguments; the answer is null or a text of the loader that lives as long as the library.
+    let name = unsafe {
+        let name = hilum_libtorch_file();
+        (!name.is_null()).then(|| CStr::from_ptr(name))
+    };
+    name.map(|name| PathBuf::from(OsStr::from_bytes(name.to_bytes())))
+}
+
+/// How many CUDA devices there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CudaDevices {
+    pub(super) count: usize,
+    /// Whether libtorch sees the CUDA library; it looks for it once, when it is first asked for anything of CUDA.
+    pub(super) is_seen: bool,
+}
+
+/// Asks the CUDA library for its devices.
+///
+/// # Errors
+/// libtorch's words where no CUDA library is opened.
+pub(super) fn cuda_devices() -> Result<CudaDevices, String> {
+    let (mut count, mut is_seen) = (0, false);
+    // SAFETY: both are written before the call returns without words.
+    checked(unsafe { hilum_cuda_devices(&raw mut count, &raw mut is_seen) })?;
+    Ok(CudaDevices { count: usize::try_from(count).unwrap_or(0), is_seen })
+}
+
+/// From now on the same input gives the same output on GPUs, in this process.
+///
+/// # Errors
+/// libtorch's words.
+pub(super) fn cuda_repeatable() -> Result<(), String> {
+    // SAFETY: takes no arguments.
+    checked(unsafe { hilum_cuda_repeatable() })
+}
+
+/// Whether products of 32-bit floats on GPUs may use TF32, in this process.
+///
+/// # Errors
+/// libtorch's words.
+pub(super) fn cuda_allow_tf32(is_allowed: bool) -> Result<(), String> {
+    // SAFETY: takes no pointers.
+    checked(unsafe { hilum_cuda_allow_tf32(is_allowed) })
+}
+
+/// Gives this thread a stream of its own on the CUDA device of this index.
+///
+/// # Errors
+/// libtorch's words.
+pub(super) fn cuda_own_stream(device_idx: usize) -> Result<(), String> {
+    let device_idx = i32::try_from(device_idx).map_err(|error| error.to_string())?;
+    // SAFETY: takes no pointers.
+    checked(unsafe { hilum_cuda_own_stream(device_idx) })
+}
+
+/// A copy of a tensor of the processor on the CUDA device of this index, images with the channels innermost. The transfer
+/// may still run: what this thread does next on the device waits for it.
+///
+/// # Errors
+/// libtorch's words.
+pub(super) fn cuda_upload(tensor: &Tensor, device_idx: usize) -> Result<Tensor, String> {
+    let device_idx = i32::try_from(device_idx).map_err(|error| error.to_string())?;
+    let mut uploaded = null_mut();
+    // SAFETY: the tensor outlives the call; `uploaded` is written before it returns without words, and is ours.
+    checked(unsafe { hilum_cuda_upload(tensor.as_ptr(), device_idx, &raw mut uploaded) })?;
+    // SAFETY: as above.
+    Ok(unsafe { Tensor::from_ptr(uploaded) })
+}
+
+/// Puts the channels of images, or of a convolution's weights, innermost: the same numbers in another order of memory, for
+/// everybody who holds the tensor.
+///
+/// # Errors
+/// libtorch's words.
+pub(super) fn channels_last(tensor: &mut Tensor) -> Result<(), String> {
+    // SAFETY: the tensor outlives the call.
+    checked(unsafe { hilum_channels_last(tensor.as_mut_ptr()) })
+}
+
+/// 16-bit floats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HalfKind {
+    /// 5 bits of exponent, 10 of mantissa.
+    Float16 = 1,
+    /// 8 bits of exponent, 7 of mantissa.
+    Bfloat16 = 2,
+}
+
+/// While it lives, this thread computes convolutions and products with 16-bit floats (libtorch's autocast) and the rest with
+/// 32 bits.
+#[derive(Debug)]
+pub(super) struct Autocast {
+    on_cuda: bool,
+    /// It belongs to its thread.
+    _thread: PhantomData<*const ()>,
+}
+
+impl Autocast {
+    /// Begins it, for tensors on this kind of device.
+    ///
+    /// # Errors
+    /// libtorch's words.
+    pub(super) fn begin(device: Device, kind: HalfKind) -> Result<Self, String> {
+        let on_cuda = device.is_cuda();
+        // SAFETY: takes no pointers.
+        checked(unsafe { hilum_autocast(on_cuda, kind as i32) })?;
+        Ok(Self { on_cuda, _thread: PhantomData })
+    }
+}
+
+impl Drop for Autocast {
+    fn drop(&mut self) {
+        // SAFETY: takes no pointers. It fails only where beginning failed.
+        if let Err(words) = checked(unsafe { hilum_autocast(self.on_cuda, 0) }) {
+            tracing::error!(words, "reduced precision cannot be ended");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tch::Kind;
@@ -183,6 +327,43 @@ mod tests {
                 assert!(difference < 1e-4, "{difference}");
             }
         }
+    }
+
+    #[test]
+    fn channels_innermost_are_the_same_numbers_for_everybody_who_holds_the_tensor() {
+        let _guard = tch::no_grad_guard();
+        for size in [vec![2, 3, 4, 5], vec![2, 3, 2, 4, 5], vec![6, 7]] {
+            let numbers =
+                Tensor::arange(size.iter().product::<i64>(), (Kind::Float, Device::Cpu)).view(size.as_slice());
+            let (mut tensor, expected) = (numbers.copy(), numbers);
+            let other = tensor.shallow_clone();
+            channels_last(&mut tensor).unwrap();
+            assert_eq!(other.stride(), tensor.stride());
+            assert_eq!(other.stride()[1], 1, "the second dimension is the innermost");
+            assert_eq!(other, expected);
+        }
+    }
+
+    #[test]
+    fn reduced_precision_ends_with_its_guard() {
+        let _guard = tch::no_grad_guard();
+        let product =
+            || Tensor::ones([4, 4], (Kind::Float, Device::Cpu)).f_mm(&Tensor::ones([4, 4], (Kind::Float, Device::Cpu)));
+        let reduced = {
+            let _half = Autocast::begin(Device::Cpu, HalfKind::Bfloat16).unwrap();
+            product().unwrap().kind()
+        };
+        assert_eq!((reduced, product().unwrap().kind()), (Kind::BFloat16, Kind::Float));
+    }
+
+    #[test]
+    fn without_a_cuda_library_everything_of_it_is_an_error() {
+        let images = images(1);
+        for words in [cuda_devices().map(drop), cuda_own_stream(0), cuda_upload(&images, 0).map(drop)] {
+            assert!(!words.unwrap_err().is_empty());
+        }
+        assert_eq!(cuda_allow_tf32(false), Ok(()), "the flag itself is libtorch's");
+        assert_eq!(cuda_repeatable(), Ok(()));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::{
     classifier::ClassifierOptions,
     covnet::BatchNormMode,
     explain::Explanation,
+    precision::{MAX_TOLERANCE, NetworkPrecision, Precision},
     r231,
     scan_manifest::{Aggregation, ScanArchitecture, ScanPreprocessing, is_default_batch_norm},
     unet,
@@ -460,6 +461,9 @@ pub struct Segmenter {
     pub sha256: Sha256Digest,
     /// Version of the weights.
     pub version: String,
+    /// With which numbers it computes on GPUs.
+    #[serde(default, skip_serializing_if = "NetworkPrecision::is_default")]
+    pub precision: NetworkPrecision,
 }
 
 /// Which network segments the lungs.
@@ -544,6 +548,9 @@ pub struct Member {
     /// What the publication leaves open; `attention_vgg16` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attention: Option<AttentionOptions>,
+    /// With which numbers it computes on GPUs.
+    #[serde(default, skip_serializing_if = "NetworkPrecision::is_default")]
+    pub precision: NetworkPrecision,
 }
 
 impl Member {
@@ -870,6 +877,17 @@ impl Manifest {
                 format!("`{}` is {}: give a number above 0 up to {MAX_WIDTH}", key("width"), network.width)
             });
             problems.text(&key("version"), network.version, 64, false);
+            let NetworkPrecision { cuda, tolerance } = network.precision;
+            problems.check(tolerance > 0.0 && tolerance <= MAX_TOLERANCE, || {
+                format!("`{}` is {tolerance}: give a number above 0 up to {MAX_TOLERANCE}", key("precision.tolerance"))
+            });
+            problems.check(!network.is_program || matches!(cuda, Precision::Float32 | Precision::Tf32), || {
+                format!(
+                    "`{}` is `{}`: a TorchScript file chooses its 16-bit floats itself; give `float32` or `tf32`",
+                    key("precision.cuda"),
+                    cuda.name()
+                )
+            });
             problems.check(
                 self.status == BundleStatus::Untrained || !network.version.starts_with(UNTRAINED_VERSION),
                 || {
@@ -924,6 +942,8 @@ impl Manifest {
             extension: ".safetensors",
             sha256: segmenter.sha256,
             version: &segmenter.version,
+            precision: segmenter.precision,
+            is_program: false,
         });
         segmenter.chain(self.members.iter().enumerate().map(|(member_idx, member)| NetworkEntry {
             key: format!("members[{member_idx}]"),
@@ -932,6 +952,8 @@ impl Manifest {
             extension: member.architecture.extension(),
             sha256: member.sha256,
             version: &member.version,
+            precision: member.precision,
+            is_program: member.architecture == MemberArchitecture::TorchScript,
         }))
     }
 }
@@ -945,6 +967,9 @@ pub(super) struct NetworkEntry<'a> {
     extension: &'static str,
     pub(super) sha256: Sha256Digest,
     version: &'a str,
+    pub(super) precision: NetworkPrecision,
+    /// Whether its file is a program.
+    is_program: bool,
 }
 
 impl Performance {

@@ -21,6 +21,8 @@ pub struct Measured {
     pub ensemble_milliseconds: f64,
     /// Each network alone, for each image.
     pub networks: Vec<(String, f64)>,
+    /// What each network computes with, in the same order: devices and precision, such as `cuda:0 float16`.
+    pub computing: Vec<String>,
 }
 
 /// Loads the bundle once with these options and measures each batch size.
@@ -38,8 +40,7 @@ pub async fn measure(
     let options = EnsembleOptions { max_batch: largest, gather, ..options };
     let mut measured = Vec::new();
     for &batch in batches {
-        let options = EnsembleOptions { max_batch: batch.max(1), ..options };
-        let probe = Probe::load(bundle, options).await?;
+        let probe = Probe::load(bundle, EnsembleOptions { max_batch: batch.max(1), ..options.clone() }).await?;
         let names = probe.names();
         let batch = batch.max(1);
         // The first answers may still be compiled.
@@ -62,6 +63,7 @@ pub async fn measure(
             threads: options.intra_op_threads.max(1),
             segmenter_threads: options.segmenter_threads.max(1),
             batch,
+            computing: probe.computing(),
             networks: names.into_iter().zip(medians.by_ref()).collect(),
             ensemble_milliseconds: medians.next().unwrap_or(f64::NAN),
             whole_milliseconds: medians.next().unwrap_or(f64::NAN),
@@ -108,6 +110,7 @@ mod tests {
         for of in &measured {
             assert_eq!((of.threads, of.segmenter_threads), (1, 2));
             assert_eq!(of.networks.len(), 5);
+            assert_eq!(of.computing, vec!["cpu float32"; 5]);
             assert_eq!(of.networks[0].0, "lung segmenter");
             assert!(of.networks.iter().all(|(_, milliseconds)| *milliseconds > 0.0), "{of:?}");
             assert!(of.whole_milliseconds > 0.0 && of.ensemble_milliseconds > 0.0);

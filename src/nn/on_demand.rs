@@ -54,7 +54,7 @@ pub fn explain_input(
         return Err(NnError::NoSuchClass { class_idx: target_class_idx, n_classes });
     }
     let method = choose(member, method)?;
-    let mut plan = LoadPlan::new(bundle, &entry, tch::Device::Cpu, EnsembleOptions::default());
+    let mut plan = LoadPlan::new(bundle, &entry, EnsembleOptions::default());
     plan.name.clone_from(&member.name);
     tch::no_grad(|| {
         let torch = |error: TchError| NnError::torch(&member.name, &error);

@@ -7,8 +7,8 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -36,6 +36,56 @@ pub(super) trait Model {
 struct Request<Q, A> {
     question: Q,
     reply: oneshot::Sender<Result<A, NnError>>,
+    /// Counts as open until it is answered or dropped.
+    open: OpenQuestion,
+}
+
+impl<Q, A> Request<Q, A> {
+    fn answer(self, answer: Result<A, NnError>) {
+        // Whoever is told may ask the next question at once.
+        drop(self.open);
+        // Whoever has gone away needs no answer.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// What a thread and the handle on it know of each other.
+#[derive(Debug, Default)]
+struct Standing {
+    /// The thread is to end.
+    is_stopping: AtomicBool,
+    /// Questions that wait or are being answered.
+    n_open: AtomicUsize,
+    /// Until when the model is out.
+    out_until: Mutex<Option<Instant>>,
+}
+
+impl Standing {
+    fn out_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        // Nothing panics while it holds the lock.
+        self.out_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long the model is still out; `None` when it may be asked.
+    fn time_out(&self) -> Option<Duration> {
+        let left = (*self.out_until())?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+}
+
+struct OpenQuestion(Arc<Standing>);
+
+impl OpenQuestion {
+    fn of(standing: &Arc<Standing>) -> Self {
+        standing.n_open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(standing))
+    }
+}
+
+impl Drop for OpenQuestion {
+    fn drop(&mut self) {
+        self.0.n_open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Limits of an owner.
@@ -59,7 +109,7 @@ const OUT_FOR: Duration = Duration::from_mins(5);
 /// that runs, and joins the thread.
 pub(super) struct Owner<Q, A> {
     network: String,
-    stopping: Arc<AtomicBool>,
+    standing: Arc<Standing>,
     requests: Arc<Queue<Request<Q, A>>>,
     // `None` only while dropping.
     thread: Option<JoinHandle<()>>,
@@ -77,15 +127,15 @@ impl<Q: Send + 'static, A: Send + 'static> Owner<Q, A> {
     {
         let requests = Arc::new(Queue::new(limits.queue_length));
         let (loaded, loading) = std::sync::mpsc::sync_channel(1);
-        let stopping = Arc::new(AtomicBool::new(false));
+        let standing = Arc::new(Standing::default());
         let thread = std::thread::Builder::new()
             .name(format!("nn {network}").chars().take(15).collect())
             .spawn({
-                let (network, stopping, requests) = (network.to_owned(), Arc::clone(&stopping), Arc::clone(&requests));
+                let (network, standing, requests) = (network.to_owned(), Arc::clone(&standing), Arc::clone(&requests));
                 move || match guarded(&network, load) {
                     Ok(model) => {
                         if loaded.send(Ok(())).is_ok() {
-                            Server { network, model, limits, health: Health::default() }.serve(&requests, &stopping);
+                            Server { network, model, limits, standing, health: Health::default() }.serve(&requests);
                         }
                     }
                     Err(error) => {
@@ -96,7 +146,7 @@ impl<Q: Send + 'static, A: Send + 'static> Owner<Q, A> {
             })
             .map_err(|error| NnError::Thread { network: network.to_owned(), reason: error.to_string() })?;
         // From here on dropping `owner` joins the thread, whatever happens.
-        let owner = Self { network: network.to_owned(), stopping, requests, thread: Some(thread) };
+        let owner = Self { network: network.to_owned(), standing, requests, thread: Some(thread) };
         loading.recv().map_err(|_| owner.stopped())??;
         Ok(owner)
     }
@@ -115,8 +165,19 @@ impl<Q: Send + 'static, A: Send + 'static> Owner<Q, A> {
         priority: RunPriority,
     ) -> Result<oneshot::Receiver<Result<A, NnError>>, NnError> {
         let (reply, answer) = oneshot::channel();
-        self.requests.push(Request { question, reply }, priority).await.map_err(|_| self.stopped())?;
+        let request = Request { question, reply, open: OpenQuestion::of(&self.standing) };
+        self.requests.push(request, priority).await.map_err(|_| self.stopped())?;
         Ok(answer)
+    }
+
+    /// Questions that wait, for a place in the queue or in it, or are being answered.
+    pub(super) fn n_open(&self) -> usize {
+        self.standing.n_open.load(Ordering::Relaxed)
+    }
+
+    /// Whether the model is taken out for a while.
+    pub(super) fn is_out(&self) -> bool {
+        self.standing.time_out().is_some()
     }
 
     fn stopped(&self) -> NnError {
@@ -126,7 +187,7 @@ impl<Q: Send + 'static, A: Send + 'static> Owner<Q, A> {
 
 impl<Q, A> Drop for Owner<Q, A> {
     fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Release);
+        self.standing.is_stopping.store(true, Ordering::Release);
         self.requests.close();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -141,6 +202,7 @@ struct Server<M> {
     network: String,
     model: M,
     limits: OwnerLimits,
+    standing: Arc<Standing>,
     health: Health,
 }
 
@@ -151,17 +213,15 @@ struct Health {
     failures: u32,
     /// The words of the last one.
     last_failure: String,
-    /// Until when the model is out.
-    out_until: Option<Instant>,
 }
 
 impl<M: Model> Server<M> {
     /// The thread's loop: ends when the queue is closed and empty.
-    fn serve(mut self, requests: &Queue<Request<M::Question, M::Answer>>, stopping: &AtomicBool) {
+    fn serve(mut self, requests: &Queue<Request<M::Question, M::Answer>>) {
         while let Some(mut batch) = requests.take(self.limits.max_batch.max(1), self.limits.gather) {
-            if stopping.load(Ordering::Acquire) {
+            if self.standing.is_stopping.load(Ordering::Acquire) {
                 for request in batch {
-                    let _ = request.reply.send(Err(NnError::Stopped { network: self.network.clone() }));
+                    request.answer(Err(NnError::Stopped { network: self.network.clone() }));
                 }
                 continue;
             }
@@ -169,7 +229,7 @@ impl<M: Model> Server<M> {
             batch.retain(|request| !request.reply.is_closed());
             if let Some(taken_out) = self.taken_out() {
                 for request in batch {
-                    let _ = request.reply.send(Err(taken_out.clone()));
+                    request.answer(Err(taken_out.clone()));
                 }
             } else if !batch.is_empty() {
                 self.answer_batch(batch);
@@ -189,8 +249,7 @@ impl<M: Model> Server<M> {
 
     /// Whole seconds that the model is still out, at least 1; `None` when it may be asked.
     fn seconds_out(&self) -> Option<u64> {
-        let left = self.health.out_until?.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then(|| left.as_secs().max(1))
+        Some(self.standing.time_out()?.as_secs().max(1))
     }
 
     fn answer_batch(&mut self, mut requests: Vec<Request<M::Question, M::Answer>>) {
@@ -206,7 +265,7 @@ impl<M: Model> Server<M> {
             Ok(answers) => {
                 self.went_well();
                 for (request, answer) in requests.into_iter().zip(answers) {
-                    let _ = request.reply.send(Ok(answer));
+                    request.answer(Ok(answer));
                 }
             }
             // Half as many need half the memory, now and later.
@@ -228,9 +287,7 @@ impl<M: Model> Server<M> {
             Err(_) if requests.len() > 1 => {
                 for request in requests {
                     match self.taken_out() {
-                        Some(taken_out) => {
-                            let _ = request.reply.send(Err(taken_out));
-                        }
+                        Some(taken_out) => request.answer(Err(taken_out)),
                         None => self.answer_batch(vec![request]),
                     }
                 }
@@ -238,14 +295,14 @@ impl<M: Model> Server<M> {
             Err(error) => {
                 self.went_wrong(&error);
                 for request in requests {
-                    let _ = request.reply.send(Err(error.clone()));
+                    request.answer(Err(error.clone()));
                 }
             }
         }
     }
 
     fn went_well(&mut self) {
-        if self.health.out_until.is_some() {
+        if self.standing.out_until().take().is_some() {
             tracing::info!(network = self.network, "the network answers again: it is back in");
         }
         self.health = Health::default();
@@ -259,7 +316,7 @@ impl<M: Model> Server<M> {
         self.health.failures += 1;
         self.health.last_failure = error.to_string();
         if self.health.failures >= FAILURES_UNTIL_OUT {
-            self.health.out_until = Some(Instant::now() + OUT_FOR);
+            *self.standing.out_until() = Some(Instant::now() + OUT_FOR);
             tracing::error!(
                 network = self.network,
                 failures = self.health.failures,
@@ -361,9 +418,9 @@ mod tests {
             owner.submit(2, RunPriority::Routine).await.unwrap(),
             owner.submit(3, RunPriority::Routine).await.unwrap(),
         ];
-        let stopping = Arc::clone(&owner.stopping);
+        let standing = Arc::clone(&owner.standing);
         let dropping = std::thread::spawn(move || drop(owner));
-        while !stopping.load(Ordering::Acquire) {
+        while !standing.is_stopping.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
         drop(gate);
@@ -384,6 +441,7 @@ mod tests {
         drop(gate);
         assert_eq!((running.await.unwrap(), last.await.unwrap()), (Ok(2), Ok(6)));
         assert_eq!(entered.try_iter().count(), 2);
+        assert_eq!(owner.n_open(), 0, "neither is it counted any more");
     }
 
     #[tokio::test]
@@ -501,8 +559,13 @@ mod tests {
         let (entered, _) = std::sync::mpsc::channel();
         let (_, gate) = std::sync::mpsc::channel();
         let limits = OwnerLimits { max_batch: 1, gather: Duration::ZERO, queue_length: 1 };
-        let mut server =
-            Server { network: "n".to_owned(), model: Doubler { entered, gate }, limits, health: Health::default() };
+        let mut server = Server {
+            network: "n".to_owned(),
+            model: Doubler { entered, gate },
+            limits,
+            standing: Arc::default(),
+            health: Health::default(),
+        };
         for _ in 0..2 * FAILURES_UNTIL_OUT {
             server.went_wrong(&NnError::OutputNotFinite { network: "n".to_owned() });
         }

@@ -47,6 +47,14 @@ impl Probe {
         self.bundle.identity().networks().map(|network| network.name.clone()).collect()
     }
 
+    /// What each of them computes with: devices and precision, such as `cuda:0 float16`.
+    pub(super) fn computing(&self) -> Vec<String> {
+        match &self.networks {
+            Networks::Pictures(ensemble) => ensemble.computing(),
+            Networks::Scans(ensemble) => ensemble.computing(),
+        }
+    }
+
     /// How many of them are segmenters: none or one.
     pub(super) fn n_segmenters(&self) -> usize {
         usize::from(self.bundle.manifest().segmenter.is_some())

@@ -8,6 +8,7 @@ use tch::{TchError, Tensor};
 use super::{
     bundle::Bundle,
     covnet::{BatchNormMode, Covnet},
+    cuda::require_devices,
     decovnet::DeCoVNet,
     dre_net::{self, DreNet, Square},
     ensemble::{
@@ -17,7 +18,7 @@ use super::{
     error::NnError,
     explain::Explanation,
     fusion::class_probabilities,
-    load::{LoadPlan, Network, batch, gather, only, rows_of, torch_device},
+    load::{LoadPlan, Network, batch, gather, only, rows_of, upload},
     manifest::{Input, Member, MemberArchitecture},
     multi_scale::MultiScale,
     owner::Model,
@@ -90,17 +91,17 @@ struct Networks {
     n_classes: usize,
 }
 
-struct ScanQuestion {
+pub(super) struct ScanQuestion {
     /// All members see the same.
-    slices: Arc<Slices>,
-    target_class_idx: usize,
+    pub(super) slices: Arc<Slices>,
+    pub(super) target_class_idx: usize,
 }
 
 impl ScanEnsemble {
-    /// Loads every network of `bundle` onto a thread of its own, one after the other; the error names every problem of every
-    /// network. Blocks for seconds: call it from `spawn_blocking` or a thread.
+    /// Loads every network of `bundle` onto every device, each copy onto a thread of its own, one after the other; the error
+    /// names every problem of every network. Blocks for seconds: call it from `spawn_blocking` or a thread.
     pub fn load(bundle: &Bundle, options: EnsembleOptions) -> Result<Self, NnError> {
-        let device = torch_device(options.device)?;
+        require_devices(&options.devices)?;
         let manifest = bundle.manifest();
         let load_error = |problems| NnError::Load { bundle: manifest.name.clone(), problems };
         if !manifest.input.is_ct() {
@@ -109,7 +110,7 @@ impl ScanEnsemble {
         }
         // A question is a whole scan.
         let options = EnsembleOptions { gather: std::time::Duration::ZERO, ..options };
-        let mut plans = manifest.networks().map(|entry| LoadPlan::new(bundle, &entry, device, options));
+        let mut plans = manifest.networks().map(|entry| LoadPlan::new(bundle, &entry, options.clone()));
         let mut problems = Vec::new();
         let mut segmenter = None;
         if let Some(of_manifest) = &manifest.segmenter
@@ -146,6 +147,12 @@ impl ScanEnsemble {
         self.networks.members.len()
     }
 
+    /// What each network computes with, the segmenter first: devices and precision.
+    pub(super) fn computing(&self) -> Vec<String> {
+        let Networks { segmenter, members, .. } = self.networks.as_ref();
+        segmenter.iter().map(Network::computing).chain(members.iter().map(Network::computing)).collect()
+    }
+
     /// The label of each pixel of slices of the segmenter's input side, with samples from -1024 (0) to 600 Hounsfield units
     /// (1): 0 background, 1 right lung, 2 left lung. The patient's right is at the left of a slice, the front above.
     ///
@@ -154,7 +161,7 @@ impl ScanEnsemble {
         let network = "lung segmenter".to_owned();
         let segmenter = self.networks.segmenter.as_ref().ok_or(NnError::Stopped { network })?;
         check(segmenter, &slices)?;
-        segmenter.owner.ask(slices, priority).await
+        segmenter.copies.ask(slices, priority).await
     }
 
     /// Runs one member on a scan of at least one slice, of the shape that the manifest gives, already normalised. Weights
@@ -175,7 +182,7 @@ impl ScanEnsemble {
             return Err(NnError::NoSuchClass { class_idx: target_class_idx, n_classes });
         }
         check(member, &slices)?;
-        member.owner.ask(ScanQuestion { slices, target_class_idx }, priority).await
+        member.copies.ask(ScanQuestion { slices, target_class_idx }, priority).await
     }
 }
 
@@ -300,6 +307,7 @@ impl LoadPlan {
 }
 
 /// How many slices go through a network together.
+#[derive(Clone)]
 struct Portion(Cell<usize>);
 
 impl Portion {
@@ -615,7 +623,8 @@ impl DeCoVNetModel {
         let volume = batch(slices.slices(), slices.shape(), self.device)
             .and_then(|slices| slices.f_transpose(0, 1)?.f_contiguous()?.f_unsqueeze(0))
             .map_err(torch)?;
-        let targets = Tensor::f_from_slice(&[target]).and_then(|targets| targets.f_to(self.device)).map_err(torch)?;
+        let targets =
+            Tensor::f_from_slice(&[target]).and_then(|targets| upload(&targets, self.device)).map_err(torch)?;
         let explained = self.network.forward(&volume, &targets, self.explanation).map_err(torch)?;
         let (_, depth, rows, columns) = explained.map.size4().map_err(torch)?;
         let maps = explained.map.f_squeeze_dim(0).map_err(torch)?;
@@ -652,14 +661,16 @@ impl Model for DeCoVNetModel {
 mod tests {
     use super::{
         super::{
-            Architecture, ImportTarget, MANIFEST_FILE_NAME, ScanOptions, import, init_ct_bundle,
-            init_untrained_scan_bundle, seeded,
+            Architecture, ImportTarget, MANIFEST_FILE_NAME, MAX_TOLERANCE, ScanOptions, import, init_ct_bundle,
+            init_untrained_scan_bundle,
+            precision::{Comparable as _, NetworkPrecision, Precision},
+            seeded,
         },
         *,
     };
 
     const OPTIONS: EnsembleOptions = EnsembleOptions {
-        device: super::super::Device::Cpu,
+        devices: Vec::new(),
         max_batch: 3,
         gather: std::time::Duration::ZERO,
         optimise: true,
@@ -715,6 +726,42 @@ mod tests {
             assert_eq!(found, classify(&ensemble, slices(&bundle, 1, 7)).await, "{name}: bit for bit");
             let other = classify(&ensemble, slices(&bundle, 2, 7)).await;
             assert_ne!(found.probabilities, other.probabilities, "{name}");
+        }
+    }
+
+    /// As on GPUs, but for the GPU: the channels of the weights innermost, and reduced precision where it is good enough.
+    #[tokio::test]
+    async fn networks_of_scans_run_as_on_gpus() {
+        // More than a manifest may allow: COVNet, which takes the largest of many numbers, is off by more with these weights.
+        const FAR: f64 = 5.0 * MAX_TOLERANCE;
+        for architecture in architectures() {
+            let (_folder, bundle) = bundle_of(architecture);
+            let manifest = bundle.manifest();
+            let start = |as_on_gpu, cuda| {
+                let entry = manifest.networks().last().unwrap();
+                let mut plan = LoadPlan::new(&bundle, &entry, EnsembleOptions { optimise: false, ..OPTIONS });
+                plan.as_on_gpu = as_on_gpu;
+                plan.precision = NetworkPrecision { cuda, tolerance: FAR };
+                start_member(&bundle, &manifest.members[0], plan).unwrap()
+            };
+            let scan = Arc::new(slices(&bundle, 1, 5));
+            let ask = async |network: &Network<ScanQuestion, ScanOutput>| {
+                let question = ScanQuestion { slices: Arc::clone(&scan), target_class_idx: 0 };
+                network.copies.ask(question, RunPriority::Routine).await.unwrap()
+            };
+            let name = architecture.name();
+            let expected = ask(&start(false, Precision::Bfloat16)).await;
+            let network = start(true, Precision::Float32);
+            assert_eq!(network.computing(), "cpu float32");
+            let found = ask(&network).await;
+            assert!(near(&found.probabilities, &expected.probabilities), "{name}");
+            assert!(near(&found.embedding, &expected.embedding), "{name}");
+            let network = start(true, Precision::Bfloat16);
+            let found = ask(&network).await;
+            let difference = found.difference(&expected);
+            assert_eq!(network.computing(), "cpu bfloat16", "{name}");
+            assert!(difference < FAR, "{name}: {difference}");
+            assert_ne!(found.embedding, expected.embedding, "{name}");
         }
     }
 

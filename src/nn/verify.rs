@@ -13,6 +13,8 @@ pub struct Tried {
     pub milliseconds: f64,
     /// Whether two pictures gave two answers; weights of zeros do not.
     pub tells_pictures_apart: bool,
+    /// What it computes with: devices and precision, such as `cuda:0 float16`.
+    pub computing: String,
     /// What it gave: `2 logits, 512 features, map 7 x 7 (cam)`.
     pub gave: String,
 }
@@ -27,7 +29,7 @@ pub async fn try_out(bundle: &Bundle, options: EnsembleOptions) -> Result<Vec<Tr
     }
     let probe = Probe::load(bundle, options).await?;
     let mut tried = Vec::new();
-    for (network_idx, network) in probe.names().into_iter().enumerate() {
+    for (network_idx, (network, computing)) in probe.names().into_iter().zip(probe.computing()).enumerate() {
         let first = probe.ask(network_idx, 1, 1).await?;
         let started = Instant::now();
         let second = probe.ask(network_idx, 2, 1).await?;
@@ -35,6 +37,7 @@ pub async fn try_out(bundle: &Bundle, options: EnsembleOptions) -> Result<Vec<Tr
             network,
             milliseconds: started.elapsed().as_secs_f64() * 1e3,
             tells_pictures_apart: first.numbers != second.numbers,
+            computing,
             gave: second.gave,
         });
     }

@@ -7,6 +7,7 @@
 mod ae_title;
 mod commitment;
 mod ct;
+mod device;
 mod object;
 mod policy;
 mod probe;
@@ -25,6 +26,7 @@ pub use ct::{
     CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLung, CtMethod, CtPlane, CtSection, CtSeries,
     ExcludedSeries, Side,
 };
+pub use device::{Device, DeviceError, Devices, DevicesError};
 pub use object::{ObjectHeader, ObjectOrigin, StoredObject};
 pub use policy::{
     AssociationPolicy, IdentityUser, PasscodeHash, PasscodeHashError, RequiredIdentity, UserIdentityPolicy,

@@ -109,6 +109,7 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     let maximum_index_bytes = settings.similar_cases.maximum_index_bytes;
     let threads = network_threads(&config);
     let ensemble = EnsembleOptions {
+        devices: config.inference.devices.as_slice().to_vec(),
         optimise: config.inference.optimise,
         intra_op_threads: threads.classifiers,
         segmenter_threads: threads.segmenter,

@@ -17,7 +17,7 @@ use crate::{
         ScanOptions, Tried, UNTRAINED_BUNDLE_NAME, UntrainedOptions, import, init_ct_bundle, init_untrained_bundle,
         init_untrained_scan_bundle, try_out,
     },
-    types::{BundleIdentity, BundleStatus, UNTRAINED_NOTICE},
+    types::{BundleIdentity, BundleStatus, Device, Devices, UNTRAINED_NOTICE},
 };
 
 #[derive(Debug, Args)]
@@ -59,6 +59,9 @@ pub(super) enum Action {
         /// Name of the bundle
         #[arg(value_parser = bundle_name)]
         name: String,
+        /// Devices that compute, such as cuda:0; each gets a copy of every network
+        #[arg(long, value_name = "DEVICE", value_delimiter = ',', default_value = "cpu")]
+        device: Vec<Device>,
     },
     /// Brings weights into a bundle: a file of `torch.save` (zip or legacy), safetensors, or TorchScript
     Import {
@@ -151,10 +154,11 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        Action::Verify { folder, name } => {
+        Action::Verify { folder, name, device } => {
             let folder = folder.resolve(global)?.join(name);
             let bundle = Bundle::open(&folder)?;
-            let tried = try_out(&bundle, EnsembleOptions::default()).await?;
+            let devices = Devices::new(device)?.as_slice().to_vec();
+            let tried = try_out(&bundle, EnsembleOptions { devices, ..EnsembleOptions::default() }).await?;
             print(&format!(
                 "bundle in `{}` is sound: every digest is as the manifest says\n{}\n{}",
                 folder.display(),
@@ -250,9 +254,9 @@ fn table(bundles: &[Opened], folder: &Path) -> String {
 }
 
 fn tried_table(tried: &[Tried]) -> String {
-    let mut table = Table::new(&["NETWORK", "MS", "GAVE"]);
-    for tried in tried {
-        table.row([tried.network.clone(), format!("{:.0}", tried.milliseconds), tried.gave.clone()]);
+    let mut table = Table::new(&["NETWORK", "MS", "COMPUTES WITH", "GAVE"]);
+    for Tried { network, milliseconds, computing, gave, .. } in tried {
+        table.row([network.clone(), format!("{milliseconds:.0}"), computing.clone(), gave.clone()]);
     }
     table.render("it has no networks to try")
 }

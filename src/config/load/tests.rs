@@ -135,7 +135,8 @@ fn syntax_errors_do_not_hide_other_problems() {
 #[case::size_range("[dicom]\nmax_object_bytes = 1", "got integer `1`; give a size from \"1 MiB\" to \"1 TiB\"")]
 #[case::boolean("[database]\nmanaged = \"yes\"", "`database.managed`: got string \"yes\"; give true or false")]
 #[case::variant("[log]\nformat = \"xml\"", "`log.format`: unknown variant `xml`; give `human` or `json`")]
-#[case::device("[inference]\ndevice = \"cuda\"", "unknown variant `cuda`; give `cpu`")]
+#[case::device("[inference]\ndevice = \"cuda\"", "`cuda` is not a device; give `cpu` or `cuda:0`")]
+#[case::devices("[inference]\ndevice = [\"cuda:0\", \"cuda:0\"]", "`cuda:0` is listed twice")]
 #[case::level("[log]\nlevel = \"verbose\"", "got string \"verbose\"; give off, error, warn, info, debug or trace")]
 #[case::directive("[log]\nlevel = \"info,hilum=loud\"", "got string \"info,hilum=loud\"")]
 #[case::empty_path("[node]\ndata_dir = \" \"", "`node.data_dir`: got string \" \"; give a path")]
@@ -340,6 +341,7 @@ fn only_what_influences_results_changes_their_digest() {
         "[node]\nutc_offset = \"+01:00\"",
         "[inference]\nmax_decoded_bytes = \"1 GiB\"",
         "[inference]\noptimise = false",
+        "[inference]\ndevice = \"cuda:0\"",
     ] {
         assert_ne!(digest(influences), defaults, "{influences}");
     }
@@ -351,6 +353,8 @@ fn only_what_influences_results_changes_their_digest() {
     ] {
         assert_eq!(digest(does_not), defaults, "{does_not}");
     }
+    let on_gpus = digest("[inference]\ndevice = [\"cuda:0\", \"cuda:1\"]");
+    assert_eq!(on_gpus, digest("[inference]\ndevice = \"cuda:0\""), "one more GPU gives the same results");
 }
 
 #[test]
