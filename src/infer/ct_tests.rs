@@ -10,12 +10,15 @@ use super::{worker::all_sources_of, *};
 use crate::{
     imaging::{
         DecodeLimits,
-        ct::{LEFT_LUNG, RIGHT_LUNG, Volume, phantom::Phantom},
+        ct::{
+            LEFT_LUNG, RIGHT_LUNG, Volume,
+            phantom::{Phantom, dice},
+        },
         testing::{number, part10, text},
     },
     nn::{
         Architecture, EnsembleOptions, ImportTarget, MemberArchitecture, ScanArchitecture, ScanOptions, import,
-        init_untrained_scan_bundle, script_of,
+        init_ct_bundle, init_untrained_scan_bundle, script_of, threshold_weights,
     },
     types::{
         BundleIdentity, BundleStatus, CtAnalysis, CtLesionRun, CtLesions, CtPlane, CtQuadrant, Decision, NotAnalysed,
@@ -465,6 +468,54 @@ fn a_member_that_fails_on_the_way_is_left_out_of_every_slice() {
     assert_eq!(partial.run.map(|run| (run.first_slice, run.slices)), Some((30, 5)));
     let block_ml = 30.0 * 20.0 * 5.0 * volume.voxel_ml();
     assert!((partial.volume_ml - block_ml).abs() < 1e-9, "nothing of the member that failed is left");
+}
+
+/// R231 with weights that make it a threshold: what it says of 64 x 64 pixels of the body comes back to the voxels.
+#[test]
+fn the_lungs_of_a_network_come_back_to_their_voxels() {
+    use base64::Engine as _;
+    // Not a whole number of portions.
+    let (volume, truth) = Phantom { size: [180, 140, 77], ..Phantom::default() }.make();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lungs");
+    init_ct_bundle(&path).unwrap();
+    let weights = threshold_weights(0.0625);
+    fs_err::write(path.join("lungs.safetensors"), &weights).unwrap();
+    let manifest = path.join("manifest.toml");
+    let text = fs_err::read_to_string(&manifest).unwrap();
+    let segmenter = format!(
+        "\n[segmenter]\narchitecture = \"r231\"\nwidth = 0.0625\ninput_side_pixels = 64\nnormalisation = \"hu_range\"\n\
+         weights = \"lungs.safetensors\"\nsha256 = \"{}\"\nversion = \"threshold\"\n",
+        Sha256Digest::of(&weights)
+    );
+    fs_err::write(&manifest, text + &segmenter).unwrap();
+    let Pipeline::Ct(pipeline) = Pipeline::open(&path, EnsembleOptions::default(), DecodeLimits::default()).unwrap()
+    else {
+        panic!("a bundle for CT")
+    };
+    let study = Study::of(&volume, PLAIN);
+    let outcome = study.analyse_with(&pipeline, study.sources.clone()).outcome;
+    let RunOutcome::CtMeasured(measured) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((measured.method.segmentation.as_str(), measured.method.threshold_hu), ("hilum-lung-r231 1", None));
+    for (lung, label) in measured.lungs.iter().zip([RIGHT_LUNG, LEFT_LUNG]) {
+        let truth_ml = truth.iter().map(|found| f64::from(*found == label)).sum::<f64>() * volume.voxel_ml();
+        assert!((lung.whole.volume_ml / truth_ml - 1.0).abs() < 0.1, "{:?}, {truth_ml} ml", lung.whole);
+    }
+    // Pixels of the network are 5 mm wide, those of the scan 2 mm.
+    let [columns, rows, slices] = volume.size;
+    for section in &measured.sections {
+        let png = base64::engine::general_purpose::STANDARD.decode(&section.labels_png_base64).unwrap();
+        let found = image::load_from_memory(&png).unwrap().into_luma8().into_raw();
+        let at = |slice: usize, row: usize| &truth[(slice * rows + row) * columns..(slice * rows + row + 1) * columns];
+        let expected: Vec<u8> = match section.plane {
+            CtPlane::Axial => (0..rows).flat_map(|row| at(section.index, row).to_vec()).collect(),
+            CtPlane::Coronal => (0..slices).rev().flat_map(|slice| at(slice, section.index).to_vec()).collect(),
+        };
+        for label in [RIGHT_LUNG, LEFT_LUNG] {
+            let dice = dice(&found, &expected, label);
+            assert!(dice > 0.9, "{:?} {}: Dice {dice}", section.plane, section.index);
+        }
+    }
 }
 
 #[test]

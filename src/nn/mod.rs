@@ -78,6 +78,8 @@ pub use manifest::{
 };
 pub use measure::{Measured, measure};
 pub use plane::{Device, DeviceError, Plane, Planes};
+#[cfg(test)]
+pub(crate) use r231::threshold_weights;
 pub use scan::{ScanEnsemble, ScanOutput, SliceOutput, Slices};
 pub use scan_manifest::{Aggregation, LesionRule, LesionRuleMethod, ScanArchitecture, ScanChannel, ScanPreprocessing};
 pub use verify::{Tried, try_out};
