@@ -109,8 +109,7 @@ pub(super) const KEY_SLICE: Concept = private("KEY-SLICE", "Slice that speaks fo
 pub(super) const HEAT_IN_LUNGS: Concept = private("HEAT-IN-LUNGS", "Share of the heat that lies in the lungs");
 pub(super) const LESION_SHARE: Concept = private("LESION-SHARE", "Lesion, share of the lung's volume");
 pub(super) const LESION_SLICES: Concept = private("LESION-SLICES", "Slices with lesion");
-pub(super) const LONGEST_LESION_RUN: Concept =
-    private("LESION-LONGEST", "Longest run of slices with lesion in a quadrant");
+pub(super) const LESION_LONGEST: Concept = private("LESION-LONGEST", "Longest run of slices with lesion");
 pub(super) const LESION_RUN: Concept = private("LESION-RUN", "Consecutive slices with lesion in one quadrant");
 pub(super) const LESION_RULE: Concept = private("LESION-RULE", "Rule from lesions to a decision");
 pub(super) const CT_OVERLAY: Concept = private("CT-OVERLAY", "Lung segmentation overlay");

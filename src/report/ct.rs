@@ -346,7 +346,7 @@ fn all_lesions(frame: &Frame<'_>, analysis: &CtAnalysis, lesions: &CtLesions) ->
     items.push(number_or_comment(codes::VOLUME, lesions.volume_ml, codes::MILLILITRE, Vec::new()));
     items.push(text(Contains, codes::LESION_RULE, &lesions.rule));
     for (concept, count) in
-        [(codes::LESION_SLICES, lesions.slices_with_lesion), (codes::LONGEST_LESION_RUN, lesions.longest_run)]
+        [(codes::LESION_SLICES, lesions.slices_with_lesion), (codes::LESION_LONGEST, lesions.longest_run)]
     {
         items.push(number_or_comment(concept, count as f64, codes::SLICES, Vec::new()));
     }

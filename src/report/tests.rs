@@ -249,6 +249,14 @@ fn the_words_on_the_overlay_of_a_ct() {
     );
     assert!(unvalidated.below.iter().any(|line| line.contains("RESEARCH, UNVERIFIED. ct-lung-measurement 1.0.0")));
     assert_eq!(words(BundleStatus::Untrained).notice, crate::types::UNTRAINED_NOTICE);
+    let record = samples::ct_outlined(BundleStatus::Untrained, &sources);
+    let crate::types::RunOutcome::CtMeasured(analysis) = &record.outcome else { panic!("a measured CT") };
+    let outlined = super::ct_overlay_words(&record, analysis);
+    assert!(
+        outlined.below.iter().any(|line| line.contains("The rule is satisfied first by 2 slice(s)")),
+        "{outlined:?}"
+    );
+    assert!(outlined.below.iter().any(|line| line.contains("Decision withheld")), "{outlined:?}");
 }
 
 /// {DX, CR} x {character sets} x {complete, no type 2 attributes, no Pixel Spacing}.
