@@ -42,6 +42,8 @@ pub(super) struct FindingsView {
     pub(super) measurements: Vec<String>,
     /// Checks of a measured CT.
     pub(super) measurement_gates: Vec<GateView>,
+    /// Whether networks outlined lesions in the CT.
+    pub(super) has_lesions: bool,
     pub(super) images: Vec<ImageView>,
     pub(super) excluded: Vec<ReasonView>,
 }
@@ -170,6 +172,7 @@ impl From<&RunFindings> for FindingsView {
             }
             RunOutcome::Analysed(_) | RunOutcome::NotAnalysed(_) => (Vec::new(), Vec::new()),
         };
+        let has_lesions = matches!(&findings.outcome, RunOutcome::CtMeasured(analysis) if analysis.lesions.is_some());
         Self {
             bundle_name: bundle.name.clone(),
             bundle_version: bundle.version.clone(),
@@ -182,6 +185,7 @@ impl From<&RunFindings> for FindingsView {
             not_analysed,
             measurements,
             measurement_gates,
+            has_lesions,
             images,
             excluded,
         }

@@ -24,7 +24,7 @@ use crate::{
     report::samples,
     types::{
         BundleStatus, CxrAnalysis, Decision, LateImages, NotAnalysed, ObjectHeader, ObjectOrigin, ReasonCode, Refusal,
-        RefusalKey, RefusalKind, RunOutcome, Sha256Digest, StoredObject, UNTRAINED_NOTICE, Uid,
+        RefusalKey, RefusalKind, RunOutcome, RunRecord, Sha256Digest, StoredObject, UNTRAINED_NOTICE, Uid,
     },
 };
 
@@ -598,6 +598,31 @@ fn only_validated_weights_decide_and_untrained_ones_announce_themselves() {
     assert!(validated.contains("absent, at the operating threshold") && !validated.contains("withheld"));
     let notice = render(&status_page(vec![run_row("succeeded", Some("untrained"))]));
     assert_eq!(notice.matches(UNTRAINED_NOTICE).count(), 1);
+}
+
+#[test]
+fn lesions_that_networks_outlined_are_listed_with_rule_and_decision() {
+    let page = |record: &RunRecord| {
+        study_page("succeeded", &RunFindings { bundle: record.bundle.clone(), outcome: record.outcome.clone() })
+    };
+    let sources = samples::ct_sources();
+    let outlined = page(&samples::ct_outlined(BundleStatus::Untrained, &sources));
+    for expected in [
+        "Outlined by networks, class Lesion: 30.5 ml in all; 0.0 ml in the right lung (0.0 % of it), 30.2 ml in the left",
+        "on 2 consecutive slices of the scan",
+        "The rule is satisfied first by 2 slice(s), 1 to 2 from the feet, left back quadrant of the image.",
+        "Decision withheld (undetermined): these weights are not trained.",
+        "Member own failed: out of memory.",
+        "and, dashed, of what networks outlined as lesions",
+        UNTRAINED_NOTICE,
+    ] {
+        assert!(outlined.contains(expected), "{expected} is missing in {outlined}");
+    }
+    for word in ["positive", "detected", "probability of", "infected"] {
+        assert!(!outlined.to_lowercase().contains(word), "{word} in {outlined}");
+    }
+    let measured = page(&samples::ct_measured(BundleStatus::Unvalidated, &sources));
+    assert!(measured.contains("outlines of the lungs") && !measured.contains("dashed"), "{measured}");
 }
 
 #[test]

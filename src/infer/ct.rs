@@ -7,6 +7,7 @@ use tokio::{sync::Mutex, task::spawn_blocking};
 
 use super::{
     CtNetworks,
+    ct_lesions::Outlined,
     cxr::{Analysis, InferError, LoadedImage, StageTimes},
     settings::SettingsProblem,
 };
@@ -21,7 +22,7 @@ use crate::{
         read_object,
     },
     types::{
-        BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtLung, CtMethod, CtSection, CtSeries,
+        BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtLesions, CtLung, CtMethod, CtSection, CtSeries,
         ExcludedImage, ExcludedSeries, GateResult, NotAnalysed, ReasonCode, RunOutcome, RunPriority, SourceImage,
     },
 };
@@ -93,6 +94,7 @@ struct Measured {
     gates: Vec<GateResult>,
     sections: Vec<CtSection>,
     classification: Option<CtClassification>,
+    lesions: Option<CtLesions>,
     threshold_hu: Option<i16>,
     /// Images that are not in the volume since others have the same place and pixels.
     identical: Vec<usize>,
@@ -235,12 +237,25 @@ impl CtPipeline {
             },
             None => None,
         };
+        let started = Instant::now();
+        let outlined = match &self.networks {
+            Some(networks) => match networks.lesions(&self.bundle, &volume, &labels, priority).await? {
+                Some(Err(refusal)) => return Ok(Err(refusal)),
+                Some(Ok(outlined)) => {
+                    times.add("lesions", started);
+                    Some(outlined)
+                }
+                None => None,
+            },
+            None => None,
+        };
         let threshold_hu = labels.threshold_hu;
-        let key_slices: Vec<usize> =
-            classification.iter().flat_map(|scan| &scan.key_slices).map(|key| key.slice).collect();
-        let sections = spawn_blocking(move || choose_sections(&volume, &labels, &key_slices)).await?;
+        let of_classes = classification.iter().flat_map(|scan| &scan.key_slices).map(|key| key.slice);
+        let key_slices: Vec<usize> = of_classes.chain(outlined.iter().flat_map(Outlined::key_slices)).collect();
+        let (lesions, mask) = outlined.map(|Outlined { lesions, mask }| (lesions, mask)).unzip();
+        let sections = spawn_blocking(move || choose_sections(&volume, &labels, mask.as_deref(), &key_slices)).await?;
         let sections = sections.map_err(|error: SectionError| InferError::Sections(error.to_string()))?;
-        Ok(Ok(Measured { lungs, gates, sections, classification, threshold_hu, identical }))
+        Ok(Ok(Measured { lungs, gates, sections, classification, lesions, threshold_hu, identical }))
     }
 
     /// The lungs, by the bundle's network or by threshold. The inner error is what is wrong with the images.
@@ -422,7 +437,7 @@ fn ct_analysis(
     images: &[Read],
     Candidate { stack, left_out, .. }: &Candidate,
     why_chosen: String,
-    Measured { lungs, gates, sections, classification, threshold_hu, identical }: Measured,
+    Measured { lungs, gates, sections, classification, lesions, threshold_hu, identical }: Measured,
     excluded_series: Vec<ExcludedSeries>,
 ) -> CtAnalysis {
     let stacked: Vec<SourceImage> = stack.slices.iter().map(|&idx| images[idx].source.clone()).collect();
@@ -460,6 +475,7 @@ fn ct_analysis(
         lungs,
         sections,
         classification,
+        lesions,
         excluded_series,
         excluded,
     }

@@ -1,4 +1,5 @@
-//! The networks of a bundle for chest CT: lungs by a network, and what classifiers say of a scan.
+//! The networks of a bundle for chest CT: lungs by a network, and what classifiers say of a scan; `ct_lesions.rs` has what
+//! others outline.
 
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use super::{
     InferError, ModelError,
     adapter::{model_error, resize_mode},
+    ct_lesions::LesionOutlining,
     scores::{decide, spread, surviving},
 };
 use crate::{
@@ -32,10 +34,11 @@ const KEY_SLICES: usize = 3;
 /// The networks of one bundle for chest CT.
 #[derive(Clone)]
 pub struct CtNetworks {
-    ensemble: ScanEnsemble,
+    pub(super) ensemble: ScanEnsemble,
     /// Side of the lung segmenter's input in pixels, where there is one.
     segmenter_side: Option<usize>,
     classifiers: Option<Arc<Classifiers>>,
+    pub(super) outlining: Option<Arc<LesionOutlining>>,
 }
 
 struct Classifiers {
@@ -67,6 +70,7 @@ impl CtNetworks {
             ensemble: ScanEnsemble::load(bundle, options)?,
             segmenter_side: manifest.segmenter.as_ref().map(|segmenter| segmenter.input_side_pixels as usize),
             classifiers,
+            outlining: LesionOutlining::of(&manifest.input).map(Arc::new),
         }))
     }
 
@@ -312,7 +316,7 @@ pub(super) fn heat_in_lungs(volume: &Volume, lungs: &LungLabels, slice: usize, m
     (all > 0.0).then(|| within / all)
 }
 
-fn recipe(preprocessing: &nn::ScanPreprocessing) -> ScanRecipe {
+pub(super) fn recipe(preprocessing: &nn::ScanPreprocessing) -> ScanRecipe {
     ScanRecipe {
         window_hu: preprocessing.window_hu,
         outside_lungs_black: preprocessing.outside_lungs_black,

@@ -10,15 +10,19 @@ use super::{worker::all_sources_of, *};
 use crate::{
     imaging::{
         DecodeLimits,
-        ct::{LEFT_LUNG, RIGHT_LUNG, Volume, phantom::Phantom},
+        ct::{
+            LEFT_LUNG, RIGHT_LUNG, Volume,
+            phantom::{Phantom, dice},
+        },
         testing::{number, part10, text},
     },
     nn::{
-        Architecture, EnsembleOptions, MemberArchitecture, ScanArchitecture, ScanOptions, init_untrained_scan_bundle,
+        Architecture, EnsembleOptions, ImportTarget, MemberArchitecture, ScanArchitecture, ScanOptions, import,
+        init_ct_bundle, init_untrained_scan_bundle, script_of, threshold_weights,
     },
     types::{
-        BundleIdentity, BundleStatus, CtAnalysis, Decision, NotAnalysed, ReasonCode, RunOutcome, RunPriority,
-        Sha256Digest, Side, SourceImage, Uid,
+        BundleIdentity, BundleStatus, CtAnalysis, CtLesionRun, CtLesions, CtPlane, CtQuadrant, Decision, NotAnalysed,
+        ReasonCode, RunOutcome, RunPriority, Sha256Digest, Side, SourceImage, Uid,
     },
 };
 
@@ -268,6 +272,250 @@ fn slices_with_less_lung_than_the_networks_ask_for_are_left_out() {
     let (few, many) = (slices("100.0"), slices("2.5"));
     assert!(!few.is_empty() && few.len() < many.len(), "{} and {}", few.len(), many.len());
     assert!(few.iter().all(|slice| many.contains(slice)));
+}
+
+const UNET_PLUS_PLUS: MemberArchitecture = MemberArchitecture::Scan(ScanArchitecture::UNetPlusPlus);
+
+#[track_caller]
+fn lesions_of(analysis: Analysis) -> (CtAnalysis, CtLesions) {
+    let RunOutcome::CtMeasured(measured) = analysis.outcome else { panic!("{:?}", analysis.outcome) };
+    let lesions = measured.lesions.clone().expect("a bundle that outlines lesions");
+    (*measured, lesions)
+}
+
+#[test]
+fn a_network_that_outlines_everything_outlines_the_lungs_and_one_that_sees_nothing_finds_nothing() {
+    let (volume, _) = phantom();
+    let study = Study::of(&volume, PLAIN);
+    let with = |probability: &str, lungs_only: &str| {
+        let pipeline = pipeline_of(UNET_PLUS_PLUS, |text| {
+            assert!(text.contains("probability = 0.5") && text.contains("lungs_only = true"), "{text}");
+            text.replace("probability = 0.5", &format!("probability = {probability}"))
+                .replace("lungs_only = true", &format!("lungs_only = {lungs_only}"))
+        });
+        study.analyse_with(&pipeline, study.sources.clone())
+    };
+    let analysis = with("0.000001", "true");
+    assert_eq!(analysis.stage_milliseconds.last().unwrap().0, "lesions");
+    let again = with("0.000001", "true").outcome;
+    assert_eq!(analysis.outcome, again, "the same every time");
+    assert_eq!(compare::compare(&analysis.outcome, &again), compare::Comparison::Identical);
+    let (measured, all) = lesions_of(analysis);
+    assert_eq!(all.decision, Decision::Undetermined, "an untrained bundle decides nothing");
+    assert!(measured.classification.is_none());
+    for (of_lung, lung) in all.lungs.iter().zip(&measured.lungs) {
+        assert_eq!((of_lung.side, of_lung.fraction), (lung.side, Some(1.0)));
+        assert!((of_lung.volume_ml - lung.whole.volume_ml).abs() < 1e-6);
+    }
+    let sum: f64 = all.lungs.iter().map(|lung| lung.volume_ml).sum();
+    assert!((all.volume_ml - sum).abs() < 1e-6, "nothing beyond the lungs");
+    let run = all.run.expect("every slice has lesion");
+    assert_eq!((run.slices, run.first_slice), (all.longest_run, all.slices[0]));
+    assert!(all.slices.windows(2).all(|pair| pair[1] == pair[0] + 1), "no slice is left out: {:?}", all.slices);
+    assert!(measured.sections.iter().all(|section| section.lesions_png_base64.is_some()));
+
+    let (_, beyond) = lesions_of(with("0.000001", "false"));
+    assert!(beyond.volume_ml > 2.0 * all.volume_ml, "{} and {} ml", beyond.volume_ml, all.volume_ml);
+    let (_, none) = lesions_of(with("0.999999", "true"));
+    assert_eq!((none.run, none.longest_run, none.slices_with_lesion, none.largest_slice), (None, 0, 0, None));
+    assert!(none.volume_ml.abs() < 1e-9);
+
+    // Records of bundles without such networks are what they were before there were any.
+    let plain = serde_json::to_string(&study.analyse().outcome).unwrap();
+    assert!(!plain.contains("lesions"), "{plain}");
+    assert!(serde_json::from_str::<RunOutcome>(&plain).is_ok());
+}
+
+/// A bright block in the right lung, at the back: columns 45 to 74, rows 75 to 94, slices 30 to 34.
+fn phantom_with_block() -> Volume {
+    let (mut volume, _) = phantom();
+    let [columns, rows, _] = volume.size;
+    for slice in 30..35 {
+        for row in 75..95 {
+            let line = (slice * rows + row) * columns;
+            volume.hu[line + 45..line + 75].fill(900);
+        }
+    }
+    volume
+}
+
+/// What a member computes of brightness, pixel by pixel.
+type Program<'a> = &'a dyn Fn(&tch::Tensor) -> tch::Tensor;
+
+/// A pipeline whose members are programs of the normalised brightness (0 is -1200 HU, 1 is 1200 HU) of each pixel; slices
+/// are padded to 180 x 180 pixels, so that none is resampled.
+fn pipeline_of_scripts(members: &[(&str, Program<'_>)], change: impl FnOnce(String) -> String) -> CtPipeline {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scan");
+    let options = ScanOptions { seed: 1, architecture: UNET_PLUS_PLUS, width: 0.0625, size_pixels: Some([192, 192]) };
+    init_untrained_scan_bundle(&path, options).unwrap();
+    let manifest = path.join("manifest.toml");
+    for (name, forward) in members {
+        let file = folder.path().join("script.pt");
+        let script = script_of([3, 192, 192], |slices| forward(&(slices.narrow(1, 0, 1) * 0.229 + 0.485)));
+        fs_err::write(&file, script).unwrap();
+        let target = ImportTarget::Member { name: (*name).to_owned(), architecture: None, width: None };
+        import(&path, &file, &target, "site-1").unwrap();
+    }
+    let text = fs_err::read_to_string(&manifest).unwrap();
+    for expected in ["window_hu = [-1200.0, 500.0]", "rows = 192", "columns = 192", "lungs_only = true"] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
+    let text = text
+        .replace("window_hu = [-1200.0, 500.0]", "window_hu = [-1200.0, 1200.0]")
+        .replace("rows = 192", "rows = 180")
+        .replace("columns = 192", "columns = 180")
+        .replace("lungs_only = true", "lungs_only = false");
+    fs_err::write(&manifest, change(text)).unwrap();
+    match Pipeline::open(&path, EnsembleOptions::default(), DecodeLimits::default()).unwrap() {
+        Pipeline::Ct(pipeline) => pipeline,
+        Pipeline::Cxr(_) => panic!("a bundle for CT"),
+    }
+}
+
+/// 900 HU are 0.875, bone of 300 HU is 0.625.
+fn bright(brightness: &tch::Tensor) -> tch::Tensor {
+    (brightness - 0.8) * 1000.0
+}
+
+#[test]
+fn a_lesion_comes_back_to_its_voxels_and_the_rule_finds_its_slices() {
+    use base64::Engine as _;
+    let volume = phantom_with_block();
+    let pipeline = pipeline_of_scripts(&[("unet_plus_plus", &bright)], |text| text);
+    let expected = CtLesionRun { first_slice: 30, last_slice: 34, slices: 5, quadrant: CtQuadrant::RightBack };
+    // However the images are turned.
+    for (columns_reversed, rows_reversed) in [(false, false), (true, false), (false, true)] {
+        let study = Study::of(&volume, Writing { columns_reversed, rows_reversed, ..PLAIN });
+        let (measured, lesions) = lesions_of(study.analyse_with(&pipeline, study.sources.clone()));
+        assert_eq!(lesions.run, Some(expected));
+        assert_eq!((lesions.slices_with_lesion, lesions.longest_run, lesions.largest_slice), (5, 5, Some(30)));
+        let block_ml = 30.0 * 20.0 * 5.0 * volume.voxel_ml();
+        assert!((lesions.volume_ml - block_ml).abs() < 1e-9, "{} ml, {block_ml} expected", lesions.volume_ml);
+        assert!((lesions.lungs[1].volume_ml).abs() < 1e-9, "nothing in the left lung");
+        // The middle of the run is shown, with the very pixels.
+        let axial = |index: usize| {
+            measured.sections.iter().find(|section| section.plane == CtPlane::Axial && section.index == index)
+        };
+        let png = axial(32).unwrap().lesions_png_base64.as_ref().unwrap();
+        let png = base64::engine::general_purpose::STANDARD.decode(png).unwrap();
+        let picture = image::load_from_memory(&png).unwrap().into_luma8();
+        for (x, y, pixel) in picture.enumerate_pixels() {
+            let is_block = (45..75).contains(&x) && (75..95).contains(&y);
+            assert_eq!(pixel.0[0], u8::from(is_block), "at {x}, {y}");
+        }
+        assert!(axial(30).is_some(), "the slice with the most lesion is shown");
+    }
+}
+
+#[test]
+fn a_gap_breaks_the_run_and_small_lesions_do_not_count() {
+    let mut volume = phantom_with_block();
+    let with = |volume: &Volume, change: fn(String) -> String| {
+        let study = Study::of(volume, PLAIN);
+        let pipeline = pipeline_of_scripts(&[("unet_plus_plus", &bright)], change);
+        lesions_of(study.analyse_with(&pipeline, study.sources.clone())).1
+    };
+    // 600 pixels of 4 square millimetres in each slice.
+    let large = with(&volume, |text| text.replace("minimum_area_mm2 = 10.0", "minimum_area_mm2 = 2400.0"));
+    assert_eq!((large.longest_run, large.run.is_some()), (5, true));
+    let small = with(&volume, |text| text.replace("minimum_area_mm2 = 10.0", "minimum_area_mm2 = 2400.5"));
+    assert_eq!((small.longest_run, small.run), (0, None));
+    // 20 mm of lesion are three slices 8 mm apart, or two, and never five.
+    let thick =
+        with(&volume, |text| text.replace("maximum_slices = 1000", "slice_spacing_mm = 8.0\nmaximum_slices = 1000"));
+    assert!((2..=3).contains(&thick.longest_run), "{thick:?}");
+    assert!(thick.rule.contains("resampled to 8 mm"), "{}", thick.rule);
+
+    let slice = 32 * volume.slice_pixels()..33 * volume.slice_pixels();
+    volume.hu[slice].iter_mut().filter(|hu| **hu == 900).for_each(|hu| *hu = -850);
+    let broken = with(&volume, |text| text);
+    assert_eq!((broken.slices_with_lesion, broken.longest_run, broken.run), (4, 2, None));
+}
+
+#[test]
+fn what_would_leave_slices_out_is_refused_instead_of_judged() {
+    let (volume, _) = phantom();
+    let study = Study::of(&volume, PLAIN);
+    let pipeline = pipeline_of(UNET_PLUS_PLUS, |text| text.replace("maximum_slices = 1000", "maximum_slices = 10"));
+    let RunOutcome::NotAnalysed(refused) = study.analyse_with(&pipeline, study.sources.clone()).outcome else {
+        panic!("refused")
+    };
+    assert_eq!(refused.reason, ReasonCode::UnsupportedImage);
+    assert!(refused.words.contains("the bundle takes 10: slices between them would be left out"), "{refused:?}");
+}
+
+/// One member fails where the block is, some slices on: the other one outlines the scan from its first slice on by itself.
+#[test]
+fn a_member_that_fails_on_the_way_is_left_out_of_every_slice() {
+    let volume = phantom_with_block();
+    let study = Study::of(&volume, PLAIN);
+    let everything = |brightness: &tch::Tensor| brightness * 0.0 + 50.0;
+    let torn = |brightness: &tch::Tensor| (brightness * -1.0 + 0.8).log() * 0.0 + 50.0;
+    let validated = |text: String| text.replace("status = \"untrained\"", "status = \"validated\"");
+    let with = |second: (&str, Program<'_>)| {
+        let pipeline = pipeline_of_scripts(&[("unet_plus_plus", &bright), second], validated);
+        lesions_of(study.analyse_with(&pipeline, study.sources.clone())).1
+    };
+    // Both run: the mean of 0 and 1 is at the probability of the rule everywhere, in the very first slice, too.
+    let whole = with(("sees-all", &everything));
+    assert_eq!(whole.decision, Decision::Present);
+    assert_eq!(whole.run.unwrap().first_slice, whole.slices[0]);
+    let partial = with(("torn", &torn));
+    assert_eq!(partial.decision, Decision::Undetermined, "what is left of an ensemble decides nothing");
+    assert!(partial.members[0].failure.is_none());
+    assert!(partial.members[1].failure.as_ref().unwrap().contains("not finite"), "{:?}", partial.members);
+    assert_eq!(partial.run.map(|run| (run.first_slice, run.slices)), Some((30, 5)));
+    let block_ml = 30.0 * 20.0 * 5.0 * volume.voxel_ml();
+    assert!((partial.volume_ml - block_ml).abs() < 1e-9, "nothing of the member that failed is left");
+}
+
+/// R231 with weights that make it a threshold: what it says of 64 x 64 pixels of the body comes back to the voxels.
+#[test]
+fn the_lungs_of_a_network_come_back_to_their_voxels() {
+    use base64::Engine as _;
+    // Not a whole number of portions.
+    let (volume, truth) = Phantom { size: [180, 140, 77], ..Phantom::default() }.make();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lungs");
+    init_ct_bundle(&path).unwrap();
+    let weights = threshold_weights(0.0625);
+    fs_err::write(path.join("lungs.safetensors"), &weights).unwrap();
+    let manifest = path.join("manifest.toml");
+    let text = fs_err::read_to_string(&manifest).unwrap();
+    let segmenter = format!(
+        "\n[segmenter]\narchitecture = \"r231\"\nwidth = 0.0625\ninput_side_pixels = 64\nnormalisation = \"hu_range\"\n\
+         weights = \"lungs.safetensors\"\nsha256 = \"{}\"\nversion = \"threshold\"\n",
+        Sha256Digest::of(&weights)
+    );
+    fs_err::write(&manifest, text + &segmenter).unwrap();
+    let Pipeline::Ct(pipeline) = Pipeline::open(&path, EnsembleOptions::default(), DecodeLimits::default()).unwrap()
+    else {
+        panic!("a bundle for CT")
+    };
+    let study = Study::of(&volume, PLAIN);
+    let outcome = study.analyse_with(&pipeline, study.sources.clone()).outcome;
+    let RunOutcome::CtMeasured(measured) = outcome else { panic!("{outcome:?}") };
+    assert_eq!((measured.method.segmentation.as_str(), measured.method.threshold_hu), ("hilum-lung-r231 1", None));
+    for (lung, label) in measured.lungs.iter().zip([RIGHT_LUNG, LEFT_LUNG]) {
+        let truth_ml = truth.iter().map(|found| f64::from(*found == label)).sum::<f64>() * volume.voxel_ml();
+        assert!((lung.whole.volume_ml / truth_ml - 1.0).abs() < 0.1, "{:?}, {truth_ml} ml", lung.whole);
+    }
+    // Pixels of the network are 5 mm wide, those of the scan 2 mm.
+    let [columns, rows, slices] = volume.size;
+    for section in &measured.sections {
+        let png = base64::engine::general_purpose::STANDARD.decode(&section.labels_png_base64).unwrap();
+        let found = image::load_from_memory(&png).unwrap().into_luma8().into_raw();
+        let at = |slice: usize, row: usize| &truth[(slice * rows + row) * columns..(slice * rows + row + 1) * columns];
+        let expected: Vec<u8> = match section.plane {
+            CtPlane::Axial => (0..rows).flat_map(|row| at(section.index, row).to_vec()).collect(),
+            CtPlane::Coronal => (0..slices).rev().flat_map(|slice| at(slice, section.index).to_vec()).collect(),
+        };
+        for label in [RIGHT_LUNG, LEFT_LUNG] {
+            let dice = dice(&found, &expected, label);
+            assert!(dice > 0.9, "{:?} {}: Dice {dice}", section.plane, section.index);
+        }
+    }
 }
 
 #[test]

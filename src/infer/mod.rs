@@ -10,6 +10,7 @@
 mod adapter;
 pub mod compare;
 mod ct;
+mod ct_lesions;
 mod ct_networks;
 #[cfg(test)]
 mod ct_tests;

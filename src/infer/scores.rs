@@ -32,16 +32,19 @@ pub(super) fn surviving<T>(
 
 /// What the bundle decides at this fused output of its target class.
 pub(super) fn decide(bundle: &BundleIdentity, output: f64, members: &[MemberScore]) -> Decision {
-    // What was validated is the whole ensemble: what is left of it after a failure decides nothing.
+    if bundle.is_in_grey_zone(output) {
+        return Decision::Undetermined;
+    }
     let is_whole = members.iter().all(|member| member.failure.is_none());
+    decide_by_rule(bundle, output >= bundle.threshold, is_whole)
+}
+
+/// What the bundle decides where its rule says yes or no; `is_whole` when no member failed.
+pub(super) fn decide_by_rule(bundle: &BundleIdentity, is_positive: bool, is_whole: bool) -> Decision {
     match bundle.status {
-        BundleStatus::Validated if is_whole && !bundle.is_in_grey_zone(output) => {
-            if output >= bundle.threshold {
-                Decision::Present
-            } else {
-                Decision::Absent
-            }
-        }
+        // What was validated is the whole ensemble: what is left of it after a failure decides nothing.
+        BundleStatus::Validated if is_whole && is_positive => Decision::Present,
+        BundleStatus::Validated if is_whole => Decision::Absent,
         BundleStatus::Validated | BundleStatus::Untrained | BundleStatus::Unvalidated => Decision::Undetermined,
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::manifest::Manifest;
+use super::manifest::{Fusion, Input, Manifest};
 use crate::types::{BundleIdentity, MemberIdentity, Sha256Digest};
 
 /// Name of the manifest in the bundle's folder.
@@ -106,16 +106,31 @@ impl Bundle {
     pub fn identity(&self) -> BundleIdentity {
         let manifest = &self.manifest;
         let classification = manifest.classification.as_ref();
+        // Of networks that outline, the threshold is that of a pixel.
+        let outlined = match &manifest.input {
+            Input::Seg2d { rule, lesion, .. } => Some((rule, lesion)),
+            _ => None,
+        };
         BundleIdentity {
             name: manifest.name.clone(),
             version: manifest.version.clone(),
             status: manifest.status,
             digest: self.digest,
-            classes: classification.map(|of| of.classes.clone()).unwrap_or_default(),
+            classes: classification.map_or_else(
+                || outlined.iter().map(|(_, lesion)| (*lesion).clone()).collect(),
+                |of| of.classes.clone(),
+            ),
             target_class_idx: classification.map_or(0, |of| of.target_class_idx),
-            threshold: classification.map_or(0.0, |of| of.threshold),
+            threshold: classification
+                .map(|of| of.threshold)
+                .or(outlined.map(|(rule, _)| rule.probability))
+                .unwrap_or(0.0),
             grey_zone: classification.and_then(|of| of.grey_zone),
-            fusion: classification.map_or("none", |of| of.fusion.name()).to_owned(),
+            fusion: classification
+                .map(|of| of.fusion)
+                .or(outlined.map(|_| Fusion::MeanProb))
+                .map_or("none", Fusion::name)
+                .to_owned(),
             calibration: classification.and_then(|of| of.calibration.id()).map(str::to_owned),
             reference_performance: manifest.reference_performance.clone(),
             segmenter: manifest.segmenter.as_ref().map(|segmenter| MemberIdentity {

@@ -20,8 +20,9 @@ use super::{
         SegmenterNormalisation, UNTRAINED_VERSION, VoiMode, is_plain_name,
     },
     precision::NetworkPrecision,
+    quadrants::CONSECUTIVE_SLICES,
     scan,
-    scan_manifest::{Aggregation, ScanArchitecture, ScanChannel, ScanPreprocessing},
+    scan_manifest::{Aggregation, LesionRule, LesionRuleMethod, ScanArchitecture, ScanChannel, ScanPreprocessing},
     seeded::seeded_values,
     unet::UNet,
 };
@@ -131,7 +132,7 @@ pub fn init_untrained_scan_bundle(folder: &Path, options: ScanOptions) -> Result
     let draft = scan_manifest(&name, options, Sha256Digest([0; 32]));
     let text = toml::to_string(&draft).map_err(|error| InitError::Weights(error.to_string()))?;
     Manifest::parse(&text).map_err(InitError::Options)?;
-    let n_outputs = draft.classification.as_ref().map_or(0, Classification::n_outputs) as i64;
+    let n_outputs = draft.class_of_output().len() as i64;
     let network = options.architecture.name();
     let weights = match options.architecture {
         MemberArchitecture::Known(architecture) => seeded_weights(options.seed, network, Some(architecture), |path| {
@@ -432,20 +433,22 @@ fn classification() -> Classification {
 /// The manifest of an untrained bundle for chest CT.
 fn scan_manifest(name: &str, options: ScanOptions, sha256: Sha256Digest) -> Manifest {
     let network = options.architecture.name();
+    let outlines = options.architecture == MemberArchitecture::Scan(ScanArchitecture::UNetPlusPlus);
+    let remark = if outlines { UNET_PLUS_PLUS_REMARK } else { "" };
     Manifest {
         name: name.to_owned(),
         version: "1".to_owned(),
         status: BundleStatus::Untrained,
         description: format!(
             "{UNTRAINED_NOTICE}. Seeded random numbers in the shape of the network {network}, to exercise the whole path \
-             before trained weights exist."
+             before trained weights exist.{remark}"
         ),
         licence: "Apache-2.0".to_owned(),
         training_data: "None: these weights have seen no image.".to_owned(),
         reference_performance: String::new(),
         performance: Vec::new(),
         input: scan_input(options),
-        classification: Some(classification()),
+        classification: (!outlines).then(classification),
         similar_cases: None,
         segmenter: None,
         members: vec![Member {
@@ -463,6 +466,10 @@ fn scan_manifest(name: &str, options: ScanOptions, sha256: Sha256Digest) -> Mani
         }],
     }
 }
+
+/// What is known of the input that UNet++ saw.
+const UNET_PLUS_PLUS_REMARK: &str = " Of Chen et al. (Sci Rep 2020;10:19196) the rule of one quadrant on three consecutive slices and the input of 512 x 512 \
+     pixels are from memory; window, smallest area and probability are ours.";
 
 /// What a network sees of a scan, as its publication describes it (the sources are named in docs/networks.md).
 fn scan_input(options: ScanOptions) -> Input {
@@ -520,6 +527,25 @@ fn scan_input(options: ScanOptions) -> Input {
                 maximum_slices: 400,
                 ..plain([-1200.0, 600.0], [224, 336], &[Slice, LungMask])
             },
+        },
+        // Every slice with lung in its own matrix: what is left out would break a run of consecutive slices.
+        MemberArchitecture::Scan(ScanArchitecture::UNetPlusPlus) => Input::Seg2d {
+            preprocessing: ScanPreprocessing {
+                resize: ResizeMode::Pad,
+                mean: vec![0.485, 0.456, 0.406],
+                std: vec![0.229, 0.224, 0.225],
+                minimum_lung_cm2: 0.0,
+                maximum_slices: 1000,
+                ..plain([-1200.0, 500.0], [512, 512], &[Slice; 3])
+            },
+            rule: LesionRule {
+                method: LesionRuleMethod::ConsecutiveSlices,
+                slices: CONSECUTIVE_SLICES as u32,
+                minimum_area_mm2: 10.0,
+                probability: 0.5,
+                lungs_only: true,
+            },
+            lesion: class("Lesion", "882784691000119100", "COVID-19 pneumonia"),
         },
         // As Jin et al. do.
         MemberArchitecture::Known(_) | MemberArchitecture::TorchScript => Input::Slices2d {

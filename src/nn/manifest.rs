@@ -12,7 +12,7 @@ use super::{
     explain::Explanation,
     precision::{MAX_TOLERANCE, NetworkPrecision, Precision},
     r231,
-    scan_manifest::{Aggregation, ScanArchitecture, ScanPreprocessing, is_default_batch_norm},
+    scan_manifest::{Aggregation, LesionRule, ScanArchitecture, ScanPreprocessing, is_default_batch_norm},
     unet,
 };
 use crate::types::{BundleStatus, ClassDefinition, Sha256Digest};
@@ -131,6 +131,15 @@ pub enum Input {
         /// What a network sees of the volume.
         preprocessing: ScanPreprocessing,
     },
+    /// The slices of a chest CT, in which networks outline lesions one by one, beside the measurements.
+    Seg2d {
+        /// What a network sees of each slice.
+        preprocessing: ScanPreprocessing,
+        /// How lesions become an answer about the scan.
+        rule: LesionRule,
+        /// What is outlined: the only class.
+        lesion: ClassDefinition,
+    },
 }
 
 impl Input {
@@ -142,6 +151,7 @@ impl Input {
             Self::CtMeasurement {} => "ct_measurement",
             Self::Slices2d { .. } => "slices2d",
             Self::Volume3d { .. } => "volume3d",
+            Self::Seg2d { .. } => "seg2d",
         }
     }
 
@@ -155,7 +165,9 @@ impl Input {
     #[must_use]
     pub const fn scan(&self) -> Option<&ScanPreprocessing> {
         match self {
-            Self::Slices2d { preprocessing, .. } | Self::Volume3d { preprocessing } => Some(preprocessing),
+            Self::Slices2d { preprocessing, .. }
+            | Self::Volume3d { preprocessing }
+            | Self::Seg2d { preprocessing, .. } => Some(preprocessing),
             Self::Image2d { .. } | Self::CtMeasurement {} => None,
         }
     }
@@ -700,7 +712,19 @@ impl Manifest {
             }
             Input::Slices2d { preprocessing, .. } | Input::Volume3d { preprocessing } => {
                 preprocessing.check(&mut problems);
+                preprocessing.check_memory(&mut problems);
                 self.check_members(&mut problems);
+            }
+            Input::Seg2d { preprocessing, rule, lesion } => {
+                preprocessing.check(&mut problems);
+                rule.check(preprocessing.maximum_slices, &mut problems);
+                problems.class("input.lesion", lesion);
+                problems.check(self.classification.is_none(), || {
+                    "`classification` is there: a bundle of the kind `seg2d` classifies nothing, `input.lesion` says what it \
+                     outlines and `input.rule` what that means; leave it out"
+                        .to_owned()
+                });
+                self.check_number_of_members(&mut problems);
             }
         }
         if let (Input::Slices2d { aggregation, .. }, Some(classification)) = (&self.input, &self.classification) {
@@ -738,6 +762,10 @@ impl Manifest {
             let kind = self.input.kind();
             format!("`classification` is missing: bundles of the kind `{kind}` say what their outputs mean")
         });
+        self.check_number_of_members(problems);
+    }
+
+    fn check_number_of_members(&self, problems: &mut Problems) {
         problems.check((1..=MAX_ENTRIES).contains(&self.members.len()), || {
             format!("`members` has {} entries: give 1 to {MAX_ENTRIES}", self.members.len())
         });
@@ -768,9 +796,9 @@ impl Manifest {
             (
                 Input::Image2d { .. } | Input::Slices2d { .. },
                 MemberArchitecture::Known(_) | MemberArchitecture::TorchScript,
-            ) => true,
-            (Input::Slices2d { .. }, MemberArchitecture::Scan(architecture)) => !architecture.takes_volume(),
-            (Input::Volume3d { .. }, MemberArchitecture::Scan(architecture)) => architecture.takes_volume(),
+            )
+            | (Input::Seg2d { .. }, MemberArchitecture::TorchScript) => true,
+            (input, MemberArchitecture::Scan(architecture)) => architecture.kind() == input.kind(),
             _ => false,
         };
         let (name, kind) = (member.architecture.name(), self.input.kind());
@@ -824,6 +852,16 @@ impl Manifest {
         problems.check(scan.rows >= least && scan.columns >= least, || {
             format!("`{key}` takes slices of {least} pixels or more, not {} x {}", scan.rows, scan.columns)
         });
+        if let MemberArchitecture::Scan(of) = member.architecture {
+            let multiple = of.side_multiple();
+            problems.check(scan.rows.is_multiple_of(multiple) && scan.columns.is_multiple_of(multiple), || {
+                let (rows, columns) = (scan.rows, scan.columns);
+                format!(
+                    "`{key}` halves slices five times, and `input.preprocessing.rows` and `columns` are {rows} and {columns}: \
+                     give multiples of {multiple}"
+                )
+            });
+        }
     }
 
     fn check_networks(&self, problems: &mut Problems) {
@@ -919,7 +957,17 @@ impl Manifest {
     pub const fn preprocessing(&self) -> Option<&Preprocessing> {
         match &self.input {
             Input::Image2d { preprocessing, .. } => Some(preprocessing),
-            Input::CtMeasurement {} | Input::Slices2d { .. } | Input::Volume3d { .. } => None,
+            Input::CtMeasurement {} | Input::Slices2d { .. } | Input::Volume3d { .. } | Input::Seg2d { .. } => None,
+        }
+    }
+
+    /// The class of each output of a member; none in a bundle without members.
+    #[must_use]
+    pub fn class_of_output(&self) -> Vec<usize> {
+        match (&self.classification, &self.input) {
+            (Some(classification), _) => classification.class_of_output(),
+            (None, Input::Seg2d { .. }) => vec![0],
+            (None, _) => Vec::new(),
         }
     }
 
@@ -1064,13 +1112,10 @@ impl Classification {
         });
         let mut labels = BTreeSet::new();
         for (class_idx, class) in self.classes.iter().enumerate() {
-            let key = |field: &str| format!("classification.classes[{class_idx}].{field}");
-            problems.text(&key("label"), &class.label, 64, false);
-            problems.text(&key("code.value"), &class.code.value, 64, false);
-            problems.text(&key("code.scheme"), &class.code.scheme, 16, false);
-            problems.text(&key("code.meaning"), &class.code.meaning, 64, false);
+            let key = format!("classification.classes[{class_idx}]");
+            problems.class(&key, class);
             problems.check(labels.insert(&class.label), || {
-                format!("`{}` repeats `{}`: give every class its own label", key("label"), class.label)
+                format!("`{key}.label` repeats `{}`: give every class its own label", class.label)
             });
         }
         let threshold = self.threshold;
@@ -1162,6 +1207,13 @@ impl Problems {
                 shortened(name)
             )
         });
+    }
+
+    fn class(&mut self, key: &str, class: &ClassDefinition) {
+        self.text(&format!("{key}.label"), &class.label, 64, false);
+        self.text(&format!("{key}.code.value"), &class.code.value, 64, false);
+        self.text(&format!("{key}.code.scheme"), &class.code.scheme, 16, false);
+        self.text(&format!("{key}.code.meaning"), &class.code.meaning, 64, false);
     }
 
     fn text(&mut self, key: &str, text: &str, max_characters: usize, may_be_empty: bool) {

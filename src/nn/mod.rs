@@ -31,6 +31,7 @@ mod inception_v3;
 mod init;
 mod jit;
 mod layers;
+mod lesions;
 mod load;
 mod manifest;
 mod measure;
@@ -54,7 +55,6 @@ mod scan_manifest;
 mod script;
 pub mod seeded;
 mod unet;
-#[cfg_attr(not(test), allow(dead_code, reason = "no bundle holds it yet; the tests run it"))]
 mod unet_plus_plus;
 mod verify;
 mod vgg;
@@ -74,6 +74,8 @@ pub use init::{
     CT_BUNDLE_NAME, InitError, ScanOptions, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_ct_bundle,
     init_untrained_bundle, init_untrained_scan_bundle,
 };
+#[cfg(test)]
+pub(crate) use lesions::script_of;
 pub use manifest::{
     Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Gates, Input, Manifest,
     MaskMode, Member, MemberArchitecture, Performance, Preprocessing, Prior, ResizeMode, Segmenter,
@@ -83,6 +85,8 @@ pub use measure::{Measured, measure};
 pub use on_demand::{ExplainedInput, explain_input};
 pub use plane::{Plane, Planes};
 pub use precision::{MAX_TOLERANCE, NetworkPrecision, Precision};
+#[cfg(test)]
+pub(crate) use r231::threshold_weights;
 pub use scan::{ScanEnsemble, ScanOutput, SliceOutput, Slices};
-pub use scan_manifest::{Aggregation, ScanArchitecture, ScanChannel, ScanPreprocessing};
+pub use scan_manifest::{Aggregation, LesionRule, LesionRuleMethod, ScanArchitecture, ScanChannel, ScanPreprocessing};
 pub use verify::{Tried, try_out};

@@ -3,7 +3,7 @@
 //!
 //! On the processor every network computes with 32-bit floats.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -240,6 +240,12 @@ impl MadeUp for Slices {
     }
 }
 
+impl MadeUp for Arc<Slices> {
+    fn made_up(seed: u64, input_shapes: &[[usize; 3]]) -> Self {
+        made_up_slices(seed, input_shapes, NORMALISED).into()
+    }
+}
+
 impl Comparable for Plane {
     fn difference(&self, other: &Self) -> f64 {
         largest_difference(&self.values, &other.values)
@@ -257,6 +263,12 @@ impl Comparable for ScanOutput {
         let of_slices = self.slices.iter().zip(&other.slices);
         let of_slices = of_slices.map(|(one, other)| largest_difference(&one.probabilities, &other.probabilities));
         of_slices.fold(largest_difference(&self.probabilities, &other.probabilities), larger)
+    }
+}
+
+impl Comparable for Vec<f32> {
+    fn difference(&self, other: &Self) -> f64 {
+        largest_difference(self, other)
     }
 }
 

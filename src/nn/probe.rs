@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Bundle, Ensemble, EnsembleOptions, NnError, Plane, Planes, Preprocessing, ScanEnsemble, Slices, seeded};
+use super::{
+    Bundle, Ensemble, EnsembleOptions, Input, NnError, Plane, Planes, Preprocessing, ScanEnsemble, Slices, seeded,
+};
 use crate::types::RunPriority;
 
 /// A loaded bundle.
@@ -75,6 +77,14 @@ impl Probe {
             (Networks::Scans(ensemble), Some(member_idx)) => {
                 let shape = self.bundle.manifest().input.scan().map_or([0; 3], super::ScanPreprocessing::shape);
                 let scan = slices(shape, seed, images.max(2), (-2.0, 2.0));
+                if matches!(self.bundle.manifest().input, Input::Seg2d { .. }) {
+                    let numbers = ensemble.outline(member_idx, Arc::new(scan), RunPriority::Routine).await?;
+                    let [_, rows, columns] = shape;
+                    return Ok(Said {
+                        numbers,
+                        gave: format!("{rows} x {columns} probabilities of lesion of each slice"),
+                    });
+                }
                 let output = ensemble.classify(member_idx, Arc::new(scan), 0, RunPriority::Routine).await?;
                 let map = map_words(output.slices.first().and_then(|slice| slice.activation_map.as_ref()));
                 let (classes, features) = (output.probabilities.len(), output.embedding.len());

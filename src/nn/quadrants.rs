@@ -25,6 +25,16 @@ pub fn quadrants_with_lesion(mask: &[bool], rows: usize, columns: usize, minimum
     n_pixels.map(|count| count >= minimum_pixels.max(1))
 }
 
+/// The most consecutive slices with lesions in one quadrant. `slices` as in [`consecutive_lesions`].
+#[must_use]
+pub fn longest_run(slices: &[Quadrants]) -> usize {
+    let of_quadrant = |quadrant_idx: usize| {
+        let runs = slices.split(|slice| !slice.get(quadrant_idx).copied().unwrap_or(false));
+        runs.map(<[Quadrants]>::len).max().unwrap_or(0)
+    };
+    (0..4).map(of_quadrant).max().unwrap_or(0)
+}
+
 /// The first run of `n_consecutive` (0 counts as 1) slices with lesions in one quadrant: index of its first slice and
 /// of the quadrant. `None` means that the rule does not call the scan positive. `slices` are in spatial order without
 /// gaps: a slice that was left out must be there with no lesion, or its neighbours would count as consecutive.
@@ -59,6 +69,14 @@ mod tests {
         assert_eq!(consecutive_lesions(&[only(0), only(0)], 3), None);
         assert_eq!(consecutive_lesions(&[], 3), None);
         assert_eq!(consecutive_lesions(&[NONE, only(0)], 0), Some((1, 0)));
+    }
+
+    #[test]
+    fn the_longest_run_is_of_one_quadrant() {
+        assert_eq!(longest_run(&[]), 0);
+        assert_eq!(longest_run(&[NONE, NONE]), 0);
+        assert_eq!(longest_run(&[only(0), only(1), only(1), NONE, only(1)]), 2);
+        assert_eq!(longest_run(&[[true; 4], only(3), [false, false, true, true], only(2)]), 3);
     }
 
     #[test]

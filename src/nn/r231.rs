@@ -111,6 +111,70 @@ impl R231 {
     }
 }
 
+/// Weights (safetensors) of a network of this width, with four channels or more at its finest level, that finds lungs by
+/// their density: neither tissue nor outside air. Of slices of 64 x 64 pixels what lies in the left half is right lung, in
+/// the other half left lung; the coarsest level, 4 x 4, knows the halves by what its padding of zeros lets in.
+#[cfg(test)]
+pub(crate) fn threshold_weights(width: f64) -> Vec<u8> {
+    use tch::{Device, nn::VarStore};
+
+    const TISSUE: i64 = 0;
+    const SIDE: i64 = 1;
+    const AIR: i64 = 2;
+    let _guard = tch::no_grad_guard();
+    let store = VarStore::new(Device::Cpu);
+    R231::new(&store.root(), width).unwrap();
+    let variables = store.variables();
+    let set = |name: &str, at: &[i64], value: f64| {
+        let of_network = variables.get(name).unwrap_or_else(|| panic!("{name}"));
+        let _ = at.iter().fold(of_network.shallow_clone(), |part, idx| part.get(*idx)).fill_(value);
+    };
+    let is_of_norm = |name: &str| name.ends_with("block.2.weight") || name.ends_with("block.5.weight");
+    for name in variables.keys().filter(|name| name.ends_with("running_var") || is_of_norm(name)) {
+        set(name, &[], 1.0);
+    }
+    let pass = |conv: &str, from: i64, to: i64| set(&format!("{conv}.weight"), &[to, from, 1, 1], 1.0);
+    // Samples are 0.107 in a lung of -850 HU, 0.655 in tissue of 40 HU, 0.015 in air of -1000 HU.
+    set("down_path.0.block.0.weight", &[TISSUE, 0, 1, 1], 1.0);
+    set("down_path.0.block.0.bias", &[TISSUE], -0.4);
+    set("down_path.0.block.0.bias", &[SIDE], 1.0);
+    set("down_path.0.block.0.weight", &[AIR, 0, 1, 1], -1.0);
+    set("down_path.0.block.0.bias", &[AIR], 0.06);
+    for channel in [TISSUE, SIDE, AIR] {
+        pass("down_path.0.block.3", channel, channel);
+        pass("up_path.3.conv_block.block.3", channel, channel);
+    }
+    for level in 1..4 {
+        pass(&format!("down_path.{level}.block.0"), SIDE, SIDE);
+        pass(&format!("down_path.{level}.block.3"), SIDE, SIDE);
+    }
+    // Each takes the column at the left: the first two of four get nothing.
+    for conv in ["down_path.4.block.0", "down_path.4.block.3"] {
+        set(&format!("{conv}.weight"), &[SIDE, SIDE, 1, 0], 1.0);
+    }
+    for step in 0..4 {
+        set(&format!("up_path.{step}.up.1.weight"), &[SIDE, SIDE, 0, 0], 1.0);
+        pass(&format!("up_path.{step}.conv_block.block.0"), SIDE, SIDE);
+        if step < 3 {
+            pass(&format!("up_path.{step}.conv_block.block.3"), SIDE, SIDE);
+        }
+    }
+    // What was skipped comes behind what was enlarged.
+    let enlarged = scaled_channels(CHANNELS[0], width);
+    for channel in [TISSUE, AIR] {
+        pass("up_path.3.conv_block.block.0", enlarged + channel, channel);
+        set("last.weight", &[0, channel, 0, 0], 1000.0);
+    }
+    for (lung, weight, bias) in [(1, -20.0, 11.0), (2, 20.0, -9.0)] {
+        set("last.weight", &[lung, SIDE, 0, 0], weight);
+        set("last.bias", &[lung], bias);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("weights.safetensors");
+    store.save(&file).unwrap();
+    fs_err::read(file).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use tch::{Device, Kind, nn::VarStore};

@@ -1,5 +1,5 @@
 //! The networks of a bundle for chest CT, ready to use: a segmenter of the lungs, and classifiers that see a scan slice
-//! by slice or as one volume. Each is owned by one thread, which works on one scan at a time.
+//! by slice or as one volume, or networks that outline lesions. Each is owned by one thread, which works on one scan at a time.
 
 use std::{cell::Cell, sync::Arc};
 
@@ -18,6 +18,7 @@ use super::{
     error::NnError,
     explain::Explanation,
     fusion::class_probabilities,
+    lesions,
     load::{LoadPlan, Network, batch, gather, only, rows_of, upload},
     manifest::{Input, Member, MemberArchitecture},
     multi_scale::MultiScale,
@@ -28,6 +29,7 @@ use super::{
     runner::{Forward, Runner},
     scan_manifest::ScanArchitecture,
     script::ScriptModel,
+    unet_plus_plus::UNetPlusPlus,
 };
 use crate::types::RunPriority;
 
@@ -47,11 +49,11 @@ pub struct Slices {
 }
 
 impl Slices {
-    const fn shape(&self) -> [usize; 3] {
+    pub(super) const fn shape(&self) -> [usize; 3] {
         [self.channels, self.rows, self.columns]
     }
 
-    fn slices(&self) -> std::slice::ChunksExact<'_, f32> {
+    pub(super) fn slices(&self) -> std::slice::ChunksExact<'_, f32> {
         self.values.chunks_exact(self.shape().iter().product::<usize>().max(1))
     }
 }
@@ -88,6 +90,8 @@ pub struct ScanEnsemble {
 struct Networks {
     segmenter: Option<Network<Slices, Vec<u8>>>,
     members: Vec<Network<ScanQuestion, ScanOutput>>,
+    /// The members of a bundle that outlines lesions, which has no classifiers.
+    outliners: Vec<Network<Arc<Slices>, Vec<f32>>>,
     n_classes: usize,
 }
 
@@ -129,13 +133,17 @@ impl ScanEnsemble {
             });
             segmenter = gather(started, &mut problems)?;
         }
-        let mut members = Vec::new();
+        let (mut members, mut outliners) = (Vec::new(), Vec::new());
         for (member, plan) in manifest.members.iter().zip(plans) {
-            members.extend(gather(start_member(bundle, member, plan), &mut problems)?);
+            if matches!(manifest.input, Input::Seg2d { .. }) {
+                outliners.extend(gather(lesions::start(bundle, member, plan), &mut problems)?);
+            } else {
+                members.extend(gather(start_member(bundle, member, plan), &mut problems)?);
+            }
         }
         if problems.is_empty() {
             let n_classes = manifest.classification.as_ref().map_or(0, |of| of.classes.len());
-            Ok(Self { networks: Arc::new(Networks { segmenter, members, n_classes }) })
+            Ok(Self { networks: Arc::new(Networks { segmenter, members, outliners, n_classes }) })
         } else {
             Err(load_error(problems))
         }
@@ -184,6 +192,22 @@ impl ScanEnsemble {
         check(member, &slices)?;
         member.copies.ask(ScanQuestion { slices, target_class_idx }, priority).await
     }
+
+    /// The probability of lesion, 0 to 1, of each pixel of slices (at least one, of the shape that the manifest gives,
+    /// already normalised) by one member of a bundle that outlines lesions: slice after slice, row after row.
+    ///
+    /// Cancel safety: dropping the future withdraws the request.
+    pub async fn outline(
+        &self,
+        member_idx: usize,
+        slices: Arc<Slices>,
+        priority: RunPriority,
+    ) -> Result<Vec<f32>, NnError> {
+        let n_members = self.networks.outliners.len();
+        let member = self.networks.outliners.get(member_idx).ok_or(NnError::NoSuchMember { member_idx, n_members })?;
+        check(member, &slices)?;
+        member.copies.ask(slices, priority).await
+    }
 }
 
 /// Every slice must be one that the network takes.
@@ -201,9 +225,8 @@ fn start_member(
     mut plan: LoadPlan,
 ) -> Result<Network<ScanQuestion, ScanOutput>, NnError> {
     let manifest = bundle.manifest();
-    let classification = manifest.classification.as_ref();
-    let class_of_output = classification.map(super::Classification::class_of_output).unwrap_or_default();
-    let n_classes = classification.map_or(0, |of| of.classes.len());
+    let class_of_output = manifest.class_of_output();
+    let n_classes = manifest.classification.as_ref().map_or(0, |of| of.classes.len());
     let shape = manifest.input.scan().map_or([0; 3], super::ScanPreprocessing::shape);
     let rules = match &manifest.input {
         Input::Slices2d { aggregation, .. } => aggregation.rules(n_classes),
@@ -269,6 +292,10 @@ fn start_member(
                 })
             })
         }
+        MemberArchitecture::Scan(architecture @ ScanArchitecture::UNetPlusPlus) => {
+            plan.name.clone_from(&member.name);
+            Err(plan.problems(&[format!("`{}` outlines lesions and classifies nothing", architecture.name())]))
+        }
     }
 }
 
@@ -284,6 +311,7 @@ pub(super) fn declare(
         ScanArchitecture::Covnet => Covnet::new(path, width, n_outputs, BatchNormMode::Running).map(drop),
         ScanArchitecture::DreNet => DreNet::new(path, width, n_outputs).map(drop),
         ScanArchitecture::DeCoVNet => DeCoVNet::new(path, width, n_outputs).map(drop),
+        ScanArchitecture::UNetPlusPlus => UNetPlusPlus::new(path, width, n_outputs).map(drop),
     }
 }
 
@@ -301,19 +329,24 @@ fn multi_scale_forward(network: MultiScale, explain: bool) -> Forward {
 
 impl LoadPlan {
     /// Makes a question a whole scan, worked on in portions of as many slices as a batch may have images.
-    fn by_portions(&mut self) -> Portion {
-        Portion(Cell::new(std::mem::replace(&mut self.options.max_batch, 1).max(1)))
+    pub(super) fn by_portions(&mut self) -> Portion {
+        Portion::of(std::mem::replace(&mut self.options.max_batch, 1))
     }
 }
 
 /// How many slices go through a network together.
 #[derive(Clone)]
-struct Portion(Cell<usize>);
+pub(super) struct Portion(Cell<usize>);
 
 impl Portion {
+    /// Of that many slices, one at least.
+    pub(super) fn of(slices: usize) -> Self {
+        Self(Cell::new(slices.max(1)))
+    }
+
     /// Runs `work` on the slices from one index to before another until all `count` are through; where memory does not
     /// suffice portions become smaller and stay so.
-    fn each<T>(
+    pub(super) fn each<T>(
         &self,
         network: &str,
         count: usize,
@@ -692,7 +725,8 @@ mod tests {
 
     fn architectures() -> impl Iterator<Item = MemberArchitecture> {
         let known = [Architecture::ResNet18, Architecture::AttentionVgg16].map(MemberArchitecture::Known);
-        ScanArchitecture::ALL.map(MemberArchitecture::Scan).into_iter().chain(known)
+        let of_scans = ScanArchitecture::ALL.into_iter().filter(|of| *of != ScanArchitecture::UNetPlusPlus);
+        of_scans.map(MemberArchitecture::Scan).chain(known)
     }
 
     fn slices(bundle: &Bundle, seed: u64, count: usize) -> Slices {

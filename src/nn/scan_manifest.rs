@@ -1,4 +1,5 @@
-//! What a bundle for chest CT says of its networks: which ones, what they see of a scan, and how slices become one output.
+//! What a bundle for chest CT says of its networks: which ones, what they see of a scan, and how slices become one output
+//! or one answer.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +9,7 @@ use super::{
     explain::Explanation,
     manifest::{ChannelNormalisation, MEAN, Problems, ResizeMode, STD},
     pooling::ClassPooling,
+    unet_plus_plus,
 };
 
 /// Most samples of a scan's input, at four bytes each.
@@ -24,11 +26,13 @@ pub enum ScanArchitecture {
     DreNet,
     /// DeCoVNet: the volume and its lung mask.
     DeCoVNet,
+    /// UNet++ with a ResNet-50 encoder: outlines lesions in one slice.
+    UNetPlusPlus,
 }
 
 impl ScanArchitecture {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::MultiScale, Self::Covnet, Self::DreNet, Self::DeCoVNet];
+    pub const ALL: [Self; 5] = [Self::MultiScale, Self::Covnet, Self::DreNet, Self::DeCoVNet, Self::UNetPlusPlus];
 
     /// The name used in manifests and results.
     #[must_use]
@@ -38,27 +42,40 @@ impl ScanArchitecture {
             Self::Covnet => "covnet",
             Self::DreNet => "dre_net",
             Self::DeCoVNet => "decovnet",
+            Self::UNetPlusPlus => "unet_plus_plus",
         }
     }
 
-    /// The maps of regions that it offers, the default first; DRE-Net has none but the squares that it asks for.
+    /// The maps of regions that it offers, the default first; DRE-Net has none but the squares that it asks for, UNet++ none
+    /// but its answer.
     #[must_use]
     pub const fn explanations(self) -> &'static [Explanation] {
         use Explanation::{Cam, ClassMaps, GradCam, GradCamPlusPlus, HiResCam, IntegratedGradients};
         match self {
             Self::MultiScale => &[ClassMaps, IntegratedGradients],
             Self::Covnet => &[Cam],
-            Self::DreNet => &[],
+            Self::DreNet | Self::UNetPlusPlus => &[],
             Self::DeCoVNet => &[HiResCam, GradCam, GradCamPlusPlus],
+        }
+    }
+
+    /// The kind of input of the bundles that hold it.
+    #[must_use]
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::MultiScale | Self::Covnet | Self::DreNet => "slices2d",
+            Self::DeCoVNet => "volume3d",
+            Self::UNetPlusPlus => "seg2d",
         }
     }
 
     /// The name of the default map.
     #[must_use]
     pub const fn activation_map_method(self) -> &'static str {
-        match self.explanations() {
-            [default, ..] => default.name(),
-            [] => "squares",
+        match (self, self.explanations()) {
+            (_, [default, ..]) => default.name(),
+            (Self::UNetPlusPlus, []) => "mask",
+            (_, []) => "squares",
         }
     }
 
@@ -67,7 +84,7 @@ impl ScanArchitecture {
     pub const fn channels(self) -> usize {
         match self {
             Self::MultiScale => 1,
-            Self::Covnet | Self::DreNet => 3,
+            Self::Covnet | Self::DreNet | Self::UNetPlusPlus => 3,
             Self::DeCoVNet => 2,
         }
     }
@@ -83,14 +100,17 @@ impl ScanArchitecture {
     pub const fn fixed_side_pixels(self) -> Option<u32> {
         match self {
             Self::DreNet => Some(dre_net::FINE_SIDE_PIXELS as u32),
-            Self::MultiScale | Self::Covnet | Self::DeCoVNet => None,
+            Self::MultiScale | Self::Covnet | Self::DeCoVNet | Self::UNetPlusPlus => None,
         }
     }
 
-    /// Whether it takes the scan as one volume; else slice by slice.
+    /// The sides of a slice in pixels are multiples of this.
     #[must_use]
-    pub const fn takes_volume(self) -> bool {
-        matches!(self, Self::DeCoVNet)
+    pub const fn side_multiple(self) -> u32 {
+        match self {
+            Self::UNetPlusPlus => unet_plus_plus::SIDE_MULTIPLE as u32,
+            Self::MultiScale | Self::Covnet | Self::DreNet | Self::DeCoVNet => 1,
+        }
     }
 
     /// Whether a checkpoint's tensor of this name plays no part in inference and may be there or not.
@@ -100,7 +120,7 @@ impl ScanArchitecture {
             || match self {
                 Self::DeCoVNet => decovnet::DeCoVNet::ignores(name),
                 Self::DreNet => dre_net::DreNet::ignores(name),
-                Self::MultiScale | Self::Covnet => false,
+                Self::MultiScale | Self::Covnet | Self::UNetPlusPlus => false,
             }
     }
 }
@@ -213,6 +233,10 @@ impl ScanPreprocessing {
         problems.check((1..=1000).contains(&self.maximum_slices), || {
             format!("`{}` is {}: give 1 to 1000", key("maximum_slices"), self.maximum_slices)
         });
+    }
+
+    /// For networks that are given all slices of a scan at once.
+    pub(super) fn check_memory(&self, problems: &mut Problems) {
         let samples = self
             .shape()
             .iter()
@@ -285,6 +309,74 @@ impl Aggregation {
     }
 }
 
+/// How the lesions of a scan's slices become an answer about the scan.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LesionRule {
+    /// Which rule.
+    pub method: LesionRuleMethod,
+    /// How many consecutive slices make the scan positive, 1 to 100.
+    pub slices: u32,
+    /// Smallest area of lesion in a quadrant of the image that counts, in square millimetres of the scan, 0 to 10000; one
+    /// pixel at least.
+    pub minimum_area_mm2: f64,
+    /// A pixel from this probability on is lesion, between 0 and 1.
+    pub probability: f64,
+    /// Whether lesions count within the lungs only.
+    pub lungs_only: bool,
+}
+
+/// Which rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LesionRuleMethod {
+    /// Chen et al.'s (Sci Rep 2020;10:19196): lesions in one quadrant of the image on consecutive slices. A slice that the
+    /// networks did not see is one without lesion.
+    ConsecutiveSlices,
+}
+
+impl LesionRule {
+    /// In words, for results, of slices at `slice_spacing_mm` or of the scan's own.
+    #[must_use]
+    pub fn words(&self, slice_spacing_mm: Option<f64>) -> String {
+        let Self { method: LesionRuleMethod::ConsecutiveSlices, slices, minimum_area_mm2, probability, lungs_only } =
+            self;
+        let spacing = slice_spacing_mm.map_or_else(|| "of the scan".to_owned(), |mm| format!("resampled to {mm} mm"));
+        let lesion = if *minimum_area_mm2 > 0.0 {
+            format!("at least {minimum_area_mm2} mm2 of lesion")
+        } else {
+            "lesion".to_owned()
+        };
+        let place = if *lungs_only { ", in the lungs only" } else { "" };
+        format!(
+            "{lesion} in one quadrant of the image on {slices} consecutive slices {spacing}; a pixel is lesion from an \
+             output of {probability} on{place}"
+        )
+    }
+
+    pub(super) fn check(&self, maximum_slices: u32, problems: &mut Problems) {
+        let key = |field: &str| format!("input.rule.{field}");
+        problems.check((1..=100).contains(&self.slices), || {
+            format!("`{}` is {}: give 1 to 100", key("slices"), self.slices)
+        });
+        problems.check(self.slices <= maximum_slices, || {
+            format!(
+                "`{}` is {} and `input.preprocessing.maximum_slices` {maximum_slices}: no scan could ever satisfy the rule; \
+                 lower the one or raise the other",
+                key("slices"),
+                self.slices
+            )
+        });
+        problems.check((0.0..=10_000.0).contains(&self.minimum_area_mm2), || {
+            format!("`{}` is {}: give 0 to 10000", key("minimum_area_mm2"), self.minimum_area_mm2)
+        });
+        let probability = self.probability;
+        problems.check(probability.is_finite() && 0.0 < probability && probability < 1.0, || {
+            format!("`{}` is {probability}: give a number between 0 and 1", key("probability"))
+        });
+    }
+}
+
 /// Whose mean and variance batch normalisation uses; COVNet's only.
 pub(super) const fn is_default_batch_norm(mode: &BatchNormMode) -> bool {
     matches!(mode, BatchNormMode::Running)
@@ -303,5 +395,27 @@ mod tests {
         assert_eq!(Aggregation::Max {}.rules(2), [ClassPooling::Max; 2]);
         assert_eq!(Aggregation::TopKMean { k: 3 }.rules(1), [ClassPooling::TopK(3)]);
         assert_eq!(Aggregation::Mean {}.words(), "mean of all slices");
+    }
+
+    #[test]
+    fn a_rule_says_which_slices_it_counts() {
+        let rule = LesionRule {
+            method: LesionRuleMethod::ConsecutiveSlices,
+            slices: 3,
+            minimum_area_mm2: 12.5,
+            probability: 0.5,
+            lungs_only: true,
+        };
+        assert_eq!(
+            rule.words(None),
+            "at least 12.5 mm2 of lesion in one quadrant of the image on 3 consecutive slices of the scan; a pixel is \
+             lesion from an output of 0.5 on, in the lungs only"
+        );
+        let any = LesionRule { lungs_only: false, minimum_area_mm2: 0.0, ..rule };
+        assert_eq!(
+            any.words(Some(2.5)),
+            "lesion in one quadrant of the image on 3 consecutive slices resampled to 2.5 mm; a pixel is lesion from an \
+             output of 0.5 on"
+        );
     }
 }

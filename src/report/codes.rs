@@ -1,6 +1,6 @@
 //! The coded concepts that results use (PS3.16, and private codes of scheme `99HILUM`).
 
-use crate::types::{Code, ReasonCode};
+use crate::types::{Code, Decision, ReasonCode};
 
 /// Scheme of Hilum's private codes.
 pub(super) const PRIVATE_SCHEME: &str = "99HILUM";
@@ -107,6 +107,11 @@ pub(super) const OPACITY_SHARE: Concept = private("BAND-3-TO-5", "Density above 
 pub(super) const EXCLUDED_SERIES: Concept = private("EXCLUDED-SERIES", "Series not analysed");
 pub(super) const KEY_SLICE: Concept = private("KEY-SLICE", "Slice that speaks for the class");
 pub(super) const HEAT_IN_LUNGS: Concept = private("HEAT-IN-LUNGS", "Share of the heat that lies in the lungs");
+pub(super) const LESION_SHARE: Concept = private("LESION-SHARE", "Lesion, share of the lung's volume");
+pub(super) const LESION_SLICES: Concept = private("LESION-SLICES", "Slices with lesion");
+pub(super) const LESION_LONGEST: Concept = private("LESION-LONGEST", "Longest run of slices with lesion");
+pub(super) const LESION_RUN: Concept = private("LESION-RUN", "Consecutive slices with lesion in one quadrant");
+pub(super) const LESION_RULE: Concept = private("LESION-RULE", "Rule from lesions to a decision");
 pub(super) const CT_OVERLAY: Concept = private("CT-OVERLAY", "Lung segmentation overlay");
 pub(super) const MODEL_STATUS: Concept = private("MODEL-STATUS", "Model status");
 pub(super) const MEMBER_SPREAD: Concept = private("MEMBER-SPREAD", "Largest minus smallest member output");
@@ -156,6 +161,16 @@ pub(super) const MILLILITRE: Concept = ucum("ml", "milliliter");
 pub(super) const HOUNSFIELD: Concept = ucum("[hnsf'U]", "Hounsfield unit");
 pub(super) const NO_UNITS: Concept = ucum("1", "no units");
 pub(super) const PIXELS: Concept = ucum("{pixels}", "pixels");
+pub(super) const SLICES: Concept = ucum("{slices}", "slices");
+
+/// Code of a decision.
+pub(super) const fn decision(decision: Decision) -> Concept<'static> {
+    match decision {
+        Decision::Present => PRESENT,
+        Decision::Absent => ABSENT,
+        Decision::Undetermined => UNDETERMINED,
+    }
+}
 
 /// Code of a modality, for those that radiographs and chest CT come in.
 pub(super) fn modality(modality: &str) -> Option<Concept<'static>> {

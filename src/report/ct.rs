@@ -21,8 +21,8 @@ use super::{
     wording,
 };
 use crate::types::{
-    BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLung, CtPlane, RunOutcome,
-    RunRecord, Side, SourceImage, Uid,
+    BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLesionRun, CtLesions,
+    CtLung, CtLungLesions, CtPlane, RunOutcome, RunRecord, Side, SourceImage, Uid,
 };
 
 /// The words of the overlay.
@@ -43,6 +43,7 @@ pub fn ct_overlay_words(record: &RunRecord, analysis: &CtAnalysis) -> OverlayWor
     let untrained = bundle.status == BundleStatus::Untrained;
     let mut below: Vec<String> = analysis.lungs.iter().map(lung_words).collect();
     below.extend(analysis.classification.iter().map(|scan| classification_words(bundle, scan)));
+    below.extend(analysis.lesions.iter().flat_map(|lesions| lesion_lines(bundle, lesions)));
     below.push(LIMITS.to_owned());
     below.push(format!(
         "RESEARCH, UNVERIFIED. {} {} ({}), {}",
@@ -75,6 +76,10 @@ const NETWORK_TECHNIQUE: &str = "Lungs by a network that looks at slices (after 
 /// What the heat over slices is.
 const SLICE_HEAT: &str = "Heat over slices shows regions that influenced the output, not lesion outlines.";
 
+/// What outlines of lesions are.
+const LESION_LIMITS: &str = "Lesions are what networks outlined, not what was seen by a reader; a slice that the networks \
+                             did not see counts as one without lesion.";
+
 /// Name and version of the segmentation, with the threshold where there is one.
 fn segmentation_words(analysis: &CtAnalysis) -> String {
     let method = &analysis.method;
@@ -100,6 +105,54 @@ pub(super) fn classification_words(bundle: &BundleIdentity, scan: &CtClassificat
         scan.slices.len(),
         scan.aggregation,
         wording::localisation(scan.into()),
+    )
+}
+
+/// What the networks outlined and what the rule makes of it, in a few lines.
+pub(super) fn lesion_lines(bundle: &BundleIdentity, lesions: &CtLesions) -> Vec<String> {
+    let of_lungs: Vec<String> = lesions.lungs.iter().map(lung_lesion_words).collect();
+    let mut lines = vec![
+        format!(
+            "Outlined by networks, class {}: {:.1} ml in all; {}.",
+            wording::target_label(bundle),
+            lesions.volume_ml,
+            of_lungs.join(", ")
+        ),
+        format!("Rule: {}.", lesions.rule),
+        format!(
+            "{} {} of {} slice(s) seen hold that much lesion, at most {} of them in a run. {}",
+            run_words(lesions.run.as_ref()),
+            lesions.slices_with_lesion,
+            lesions.slices.len(),
+            lesions.longest_run,
+            wording::rule_decision(bundle, lesions)
+        ),
+    ];
+    lines.extend(lesions.members.iter().filter_map(|member| {
+        let words = member.failure.as_deref()?;
+        Some(format!("Member {} failed: {words}.", member.name))
+    }));
+    lines
+}
+
+fn lung_lesion_words(lung: &CtLungLesions) -> String {
+    let share = lung.fraction.map_or_else(|| "no value".to_owned(), wording::percent);
+    format!("{:.1} ml in the {} lung ({share} of it)", lung.volume_ml, lung.side.name())
+}
+
+/// Whether the rule is satisfied, and where.
+fn run_words(run: Option<&CtLesionRun>) -> String {
+    run.map_or_else(
+        || "The rule is not satisfied: there is no such run of slices.".to_owned(),
+        |run| {
+            format!(
+                "The rule is satisfied first by {} slice(s), {} to {} from the feet, {} quadrant of the image.",
+                run.slices,
+                run.first_slice + 1,
+                run.last_slice + 1,
+                run.quadrant.name()
+            )
+        },
     )
 }
 
@@ -209,6 +262,7 @@ pub fn ct_measurement_lines(bundle: &BundleIdentity, analysis: &CtAnalysis) -> V
         lines.extend(third_words(lung).into_iter().map(|third| format!("{}, {third}", side_name(lung.side))));
     }
     lines.extend(analysis.classification.iter().map(|scan| classification_words(bundle, scan)));
+    lines.extend(analysis.lesions.iter().flat_map(|lesions| lesion_lines(bundle, lesions)));
     lines.extend(excluded_series_words(analysis));
     lines.push(LIMITS.to_owned());
     lines
@@ -218,7 +272,8 @@ pub fn ct_measurement_lines(bundle: &BundleIdentity, analysis: &CtAnalysis) -> V
 pub(super) fn disclaimer(analysis: &CtAnalysis) -> Vec<String> {
     let technique = if analysis.method.threshold_hu.is_some() { TECHNIQUE } else { NETWORK_TECHNIQUE };
     let heat = analysis.classification.as_ref().map(|_| SLICE_HEAT.to_owned());
-    [LIMITS.to_owned(), technique.to_owned()].into_iter().chain(heat).collect()
+    let lesions = analysis.lesions.as_ref().map(|_| LESION_LIMITS.to_owned());
+    [LIMITS.to_owned(), technique.to_owned()].into_iter().chain(heat).chain(lesions).collect()
 }
 
 /// Settings that determine the measurements.
@@ -237,6 +292,9 @@ pub(super) fn parameters(analysis: &CtAnalysis) -> Vec<String> {
             .iter()
             .map(|scan| format!("slices={};aggregation={}", scan.slices.len(), scan.aggregation)),
     );
+    parameters.extend(
+        analysis.lesions.iter().map(|lesions| format!("slices={};rule={}", lesions.slices.len(), lesions.rule)),
+    );
     parameters
 }
 
@@ -246,6 +304,9 @@ pub(super) fn conclusion(bundle: &BundleIdentity, analysis: &CtAnalysis) -> Stri
     let mut words = format!("AI chest CT lung measurement. {}", lungs.join(" "));
     if let Some(scan) = &analysis.classification {
         words = format!("{words} AI: {}", classification_words(bundle, scan));
+    }
+    if let Some(lesions) = &analysis.lesions {
+        words = format!("{words} AI: {}", lesion_lines(bundle, lesions).join(" "));
     }
     wording::with_notice(bundle, words)
 }
@@ -270,7 +331,57 @@ pub(super) fn measurements(frame: &Frame<'_>, analysis: &CtAnalysis) -> Item {
         items
             .extend(scan.key_slices.iter().enumerate().filter_map(|(idx, key)| key_slice(&groups, analysis, idx, key)));
     }
+    if let Some(lesions) = &analysis.lesions {
+        items.push(all_lesions(frame, analysis, lesions));
+        items.extend(lesions.lungs.iter().map(|lung| lung_lesions(frame, analysis, lung)));
+    }
     container(Some(Contains), codes::MEASUREMENTS, items)
+}
+
+/// All that was outlined, the rule and the decision.
+fn all_lesions(frame: &Frame<'_>, analysis: &CtAnalysis, lesions: &CtLesions) -> Item {
+    let bundle = &frame.record.bundle;
+    let mut items = head(frame, analysis, "Lesions", Vec::new());
+    items.extend(finding(bundle));
+    items.push(number_or_comment(codes::VOLUME, lesions.volume_ml, codes::MILLILITRE, Vec::new()));
+    items.push(text(Contains, codes::LESION_RULE, &lesions.rule));
+    for (concept, count) in
+        [(codes::LESION_SLICES, lesions.slices_with_lesion), (codes::LESION_LONGEST, lesions.longest_run)]
+    {
+        items.push(number_or_comment(concept, count as f64, codes::SLICES, Vec::new()));
+    }
+    let first = lesions.run.and_then(|run| analysis.series.images.get(run.first_slice));
+    let first = first.map(|source| image(InferredFrom, codes::SOURCE_OF_MEASUREMENT, source)).into_iter().collect();
+    items.push(with(text(Contains, codes::LESION_RUN, &run_words(lesions.run.as_ref())), first));
+    let decision = wording::allowed_decision(bundle, lesions.decision);
+    items.push(code(Contains, codes::PRESENCE, codes::decision(decision)));
+    let operating_point = format!("{} {LESION_LIMITS}", wording::rule_decision(bundle, lesions));
+    items.push(text(Contains, codes::OPERATING_POINT_DESCRIPTION, &operating_point));
+    for (member_idx, member) in lesions.members.iter().enumerate() {
+        let state = if member.failure.is_some() { codes::FAILED } else { codes::SUCCEEDED };
+        let name = format!("Member {}/{} {}", member_idx + 1, lesions.members.len(), member.name);
+        let mut about = vec![text(HasProperties, codes::COMMENT, &name)];
+        about.extend(member.failure.as_ref().map(|words| text(HasProperties, codes::COMMENT, words)));
+        items.push(with(code(Contains, codes::MODEL_STATUS, state), about));
+    }
+    container(Some(Contains), codes::MEASUREMENT_GROUP, items)
+}
+
+/// What was outlined in one lung.
+fn lung_lesions(frame: &Frame<'_>, analysis: &CtAnalysis, lung: &CtLungLesions) -> Item {
+    let site = vec![code(ConceptModifier, codes::LATERALITY, laterality(lung.side))];
+    let mut items = head(frame, analysis, &format!("Lesions, {} lung", lung.side.name()), site);
+    items.extend(finding(&frame.record.bundle));
+    items.push(number_or_comment(codes::VOLUME, lung.volume_ml, codes::MILLILITRE, Vec::new()));
+    let share = lung.fraction.unwrap_or(f64::NAN);
+    items.push(number_or_comment(codes::LESION_SHARE, share * 100.0, codes::PERCENT, Vec::new()));
+    container(Some(Contains), codes::MEASUREMENT_GROUP, items)
+}
+
+/// The bundle's target class.
+fn finding(bundle: &BundleIdentity) -> Option<Item> {
+    let class = bundle.classes.get(bundle.target_class_idx)?;
+    Some(code(Contains, codes::FINDING, (&class.code).into()))
 }
 
 /// A slice that speaks for the target class, with its image.
@@ -289,19 +400,17 @@ fn key_slice(groups: &Groups<'_>, analysis: &CtAnalysis, idx: usize, key: &CtKey
     Some(groups.group(&format!("Key slice {}", idx + 1), target, None, items))
 }
 
-fn group(
-    frame: &Frame<'_>,
-    analysis: &CtAnalysis,
-    lung: &CtLung,
-    third: Option<Concept>,
-    densities: &CtDensities,
-) -> Item {
+const fn laterality(side: Side) -> Concept<'static> {
+    match side {
+        Side::Right => codes::RIGHT,
+        Side::Left => codes::LEFT,
+    }
+}
+
+/// What a measurement group of this name begins with: its tracking identity, the lung as its site, the series.
+fn head(frame: &Frame<'_>, analysis: &CtAnalysis, tracking: &str, site: Vec<Item>) -> Vec<Item> {
     let record = frame.record;
     let series = &analysis.series.series_instance_uid;
-    let tracking = match third {
-        None => side_name(lung.side).to_owned(),
-        Some(third) => format!("{}, {} third", side_name(lung.side), third.meaning.to_lowercase()),
-    };
     // The same for every revision that measures this series with a bundle of this name.
     let tracking_uid = uid(
         "tracking",
@@ -310,21 +419,31 @@ fn group(
             record.study_instance_uid.as_str(),
             series.as_str(),
             &record.bundle.name,
-            &tracking,
+            tracking,
         ],
     );
-    let laterality = match lung.side {
-        Side::Right => codes::RIGHT,
-        Side::Left => codes::LEFT,
-    };
-    let mut site = vec![code(ConceptModifier, codes::LATERALITY, laterality)];
-    site.extend(third.map(|third| code(ConceptModifier, codes::TOPOGRAPHICAL_MODIFIER, third)));
-    let mut items = vec![
-        text(ObservationContext, codes::TRACKING_ID, &tracking),
+    vec![
+        text(ObservationContext, codes::TRACKING_ID, tracking),
         uid_reference(ObservationContext, codes::TRACKING_UID, &tracking_uid),
         with(code(ConceptModifier, codes::FINDING_SITE, codes::LUNG), site),
         uid_reference(Contains, codes::SOURCE_SERIES, series),
-    ];
+    ]
+}
+
+fn group(
+    frame: &Frame<'_>,
+    analysis: &CtAnalysis,
+    lung: &CtLung,
+    third: Option<Concept>,
+    densities: &CtDensities,
+) -> Item {
+    let tracking = match third {
+        None => side_name(lung.side).to_owned(),
+        Some(third) => format!("{}, {} third", side_name(lung.side), third.meaning.to_lowercase()),
+    };
+    let mut site = vec![code(ConceptModifier, codes::LATERALITY, laterality(lung.side))];
+    site.extend(third.map(|third| code(ConceptModifier, codes::TOPOGRAPHICAL_MODIFIER, third)));
+    let mut items = head(frame, analysis, &tracking, site);
     let method = || text(ConceptModifier, codes::METHOD_TEXT, &analysis.method.segmentation);
     items.push(number_or_comment(codes::VOLUME, densities.volume_ml, codes::MILLILITRE, vec![method()]));
     let density = |concept: Concept, value: Option<f64>, about: Vec<Item>| {
@@ -450,7 +569,13 @@ fn put_image(
         bundle.name,
         bundle.version,
         bundle.digest,
-        if analysis.classification.is_some() { format!(" {SLICE_HEAT}") } else { String::new() },
+        [
+            analysis.classification.as_ref().map(|_| format!(" {SLICE_HEAT}")),
+            analysis.lesions.as_ref().map(|_| format!(" Dashed outlines: lesions by networks. {LESION_LIMITS}")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect::<String>(),
     );
     data_set.put_text(tags::DERIVATION_DESCRIPTION, VR::ST, &wording::with_notice(bundle, derivation));
     data_set.put_code(tags::DERIVATION_CODE_SEQUENCE, codes::CT_OVERLAY);

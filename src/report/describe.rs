@@ -82,6 +82,11 @@ fn measured(lines: &mut Lines, bundle: &BundleIdentity, analysis: &CtAnalysis) {
     if let Some(scan) = &analysis.classification {
         lines.add(1, &ct::classification_words(bundle, scan));
     }
+    if let Some(lesions) = &analysis.lesions {
+        for line in ct::lesion_lines(bundle, lesions) {
+            lines.add(1, &line);
+        }
+    }
     lines.add(1, "Input checks");
     for gate in &analysis.gates {
         lines.add(2, &wording::gate(gate));

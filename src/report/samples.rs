@@ -5,10 +5,11 @@ use uuid::Uuid;
 
 use super::{FileMetaIds, RenderOptions, RgbPixels, SourceHeader};
 use crate::types::{
-    BundleIdentity, BundleStatus, ClassDefinition, Code, CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLung,
-    CtMethod, CtPlane, CtSection, CtSeries, CxrAnalysis, Decision, ExcludedImage, ExcludedSeries, GateResult, HeatMap,
-    ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument,
-    ReasonCode, RunOutcome, RunRecord, Sha256Digest, Side, SourceImage, Uid,
+    BundleIdentity, BundleStatus, ClassDefinition, Code, CtAnalysis, CtClassification, CtDensities, CtKeySlice,
+    CtLesionMember, CtLesionRun, CtLesions, CtLung, CtLungLesions, CtMethod, CtPlane, CtQuadrant, CtSection, CtSeries,
+    CxrAnalysis, Decision, ExcludedImage, ExcludedSeries, GateResult, HeatMap, ImageAnalysis, Installation, LungMask,
+    MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument, ReasonCode, RunOutcome, RunRecord,
+    Sha256Digest, Side, SourceImage, Uid,
 };
 
 /// Study of all samples.
@@ -459,8 +460,14 @@ pub fn ct_measured(status: BundleStatus, sources: &[SampleSource; 3]) -> RunReco
             band_limits_hu: [-950, -700, -500, -100],
         },
         lungs: vec![lung(Side::Right, 2700.0), left],
-        sections: vec![CtSection { plane: CtPlane::Axial, index: 1, labels_png_base64: String::new() }],
+        sections: vec![CtSection {
+            plane: CtPlane::Axial,
+            index: 1,
+            labels_png_base64: String::new(),
+            lesions_png_base64: None,
+        }],
         classification: None,
+        lesions: None,
         excluded_series: vec![ExcludedSeries {
             series_instance_uid: uid("1.2.826.0.1.3680043.8.498.24"),
             modality: "CT".to_owned(),
@@ -517,6 +524,43 @@ pub fn ct_classified(status: BundleStatus, sources: &[SampleSource; 3]) -> RunRe
                 },
                 lung_heat_fraction: Some(0.875),
             }],
+        });
+    }
+    record
+}
+
+/// The same with two networks that outline lesions, one of which failed, and a rule that is satisfied.
+pub fn ct_outlined(status: BundleStatus, sources: &[SampleSource; 3]) -> RunRecord {
+    let mut record = ct_measured(status, sources);
+    record.bundle = BundleIdentity {
+        name: "ct-unet_plus_plus".to_owned(),
+        classes: vec![class("Lesion", "882784691000119100", "COVID-19 pneumonia")],
+        threshold: 0.5,
+        fusion: "mean_prob".to_owned(),
+        members: vec![network("unet_plus_plus", "unet_plus_plus"), network("own", "torch_script")],
+        ..record.bundle
+    };
+    if let RunOutcome::CtMeasured(analysis) = &mut record.outcome {
+        analysis.lesions = Some(CtLesions {
+            rule:
+                "at least 10 mm2 of lesion in one quadrant of the image on 2 consecutive slices of the scan; a pixel \
+                   is lesion from an output of 0.5 on, in the lungs only"
+                    .to_owned(),
+            members: vec![
+                CtLesionMember { name: "unet_plus_plus".to_owned(), failure: None },
+                CtLesionMember { name: "own".to_owned(), failure: Some("out of memory".to_owned()) },
+            ],
+            slices: vec![0, 1],
+            slices_with_lesion: 2,
+            longest_run: 2,
+            run: Some(CtLesionRun { first_slice: 0, last_slice: 1, slices: 2, quadrant: CtQuadrant::LeftBack }),
+            decision: Decision::Undetermined,
+            volume_ml: 30.5,
+            lungs: vec![
+                CtLungLesions { side: Side::Right, volume_ml: 0.0, fraction: Some(0.0) },
+                CtLungLesions { side: Side::Left, volume_ml: 30.25, fraction: Some(0.0126) },
+            ],
+            largest_slice: Some(1),
         });
     }
     record

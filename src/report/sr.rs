@@ -111,8 +111,11 @@ fn completion(outcome: &RunOutcome) -> (&'static str, Option<String>) {
             (failed, all) => ("PARTIAL", Some(format!("{failed} of {all} ensemble member runs failed"))),
         },
         RunOutcome::CtMeasured(analysis) => {
-            let members = || analysis.classification.iter().flat_map(|scan| &scan.members);
-            match members().filter(|member| member.failure.is_some()).count() {
+            let classifiers =
+                analysis.classification.iter().flat_map(|scan| &scan.members).map(|member| &member.failure);
+            let outliners = analysis.lesions.iter().flat_map(|scan| &scan.members).map(|member| &member.failure);
+            let members = || classifiers.clone().chain(outliners.clone());
+            match members().filter(|failure| failure.is_some()).count() {
                 0 => ("COMPLETE", None),
                 failed => ("PARTIAL", Some(format!("{failed} of {} ensemble member runs failed", members().count()))),
             }
@@ -501,12 +504,8 @@ impl Groups<'_> {
                 codes::PERCENT,
                 vec![Self::meaning("Operating threshold of the ensemble")],
             ));
-            let decision = match wording::allowed_decision(bundle, self.scores) {
-                Decision::Present => codes::PRESENT,
-                Decision::Absent => codes::ABSENT,
-                Decision::Undetermined => codes::UNDETERMINED,
-            };
-            items.push(code(Contains, codes::PRESENCE, decision));
+            let decision = wording::allowed_decision(bundle, self.scores.decision);
+            items.push(code(Contains, codes::PRESENCE, codes::decision(decision)));
             let words = wording::operating_point(bundle, self.scores);
             items.push(text(Contains, codes::OPERATING_POINT_DESCRIPTION, &words));
             items.push(number_or_comment(
@@ -634,7 +633,7 @@ fn evaluations(frame: &Frame<'_>, analysis: &CxrAnalysis) -> Item {
 /// the analysis alone.
 fn summary(bundle: &BundleIdentity, analysis: &CxrAnalysis) -> Item {
     let decisions: Vec<Decision> =
-        analysis.images.iter().map(|image| wording::allowed_decision(bundle, image.into())).collect();
+        analysis.images.iter().map(|image| wording::allowed_decision(bundle, image.decision)).collect();
     let complete = wording::failed_members(analysis).0 == 0;
     let findings = if decisions.contains(&Decision::Present) {
         Some(true)

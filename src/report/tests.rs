@@ -136,6 +136,9 @@ fn all_results() -> Vec<(String, RenderedObject)> {
         let record = samples::ct_classified(status, &sources);
         results.push((format!("ct-classified-{status:?}-sr"), sr(&record, &sources)));
         results.push((format!("ct-classified-{status:?}-sc"), ct_overlay(&record, &sources)));
+        let record = samples::ct_outlined(status, &sources);
+        results.push((format!("ct-outlined-{status:?}-sr"), sr(&record, &sources)));
+        results.push((format!("ct-outlined-{status:?}-sc"), ct_overlay(&record, &sources)));
     }
     let record = samples::not_analysed(&sources[0], ReasonCode::SliceGap);
     let record = crate::types::RunRecord { bundle: samples::ct_bundle(BundleStatus::Unvalidated), ..record };
@@ -173,6 +176,58 @@ fn a_ct_that_networks_judged_in_words_for_people() {
 }
 
 #[test]
+fn the_tree_of_lesions_that_networks_outlined() {
+    let sources = samples::ct_sources();
+    let shown = tree(&parse(&sr(&samples::ct_outlined(BundleStatus::Unvalidated, &sources), &sources)));
+    // The lungs are in another snapshot.
+    let of_lesions: Vec<&str> = shown
+        .lines()
+        .skip_while(|line| !line.contains("\"Lesions\""))
+        .take_while(|line| !line.contains("Qualitative Evaluations"))
+        .collect();
+    insta::assert_snapshot!(of_lesions.join("\n"));
+    let conclusion = shown.lines().find(|line| line.contains("(121077, DCM, Conclusion)")).unwrap();
+    assert!(conclusion.contains("AI: Outlined by networks, class Lesion: 30.5 ml in all"), "{conclusion}");
+    assert!(shown.contains("a slice that the networks did not see counts as one without lesion"));
+}
+
+#[test]
+fn lesions_that_networks_outlined_in_words_for_people() {
+    let sources = samples::ct_sources();
+    insta::assert_snapshot!(super::describe(&samples::ct_outlined(BundleStatus::Untrained, &sources)));
+}
+
+/// The rule says yes: only a validated bundle whose members all ran may say so, and no record can say more.
+#[test]
+fn a_rule_over_lesions_decides_in_validated_bundles_only() {
+    let sources = samples::ct_sources();
+    let presence = |status, decision, run_is_there: bool| {
+        let mut record = samples::ct_outlined(status, &sources);
+        let crate::types::RunOutcome::CtMeasured(analysis) = &mut record.outcome else { panic!("a measured CT") };
+        let lesions = analysis.lesions.as_mut().unwrap();
+        lesions.decision = decision;
+        lesions.run = lesions.run.filter(|_| run_is_there);
+        let shown = tree(&parse(&sr(&record, &sources)));
+        let code = shown.lines().find(|line| line.contains("(705057003, SCT, Presence)")).unwrap().trim().to_owned();
+        (code.rsplit(", ").next().unwrap().to_owned(), super::describe(&record))
+    };
+    let (code, words) = presence(BundleStatus::Validated, Decision::Present, true);
+    assert_eq!(code, "Present)");
+    assert!(words.contains("Decision by the rule: present.") && words.contains("left back quadrant"), "{words}");
+    let (code, words) = presence(BundleStatus::Validated, Decision::Absent, false);
+    assert_eq!(code, "Absent)");
+    assert!(words.contains("The rule is not satisfied: there is no such run of slices."), "{words}");
+    let (code, words) = presence(BundleStatus::Validated, Decision::Undetermined, true);
+    assert_eq!(code, "Undetermined)");
+    assert!(words.contains("because 1 of 2 members failed"), "{words}");
+    for status in [BundleStatus::Unvalidated, BundleStatus::Untrained] {
+        let (code, words) = presence(status, Decision::Present, true);
+        assert_eq!(code, "Undetermined)");
+        assert!(words.contains("Decision withheld") && !words.contains("present."), "{words}");
+    }
+}
+
+#[test]
 fn a_measured_ct_in_words_for_people() {
     let sources = samples::ct_sources();
     insta::assert_snapshot!(super::describe(&samples::ct_measured(BundleStatus::Untrained, &sources)));
@@ -194,6 +249,14 @@ fn the_words_on_the_overlay_of_a_ct() {
     );
     assert!(unvalidated.below.iter().any(|line| line.contains("RESEARCH, UNVERIFIED. ct-lung-measurement 1.0.0")));
     assert_eq!(words(BundleStatus::Untrained).notice, crate::types::UNTRAINED_NOTICE);
+    let record = samples::ct_outlined(BundleStatus::Untrained, &sources);
+    let crate::types::RunOutcome::CtMeasured(analysis) = &record.outcome else { panic!("a measured CT") };
+    let outlined = super::ct_overlay_words(&record, analysis);
+    assert!(
+        outlined.below.iter().any(|line| line.contains("The rule is satisfied first by 2 slice(s)")),
+        "{outlined:?}"
+    );
+    assert!(outlined.below.iter().any(|line| line.contains("Decision withheld")), "{outlined:?}");
 }
 
 /// {DX, CR} x {character sets} x {complete, no type 2 attributes, no Pixel Spacing}.

@@ -4,8 +4,9 @@
 //! never a verdict about the patient, and what was not validated makes no decision.
 
 use crate::types::{
-    BundleIdentity, BundleStatus, CtClassification, CxrAnalysis, Decision, ExcludedImage, GateResult, ImageAnalysis,
-    MemberScore, NotAnalysed, PriorImage, RunOutcome, SimilarCase, SimilarCases, UNTRAINED_NOTICE, neighbours_caution,
+    BundleIdentity, BundleStatus, CtClassification, CtLesions, CxrAnalysis, Decision, ExcludedImage, GateResult,
+    ImageAnalysis, MemberScore, NotAnalysed, PriorImage, RunOutcome, SimilarCase, SimilarCases, UNTRAINED_NOTICE,
+    neighbours_caution,
 };
 
 /// What members and ensemble said of an image or of a scan.
@@ -124,6 +125,7 @@ pub(super) fn disclaimer(bundle: &BundleIdentity, outcome: &RunOutcome) -> Vec<S
             lines.extend(super::ct::disclaimer(analysis));
             if analysis.classification.is_none() {
                 lines.push(performance(bundle));
+                lines.extend(analysis.lesions.is_some().then(|| NOT_SPECIFIC.to_owned()));
                 return lines;
             }
         }
@@ -135,15 +137,15 @@ pub(super) fn disclaimer(bundle: &BundleIdentity, outcome: &RunOutcome) -> Vec<S
             .to_owned(),
     );
     lines.push(performance(bundle));
-    lines.push(
-        "Does not distinguish other viral pneumonia; a result below threshold does not exclude infection; correlate \
-         clinically and with RT-PCR."
-            .to_owned(),
-    );
+    lines.push(NOT_SPECIFIC.to_owned());
     lines
         .push("Heat map: shows regions that influenced the score (on the grid named), not lesion outlines.".to_owned());
     lines
 }
+
+/// What no output can say.
+const NOT_SPECIFIC: &str = "Does not distinguish other viral pneumonia; a result below threshold does not exclude \
+                            infection; correlate clinically and with RT-PCR.";
 
 fn performance(bundle: &BundleIdentity) -> String {
     if bundle.networks().next().is_none() {
@@ -236,16 +238,36 @@ fn decision(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
         (BundleStatus::Validated, Decision::Present) => "Decision at the threshold: present.".to_owned(),
         (BundleStatus::Validated, Decision::Absent) => "Decision at the threshold: absent.".to_owned(),
         (BundleStatus::Validated, Decision::Undetermined) => "Decision: undetermined.".to_owned(),
-        (BundleStatus::Unvalidated, _) => {
-            "Decision withheld (undetermined): these weights are not validated.".to_owned()
+        (BundleStatus::Unvalidated | BundleStatus::Untrained, _) => withheld(bundle).to_owned(),
+    }
+}
+
+/// The decision of a rule over lesions in a sentence.
+pub(super) fn rule_decision(bundle: &BundleIdentity, lesions: &CtLesions) -> String {
+    let failed = lesions.members.iter().filter(|member| member.failure.is_some()).count();
+    match (bundle.status, lesions.decision) {
+        (BundleStatus::Validated, Decision::Present) => "Decision by the rule: present.".to_owned(),
+        (BundleStatus::Validated, Decision::Absent) => "Decision by the rule: absent.".to_owned(),
+        (BundleStatus::Validated, Decision::Undetermined) if failed > 0 => {
+            format!("Decision: undetermined, because {failed} of {} members failed.", lesions.members.len())
         }
-        (BundleStatus::Untrained, _) => "Decision withheld (undetermined): these weights are not trained.".to_owned(),
+        (BundleStatus::Validated, Decision::Undetermined) => "Decision: undetermined.".to_owned(),
+        (BundleStatus::Unvalidated | BundleStatus::Untrained, _) => withheld(bundle).to_owned(),
+    }
+}
+
+/// Why a bundle that is not validated decides nothing.
+fn withheld(bundle: &BundleIdentity) -> &'static str {
+    if is_untrained(bundle) {
+        "Decision withheld (undetermined): these weights are not trained."
+    } else {
+        "Decision withheld (undetermined): these weights are not validated."
     }
 }
 
 /// The decision that a report may carry: only validated bundles decide, whatever the record says.
-pub(super) fn allowed_decision(bundle: &BundleIdentity, scores: Scores<'_>) -> Decision {
-    if bundle.status == BundleStatus::Validated { scores.decision } else { Decision::Undetermined }
+pub(super) fn allowed_decision(bundle: &BundleIdentity, decision: Decision) -> Decision {
+    if bundle.status == BundleStatus::Validated { decision } else { Decision::Undetermined }
 }
 
 /// The outputs of an image in one sentence.

@@ -1,4 +1,4 @@
-//! What the CT pipeline found in a study: measurements of the lungs, made without any network.
+//! What the CT pipeline found in a study: measurements of the lungs, and what networks said of the scan.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,9 @@ pub struct CtAnalysis {
     /// What the bundle's classifiers said; `None` where it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classification: Option<CtClassification>,
+    /// The lesions that the bundle's networks outlined; `None` where it has none for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lesions: Option<CtLesions>,
     /// The other series of the study.
     pub excluded_series: Vec<ExcludedSeries>,
     /// Images of the measured series that were left out.
@@ -97,6 +100,95 @@ pub struct CtKeySlice {
     pub heat_map: HeatMap,
     /// Share of the heat that lies in the lungs, 0 to 1; `None` without heat.
     pub lung_heat_fraction: Option<f64>,
+}
+
+/// The lesions that the networks of a bundle outlined, and what its rule makes of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CtLesions {
+    /// The rule, in words.
+    pub rule: String,
+    /// Every member, failed or not, in the bundle's order; what is outlined is the mean of those that did not fail.
+    pub members: Vec<CtLesionMember>,
+    /// The slices that the networks saw, counted from the feet, from 0; of a resampled volume the nearest ones.
+    pub slices: Vec<usize>,
+    /// How many of them hold enough lesion in a quadrant.
+    pub slices_with_lesion: usize,
+    /// The most consecutive slices with enough lesion in one quadrant.
+    pub longest_run: usize,
+    /// The first slices that satisfied the rule; `None` where none did.
+    pub run: Option<CtLesionRun>,
+    /// Whether the rule was satisfied, as far as the bundle may say so; Undetermined unless it is validated.
+    pub decision: Decision,
+    /// All that is outlined, in millilitres, within the lungs and beyond them.
+    pub volume_ml: f64,
+    /// What lies in the right lung, then in the left.
+    pub lungs: Vec<CtLungLesions>,
+    /// The slice with the most lesion, counted from the feet, from 0; `None` without lesions.
+    pub largest_slice: Option<usize>,
+}
+
+/// A network that outlines lesions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CtLesionMember {
+    /// Name of the member in the bundle.
+    pub name: String,
+    /// Why it failed.
+    pub failure: Option<String>,
+}
+
+/// Consecutive slices with lesions in one quadrant of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CtLesionRun {
+    /// The lowest of them, counted from the feet, from 0.
+    pub first_slice: usize,
+    /// The highest of them.
+    pub last_slice: usize,
+    /// How many the networks saw from the one to the other.
+    pub slices: usize,
+    /// Where in the image.
+    pub quadrant: CtQuadrant,
+}
+
+/// A quarter of an axial image, by the patient's sides. The middle row or column of an odd number belongs to the back or
+/// to the left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CtQuadrant {
+    /// The patient's right, front.
+    RightFront,
+    /// The patient's left, front.
+    LeftFront,
+    /// The patient's right, back.
+    RightBack,
+    /// The patient's left, back.
+    LeftBack,
+}
+
+impl CtQuadrant {
+    /// All of them: upper left, upper right, lower left, lower right of an image seen from the feet, front above.
+    pub const ALL: [Self; 4] = [Self::RightFront, Self::LeftFront, Self::RightBack, Self::LeftBack];
+
+    /// Such as `right front`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RightFront => "right front",
+            Self::LeftFront => "left front",
+            Self::RightBack => "right back",
+            Self::LeftBack => "left back",
+        }
+    }
+}
+
+/// The lesions of one lung.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CtLungLesions {
+    /// Which lung.
+    pub side: Side,
+    /// In millilitres.
+    pub volume_ml: f64,
+    /// Share of the lung's volume, 0 to 1; `None` of an empty lung.
+    pub fraction: Option<f64>,
 }
 
 /// Which side of the patient.
@@ -178,6 +270,9 @@ pub struct CtSection {
     pub index: usize,
     /// 8-bit grey PNG in base64, one pixel for each voxel: 0 background, 1 right lung, 2 left lung, 3 airway.
     pub labels_png_base64: String,
+    /// The same of lesions: 0 none, 1 lesion; `None` where no network outlines them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lesions_png_base64: Option<String>,
 }
 
 /// A series of the study that was not measured.

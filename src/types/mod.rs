@@ -23,8 +23,8 @@ mod uid;
 pub use ae_title::{AeTitle, AeTitleError};
 pub use commitment::{CommitmentReport, CommitmentRequest, FailureReason, SopReference};
 pub use ct::{
-    CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLung, CtMethod, CtPlane, CtSection, CtSeries,
-    ExcludedSeries, Side,
+    CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLesionMember, CtLesionRun, CtLesions, CtLung,
+    CtLungLesions, CtMethod, CtPlane, CtQuadrant, CtSection, CtSeries, ExcludedSeries, Side,
 };
 pub use device::{Device, DeviceError, Devices, DevicesError};
 pub use object::{ObjectHeader, ObjectOrigin, StoredObject};

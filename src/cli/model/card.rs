@@ -34,6 +34,7 @@ pub(super) fn card(bundle: &Bundle) -> String {
     scope(&mut card, &manifest.input);
     networks(&mut card, manifest);
     decision(&mut card, manifest);
+    rule(&mut card, &manifest.input);
     section(&mut card, "Training data", &manifest.training_data);
     performance(&mut card, manifest);
     card
@@ -66,6 +67,7 @@ fn reads(input: &Input) -> String {
         Input::CtMeasurement {} => "a chest CT series, measured without classifiers (`ct_measurement`)".to_owned(),
         Input::Slices2d { .. } => "a chest CT series, slice by slice (`slices2d`)".to_owned(),
         Input::Volume3d { .. } => "a chest CT series as one volume (`volume3d`)".to_owned(),
+        Input::Seg2d { .. } => "a chest CT series, lesions outlined slice by slice (`seg2d`)".to_owned(),
     }
 }
 
@@ -243,6 +245,23 @@ fn decision(card: &mut String, manifest: &Manifest) {
     table(card, &["", ""], rows);
 }
 
+/// Of a bundle that outlines lesions.
+fn rule(card: &mut String, input: &Input) {
+    let Input::Seg2d { preprocessing, rule, lesion } = input else { return };
+    card.push_str("\n## Decision\n\n");
+    let rows = vec![
+        vec!["Outlined".to_owned(), lesion.label.clone()],
+        vec!["Fusion".to_owned(), "mean of the members' probabilities, pixel by pixel".to_owned()],
+        vec!["Positive".to_owned(), rule.words(preprocessing.slice_spacing_mm)],
+        vec!["Not seen".to_owned(), "a slice that was left out is one without lesion".to_owned()],
+        vec![
+            "Not judged".to_owned(),
+            format!("scans with lung in more than {} slices are refused", preprocessing.maximum_slices),
+        ],
+    ];
+    table(card, &["", ""], rows);
+}
+
 fn performance(card: &mut String, manifest: &Manifest) {
     card.push_str("\n## Performance\n\n");
     if manifest.performance.is_empty() {
@@ -275,13 +294,39 @@ fn performance(card: &mut String, manifest: &Manifest) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{UntrainedOptions, init_untrained_bundle};
+    use crate::nn::{
+        MemberArchitecture, ScanArchitecture, ScanOptions, UntrainedOptions, init_untrained_bundle,
+        init_untrained_scan_bundle,
+    };
 
     #[test]
     fn the_card_of_the_untrained_bundle() {
         let folder = tempfile::tempdir().unwrap();
         init_untrained_bundle(&folder.path().join("cxr-untrained"), UntrainedOptions::default()).unwrap();
         insta::assert_snapshot!(card(&Bundle::open(&folder.path().join("cxr-untrained")).unwrap()));
+    }
+
+    #[test]
+    fn the_card_of_a_bundle_that_outlines_lesions_has_its_rule() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ct-lesions");
+        let architecture = MemberArchitecture::Scan(ScanArchitecture::UNetPlusPlus);
+        let options = ScanOptions { seed: 1, architecture, width: 0.0625, size_pixels: None };
+        init_untrained_scan_bundle(&path, options).unwrap();
+        let card = card(&Bundle::open(&path).unwrap());
+        let decision = card.split("## Decision").nth(1).unwrap().split("## Training").next().unwrap();
+        insta::assert_snapshot!(decision.trim(), @r"
+        |  |  |
+        | --- | --- |
+        | Outlined | Lesion |
+        | Fusion | mean of the members' probabilities, pixel by pixel |
+        | Positive | at least 10 mm2 of lesion in one quadrant of the image on 3 consecutive slices of the scan; a pixel is lesion from an output of 0.5 on, in the lungs only |
+        | Not seen | a slice that was left out is one without lesion |
+        | Not judged | scans with lung in more than 1000 slices are refused |
+        ");
+        for words in [UNTRAINED_NOTICE, "from memory", "3 x 512 x 512", "(`seg2d`)"] {
+            assert!(card.contains(words), "{words}: {card}");
+        }
     }
 
     #[test]

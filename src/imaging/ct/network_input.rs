@@ -1,4 +1,7 @@
-//! From a volume and its lungs to what a network takes: slices, or the volume resampled, cut to the lungs or whole.
+//! From a volume and its lungs to what a network takes: slices, or the volume resampled, cut to the lungs or whole; and from
+//! what it says of the pixels of its slices back to the volume.
+
+use std::ops::Range;
 
 use super::{
     Volume,
@@ -79,28 +82,121 @@ pub struct ScanInput {
 /// # Errors
 /// [`PlaneError`] when a slice cannot be resampled.
 pub fn scan_input(volume: &Volume, lungs: &LungLabels, recipe: &ScanRecipe) -> Result<Option<ScanInput>, PlaneError> {
-    let Some(extent) = Extent::of(volume, lungs, recipe.minimum_lung_cm2) else { return Ok(None) };
-    let [columns, rows, _] = volume.size;
-    let whole = Rectangle { left: 0, top: 0, width: columns as i64, height: rows as i64 };
-    let wanted = if recipe.crop_to_lungs { extent.with_margin(volume, recipe.crop_margin_mm) } else { whole };
-    let seen = match recipe.resize {
-        ResizeMode::Pad | ResizeMode::Crop => wanted.square(wanted.width.max(wanted.height)),
-        ResizeMode::Stretch => wanted,
-    };
-    let places = extent.places(volume, recipe);
-    let slicer = Slicer { volume, lungs, recipe, seen };
-    let mut values = Vec::with_capacity(places.len() * recipe.channels.len() * recipe.rows * recipe.columns);
-    for place in &places {
-        slicer.append(*place, &mut values)?;
+    let Some(plan) = ScanPlan::of(volume, lungs, recipe) else { return Ok(None) };
+    plan.input(volume, lungs, recipe, 0..plan.places.len()).map(Some)
+}
+
+/// Which slices a network sees of a scan, and which part of each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScanPlan {
+    /// From the feet.
+    places: Vec<Place>,
+    /// How many there would be without the recipe's limit.
+    wanted: usize,
+    is_resampled: bool,
+    seen: Rectangle,
+    /// Columns and rows of a slice of the scan.
+    size: [usize; 2],
+}
+
+impl ScanPlan {
+    /// Of a volume and its lungs; `None` where no slice holds enough lung.
+    #[must_use]
+    pub fn of(volume: &Volume, lungs: &LungLabels, recipe: &ScanRecipe) -> Option<Self> {
+        let extent = Extent::of(volume, lungs, recipe.minimum_lung_cm2)?;
+        let [columns, rows, _] = volume.size;
+        let whole = Rectangle { left: 0, top: 0, width: columns as i64, height: rows as i64 };
+        let wanted = if recipe.crop_to_lungs { extent.with_margin(volume, recipe.crop_margin_mm) } else { whole };
+        let seen = match recipe.resize {
+            ResizeMode::Pad | ResizeMode::Crop => wanted.square(wanted.width.max(wanted.height)),
+            ResizeMode::Stretch => wanted,
+        };
+        Some(Self {
+            places: extent.places(volume, recipe),
+            wanted: extent.wanted(volume, recipe),
+            is_resampled: recipe.slice_spacing_mm.is_some(),
+            seen,
+            size: [columns, rows],
+        })
     }
-    Ok(Some(ScanInput {
-        slices: places.iter().map(|place| place.nearest()).collect(),
-        channels: recipe.channels.len(),
-        rows: recipe.rows,
-        columns: recipe.columns,
-        values,
-        frame: seen.frame(columns, rows),
-    }))
+
+    /// The slice of the scan that each slice of the input shows, or is nearest to, counted from the feet.
+    #[must_use]
+    pub fn slices(&self) -> Vec<usize> {
+        self.places.iter().map(|place| place.nearest()).collect()
+    }
+
+    /// How many slices there would be without the recipe's limit.
+    #[must_use]
+    pub const fn wanted(&self) -> usize {
+        self.wanted
+    }
+
+    /// The input of some slices, by their places in [`slices`](Self::slices), of the same volume, lungs and recipe.
+    ///
+    /// # Errors
+    /// [`PlaneError`] when a slice cannot be resampled.
+    pub fn input(
+        &self,
+        volume: &Volume,
+        lungs: &LungLabels,
+        recipe: &ScanRecipe,
+        range: Range<usize>,
+    ) -> Result<ScanInput, PlaneError> {
+        let places = self.places.get(range).unwrap_or_default();
+        let slicer = Slicer { volume, lungs, recipe, seen: self.seen };
+        let mut values = Vec::with_capacity(places.len() * recipe.channels.len() * recipe.rows * recipe.columns);
+        for place in places {
+            slicer.append(*place, &mut values)?;
+        }
+        let [columns, rows] = self.size;
+        Ok(ScanInput {
+            slices: places.iter().map(|place| place.nearest()).collect(),
+            channels: recipe.channels.len(),
+            rows: recipe.rows,
+            columns: recipe.columns,
+            values,
+            frame: self.seen.frame(columns, rows),
+        })
+    }
+
+    /// What was said of the pixels of an input slice, at the pixels of the whole slice of the scan: resized as the input was,
+    /// 0 where the network saw nothing.
+    ///
+    /// # Errors
+    /// [`PlaneError`] when the plane is none.
+    pub fn over_slice(&self, said: &Plane) -> Result<Plane, PlaneError> {
+        let part = canvas::resize(said, self.seen.height.max(0) as usize, self.seen.width.max(0) as usize)?;
+        let [columns, rows] = self.size;
+        let whole =
+            Rectangle { left: -self.seen.left, top: -self.seen.top, width: columns as i64, height: rows as i64 };
+        whole.cut(&part)
+    }
+
+    /// The slices of the scan that an input slice, by its place in [`slices`](Self::slices), speaks for: its own; of a
+    /// resampled volume those that it is the nearest to.
+    #[must_use]
+    pub fn slices_of(&self, number: usize) -> Range<usize> {
+        let (Some(place), Some(first), Some(last)) = (self.places.get(number), self.places.first(), self.places.last())
+        else {
+            return 0..0;
+        };
+        if !self.is_resampled {
+            return place.slice..place.slice + 1;
+        }
+        let steps = (self.places.len() - 1) as f64;
+        let height = (last.slice - first.slice) as f64;
+        let nearest = |slice: usize| {
+            let share = if height > 0.0 { (slice - first.slice) as f64 / height } else { 0.0 };
+            (share * steps).round() as usize
+        };
+        let from = (first.slice..=last.slice).find(|&slice| nearest(slice) >= number);
+        let to = (first.slice..=last.slice).rfind(|&slice| nearest(slice) <= number);
+        match (from, to) {
+            (Some(from), Some(to)) if from <= to => from..to + 1,
+            _ => 0..0,
+        }
+    }
 }
 
 /// A height in the volume: between a slice and the next.
@@ -166,18 +262,27 @@ impl Extent {
         Rectangle { left, top, width: right - left, height: bottom - top }
     }
 
+    /// How many slices the recipe asks for, but for its limit.
+    fn wanted(&self, volume: &Volume, recipe: &ScanRecipe) -> usize {
+        let (Some(&first), Some(&last)) = (self.slices.first(), self.slices.last()) else { return 0 };
+        recipe.slice_spacing_mm.map_or(self.slices.len(), |spacing_mm| {
+            let length_mm = (last - first) as f64 * volume.spacing_mm[2];
+            ((length_mm / spacing_mm).round() as usize + 1).max(2)
+        })
+    }
+
     /// The heights that the network sees.
     fn places(&self, volume: &Volume, recipe: &ScanRecipe) -> Vec<Place> {
         let most = recipe.maximum_slices.max(1);
         let (Some(&first), Some(&last)) = (self.slices.first(), self.slices.last()) else { return Vec::new() };
-        let Some(spacing_mm) = recipe.slice_spacing_mm else {
-            let n = self.slices.len().min(most);
+        let wanted = self.wanted(volume, recipe);
+        if recipe.slice_spacing_mm.is_none() {
+            let n = wanted.min(most);
             // In the middle of n equal parts.
             let chosen = (0..n).filter_map(|number| self.slices.get((2 * number + 1) * self.slices.len() / (2 * n)));
             return chosen.map(|&slice| Place { slice, share: 0.0 }).collect();
-        };
-        let length_mm = (last - first) as f64 * volume.spacing_mm[2];
-        let n = ((length_mm / spacing_mm).round() as usize + 1).clamp(2, most.max(2));
+        }
+        let n = wanted.min(most.max(2));
         (0..n)
             .map(|number| {
                 let height = (last - first) as f64 * number as f64 / (n - 1) as f64;
@@ -380,5 +485,69 @@ mod tests {
         assert_eq!(heights, [0.25, 0.375, 0.5, 0.625, 0.75]);
         let thin = input(&ScanRecipe { slice_spacing_mm: Some(1.0), maximum_slices: 3, ..recipe() });
         assert_eq!(thin.slices, [1, 2, 3]);
+    }
+
+    fn plan(recipe: &ScanRecipe) -> ScanPlan {
+        let (volume, lungs) = scan();
+        ScanPlan::of(&volume, &lungs, recipe).unwrap()
+    }
+
+    #[test]
+    fn portions_of_a_plan_are_the_whole_input() {
+        let (volume, lungs) = scan();
+        let cut = ScanRecipe { crop_to_lungs: true, rows: 4, columns: 6, ..recipe() };
+        let (plan, whole) = (plan(&cut), input(&cut));
+        assert_eq!((plan.slices(), plan.wanted()), (vec![1, 2, 3], 3));
+        let parts = [0..2, 2..3].map(|range| plan.input(&volume, &lungs, &cut, range).unwrap());
+        assert_eq!((&parts[0].slices[..], &parts[1].slices[..]), (&[1, 2][..], &[3][..]));
+        assert_eq!([parts[0].values.clone(), parts[1].values.clone()].concat(), whole.values);
+        assert_eq!(plan.input(&volume, &lungs, &cut, 2..9).unwrap().values.len(), 0, "beyond the end is nothing");
+        let few = self::plan(&ScanRecipe { maximum_slices: 2, ..cut });
+        assert_eq!((few.slices(), few.wanted()), (vec![1, 3], 3));
+    }
+
+    /// A mask of source pixels goes the way of the slice (cut to the lungs, made square, resized) and comes back to the very
+    /// pixels that it came from.
+    #[test]
+    fn a_mask_comes_back_to_its_pixels() {
+        // Pixels of the box of the lungs (rows 2 and 3, columns 1 to 6), and of the square around it.
+        let lesion = [(2, 1), (2, 2), (3, 6)];
+        for (resize, factor, sides) in [
+            (ResizeMode::Stretch, 1, [2, 6]),
+            (ResizeMode::Stretch, 4, [8, 24]),
+            (ResizeMode::Pad, 1, [6, 6]),
+            (ResizeMode::Pad, 3, [18, 18]),
+        ] {
+            let [rows, columns] = sides;
+            let plan = plan(&ScanRecipe { crop_to_lungs: true, resize, rows, columns, ..recipe() });
+            // The square reaches two rows above and below the box.
+            let top = if resize == ResizeMode::Pad { 0 } else { 2 };
+            let mut said = Plane::filled(rows, columns, 0.0);
+            for (row, column) in lesion {
+                for at in 0..factor * factor {
+                    let (y, x) = ((row - top) * factor + at / factor, (column - 1) * factor + at % factor);
+                    said.values[y * columns + x] = 1.0;
+                }
+            }
+            let found = plan.over_slice(&said).unwrap();
+            assert_eq!((found.rows, found.columns), (6, 8));
+            let pixels: Vec<(usize, usize)> =
+                (0..48).filter(|at| found.values[*at] >= 0.5).map(|at| (at / 8, at % 8)).collect();
+            assert_eq!(pixels, lesion, "{resize:?} x {factor}");
+        }
+        let plan = plan(&recipe());
+        assert!(plan.over_slice(&Plane { rows: 2, columns: 2, values: vec![0.0; 3] }).is_err());
+    }
+
+    #[test]
+    fn every_slice_of_the_scan_belongs_to_one_slice_of_the_input() {
+        let own = plan(&recipe());
+        assert_eq!([0, 1, 2, 3].map(|number| own.slices_of(number)), [1..2, 2..3, 3..4, 0..0]);
+        // Slices of 2 mm: at 1 mm every second one of the input lies between two, at 4 mm one of the input speaks for two.
+        let fine = plan(&ScanRecipe { slice_spacing_mm: Some(1.0), ..recipe() });
+        assert_eq!([0, 1, 2, 3, 4].map(|number| fine.slices_of(number)), [1..2, 0..0, 2..3, 0..0, 3..4]);
+        let coarse = plan(&ScanRecipe { slice_spacing_mm: Some(4.0), ..recipe() });
+        assert_eq!(coarse.slices(), [1, 3]);
+        assert_eq!([0, 1].map(|number| coarse.slices_of(number)), [1..2, 2..4]);
     }
 }

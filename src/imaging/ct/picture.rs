@@ -23,6 +23,7 @@ const FONT_PIXELS: f32 = 16.0;
 const MARGIN: u32 = 10;
 
 const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
+const BLACK: Rgb<u8> = Rgb([0, 0, 0]);
 const GREY: Rgb<u8> = Rgb([190, 190, 190]);
 const AMBER: Rgb<u8> = Rgb([255, 191, 0]);
 const RIGHT_COLOUR: Rgb<u8> = Rgb([0, 200, 255]);
@@ -31,6 +32,8 @@ const AIRWAY_COLOUR: Rgb<u8> = Rgb([150, 150, 255]);
 const OPACITY_COLOUR: Rgb<u8> = Rgb([255, 170, 0]);
 const CONSOLIDATION_COLOUR: Rgb<u8> = Rgb([255, 40, 40]);
 const HEAT_COLOUR: Rgb<u8> = Rgb([255, 80, 255]);
+/// Length of the white and of the black dashes of a lesion's outline, in pixels: a pattern that every eye tells from colours.
+const DASH_PIXELS: u32 = 4;
 /// Share of a colour over grey: anatomy stays visible below it.
 const COLOUR_SHARE: f32 = 0.45;
 
@@ -87,13 +90,15 @@ pub struct ShownSection<'a> {
 }
 
 /// Chooses what is shown: axial sections at a quarter, half and three quarters of the lungs' height, the coronal section
-/// with most lung, and the axial sections `key_slices` (counted from the feet). None without lungs.
+/// with most lung, and the axial sections `key_slices` (counted from the feet). None without lungs. Of `lesions` (1 for each
+/// voxel of lesion, 0 elsewhere, in the order of the volume) each section keeps its part.
 ///
 /// # Errors
 /// [`SectionError::Png`] when the labels cannot be encoded.
 pub fn choose_sections(
     volume: &Volume,
     lungs: &LungLabels,
+    lesions: Option<&[u8]>,
     key_slices: &[usize],
 ) -> Result<Vec<CtSection>, SectionError> {
     let [columns, rows, slices] = volume.size;
@@ -108,7 +113,10 @@ pub fn choose_sections(
     axial.dedup();
     let axial_section = |index: usize| -> Result<CtSection, SectionError> {
         let labels_png_base64 = to_png(slice_labels(index), columns, rows)?;
-        Ok(CtSection { plane: CtPlane::Axial, index, labels_png_base64 })
+        let of_slice =
+            |lesions: &[u8]| to_png(&lesions[index * columns * rows..(index + 1) * columns * rows], columns, rows);
+        let lesions_png_base64 = lesions.map(of_slice).transpose()?;
+        Ok(CtSection { plane: CtPlane::Axial, index, labels_png_base64, lesions_png_base64 })
     };
     for &index in &axial {
         sections.push(axial_section(index)?);
@@ -119,12 +127,17 @@ pub fn choose_sections(
     }
     // Of several with as much lung the one in front.
     let index = (0..rows).max_by_key(|&row| (by_row[row], std::cmp::Reverse(row))).unwrap_or(0);
-    let labels: Vec<u8> = (0..slices)
-        .rev()
-        .flat_map(|slice| slice_labels(slice)[index * columns..(index + 1) * columns].iter().copied())
-        .collect();
-    let labels_png_base64 = to_png(&labels, columns, slices)?;
-    sections.push(CtSection { plane: CtPlane::Coronal, index, labels_png_base64 });
+    let coronal = |of_volume: &[u8]| {
+        let line = |slice: usize| &of_volume[(slice * rows + index) * columns..(slice * rows + index + 1) * columns];
+        let pixels: Vec<u8> = (0..slices).rev().flat_map(|slice| line(slice).iter().copied()).collect();
+        to_png(&pixels, columns, slices)
+    };
+    sections.push(CtSection {
+        plane: CtPlane::Coronal,
+        index,
+        labels_png_base64: coronal(&lungs.labels)?,
+        lesions_png_base64: lesions.map(coronal).transpose()?,
+    });
     for &index in key_slices.iter().filter(|index| !axial.contains(index) && **index < slices) {
         sections.push(axial_section(index)?);
     }
@@ -139,9 +152,10 @@ fn to_png(labels: &[u8], columns: usize, rows: usize) -> Result<String, SectionE
     Ok(BASE64.encode(png))
 }
 
-fn from_png(section: &CtSection) -> Result<Vec<u8>, SectionError> {
+/// `png_base64` is one of the section's pictures.
+fn from_png(section: &CtSection, png_base64: &str) -> Result<Vec<u8>, SectionError> {
     let refused = |reason: String| SectionError::Labels { index: section.index, reason };
-    let png = BASE64.decode(&section.labels_png_base64).map_err(|error| refused(error.to_string()))?;
+    let png = BASE64.decode(png_base64).map_err(|error| refused(error.to_string()))?;
     let picture =
         image::load_from_memory_with_format(&png, ImageFormat::Png).map_err(|error| refused(error.to_string()))?;
     Ok(picture.into_luma8().into_raw())
@@ -174,7 +188,10 @@ pub fn render_sections(
     let footer: Vec<String> = below.iter().flat_map(|text| wrapped(text)).collect();
     let banner_height = banner.len() as u32 * line_height + 2 * MARGIN;
     let cells_height = shown.len().div_ceil(2) as u32 * CELL_PIXELS;
-    let legend = legend(shown.iter().any(|shown| shown.heat.is_some()));
+    let legend = legend(
+        shown.iter().any(|shown| shown.heat.is_some()),
+        shown.iter().any(|shown| shown.section.lesions_png_base64.is_some()),
+    );
     let footer_height = (footer.len() + legend.len().div_ceil(2)) as u32 * line_height + 3 * MARGIN;
     let mut picture = RgbImage::new(width, banner_height + cells_height + footer_height);
 
@@ -205,11 +222,11 @@ pub fn render_sections(
         font.draw(&mut picture, "L", (right_edge, middle), 1.5 * FONT_PIXELS, WHITE);
     }
     y = banner_height + cells_height + MARGIN;
-    for (number, (words, colour)) in legend.iter().enumerate() {
+    for (number, (words, ink)) in legend.iter().enumerate() {
         let at = (MARGIN + number as u32 % 2 * CELL_PIXELS, y + number as u32 / 2 * line_height);
         for (dx, dy) in (0..12).flat_map(|dx| (0..12).map(move |dy| (dx, dy))) {
             if let Some(pixel) = picture.get_pixel_mut_checked(at.0 + dx, at.1 + dy + 3) {
-                *pixel = *colour;
+                *pixel = ink.at(dx, dy);
             }
         }
         font.draw(&mut picture, words, (at.0 + 20, at.1), FONT_PIXELS, GREY);
@@ -222,17 +239,36 @@ pub fn render_sections(
     Ok(picture)
 }
 
-fn legend(has_heat: bool) -> Vec<(String, Rgb<u8>)> {
+/// What something is drawn with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ink {
+    Plain(Rgb<u8>),
+    /// White and black in turn.
+    Dashed,
+}
+
+impl Ink {
+    fn at(self, x: u32, y: u32) -> Rgb<u8> {
+        match self {
+            Self::Plain(colour) => colour,
+            Self::Dashed if (x / DASH_PIXELS + y / DASH_PIXELS).is_multiple_of(2) => WHITE,
+            Self::Dashed => BLACK,
+        }
+    }
+}
+
+fn legend(has_heat: bool, has_lesions: bool) -> Vec<(String, Ink)> {
     let [_, well_aerated_to, _, consolidation_from] = BAND_LIMITS_HU;
-    let heat = has_heat.then(|| ("outline: heat of the networks, half its maximum and above".to_owned(), HEAT_COLOUR));
+    let plain = |words: &str, colour: Rgb<u8>| (words.to_owned(), Ink::Plain(colour));
     let mut legend = vec![
-        ("outline: right lung".to_owned(), RIGHT_COLOUR),
-        ("outline: left lung".to_owned(), LEFT_COLOUR),
-        (format!("in a lung, {well_aerated_to} HU and above (vessels too)"), OPACITY_COLOUR),
-        (format!("in a lung, {consolidation_from} HU and above (vessels too)"), CONSOLIDATION_COLOUR),
-        ("outline: trachea and main bronchi, not measured".to_owned(), AIRWAY_COLOUR),
+        plain("outline: right lung", RIGHT_COLOUR),
+        plain("outline: left lung", LEFT_COLOUR),
+        plain(&format!("in a lung, {well_aerated_to} HU and above (vessels too)"), OPACITY_COLOUR),
+        plain(&format!("in a lung, {consolidation_from} HU and above (vessels too)"), CONSOLIDATION_COLOUR),
+        plain("outline: trachea and main bronchi, not measured", AIRWAY_COLOUR),
     ];
-    legend.extend(heat);
+    legend.extend(has_heat.then(|| plain("outline: heat of the networks, half its maximum and above", HEAT_COLOUR)));
+    legend.extend(has_lesions.then(|| ("dashed outline: lesion by the networks".to_owned(), Ink::Dashed)));
     legend
 }
 
@@ -251,10 +287,13 @@ fn draw_section(
     mm_per_pixel: f64,
     corner: (u32, u32),
 ) -> Result<(), SectionError> {
-    let labels = from_png(section)?;
+    let labels = from_png(section, &section.labels_png_base64)?;
+    let lesions = section.lesions_png_base64.as_ref().map(|png| from_png(section, png)).transpose()?;
     let SectionPixels { rows, columns, ref hu } = *pixels;
-    if labels.len() != hu.len() || hu.len() != rows * columns {
-        return Err(SectionError::SizeMismatch { index: section.index, pixels: hu.len(), labels: labels.len() });
+    for labels in [Some(&labels), lesions.as_ref()].into_iter().flatten().map(Vec::len) {
+        if labels != hu.len() || hu.len() != rows * columns {
+            return Err(SectionError::SizeMismatch { index: section.index, pixels: hu.len(), labels });
+        }
     }
     let shown = |count: usize, step: f64| ((count as f64 * step / mm_per_pixel).round() as u32).clamp(1, CELL_PIXELS);
     let (width, height) = (shown(columns, step_mm[0]), shown(rows, step_mm[1]));
@@ -269,6 +308,14 @@ fn draw_section(
         let place = |pixel: u32, length: u32| (f64::from(pixel) + 0.5) / f64::from(length);
         heat.is_some_and(|heat| sample(heat, place(x, width), place(y, height)) >= HOT)
     };
+    let is_lesion = |x: u32, y: u32| lesions.as_ref().is_some_and(|lesions| lesions[at(x, y)] != 0);
+    // Two pixels wide, within what it surrounds.
+    let is_border = |inside: &dyn Fn(u32, u32) -> bool, x: u32, y: u32| {
+        inside(x, y)
+            && [(x.saturating_sub(2), y), (x + 2, y), (x, y.saturating_sub(2)), (x, y + 2)]
+                .into_iter()
+                .any(|(x, y)| !inside(x.min(width - 1), y.min(height - 1)))
+    };
     for y in 0..height {
         for x in 0..width {
             let (voxel, label) = (at(x, y), labels[at(x, y)]);
@@ -279,11 +326,14 @@ fn draw_section(
                 Some(other) => outline(if label == BACKGROUND { other } else { label }),
                 None => inside(label, hu[voxel], grey),
             };
-            let at_heat_border = is_hot(x, y)
-                && [(x.saturating_sub(2), y), (x + 2, y), (x, y.saturating_sub(2)), (x, y + 2)]
-                    .into_iter()
-                    .any(|(x, y)| !is_hot(x.min(width - 1), y.min(height - 1)));
-            picture.put_pixel(left + x, top + y, if at_heat_border { HEAT_COLOUR } else { colour });
+            let colour = if is_border(&is_lesion, x, y) {
+                Ink::Dashed.at(x, y)
+            } else if is_border(&is_hot, x, y) {
+                HEAT_COLOUR
+            } else {
+                colour
+            };
+            picture.put_pixel(left + x, top + y, colour);
         }
     }
     Ok(())
@@ -344,8 +394,8 @@ mod tests {
     fn heat_is_outlined_where_it_lies_and_its_slice_is_shown() {
         let (volume, _) = Phantom::default().make();
         let lungs = segment(&volume).unwrap();
-        let usual = choose_sections(&volume, &lungs, &[]).unwrap();
-        let sections = choose_sections(&volume, &lungs, &[usual[0].index, 41]).unwrap();
+        let usual = choose_sections(&volume, &lungs, None, &[]).unwrap();
+        let sections = choose_sections(&volume, &lungs, None, &[usual[0].index, 41]).unwrap();
         assert_eq!(sections.len(), 5, "what is shown anyway is not shown twice");
         assert_eq!((sections[4].plane, sections[4].index), (CtPlane::Axial, 41));
         let pixels = pixels(&volume, &sections);
@@ -374,7 +424,7 @@ mod tests {
     fn the_right_lung_is_drawn_at_the_left_and_dense_parts_are_coloured() {
         let (volume, _) = Phantom { pleural_lesion_mm: Some(12.0), ..Phantom::default() }.make();
         let lungs = segment(&volume).unwrap();
-        let sections = choose_sections(&volume, &lungs, &[]).unwrap();
+        let sections = choose_sections(&volume, &lungs, None, &[]).unwrap();
         let planes: Vec<CtPlane> = sections.iter().map(|section| section.plane).collect();
         assert_eq!(planes, [CtPlane::Axial, CtPlane::Axial, CtPlane::Axial, CtPlane::Coronal]);
         assert!(sections[0].index > sections[1].index && sections[1].index > sections[2].index, "from head to feet");
@@ -400,20 +450,65 @@ mod tests {
         assert_eq!(inside(BACKGROUND, 30, 200.0), Rgb([200; 3]), "outside of the lungs all is grey");
     }
 
+    /// A block of lesion in one slice: its outline lies in that slice's cell and, one line high, in the coronal one.
+    #[test]
+    fn lesions_are_outlined_in_dashes_where_they_lie() {
+        let (volume, _) = Phantom::default().make();
+        let lungs = segment(&volume).unwrap();
+        let [columns, rows, _] = volume.size;
+        let mut lesions = vec![0; volume.hu.len()];
+        for row in 50..70 {
+            let line = (41 * rows + row) * columns;
+            lesions[line + 30..line + 60].fill(1);
+        }
+        let sections = choose_sections(&volume, &lungs, Some(&lesions), &[41]).unwrap();
+        assert!(sections.iter().all(|section| section.lesions_png_base64.is_some()));
+        let kept = from_png(&sections[4], sections[4].lesions_png_base64.as_ref().unwrap()).unwrap();
+        assert_eq!(kept, lesions[41 * columns * rows..42 * columns * rows]);
+        let pixels = pixels(&volume, &sections);
+        let draw = |sections: &[CtSection]| {
+            render_sections(&shown(sections, &pixels), volume.size, volume.spacing_mm, "", "title", &[]).unwrap()
+        };
+        let with = draw(&sections);
+        let bare: Vec<CtSection> =
+            sections.iter().map(|section| CtSection { lesions_png_base64: None, ..section.clone() }).collect();
+        let without = draw(&bare);
+        let changed: Vec<(u32, u32)> = with
+            .enumerate_pixels()
+            .filter(|(x, y, pixel)| *y < without.height().min(3 * CELL_PIXELS) && without.get_pixel(*x, *y) != *pixel)
+            .map(|(x, y, _)| (x, y))
+            .collect();
+        let inks = |ink: Rgb<u8>| changed.iter().filter(|(x, y)| *with.get_pixel(*x, *y) == ink).count();
+        assert!(inks(WHITE) > 100 && inks(BLACK) > 100, "{} white, {} black", inks(WHITE), inks(BLACK));
+        // The cell of the fifth section begins at the left in the third row, its picture in the middle of it: 180 columns in
+        // 512 pixels, 140 rows in 398, 57 below the cell's top.
+        let in_cell: Vec<&(u32, u32)> = changed.iter().filter(|(x, y)| *x < 512 && *y > 2 * CELL_PIXELS + 60).collect();
+        let (low, high) = (in_cell.iter().map(|at| at.0).min().unwrap(), in_cell.iter().map(|at| at.0).max().unwrap());
+        assert!(low.abs_diff(30 * 512 / 180) <= 2 && high.abs_diff(60 * 512 / 180) <= 2, "{low} to {high}");
+        let tall = in_cell.iter().map(|at| at.1).max().unwrap() - in_cell.iter().map(|at| at.1).min().unwrap();
+        assert!(tall.abs_diff(20 * 512 / 180) <= 2, "{tall}");
+        // No other axial section has any of it.
+        assert!(changed.iter().all(|(x, y)| *y > 2 * CELL_PIXELS || (*x > 512 && *y > CELL_PIXELS)), "{changed:?}");
+    }
+
     #[test]
     fn what_does_not_belong_together_is_refused() {
         let (volume, _) = Phantom::default().make();
-        let sections = choose_sections(&volume, &segment(&volume).unwrap(), &[]).unwrap();
+        let sections = choose_sections(&volume, &segment(&volume).unwrap(), None, &[]).unwrap();
         let mut wrong = pixels(&volume, &sections);
         wrong[1].hu.pop();
         let refused = render_sections(&shown(&sections, &wrong), volume.size, volume.spacing_mm, "", "", &[]);
         assert!(matches!(refused, Err(SectionError::SizeMismatch { .. })), "{refused:?}");
         let mut damaged = sections.clone();
+        damaged[0].lesions_png_base64 = Some(to_png(&[0; 6], 3, 2).unwrap());
+        let of_others = pixels(&volume, &sections);
+        let refused = render_sections(&shown(&damaged, &of_others), volume.size, volume.spacing_mm, "", "", &[]);
+        assert!(matches!(refused, Err(SectionError::SizeMismatch { labels: 6, .. })), "{refused:?}");
         damaged[0].labels_png_base64 = "AAAA".to_owned();
         let pixels = pixels(&volume, &sections);
         let refused = render_sections(&shown(&damaged, &pixels), volume.size, volume.spacing_mm, "", "", &[]);
         assert!(matches!(refused, Err(SectionError::Labels { .. })), "{refused:?}");
         let (empty, _) = Phantom { without_lungs: true, bowel_gas: false, ..Phantom::default() }.make();
-        assert!(choose_sections(&empty, &segment(&empty).unwrap(), &[]).unwrap().is_empty());
+        assert!(choose_sections(&empty, &segment(&empty).unwrap(), None, &[]).unwrap().is_empty());
     }
 }

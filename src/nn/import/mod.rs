@@ -21,7 +21,8 @@ use super::{
     bundle::{MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES, read_bounded},
     classifier::{Classifier, ClassifierOptions},
     init::lock_neighbourhood,
-    manifest::{Manifest, MemberArchitecture, SegmenterArchitecture},
+    lesions,
+    manifest::{Input, Manifest, MemberArchitecture, SegmenterArchitecture},
     r231::{self, R231},
     scan,
     scan_manifest::ScanArchitecture,
@@ -165,6 +166,8 @@ enum Declares {
     Scan(ScanArchitecture),
     /// A program brings its own.
     Script,
+    /// The same of one that outlines lesions.
+    LesionScript,
 }
 
 impl Network {
@@ -194,10 +197,11 @@ impl Network {
                 })
             }
             ImportTarget::Member { name, architecture, width } => {
-                let classification = manifest
-                    .classification
-                    .as_ref()
-                    .ok_or_else(|| ImportError::Request(format!("a bundle of the kind `{kind}` has no classifiers")))?;
+                let class_of_output = manifest.class_of_output();
+                if class_of_output.is_empty() {
+                    return Err(ImportError::Request(format!("a bundle of the kind `{kind}` has no classifiers")));
+                }
+                let outlines = matches!(manifest.input, Input::Seg2d { .. });
                 let member_idx = manifest.members.iter().position(|member| member.name == *name);
                 let present = member_idx.and_then(|idx| manifest.members.get(idx));
                 if is_script
@@ -212,7 +216,9 @@ impl Network {
                 let (architecture, declares) = match chosen {
                     Some(of @ MemberArchitecture::Known(known)) => (of, Declares::Known(known)),
                     Some(of @ MemberArchitecture::Scan(scan)) => (of, Declares::Scan(scan)),
-                    Some(of @ MemberArchitecture::TorchScript) if is_script => (of, Declares::Script),
+                    Some(of @ MemberArchitecture::TorchScript) if is_script => {
+                        (of, if outlines { Declares::LesionScript } else { Declares::Script })
+                    }
                     Some(MemberArchitecture::TorchScript) | None => {
                         return Err(ImportError::Request(format!(
                             "the bundle has no member `{name}` of a known architecture: name the architecture of the \
@@ -233,7 +239,7 @@ impl Network {
                     declares,
                     options: present.map(super::manifest::Member::classifier_options).unwrap_or_default(),
                     width: if is_script { 1.0 } else { width.or(present.map(|member| member.width)).unwrap_or(1.0) },
-                    class_of_output: classification.class_of_output(),
+                    class_of_output,
                     input_shapes: of_pictures
                         .into_iter()
                         .map(super::manifest::Preprocessing::shape)
@@ -250,7 +256,7 @@ impl Network {
             Declares::Known(architecture) => architecture.ignores_tensor(name),
             Declares::Scan(architecture) => architecture.ignores_tensor(name),
             Declares::Segmenter(architecture) => architecture.ignores_tensor(name),
-            Declares::Script => false,
+            Declares::Script | Declares::LesionScript => false,
         }
     }
 
@@ -265,7 +271,7 @@ impl Network {
             Declares::Scan(architecture) => scan::declare(&root, architecture, self.width, n_outputs),
             Declares::Segmenter(SegmenterArchitecture::Unet) => UNet::new(&root, self.width).map(drop),
             Declares::Segmenter(SegmenterArchitecture::R231) => R231::new(&root, self.width).map(drop),
-            Declares::Script => Ok(()),
+            Declares::Script | Declares::LesionScript => Ok(()),
         };
         declared.map_err(|error| vec![super::error::cut(&error.to_string())])?;
         weights::fill(&mut store, safetensors, |name| self.ignores(name))
@@ -273,6 +279,9 @@ impl Network {
 
     /// Whether the file takes the bundle's input and gives its outputs, for one image and for two.
     fn try_script(&self, bytes: &[u8]) -> Result<(), String> {
+        if let (Declares::LesionScript, Some(shape)) = (self.declares, self.input_shapes.first()) {
+            return lesions::try_script(&self.name, bytes, *shape);
+        }
         let model = ScriptModel::load(&self.name, bytes, self.class_of_output.clone(), tch::Device::Cpu)?;
         for n_images in [1, 2] {
             model.try_out(&self.input_shapes, n_images).map_err(|error| error.to_string())?;
