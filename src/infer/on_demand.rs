@@ -174,7 +174,9 @@ impl CtPipeline {
         let outputs: Vec<f64> = maps.iter().map(|of| of.output).collect();
         let (lung_heat_fraction, sections) = spawn_blocking({
             let heat_map = heat_map.clone();
-            move || (heat_in_lungs(&volume, &labels, slice, &heat_map), choose_sections(&volume, &labels, &[slice]))
+            move || {
+                (heat_in_lungs(&volume, &labels, slice, &heat_map), choose_sections(&volume, &labels, None, &[slice]))
+            }
         })
         .await?;
         let mut sections = sections.map_err(|error| InferError::Sections(error.to_string()))?;

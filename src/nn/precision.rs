@@ -382,7 +382,9 @@ mod tests {
         let member = &bundle.manifest().members[member_idx];
         let MemberArchitecture::Known(architecture) = member.architecture else { panic!("of ours") };
         let plan = LoadPlan::new(&bundle, &entry, EnsembleOptions { optimise: false, ..EnsembleOptions::default() });
-        let model = ClassifierModel::load(&plan, architecture, (member.width, member.classifier_options()), SHAPE, vec![0, 1]).unwrap();
+        let model =
+            ClassifierModel::load(&plan, architecture, (member.width, member.classifier_options()), SHAPE, vec![0, 1])
+                .unwrap();
         Settled::new(&member.name, model, tch::Device::Cpu)
     }
 
