@@ -157,8 +157,9 @@ impl ScanEnsemble {
 
     /// What each network computes with, the segmenter first: devices and precision.
     pub(super) fn computing(&self) -> Vec<String> {
-        let Networks { segmenter, members, .. } = self.networks.as_ref();
-        segmenter.iter().map(Network::computing).chain(members.iter().map(Network::computing)).collect()
+        let Networks { segmenter, members, outliners, .. } = self.networks.as_ref();
+        let members = members.iter().map(Network::computing).chain(outliners.iter().map(Network::computing));
+        segmenter.iter().map(Network::computing).chain(members).collect()
     }
 
     /// The label of each pixel of slices of the segmenter's input side, with samples from -1024 (0) to 600 Hounsfield units
