@@ -10,6 +10,7 @@ alter table run
     drop constraint run_role_check,
     add constraint run_role_check check (role in ('live', 'shadow', 'canary'));
 create index run_of_bundle on run (bundle, queued_at);
+create index run_tried on run (bundle, finished_at) where role <> 'live';
 
 -- Which bundle took over a route from which, who wanted it and what was known then. Rows are added, never changed.
 create table promotion (
@@ -31,3 +32,19 @@ create index promotion_route on promotion (route, id);
 drop index run_unrendered;
 create index run_unrendered on run (finished_at)
     where rendered_at is null and state in ('succeeded', 'not_analysed') and role <> 'shadow';
+
+-- What a run said, for comparisons: the outputs of each image, or of the series of a CT; of lesions, 1 where the bundle's rule
+-- is satisfied. Null of a bundle that only measures.
+create function run_judged(outcome jsonb) returns jsonb language sql immutable as $$
+    select case
+        when outcome ->> 'kind' = 'analysed' then
+            (select jsonb_agg(jsonb_build_object('uid', image -> 'source' ->> 'sop_instance_uid', 'fused', image -> 'fused'))
+             from jsonb_array_elements(outcome -> 'images') image)
+        when outcome ? 'classification' then
+            jsonb_build_array(jsonb_build_object('uid', outcome -> 'series' ->> 'series_instance_uid',
+                                                 'fused', outcome -> 'classification' -> 'fused'))
+        when outcome ? 'lesions' then
+            jsonb_build_array(jsonb_build_object('uid', outcome -> 'series' ->> 'series_instance_uid', 'fused',
+                jsonb_build_array(case when outcome -> 'lesions' ->> 'run' is null then 0 else 1 end)))
+    end
+$$;

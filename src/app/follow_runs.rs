@@ -11,7 +11,7 @@ use crate::{
         status::{self, RunStep},
     },
     telemetry::{Label as _, Metrics, RunEnd, RunStage, events},
-    types::{ReasonCode, Uid},
+    types::{ReasonCode, RunRole, Uid},
 };
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -64,6 +64,16 @@ async fn steps(db: &Db, after: &mut Option<i64>, told: &BTreeSet<i64>) -> db::Re
 }
 
 fn tell(step: &RunStep, metrics: &Metrics) {
+    // What nobody is owed is neither counted with what is, nor an alarm.
+    if step.role == RunRole::Shadow.name() {
+        let RunStep { run_id, study_instance_uid, bundle, kind, words, .. } = step;
+        if step.kind == "parked" {
+            tracing::warn!(%run_id, study_instance_uid, bundle, words, "a run beside the one that answers is parked");
+        } else {
+            tracing::debug!(%run_id, study_instance_uid, bundle, kind, words, "a run beside the one that answers");
+        }
+        return;
+    }
     let Ok(study_instance_uid) = Uid::new(&step.study_instance_uid) else { return };
     let end = match step.kind.as_str() {
         "running" => {

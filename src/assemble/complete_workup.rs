@@ -36,6 +36,9 @@ pub trait CountAtSource: Send + Sync + 'static {
     fn count(&self, question: SourceQuestion) -> Pin<Box<dyn Future<Output = Result<u64, String>> + Send + '_>>;
 }
 
+/// Shadows of a bundle that may wait for their turn: on a node that cannot keep up, more of them would never be computed.
+const MAXIMUM_WAITING_SHADOWS: i64 = 200;
+
 /// Decides whether a workup is complete and which route takes it.
 #[derive(Clone)]
 pub struct CompleteWorkup {
@@ -127,6 +130,10 @@ impl CompleteWorkup {
                 let route = without_suspended_trial(&mut tx, route, workup_id).await?;
                 for (bundle, role) in route.runs_of(study_instance_uid) {
                     let internal = role == RunRole::Shadow;
+                    if internal && run::waiting_shadows(&mut tx, bundle).await? >= MAXIMUM_WAITING_SHADOWS {
+                        left_out(&mut tx, workup_id, bundle, "too many of its runs wait for their turn").await?;
+                        continue;
+                    }
                     let new = run::NewRun {
                         workup_id,
                         revision,
@@ -159,14 +166,17 @@ async fn without_suspended_trial<'a>(
     if !trial::is_suspended(tx, &route.name, &trial.bundle).await? {
         return Ok(Cow::Borrowed(route));
     }
-    let words = format!(
-        "bundle `{}` is not tried on this study: its last runs on route `{}` are all parked; restart one with `hilum run \
-         restart` when it is mended",
-        trial.bundle, route.name
-    );
-    event::append(tx, event::Subject::Workup, workup_id, "trial_suspended", &words, serde_json::json!({})).await?;
-    tracing::warn!(%workup_id, route = route.name, bundle = trial.bundle, "the trial of a bundle is suspended");
+    let why = "its last runs on this route are all parked; restart one with `hilum run restart` when it is mended";
+    left_out(tx, workup_id, &trial.bundle, why).await?;
     Ok(Cow::Owned(Route { trial: None, ..route.clone() }))
+}
+
+/// Tells that a bundle is not run beside the one that answers.
+async fn left_out(tx: &mut db::Tx, workup_id: Uuid, bundle: &str, why: &str) -> anyhow::Result<()> {
+    let words = format!("bundle `{bundle}` is not tried on this study: {why}");
+    event::append(tx, event::Subject::Workup, workup_id, "not_tried", &words, serde_json::json!({})).await?;
+    tracing::warn!(%workup_id, bundle, why, "a bundle is not tried on a study");
+    Ok(())
 }
 
 /// The question to the sender of a study, if it is a peer that wants to be asked.

@@ -41,7 +41,7 @@ pub(super) struct Options {
     /// Of a radiograph study: which image, from 1 in the order of the report
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     image: u32,
-    /// Of a CT: which slice, from 1 at the feet, as reports count [default: the one that speaks most for the class]
+    /// Of a CT: which slice, from 1 at the feet, as reports count [default: the one that speaks most for the target class]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     slice: Option<u32>,
     /// Integrated Gradients: points on the way, both ends included
@@ -86,7 +86,7 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
             .1
         }
         (Pipeline::Ct(pipeline), RunOutcome::CtMeasured(analysis)) => {
-            let slice = slice_of(analysis, options.slice)?;
+            let slice = slice_of(analysis, options.slice, options.class.is_some())?;
             let read = |source| worker::load(&archive, source);
             let explained = pipeline.explain_on_demand(&bundle, analysis, slice, &wish, read).await?;
             ct_picture(&archive, &record, explained, limits).await?
@@ -116,7 +116,8 @@ fn wish(options: &Options, bundle: &BundleIdentity) -> anyhow::Result<MapWish> {
         integrated_gradients: IntegratedGradientsOptions {
             steps: options.steps,
             baseline: options.baseline,
-            ..IntegratedGradientsOptions::default()
+            // The node needs its memory, and more at once is hardly quicker.
+            max_batch: 1,
         },
     })
 }
@@ -129,7 +130,11 @@ fn image_of(analysis: &CxrAnalysis, number: u32) -> anyhow::Result<&ImageAnalysi
 }
 
 /// Counted from 0.
-fn slice_of(analysis: &CtAnalysis, wanted: Option<u32>) -> anyhow::Result<usize> {
+fn slice_of(analysis: &CtAnalysis, wanted: Option<u32>, is_of_other_class: bool) -> anyhow::Result<usize> {
+    anyhow::ensure!(
+        wanted.is_some() || !is_of_other_class,
+        "the run knows the slices that speak for its own class only: choose one with --slice as well"
+    );
     let strongest = || analysis.classification.iter().flat_map(|of| &of.key_slices).map(|key| key.slice).next();
     wanted
         .map(|number| number as usize - 1)
@@ -143,7 +148,9 @@ async fn ct_picture(
     explained: CtAnalysis,
     limits: DecodeLimits,
 ) -> anyhow::Result<Vec<u8>> {
-    let mut words = report::ct_overlay_words(record, &explained);
+    // Threshold, decision and key slices are the run's, and not about this map.
+    let without_verdict = CtAnalysis { classification: None, ..explained.clone() };
+    let mut words = report::ct_overlay_words(record, &without_verdict);
     let key = explained.classification.iter().flat_map(|of| &of.key_slices).next();
     let output = key.and_then(|key| key.output).map_or_else(String::new, |output| format!(" {:.1} %", output * 100.0));
     let class = record.bundle.classes.get(record.bundle.target_class_idx).map_or("", |class| class.label.as_str());

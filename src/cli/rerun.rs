@@ -61,7 +61,8 @@ pub(super) async fn open_pipeline(config: &Config, bundle_name: &str, record: &R
     let folder = config.inference.models_dir.join(bundle_name);
     let threads = network_threads(config);
     let ensemble = EnsembleOptions {
-        devices: config.inference.devices.as_slice().to_vec(),
+        // One question at a time: one device is enough, and the node needs its memory.
+        devices: config.inference.devices.as_slice().iter().take(1).copied().collect(),
         optimise: config.inference.optimise,
         intra_op_threads: threads.classifiers,
         segmenter_threads: threads.segmenter,

@@ -154,10 +154,10 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
         Action::Add(add) => {
             let mut route = Route::from(add);
+            let known = site::load(global).await?.routes.into_iter().find(|known| known.name == route.name);
+            route.trial = known.and_then(|known| known.trial);
             site::check_bundles(&global.load()?, std::slice::from_ref(&route))?;
             site::change(global, move |site| {
-                let known = site.routes.iter().find(|known| known.name == route.name);
-                route.trial = known.and_then(|known| known.trial.clone());
                 site::upsert(&mut site.routes, route, |route| &route.name);
                 Ok(())
             })

@@ -10,13 +10,13 @@ use super::{Connection, Result, event};
 
 /// A workup `w` for which nothing is owed any more: its files are read by nobody. A parked run, a result that a
 /// destination has refused, and a Storage Commitment request that is not answered yet keep everything; of a shadow, whose
-/// results nobody is owed, only what still runs.
+/// results nobody is owed, only one that works.
 macro_rules! settled {
     () => {
         "w.state in ('answered', 'not_routed')
          and not exists (select from run r where r.workup_id = w.id
-                         and (r.state in ('queued', 'running', 'failed')
-                              or r.role <> 'shadow' and (r.state = 'parked'
+                         and (r.state = 'running'
+                              or r.role <> 'shadow' and (r.state in ('queued', 'failed', 'parked')
                                  or r.state in ('succeeded', 'not_analysed') and r.rendered_at is null)))
          and not exists (select from run r join result x on x.run_id = r.id join delivery d on d.result_id = x.id
                          where r.workup_id = w.id and d.state in ('waiting', 'sending', 'dead'))
@@ -133,6 +133,9 @@ pub async fn remove(
                       returning i.archive_key, null::text as preview_key, i.size_bytes),
              forgotten as (delete from image_embedding e using w, run r
                            where r.workup_id = w.id and e.run_id = r.id and exists (select from gone)),
+             given_up as (update run r set state = 'superseded', words = 'its images were removed', finished_at = now()
+                          from w where r.workup_id = w.id and r.role = 'shadow' and r.state in ('queued', 'failed')
+                            and exists (select from gone)),
              listed as (insert into file_to_remove (archive_key) select archive_key from gone on conflict do nothing)
              select archive_key, preview_key, size_bytes from gone"
         ),
@@ -247,9 +250,12 @@ pub async fn forget_associations(connection: &mut Connection, before: OffsetDate
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::{
-        case, run,
-        testing::{self, TestDatabase},
+    use crate::{
+        db::{
+            case, run,
+            testing::{self, TestDatabase},
+        },
+        types::RunRole,
     };
 
     #[tokio::test]
@@ -279,15 +285,30 @@ mod tests {
         }
         sqlx::query("update run set state = 'succeeded', rendered_at = now()").execute(db.pool()).await.unwrap();
         sqlx::query("update workup set state = 'answered'").execute(db.pool()).await.unwrap();
+        let mut shadows = Vec::new();
+        for workup_id in &workups {
+            let new = run::NewRun { bundle: "next", role: RunRole::Shadow, ..testing::new_run(*workup_id) };
+            shadows.push(run::insert(&mut connection, &new).await.unwrap().unwrap());
+        }
+        // One that works keeps its images, one that waits does not.
+        let works = sqlx::query("update run set state = 'running' where id = $1").bind(shadows[1]);
+        works.execute(db.pool()).await.unwrap();
 
         let before = OffsetDateTime::now_utc() + time::Duration::DAY;
         let candidates = candidates(&mut connection, Kind::Objects, before, 9).await.unwrap();
-        let candidate = candidates.iter().find(|candidate| candidate.workup_id == workups[0]).unwrap();
+        let [candidate] = candidates.as_slice() else { panic!("{candidates:?}") };
+        assert_eq!(candidate.workup_id, workups[0]);
         let removed = remove(&mut connection, Kind::Objects, candidate, before, "a test").await.unwrap();
         assert_eq!(removed.archive_keys, ["1.2.3"]);
         let kept: Vec<String> =
             sqlx::query_scalar("select sop_instance_uid from image_embedding").fetch_all(db.pool()).await.unwrap();
         assert_eq!(kept, ["1.2.4.1"]);
+        let shadow: String = sqlx::query_scalar("select state from run where id = $1")
+            .bind(shadows[0])
+            .fetch_one(db.pool())
+            .await
+            .unwrap();
+        assert_eq!(shadow, "superseded", "there is nothing left to compute it from");
         drop(connection);
         database.stop().await;
     }

@@ -149,11 +149,7 @@ pub async fn was_interrupted(connection: &mut Connection, run_id: Uuid) -> Resul
 /// Claims a run and counts the attempt. The caller commits before it touches pixels or libtorch, so that a
 /// crash is charged to this run.
 pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
-    // The workup first, as everywhere: whoever holds it may be about to change its runs.
-    sqlx::query("select from workup where id = (select workup_id from run where id = $1) for update")
-        .bind(run_id)
-        .execute(&mut *connection)
-        .await?;
+    lock_workup_of(connection, run_id).await?;
     let row: Option<(Uuid, i32, i32, String, i32, i32)> = sqlx::query_as(
         "select r.workup_id, r.revision, w.revision, r.state, r.attempt, r.maximum_attempts
          from run r join workup w on w.id = r.workup_id
@@ -199,6 +195,15 @@ pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
     event::append(connection, event::Subject::Run, run_id, "running", &words, json!({ "attempt": claimed.attempt }))
         .await?;
     Ok(Claim::Claimed(claimed))
+}
+
+/// Locks the workup of a run, as everybody does before they change runs: whoever holds it may be about to change others.
+async fn lock_workup_of(connection: &mut Connection, run_id: Uuid) -> Result<()> {
+    sqlx::query("select from workup where id = (select workup_id from run where id = $1) for update")
+        .bind(run_id)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// What a finished attempt leaves behind.
@@ -351,7 +356,7 @@ async fn park(
     words: &str,
 ) -> Result<bool> {
     // The runs of a revision are parked one after the other: of two at once, each would take the other for its successor.
-    sqlx::query("select from workup where id = $1 for update").bind(workup_id).execute(&mut *connection).await?;
+    lock_workup_of(connection, run_id).await?;
     let role: Option<String> = sqlx::query_scalar(
         "update run set state = 'parked', reason = $3, words = $4, finished_at = now()
          where id = $1 and attempt = $2 and (state in ('queued', 'running', 'failed')
@@ -375,6 +380,42 @@ async fn park(
         workup::park(connection, workup_id, revision, words).await?;
     }
     Ok(true)
+}
+
+/// The run that answers the revision of another one, and what is to be done for it; `None` when nothing is.
+pub async fn answering(connection: &mut Connection, run_id: Uuid) -> Result<Option<(Uuid, Pending)>> {
+    let found: Option<(Uuid, String, OffsetDateTime)> = sqlx::query_as(
+        "select a.id, a.state, a.next_attempt_at from run r
+         join run a on a.workup_id = r.workup_id and a.revision = r.revision and a.role <> 'shadow'
+         where r.id = $1 and (a.state in ('queued', 'failed')
+               or a.state in ('succeeded', 'not_analysed') and a.rendered_at is null)",
+    )
+    .bind(run_id)
+    .fetch_optional(connection)
+    .await?;
+    Ok(found.map(|(id, state, next_attempt_at)| match state.as_str() {
+        "queued" | "failed" => (id, Pending::Attempt(next_attempt_at)),
+        _ => (id, Pending::Rendering),
+    }))
+}
+
+/// What is to be done for a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pending {
+    /// An attempt, from then on.
+    Attempt(OffsetDateTime),
+    /// Its results are to be rendered.
+    Rendering,
+}
+
+/// How many shadows of a bundle wait for an attempt.
+pub async fn waiting_shadows(connection: &mut Connection, bundle: &str) -> Result<i64> {
+    Ok(sqlx::query_scalar(
+        "select count(*) from run where state in ('queued', 'failed') and role = 'shadow' and bundle = $1",
+    )
+    .bind(bundle)
+    .fetch_one(connection)
+    .await?)
 }
 
 /// A canary that is parked changes roles with the shadow of the same revision, so that the study gets its answer from the
@@ -483,6 +524,7 @@ pub struct ClaimedRendering {
 /// caller commits before it touches pixels, as for [`claim`]. A run whose renderings are used up is parked here: the
 /// last one ended without a word.
 pub async fn claim_rendering(connection: &mut Connection, run_id: Uuid) -> Result<Option<ClaimedRendering>> {
+    lock_workup_of(connection, run_id).await?;
     let claimed: Option<ClaimedRendering> = sqlx::query_as(
         "update run r set render_attempts = r.render_attempts + 1
          from workup w
@@ -650,7 +692,7 @@ pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<Rende
 pub async fn due(connection: &mut Connection) -> Result<Vec<Uuid>> {
     Ok(sqlx::query_scalar(
         "select id from run where state in ('queued', 'running', 'failed') and next_attempt_at <= now()
-         order by next_attempt_at limit 1000",
+         order by role = 'shadow', next_attempt_at limit 1000",
     )
     .fetch_all(connection)
     .await?)
@@ -668,9 +710,11 @@ pub async fn unrendered(connection: &mut Connection) -> Result<Vec<Uuid>> {
 
 /// `parked` → `queued` by a person's wish, with as many attempts again; its workup goes back to `analysing`. The
 /// attempts so far stay counted: they fence. What its route says of the same bundle by now counts. A shadow is nothing that
-/// its workup waits for. Returns whether there was such a run of the workup's revision.
+/// its workup waits for, unless the run that should answer is parked: then the two change roles. Returns whether there was
+/// such a run of the workup's revision.
 pub async fn restart(connection: &mut Connection, run_id: Uuid) -> Result<bool> {
     const WORDS: &str = "restarted by a person";
+    lock_workup_of(connection, run_id).await?;
     let restarted: Option<(Uuid, String)> = sqlx::query_as(
         "update run r set state = 'queued', maximum_attempts = r.attempt + r.maximum_attempts, render_attempts = 0,
                 reason = null, words = $2, next_attempt_at = now(), finished_at = null,
@@ -686,9 +730,33 @@ pub async fn restart(connection: &mut Connection, run_id: Uuid) -> Result<bool> 
     .await?;
     let Some((workup_id, role)) = restarted else { return Ok(false) };
     event::append(connection, event::Subject::Run, run_id, "restarted", WORDS, json!({})).await?;
-    if RunRole::from_name(&role) != Some(RunRole::Shadow) {
+    if RunRole::from_name(&role) != Some(RunRole::Shadow) || replace_parked(connection, run_id).await? {
         workup::unpark(connection, workup_id, WORDS).await?;
     }
+    Ok(true)
+}
+
+/// Gives a shadow the role, destinations and priority of the run that should answer its revision and is parked. Returns
+/// whether there is one.
+async fn replace_parked(connection: &mut Connection, shadow_id: Uuid) -> Result<bool> {
+    let replaced: Option<Uuid> = sqlx::query_scalar(
+        "update run s set role = case a.role when 'canary' then 'live' else 'canary' end,
+                destinations = a.destinations, priority = a.priority
+         from run a
+         where s.id = $1 and a.workup_id = s.workup_id and a.revision = s.revision and a.role <> 'shadow'
+           and a.state = 'parked'
+         returning a.id",
+    )
+    .bind(shadow_id)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(replaced) = replaced else { return Ok(false) };
+    sqlx::query("update run set role = 'shadow', destinations = '{}' where id = $1")
+        .bind(replaced)
+        .execute(&mut *connection)
+        .await?;
+    const TAKES_OVER: &str = "the run that should answer is parked: this one answers the study, its results are sent";
+    event::append(connection, event::Subject::Run, shadow_id, "takes_over", TAKES_OVER, json!({})).await?;
     Ok(true)
 }
 
@@ -826,6 +894,7 @@ mod tests {
         let mut connection = db.acquire().await.unwrap();
         assert_eq!(unrendered(&mut connection).await.unwrap(), [shadow]);
         assert_eq!(urgency(&mut connection, shadow).await.unwrap(), (RunPriority::Stat, RunRole::Live));
+        assert_eq!(answering(&mut connection, canary).await.unwrap(), Some((shadow, Pending::Rendering)));
     }
 
     async fn a_run_that_takes_over_while_it_works_is_sent(db: &Db) {
@@ -846,6 +915,31 @@ mod tests {
         assert_eq!(standing(db, canary).await.3, "analysing");
     }
 
+    async fn the_restarted_own_bundle_answers_a_parked_study(db: &Db) {
+        let (workup_id, [canary, shadow]) = canary_and_shadow(db, "1.2.9").await;
+        park_it(db, shadow).await;
+        park_it(db, canary).await;
+        let mut connection = db.acquire().await.unwrap();
+        assert!(restart(&mut connection, shadow).await.unwrap());
+        let expected = ("queued".into(), "live".into(), vec!["pacs".to_owned()], "analysing".into());
+        assert_eq!(standing(db, shadow).await, expected);
+        assert_eq!(standing(db, canary).await, ("parked".into(), "shadow".into(), vec![], "analysing".into()));
+        assert!(
+            matches!(answering(&mut connection, canary).await.unwrap(), Some((id, Pending::Attempt(_))) if id == shadow)
+        );
+        // Parked once more, it is the canary's turn again.
+        park_it(db, shadow).await;
+        assert!(restart(&mut connection, canary).await.unwrap());
+        let expected = ("queued".into(), "canary".into(), vec!["pacs".to_owned()], "analysing".into());
+        assert_eq!(standing(db, canary).await, expected);
+        let roles: Vec<String> = sqlx::query_scalar("select role from run where workup_id = $1 order by role")
+            .bind(workup_id)
+            .fetch_all(db.pool())
+            .await
+            .unwrap();
+        assert_eq!(roles, ["canary", "shadow"]);
+    }
+
     #[tokio::test]
     async fn one_run_answers_a_study_whatever_becomes_of_a_trial() {
         let database = TestDatabase::start("trial_roles").await;
@@ -854,6 +948,7 @@ mod tests {
         the_own_bundle_answers_when_the_canary_is_parked(&database.db).await;
         a_run_that_takes_over_while_it_works_is_sent(&database.db).await;
         without_a_successor_the_study_is_parked(&database.db).await;
+        the_restarted_own_bundle_answers_a_parked_study(&database.db).await;
         database.stop().await;
     }
 

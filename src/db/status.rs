@@ -256,7 +256,7 @@ pub async fn backlog(connection: &mut Connection) -> Result<Backlog> {
     Ok(sqlx::query_as(
         "select (select count(*) from workup where state = 'receiving') as workups_receiving,
                 (select count(*) from run where state in ('queued', 'running', 'failed')) as runs_open,
-                (select count(*) from run where state = 'parked') as runs_parked,
+                (select count(*) from run where state = 'parked' and role <> 'shadow') as runs_parked,
                 (select count(*) from delivery where state in ('waiting', 'sending')) as deliveries_open,
                 (select count(*) from delivery where state = 'dead') as deliveries_dead",
     )
@@ -279,6 +279,8 @@ pub struct RunStep {
     pub study_instance_uid: String,
     /// Name of the bundle folder.
     pub bundle: String,
+    /// `live`, `shadow` or `canary`.
+    pub role: String,
     /// The run's attempts so far.
     pub attempt: i32,
     /// Attempts before it is parked.
@@ -302,8 +304,8 @@ pub const RUN_STEPS_LIMIT: i64 = 500;
 /// The steps of runs after event number `after`, in order, at most [`RUN_STEPS_LIMIT`].
 pub async fn run_steps_after(connection: &mut Connection, after: i64) -> Result<Vec<RunStep>> {
     Ok(sqlx::query_as(
-        "select e.id as event_id, e.kind, e.words, r.id as run_id, w.study_instance_uid, r.bundle, r.attempt,
-                r.maximum_attempts, r.reason, extract(epoch from r.finished_at - r.started_at)::float8 as seconds,
+        "select e.id as event_id, e.kind, e.words, r.id as run_id, w.study_instance_uid, r.bundle, r.role,
+                r.attempt, r.maximum_attempts, r.reason, extract(epoch from r.finished_at - r.started_at)::float8 as seconds,
                 r.stage_milliseconds
          from event e join run r on r.id = e.subject_id::uuid join workup w on w.id = r.workup_id
          where e.subject_kind = 'run' and e.id > $1 order by e.id limit $2",

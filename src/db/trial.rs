@@ -6,22 +6,22 @@ use time::OffsetDateTime;
 
 use super::{Connection, DbError, Result, event, site};
 use crate::types::{
-    BundleIdentity, Compared, ComparedBundle, ComparedClass, Judged, Route, Sha256Digest, TrialComparison, TrialPair,
-    TrialSide,
+    BundleIdentity, Code, Compared, ComparedBundle, ComparedClass, Judged, Route, Sha256Digest, TrialComparison,
+    TrialPair, TrialSide,
 };
 
 /// Runs of a tried bundle that are parked one after the other until it is tried no more.
 const PARKED_IN_A_ROW: i64 = 3;
 
-/// Whether a bundle is not tried on a route for now: its newest runs there are all parked. It is again as soon as one of
-/// them is restarted.
+/// Whether a bundle is not tried on a route for now: those of its runs there that ended last are all parked. It is tried
+/// again when one of them was restarted and has ended well.
 pub async fn is_suspended(connection: &mut Connection, route_name: &str, bundle: &str) -> Result<bool> {
     Ok(sqlx::query_scalar(
         "select count(*) filter (where state = 'parked') = $3
          from (select r.state from run r join workup w on w.id = r.workup_id
                where r.bundle = $2 and r.role <> 'live' and w.route_name = $1
-                 and r.state not in ('queued', 'running', 'superseded')
-               order by r.queued_at desc limit $3) newest",
+                 and r.state in ('succeeded', 'not_analysed', 'parked')
+               order by r.finished_at desc limit $3) newest",
     )
     .bind(route_name)
     .bind(bundle)
@@ -30,38 +30,7 @@ pub async fn is_suspended(connection: &mut Connection, route_name: &str, bundle:
     .await?)
 }
 
-/// Columns of one side of a pair; a macro because SQL is a literal.
-macro_rules! side {
-    ($run:literal) => {
-        concat!(
-            $run,
-            ".outcome ->> 'reason', extract(epoch from ",
-            $run,
-            ".finished_at - ",
-            $run,
-            ".started_at)::float8, ",
-            "case ",
-            $run,
-            ".outcome ->> 'kind'
-                when 'analysed' then (select jsonb_agg(jsonb_build_object(
-                        'uid', image -> 'source' ->> 'sop_instance_uid', 'fused', image -> 'fused'))
-                    from jsonb_array_elements(",
-            $run,
-            ".outcome -> 'images') image)
-                when 'ct_measured' then case when ",
-            $run,
-            ".outcome ? 'classification' then jsonb_build_array(
-                    jsonb_build_object('uid', ",
-            $run,
-            ".outcome -> 'series' ->> 'series_instance_uid',
-                                       'fused', ",
-            $run,
-            ".outcome -> 'classification' -> 'fused')) end
-             end"
-        )
-    };
-}
-
+/// Study, then of each side why it was not analysed, its seconds, and what it said.
 type PairRow = (
     String,
     Option<String>,
@@ -86,8 +55,8 @@ fn pair_of(row: PairRow) -> TrialPair {
     }
 }
 
-/// Compares what `own` and `tried` said of the newest `limit` studies of a route that both have finished, each in the
-/// version of its newest run there.
+/// Compares what `own` and `tried` said of the newest `limit` studies of a route that both have finished, each study in its
+/// newest revision and each bundle in the version of its newest run there.
 pub async fn compare(
     connection: &mut Connection,
     route_name: &str,
@@ -99,18 +68,25 @@ pub async fn compare(
     let newest_tried = newest(connection, route_name, tried).await?;
     let rows: Vec<PairRow> = match (&newest_own, &newest_tried) {
         (Some(own), Some(tried)) => {
-            sqlx::query_as(concat!(
-                "select w.study_instance_uid, ",
-                side!("o"),
-                ", ",
-                side!("t"),
-                " from run t join workup w on w.id = t.workup_id
-                  join run o on o.workup_id = t.workup_id and o.revision = t.revision and o.bundle = $2
-                       and o.bundle_digest = $4 and o.state in ('succeeded', 'not_analysed')
-                  where w.route_name = $1 and t.bundle = $3 and t.bundle_digest = $5
-                    and t.state in ('succeeded', 'not_analysed')
-                  order by t.queued_at desc limit $6"
-            ))
+            sqlx::query_as(
+                "select w.study_instance_uid,
+                        o.outcome ->> 'reason', extract(epoch from o.finished_at - o.started_at)::float8,
+                        run_judged(o.outcome),
+                        t.outcome ->> 'reason', extract(epoch from t.finished_at - t.started_at)::float8,
+                        run_judged(t.outcome)
+                 from run t join workup w on w.id = t.workup_id
+                 join run o on o.workup_id = t.workup_id and o.revision = t.revision and o.bundle = $2
+                      and o.bundle_digest = $4 and o.state in ('succeeded', 'not_analysed')
+                 where w.route_name = $1 and t.bundle = $3 and t.bundle_digest = $5
+                   and t.state in ('succeeded', 'not_analysed')
+                   and not exists (
+                       select from run later join run beside on beside.workup_id = later.workup_id
+                            and beside.revision = later.revision and beside.bundle = $2
+                            and beside.bundle_digest = $4 and beside.state in ('succeeded', 'not_analysed')
+                       where later.workup_id = t.workup_id and later.revision > t.revision and later.bundle = $3
+                         and later.bundle_digest = $5 and later.state in ('succeeded', 'not_analysed'))
+                 order by t.queued_at desc limit $6",
+            )
             .bind(route_name)
             .bind(&own.name)
             .bind(&tried.name)
@@ -124,7 +100,7 @@ pub async fn compare(
     };
     let unfinished: Vec<(String, i64)> = sqlx::query_as(
         "select r.state, count(*) from run r join workup w on w.id = r.workup_id
-         where w.route_name = $1 and r.bundle = $2 and r.state not in ('succeeded', 'not_analysed', 'superseded')
+         where w.route_name = $1 and r.bundle = $2 and r.state in ('queued', 'running', 'failed', 'parked')
          group by r.state order by r.state",
     )
     .bind(route_name)
@@ -169,16 +145,21 @@ async fn newest(connection: &mut Connection, route_name: &str, bundle: &str) -> 
     Ok(identity.map(|Json(identity)| Newest { name: bundle.to_owned(), digest: identity.digest, identity }))
 }
 
-/// The own bundle's target class, where the tried one has a class of the same code.
+/// The own bundle's target class, where it is the tried one's as well: a class of the same code.
 fn common_class(own: &Newest, tried: &Newest) -> Option<(String, (ComparedClass, ComparedClass))> {
     let (own, tried) = (&own.identity, &tried.identity);
     let class = own.classes.get(own.target_class_idx)?;
-    let class_idx = tried.classes.iter().position(|of_tried| of_tried.code == class.code)?;
+    let class_idx = tried.classes.iter().position(|of_tried| same(&of_tried.code, &class.code))?;
     // A threshold is one of the target class.
     (class_idx == tried.target_class_idx).then(|| {
         let of = |class_idx, threshold| ComparedClass { class_idx, threshold };
         (class.label.clone(), (of(own.target_class_idx, own.threshold), of(class_idx, tried.threshold)))
     })
+}
+
+/// The meaning is for people and may be spelled otherwise.
+fn same(one: &Code, other: &Code) -> bool {
+    (&one.value, &one.scheme) == (&other.value, &other.scheme)
 }
 
 /// A bundle that took over a route.
@@ -242,8 +223,8 @@ pub async fn promote(tx: &mut Connection, route_name: &str, wish: Wish<'_>, untr
             route.bundle, trial.bundle
         )));
     }
-    let change = Change { route_name, kind: "promotion", from: &route.bundle, to: &trial.bundle, wish };
-    change.make(tx, &compared).await
+    let (from, to) = (&route.bundle, &trial.bundle);
+    Change { route_name, kind: "promotion", from, to, tried: to, wish }.make(tx, &compared).await
 }
 
 /// The bundle before the last promotion becomes the route's own again.
@@ -258,8 +239,16 @@ pub async fn roll_back(tx: &mut Connection, route_name: &str, wish: Wish<'_>) ->
         )));
     };
     let compared = compare(tx, route_name, &last.from_bundle, &route.bundle, COMPARED_STUDIES).await?;
-    let change = Change { route_name, kind: "rollback", from: &route.bundle, to: &last.from_bundle, wish };
-    change.make(tx, &compared).await
+    let (from, to) = (&route.bundle, &last.from_bundle);
+    if let Some(trial) = route.trial.as_ref().filter(|trial| trial.bundle != *to) {
+        return Err(DbError::SiteRefused(format!(
+            "route `{route_name}` tries bundle `{}` beside `{from}`: end that with `hilum route trial {route_name} --end` \
+             before the bundle is taken back",
+            trial.bundle
+        )));
+    }
+    let tried = route.trial.as_ref().map_or("", |trial| trial.bundle.as_str());
+    Change { route_name, kind: "rollback", from, to, tried, wish }.make(tx, &compared).await
 }
 
 async fn route(connection: &mut Connection, route_name: &str) -> Result<Route> {
@@ -277,17 +266,20 @@ struct Change<'a> {
     kind: &'static str,
     from: &'a str,
     to: &'a str,
+    /// The bundle that the route tries now; empty when it tries none.
+    tried: &'a str,
     wish: Wish<'a>,
 }
 
 impl Change<'_> {
     async fn make(&self, tx: &mut Connection, compared: &Compared) -> Result<Promotion> {
-        let Self { route_name, kind, from, to, wish } = *self;
+        let Self { route_name, kind, from, to, tried, wish } = *self;
         site::change_in(tx, false, |site| {
             let route = site.routes.iter_mut().find(|route| route.name == route_name);
             // It may have been changed since it was read.
             let route = route
                 .filter(|route| route.bundle == from)
+                .filter(|route| route.trial.as_ref().map_or("", |trial| trial.bundle.as_str()) == tried)
                 .ok_or_else(|| format!("route `{route_name}` was changed meanwhile: look at it and try again"))?;
             to.clone_into(&mut route.bundle);
             route.trial = None;
@@ -396,7 +388,7 @@ mod tests {
         let mut connection = db.acquire().await.unwrap();
         let nothing = compare(&mut connection, "chest", "cxr", "next", 10).await.unwrap();
         assert_eq!((nothing.own, nothing.tried, nothing.comparison.studies), (None, None, 0));
-        study(db, 1, &record(0.9), &record(0.7)).await;
+        let first = study(db, 1, &record(0.9), &record(0.7)).await;
         study(db, 2, &record(0.2), &record(0.3)).await;
         study(db, 3, &record(0.2), &not_analysed(&SampleSource::new("1.2.3"), ReasonCode::ImageQuality)).await;
         // Another version of the tried bundle, before: left out. It would differ by 0.9.
@@ -417,6 +409,15 @@ mod tests {
         assert_eq!((of.furthest[0].study_instance_uid.as_str(), of.furthest.len()), ("1.2.1", 2));
         assert!(compared.class_label.is_some());
         assert_eq!(compare(&mut connection, "chest", "cxr", "next", 1).await.unwrap().comparison.studies, 1);
+        // A late image: the study counts once, by its newest revision.
+        sqlx::query("update workup set revision = 2 where id = $1").bind(first).execute(db.pool()).await.unwrap();
+        for (bundle, role, output) in [("cxr", RunRole::Live, 0.9), ("next", RunRole::Shadow, 0.85)] {
+            let claimed = claim(db, &NewRun { bundle, role, revision: 2, ..new_run(first) }).await;
+            testing::finish(db, &claimed, &record(output)).await;
+        }
+        let again = compare(&mut connection, "chest", "cxr", "next", 10).await.unwrap().comparison;
+        assert_eq!(again.studies, 3);
+        assert!((again.outputs.unwrap().largest_difference - 0.1).abs() < 1e-9);
         assert_eq!(compare(&mut connection, "other", "cxr", "next", 10).await.unwrap().comparison.studies, 0);
     }
 
@@ -436,6 +437,10 @@ mod tests {
         assert!(is_suspended(&mut connection, "chest", "broken").await.unwrap());
         assert!(!is_suspended(&mut connection, "other", "broken").await.unwrap());
         assert!(run::restart(&mut connection, last.unwrap()).await.unwrap());
+        let Claim::Claimed(claimed) = run::claim(&mut connection, last.unwrap()).await.unwrap() else {
+            panic!("parked")
+        };
+        assert_eq!(testing::finish(db, &claimed, &record(0.5)).await, Some(RunRole::Shadow));
         assert!(!is_suspended(&mut connection, "chest", "broken").await.unwrap());
     }
 

@@ -24,7 +24,8 @@ pub struct OverlayOptions {
     pub long_side_max: u32,
     /// Heat (0 to 1 of the maximum) below which nothing is coloured.
     pub transparent_below: f32,
-    /// A person asked for this map: it is coloured below the threshold as well, and says so.
+    /// A person asked for this map: it is coloured whatever the output is, and neither threshold nor decision, which are
+    /// about the bundle's own class, are spoken of.
     pub on_demand: bool,
 }
 
@@ -248,11 +249,14 @@ fn words(
         let made: Vec<String> =
             analysis.member_heat_maps.iter().map(|(member, map)| format!("{} of {member}", map.method)).collect();
         above.extend(lines(&format!("made on demand: {}", made.join(", ")), size, WHITE));
-    }
-    if !analysis.localised {
+        above.extend(lines("a map made on demand is no indication, whatever the output is", size, AMBER));
+    } else if !analysis.localised {
         let threshold = bundle.threshold * 100.0;
-        let what = if options.on_demand { "the map is no indication" } else { "no localisation" };
-        above.extend(lines(&format!("{what}: the output is below the threshold of {threshold:.1} %"), size, AMBER));
+        above.extend(lines(
+            &format!("no localisation: the output is below the threshold of {threshold:.1} %"),
+            size,
+            AMBER,
+        ));
     } else if !analysis.heat_map.values.iter().any(|&value| value > 0.0) {
         above.extend(lines("no localisation: no region raised the output", size, AMBER));
     }
@@ -479,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_on_demand_is_coloured_below_the_threshold_and_says_that_it_is_no_indication() {
+    fn a_map_on_demand_is_coloured_whatever_the_output_is_and_speaks_of_no_threshold() {
         let (bundle, mut cold) = (bundle(BundleStatus::Validated, "COVID-19"), analysis(600, 600, false));
         cold.member_heat_maps = vec![("resnet50".to_owned(), cold.heat_map.clone())];
         let options = OverlayOptions { on_demand: true, ..OverlayOptions::default() };
@@ -488,7 +492,7 @@ mod tests {
         let words = words(&cold, &bundle, options, &TextFont::load().unwrap(), 600);
         let above = words.above.into_iter().map(|line| line.text).collect::<Vec<_>>().join(" ");
         assert!(above.contains("made on demand: cam of resnet50"), "{above}");
-        assert!(above.contains("the map is no indication: the output is below the threshold of 50.0 %"), "{above}");
+        assert!(above.contains("no indication") && !above.contains("threshold"), "{above}");
     }
 
     #[test]

@@ -267,8 +267,7 @@ impl Scan {
         quadrants: &[Quadrants],
     ) -> Outlined {
         let LesionOutlining { recipe, rule } = &*self.outlining;
-        let run = consecutive_lesions(quadrants, rule.slices as usize)
-            .and_then(|(first, quadrant_idx)| self.run(quadrants, first, quadrant_idx));
+        let run = self.first_run(quadrants, rule.slices as usize);
         let members: Vec<CtLesionMember> = bundle
             .members
             .iter()
@@ -290,6 +289,20 @@ impl Scan {
             largest_slice: slice_with_most_lesion(&self.volume, &mask),
         };
         Outlined { lesions, mask }
+    }
+
+    /// The first run that satisfies the rule, over at least as many slices that were acquired: one slice that is resampled
+    /// to several is none.
+    fn first_run(&self, quadrants: &[Quadrants], n_slices: usize) -> Option<CtLesionRun> {
+        let mut from = 0;
+        loop {
+            let (first, quadrant_idx) = consecutive_lesions(quadrants.get(from..)?, n_slices)?;
+            let run = self.run(quadrants, from + first, quadrant_idx)?;
+            if run.first_slice.abs_diff(run.last_slice) + 1 >= n_slices {
+                return Some(run);
+            }
+            from += first + 1;
+        }
     }
 
     /// The whole run that begins at `first` among the slices that the rule counts.

@@ -51,9 +51,10 @@ pub enum OnDemandError {
     Worker(#[from] JoinError),
 }
 
-/// What a member says of an input, its output for the class and the map on the canvas.
+/// What a member says of an input: its outputs, that for the class, and the map on the canvas.
 struct MemberMap {
     name: String,
+    outputs: Vec<f64>,
     output: f64,
     map: HeatMap,
 }
@@ -89,9 +90,11 @@ async fn ask(
         let (explained, class_idx) = explained.await??;
         let map = explained.map;
         let plane = Plane { rows: map.rows, columns: map.columns, values: map.values };
+        let outputs: Vec<f64> = explained.probabilities.into_iter().map(f64::from).collect();
         maps.push(MemberMap {
             name,
-            output: explained.probabilities.get(class_idx).copied().map_or(0.0, f64::from),
+            output: outputs.get(class_idx).copied().unwrap_or(0.0),
+            outputs,
             map: over_canvas(heat::heat_map(&plane, map.method), frame),
         });
     }
@@ -105,7 +108,8 @@ fn fused(maps: &[MemberMap]) -> HeatMap {
 }
 
 impl CxrPipeline<NnModels> {
-    /// The analysis of an image with the maps that are wished for in the place of its own; everything else stays.
+    /// The analysis of an image with the maps that are wished for in the place of its own, and with a member's outputs where
+    /// one member is; everything else stays.
     ///
     /// # Errors
     /// [`OnDemandError`], with what the network offers instead.
@@ -125,7 +129,12 @@ impl CxrPipeline<NnModels> {
         let maps = ask(bundle, of_members.collect(), wish).await?;
         let heat_map = fused(&maps);
         let (right_lung_heat_fraction, left_lung_heat_fraction) = heat::hot_fractions(&heat_map, &inputs.lungs);
+        let fused = match maps.as_slice() {
+            [only] if wish.member.is_some() => only.outputs.clone(),
+            _ => analysis.fused.clone(),
+        };
         Ok(ImageAnalysis {
+            fused,
             heat_map,
             member_heat_maps: maps.into_iter().map(|of| (of.name, of.map)).collect(),
             right_lung_heat_fraction,

@@ -25,7 +25,7 @@ use crate::{
         self, Db, case, delivery,
         instance::{self, Instance},
         result, run,
-        run::{AfterFailure, Claim, ClaimedRendering, ClaimedRun, FinishedRun, Rendered},
+        run::{AfterFailure, Claim, ClaimedRendering, ClaimedRun, FinishedRun, Pending, Rendered},
         site, workup,
     },
     imaging::{
@@ -72,8 +72,8 @@ struct Inner {
     archive: Archive,
     settings: WorkerSettings,
     library: CaseLibrary,
-    /// Loaded bundles by name.
-    pipelines: Mutex<HashMap<String, LoadedBundle>>,
+    /// Bundles by name, each with a lock of its own: one that takes long to load holds up no run of another.
+    pipelines: Mutex<HashMap<String, Arc<Mutex<Option<LoadedBundle>>>>>,
     /// Held for writing by work that may have killed the process before, for reading by all other.
     company: RwLock<()>,
 }
@@ -160,6 +160,9 @@ impl Inner {
         let claimed = {
             let mut tx = self.db.begin().await?;
             let claim = run::claim(&mut tx, run_id).await?;
+            if matches!(claim, Claim::Parked) {
+                self.queue_answering(&mut tx, run_id).await?;
+            }
             tx.commit().await.context("commit the attempt")?;
             match claim {
                 Claim::Claimed(claimed) => claimed,
@@ -234,8 +237,12 @@ impl Inner {
             Err(Failure { reason, words, wait: None }) => {
                 let mut tx = self.db.begin().await?;
                 let after = run::fail(&mut tx, claimed, reason, &words).await?;
-                if let AfterFailure::RetryAt(retry_at) = after {
-                    jobs::queue(&mut tx, &self.db, &Job::RunBundle(claimed.id), Some(retry_at)).await?;
+                match after {
+                    AfterFailure::RetryAt(retry_at) => {
+                        jobs::queue(&mut tx, &self.db, &Job::RunBundle(claimed.id), Some(retry_at)).await?;
+                    }
+                    AfterFailure::Parked => self.queue_answering(&mut tx, claimed.id).await?,
+                    AfterFailure::Fenced => {}
                 }
                 tx.commit().await.context("commit the failure")?;
                 match after {
@@ -249,6 +256,18 @@ impl Inner {
                     std::process::exit(1);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A run that has taken over from a parked one is no longer the last in the queue.
+    async fn queue_answering(&self, tx: &mut db::Tx, parked: Uuid) -> anyhow::Result<()> {
+        match run::answering(tx, parked).await? {
+            Some((run_id, Pending::Attempt(due_at))) => {
+                jobs::queue(tx, &self.db, &Job::RunBundle(run_id), Some(due_at)).await?;
+            }
+            Some((run_id, Pending::Rendering)) => jobs::queue(tx, &self.db, &Job::RenderRun(run_id), None).await?,
+            None => {}
         }
         Ok(())
     }
@@ -334,8 +353,9 @@ impl Inner {
                 self.settings.models_dir.display()
             )
         })?);
-        let mut pipelines = self.pipelines.lock().await;
-        if let Some(loaded) = pipelines.get(bundle_name)
+        let slot = Arc::clone(self.pipelines.lock().await.entry(bundle_name.to_owned()).or_default());
+        let mut slot = slot.lock().await;
+        if let Some(loaded) = slot.as_ref()
             && loaded.manifest_sha256 == manifest_sha256
         {
             return Ok(Arc::clone(&loaded.pipeline));
@@ -351,7 +371,7 @@ impl Inner {
             status = ?pipeline.bundle().status,
             "bundle loaded"
         );
-        pipelines.insert(bundle_name.to_owned(), LoadedBundle { manifest_sha256, pipeline: Arc::clone(&pipeline) });
+        *slot = Some(LoadedBundle { manifest_sha256, pipeline: Arc::clone(&pipeline) });
         Ok(pipeline)
     }
 
@@ -447,6 +467,7 @@ impl Inner {
         } else if claimed.render_attempts >= claimed.maximum_attempts {
             let words = format!("{error:#}");
             run::park_rendering(&mut tx, claimed, "processing.failure", &words).await?;
+            self.queue_answering(&mut tx, claimed.id).await?;
             tx.commit().await.context("commit the failure")?;
             tracing::error!(run_id = %claimed.id, words, "the results cannot be rendered: the run is parked");
             return Ok(());

@@ -140,7 +140,7 @@ impl NnError {
 /// What a failed allocation says of itself.
 fn memory_sign(words: &str) -> Option<&'static str> {
     let words = words.to_ascii_lowercase();
-    ["out of memory", "can't allocate memory", "not enough memory", "bad_alloc"]
+    ["out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "status_alloc_failed"]
         .into_iter()
         .find(|sign| words.contains(sign))
 }

@@ -543,9 +543,10 @@ fn scan_input(options: ScanOptions) -> Input {
                 slices: CONSECUTIVE_SLICES as u32,
                 minimum_area_mm2: 10.0,
                 probability: 0.5,
-                lungs_only: true,
+                // Lungs that are found by threshold leave out what holds no air: the densest lesions.
+                lungs_only: false,
             },
-            lesion: class("Lesion", "882784691000119100", "COVID-19 pneumonia"),
+            lesion: class("Lesion", "52988006", "Lesion"),
         },
         // As Jin et al. do.
         MemberArchitecture::Known(_) | MemberArchitecture::TorchScript => Input::Slices2d {

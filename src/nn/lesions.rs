@@ -95,6 +95,8 @@ impl LesionModel {
                 let words = format!("its logits have the shape {:?}, expected {expected:?}", logits.size());
                 return Err(NnError::Torch { network: self.name.clone(), words });
             }
+            // Reduced precision would make many probabilities alike.
+            let logits = logits.f_to_kind(tch::Kind::Float).map_err(torch)?;
             // A logit without limit would pass as a probability of 0 or 1.
             rows_of(&self.name, &logits)?;
             Ok(rows_of(&self.name, &logits.f_sigmoid().map_err(torch)?)?.concat())

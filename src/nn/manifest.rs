@@ -725,6 +725,13 @@ impl Manifest {
                         .to_owned()
                 });
                 self.check_number_of_members(&mut problems);
+                let misses_dense_lung = rule.lungs_only && self.segmenter.is_none();
+                problems.check(!(misses_dense_lung && self.status == BundleStatus::Validated), || {
+                    "`input.rule.lungs_only` is true, `status` `validated`, and there is no `[segmenter]`: lungs that are \
+                     found by threshold leave out what holds no air, so that the densest lesions would not count; set it to \
+                     false, or bring a network for the lungs"
+                        .to_owned()
+                });
             }
         }
         if let (Input::Slices2d { aggregation, .. }, Some(classification)) = (&self.input, &self.classification) {

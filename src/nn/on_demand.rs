@@ -189,7 +189,9 @@ mod tests {
             let of_run = ensemble.classify(member_idx, vec![input(3, SIDE)], 0, RunPriority::Routine).await.unwrap();
             let of_run_map = of_run.activation_map.unwrap();
             assert_eq!(found.map.method, of_run_map.method);
-            let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * b.abs().max(1e-2));
+            let near = |a: &[f32], b: &[f32]| {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-4 * b.abs().max(1e-2))
+            };
             assert!(near(&found.probabilities, &of_run.probabilities), "{member_idx}");
             assert!(near(&found.map.values, &of_run_map.values), "{member_idx}");
         }

@@ -161,8 +161,15 @@ impl<M: Model> Model for Settled<M> {
     type Question = M::Question;
     type Answer = M::Answer;
 
+    /// What is too large for reduced precision is computed once more with 32-bit floats.
     fn answer(&self, questions: &[&Self::Question]) -> Result<Vec<Self::Answer>, NnError> {
-        self.within(self.precision, || self.model.answer(questions))
+        match self.within(self.precision, || self.model.answer(questions)) {
+            Err(NnError::OutputNotFinite { network }) if self.precision != Precision::Float32 => {
+                tracing::warn!(network, precision = self.precision.name(), "not finite: computed again with float32");
+                self.within(Precision::Float32, || self.model.answer(questions))
+            }
+            answered => answered,
+        }
     }
 }
 
@@ -441,6 +448,15 @@ mod tests {
             let settled = settled.settle(Precision::Bfloat16, MAX_TOLERANCE, &[[1, 4, 4]]);
             assert_eq!(settled.precision(), Precision::Float32, "{answers:?}");
         }
+        // What a picture does to reduced precision later is mended by computing it again.
+        let probes = std::iter::repeat_n(Ok(vec![0.5]), 2 * N_PROBES as usize);
+        let told = Told(probes.chain([refused(), Ok(vec![0.25]), refused(), refused()]).collect::<Vec<_>>().into());
+        let settled = Settled::new("told", told, tch::Device::Cpu);
+        let settled = settled.settle(Precision::Bfloat16, MAX_TOLERANCE, &[[1, 4, 4]]);
+        let question = Plane { rows: 1, columns: 1, values: vec![0.0] };
+        assert_eq!(settled.answer(&[&question]).unwrap()[0].values, [0.25]);
+        assert_eq!(settled.answer(&[&question]).err(), refused().err(), "float32 is refused as well");
+
         let alike = Told(std::iter::repeat_n(Ok(vec![0.5]), 2 * N_PROBES as usize).collect::<Vec<_>>().into());
         let settled = Settled::new("told", alike, tch::Device::Cpu);
         let settled = settled.settle(Precision::Bfloat16, MAX_TOLERANCE, &[[1, 4, 4]]);

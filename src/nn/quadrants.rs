@@ -1,7 +1,8 @@
 //! Chen et al.'s rule for a scan (Sci Rep 2020;10:19196): positive where lesions lie in the same quadrant of the image
 //! on three consecutive slices.
 
-/// In this order: upper left, upper right, lower left, lower right, as the image is stored.
+/// In this order: upper left, upper right, lower left, lower right, of a slice on the patient's axes (the patient's right at
+/// the left, the front above).
 pub type Quadrants = [bool; 4];
 
 /// How many consecutive slices the publication asks for.

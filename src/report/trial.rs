@@ -53,6 +53,7 @@ pub fn describe_comparison(compared: &Compared) -> Vec<String> {
         lines.push(format!("runs of the tried bundle without an outcome: {}", counts.join(", ")));
     }
     match (&of.outputs, &compared.class_label) {
+        _ if compared.own.is_none() || compared.tried.is_none() => {}
         (Some(outputs), Some(label)) => lines.extend(output_lines(outputs, label)),
         (None, Some(_)) => lines.push("there are no outputs to compare".to_owned()),
         (_, None) => lines.push("the bundles have no target class in common: no outputs are compared".to_owned()),
@@ -76,7 +77,8 @@ fn output_lines(outputs: &OutputComparison, label: &str) -> Vec<String> {
     );
     vec![
         format!(
-            "output for class {label}, tried minus own, in percentage points, n = {}: mean {}{limits}, largest {:.1}",
+            "output for class {label}, tried minus own, in percentage points, n = {} images or series (not patients): mean \
+             {}{limits}, largest {:.1}",
             outputs.n,
             points(outputs.mean_difference),
             outputs.largest_difference * 100.0
@@ -136,7 +138,7 @@ mod tests {
         own: cxr 1 (unvalidated, sha256 070707070707…); tried: next 1 (unvalidated, sha256 070707070707…)
         3 studies finished by both: 3 analysed by both, 0 by the own bundle only, 0 by the tried one only, 0 by neither
         runs of the tried bundle without an outcome: 2 parked
-        output for class COVID-19, tried minus own, in percentage points, n = 3: mean -6.7, 95 % limits of agreement -36.6 to +23.3, largest 20.0
+        output for class COVID-19, tried minus own, in percentage points, n = 3 images or series (not patients): mean -6.7, 95 % limits of agreement -36.6 to +23.3, largest 20.0
         at each bundle's threshold: both above 1, only own 1, only tried 0, both below 1
         on the same side 66.7 % (95 % interval 20.8 % to 93.9 %, n = 3); Cohen's kappa 0.40
         time of the tried bundle divided by the own one's, median: 0.50
@@ -151,10 +153,9 @@ mod tests {
         insta::assert_snapshot!(describe_comparison(&nothing).join("\n"), @"
         the tried bundle has finished no run on route `chest` yet
         0 studies finished by both: 0 analysed by both, 0 by the own bundle only, 0 by the tried one only, 0 by neither
-        there are no outputs to compare
         This tells how the two bundles differ, not which of them is right: what is true of these studies is not known here.
         ");
-        nothing.class_label = None;
+        (nothing.tried, nothing.class_label) = (nothing.own.clone(), None);
         assert!(describe_comparison(&nothing)[2].contains("no target class in common"));
         nothing.own.as_mut().unwrap().status = BundleStatus::Untrained;
         assert_eq!(describe_comparison(&nothing)[0], UNTRAINED_NOTICE);

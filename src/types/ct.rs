@@ -119,7 +119,7 @@ pub struct CtLesions {
     pub run: Option<CtLesionRun>,
     /// Whether the rule was satisfied, as far as the bundle may say so; Undetermined unless it is validated.
     pub decision: Decision,
-    /// All that is outlined, in millilitres, within the lungs and beyond them.
+    /// All that counts as lesion, in millilitres: within the lungs, and beyond them unless the rule counts lungs only.
     pub volume_ml: f64,
     /// What lies in the right lung, then in the left.
     pub lungs: Vec<CtLungLesions>,

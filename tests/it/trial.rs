@@ -69,7 +69,7 @@ fn heavy_a_bundle_is_a_shadow_then_a_canary_then_promoted_and_taken_back() {
     assert!(difference > 0.0 && difference < 1.0, "{compared:#}");
     assert_eq!(node.get("/api/routes/route-10/trial").json(), compared);
     let told = node.hilum_ok(&["route", "compare", "route-10"]);
-    assert!(told.contains("UNTRAINED TEST WEIGHTS") && told.contains("n = 1"), "{told}");
+    assert!(told.contains("UNTRAINED TEST WEIGHTS") && told.contains("n = 1 images or series"), "{told}");
     assert!(told.contains(&first.study_instance_uid), "{told}");
     let page = node.get("/routes/route-10/trial").text();
     assert!(page.contains("is tried as a shadow") && page.contains(&first.study_instance_uid), "{page}");
@@ -113,7 +113,10 @@ fn a_canary_that_cannot_run_costs_no_study_its_answer() {
     let sample = send(&node);
     assert_eq!(ended(&node, &sample, 1), [run("live", "cxr-untrained", "succeeded")]);
     let story = node.hilum_ok(&["timeline", &sample.study_instance_uid]);
-    assert!(story.contains("bundle `gone` is not tried on this study"), "{story}");
+    assert!(
+        story.contains("bundle `gone` is not tried on this study: its last runs on this route are all parked"),
+        "{story}"
+    );
     let refused = node.hilum(&["route", "promote", "route-10", "--reason", "no"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("have analysed no study"), "{}", said(&refused));
 }

@@ -109,7 +109,8 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     let maximum_index_bytes = settings.similar_cases.maximum_index_bytes;
     let threads = network_threads(&config);
     let ensemble = EnsembleOptions {
-        devices: config.inference.devices.as_slice().to_vec(),
+        // One question at a time: one device is enough, and the node needs its memory.
+        devices: config.inference.devices.as_slice().iter().take(1).copied().collect(),
         optimise: config.inference.optimise,
         intra_op_threads: threads.classifiers,
         segmenter_threads: threads.segmenter,
