@@ -448,6 +448,26 @@ mod tests {
         assert_eq!((none.run, none.longest_run), (None, 5), "the scan's eight slices are not what is counted");
     }
 
+    /// 35 mm in steps of 1 mm: several resampled slices show one slice of the scan.
+    #[test]
+    fn one_acquired_slice_is_no_run_however_finely_it_is_resampled() {
+        let scan = scan(3, Some(1.0));
+        let with_lesion_in = |acquired: std::ops::RangeInclusive<usize>| {
+            let mut quadrants = scan.no_lesions();
+            for (place, slice) in scan.plan.slices().into_iter().enumerate() {
+                quadrants[place][1] = acquired.contains(&slice);
+            }
+            scan.result(&bundle(BundleStatus::Validated), vec![Ok(())], vec![0; scan.volume.hu.len()], &quadrants)
+                .lesions
+        };
+        let one = with_lesion_in(5..=5);
+        assert!(one.longest_run >= 3, "{}", one.longest_run);
+        assert_eq!((one.run, one.decision), (None, Decision::Absent));
+        let three = with_lesion_in(4..=6);
+        let run = three.run.map(|run| (run.first_slice, run.last_slice, run.quadrant));
+        assert_eq!((run, three.decision), (Some((4, 6, CtQuadrant::LeftFront)), Decision::Present));
+    }
+
     #[test]
     fn members_are_averaged_and_what_is_left_of_them_decides_nothing() {
         let scan = scan(3, None);

@@ -289,9 +289,9 @@ fn a_network_that_outlines_everything_outlines_the_lungs_and_one_that_sees_nothi
     let study = Study::of(&volume, PLAIN);
     let with = |probability: &str, lungs_only: &str| {
         let pipeline = pipeline_of(UNET_PLUS_PLUS, |text| {
-            assert!(text.contains("probability = 0.5") && text.contains("lungs_only = true"), "{text}");
+            assert!(text.contains("probability = 0.5") && text.contains("lungs_only = false"), "{text}");
             text.replace("probability = 0.5", &format!("probability = {probability}"))
-                .replace("lungs_only = true", &format!("lungs_only = {lungs_only}"))
+                .replace("lungs_only = false", &format!("lungs_only = {lungs_only}"))
         });
         study.analyse_with(&pipeline, study.sources.clone())
     };
@@ -358,14 +358,13 @@ fn pipeline_of_scripts(members: &[(&str, Program<'_>)], change: impl FnOnce(Stri
         import(&path, &file, &target, "site-1").unwrap();
     }
     let text = fs_err::read_to_string(&manifest).unwrap();
-    for expected in ["window_hu = [-1200.0, 500.0]", "rows = 192", "columns = 192", "lungs_only = true"] {
+    for expected in ["window_hu = [-1200.0, 500.0]", "rows = 192", "columns = 192", "lungs_only = false"] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     let text = text
         .replace("window_hu = [-1200.0, 500.0]", "window_hu = [-1200.0, 1200.0]")
         .replace("rows = 192", "rows = 180")
-        .replace("columns = 192", "columns = 180")
-        .replace("lungs_only = true", "lungs_only = false");
+        .replace("columns = 192", "columns = 180");
     fs_err::write(&manifest, change(text)).unwrap();
     match Pipeline::open(&path, EnsembleOptions::default(), DecodeLimits::default()).unwrap() {
         Pipeline::Ct(pipeline) => pipeline,

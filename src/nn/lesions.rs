@@ -238,6 +238,10 @@ mod tests {
         let text = fs_err::read_to_string(bundle.folder().join(MANIFEST_FILE_NAME)).unwrap();
         let classification = "[classification]\ntarget_class_idx = 0\nthreshold = 0.5\nfusion = \"mean_prob\"\n\
                               calibration = { method = \"none\" }\nclasses = []\n\n[[members]]";
+        let validated = text.replace("status = \"untrained\"", "status = \"validated\"").replace("\"untrained-", "\"");
+        assert!(Manifest::parse(&validated).is_ok());
+        let problems = Manifest::parse(&validated.replace("lungs_only = false", "lungs_only = true")).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].contains("the densest lesions would not count"), "{problems:?}");
         for (from, to, words) in [
             ("rows = 64", "rows = 80", "give multiples of 32"),
             ("columns = 96", "columns = 100", "give multiples of 32"),
@@ -246,7 +250,7 @@ mod tests {
             ("probability = 0.5", "probability = 1.0", "`input.rule.probability` is 1: give a number between 0 and 1"),
             ("minimum_area_mm2 = 10.0", "minimum_area_mm2 = -1.0", "give 0 to 10000"),
             ("method = \"consecutive_slices\"", "method = \"any\"", "consecutive_slices"),
-            ("lungs_only = true\n", "", "lungs_only"),
+            ("lungs_only = false\n", "", "lungs_only"),
             ("label = \"Lesion\"", "label = \"\"", "`input.lesion.label` is empty"),
             (
                 "architecture = \"unet_plus_plus\"",

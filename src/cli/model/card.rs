@@ -320,7 +320,7 @@ mod tests {
         | --- | --- |
         | Outlined | Lesion |
         | Fusion | mean of the members' probabilities, pixel by pixel |
-        | Positive | at least 10 mm2 of lesion in one quadrant of the image on 3 consecutive slices of the scan; a pixel is lesion from an output of 0.5 on, in the lungs only |
+        | Positive | at least 10 mm2 of lesion in one quadrant of the image on 3 consecutive slices of the scan; a pixel is lesion from an output of 0.5 on |
         | Not seen | a slice that was left out is one without lesion |
         | Not judged | scans with lung in more than 1000 slices are refused |
         ");
