@@ -384,8 +384,8 @@ async fn park(
 
 /// The run that answers the revision of another one, and what is to be done for it; `None` when nothing is.
 pub async fn answering(connection: &mut Connection, run_id: Uuid) -> Result<Option<(Uuid, Pending)>> {
-    let found: Option<(Uuid, String, OffsetDateTime)> = sqlx::query_as(
-        "select a.id, a.state, a.next_attempt_at from run r
+    let found: Option<(Uuid, String)> = sqlx::query_as(
+        "select a.id, a.state from run r
          join run a on a.workup_id = r.workup_id and a.revision = r.revision and a.role <> 'shadow'
          where r.id = $1 and (a.state in ('queued', 'failed')
                or a.state in ('succeeded', 'not_analysed') and a.rendered_at is null)",
@@ -393,8 +393,8 @@ pub async fn answering(connection: &mut Connection, run_id: Uuid) -> Result<Opti
     .bind(run_id)
     .fetch_optional(connection)
     .await?;
-    Ok(found.map(|(id, state, next_attempt_at)| match state.as_str() {
-        "queued" | "failed" => (id, Pending::Attempt(next_attempt_at)),
+    Ok(found.map(|(id, state)| match state.as_str() {
+        "queued" | "failed" => (id, Pending::Attempt),
         _ => (id, Pending::Rendering),
     }))
 }
@@ -402,8 +402,8 @@ pub async fn answering(connection: &mut Connection, run_id: Uuid) -> Result<Opti
 /// What is to be done for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pending {
-    /// An attempt, from then on.
-    Attempt(OffsetDateTime),
+    /// An attempt; it has a job.
+    Attempt,
     /// Its results are to be rendered.
     Rendering,
 }
@@ -925,7 +925,7 @@ mod tests {
         assert_eq!(standing(db, shadow).await, expected);
         assert_eq!(standing(db, canary).await, ("parked".into(), "shadow".into(), vec![], "analysing".into()));
         assert!(
-            matches!(answering(&mut connection, canary).await.unwrap(), Some((id, Pending::Attempt(_))) if id == shadow)
+            matches!(answering(&mut connection, canary).await.unwrap(), Some((id, Pending::Attempt)) if id == shadow)
         );
         // Parked once more, it is the canary's turn again.
         park_it(db, shadow).await;

@@ -263,9 +263,7 @@ impl Inner {
     /// A run that has taken over from a parked one is no longer the last in the queue.
     async fn queue_answering(&self, tx: &mut db::Tx, parked: Uuid) -> anyhow::Result<()> {
         match run::answering(tx, parked).await? {
-            Some((run_id, Pending::Attempt(due_at))) => {
-                jobs::queue(tx, &self.db, &Job::RunBundle(run_id), Some(due_at)).await?;
-            }
+            Some((run_id, Pending::Attempt)) => jobs::prioritise_anew(tx, &Job::RunBundle(run_id)).await?,
             Some((run_id, Pending::Rendering)) => jobs::queue(tx, &self.db, &Job::RenderRun(run_id), None).await?,
             None => {}
         }

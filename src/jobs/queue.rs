@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{JobError, worker::HandlerExtension};
 use crate::{
-    db::{Connection, Db, run},
+    db::{Connection, Db, DbError, run},
     types::{RunPriority, RunRole},
 };
 
@@ -114,6 +114,29 @@ pub async fn migrate(db: &Db) -> Result<(), JobError> {
     WorkerUtils::new(db.pool().clone(), SCHEMA).migrate().await.map_err(|error| JobError::Migrate(error.to_string()))
 }
 
+/// What goes first; lower does.
+async fn priority(connection: &mut Connection, job: &Job) -> Result<i16, JobError> {
+    let (Job::RunBundle(run_id) | Job::RenderRun(run_id)) = job else { return Ok(0) };
+    Ok(match run::urgency(connection, *run_id).await? {
+        (_, RunRole::Shadow) => AFTER_ROUTINE,
+        (RunPriority::Stat, _) => BEFORE_ROUTINE,
+        (RunPriority::Routine, _) => 0,
+    })
+}
+
+/// Gives a job that waits the priority that its row asks for by now. One that is being worked on is left alone: a second
+/// one of its row would take the first for dead.
+pub async fn prioritise_anew(connection: &mut Connection, job: &Job) -> Result<(), JobError> {
+    let priority = priority(connection, job).await?;
+    sqlx::query("update graphile_worker._private_jobs set priority = $2 where key = $1 and locked_at is null")
+        .bind(job.key())
+        .bind(priority)
+        .execute(connection)
+        .await
+        .map_err(DbError::from)?;
+    Ok(())
+}
+
 /// Queues a job in the caller's transaction, now or at `run_at`. A waiting job of the same row is replaced.
 pub async fn queue(
     connection: &mut Connection,
@@ -121,14 +144,7 @@ pub async fn queue(
     job: &Job,
     run_at: Option<OffsetDateTime>,
 ) -> Result<(), JobError> {
-    let mut spec = JobSpec::builder().job_key(job.key());
-    if let Job::RunBundle(run_id) | Job::RenderRun(run_id) = job {
-        spec = match run::urgency(&mut *connection, *run_id).await? {
-            (_, RunRole::Shadow) => spec.priority(AFTER_ROUTINE),
-            (RunPriority::Stat, _) => spec.priority(BEFORE_ROUTINE),
-            (RunPriority::Routine, _) => spec,
-        };
-    }
+    let mut spec = JobSpec::builder().job_key(job.key()).priority(priority(connection, job).await?);
     if let Some(run_at) = run_at {
         let run_at = chrono::DateTime::from_timestamp(run_at.unix_timestamp(), run_at.nanosecond());
         if let Some(run_at) = run_at {
