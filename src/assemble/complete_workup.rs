@@ -13,7 +13,7 @@ use crate::{
         workup::{self, Facts, SourceAnswer},
     },
     jobs::{self, Job, JobHandler},
-    types::{AeTitle, Peer, Route, RunPriority, RunRole, SiteConfig},
+    types::{AeTitle, Peer, Route, RunPriority, RunRole, SiteConfig, TrialMode},
 };
 
 /// Longest time that a sender may take to say how many instances it has.
@@ -127,13 +127,9 @@ impl CompleteWorkup {
             }
             Ok(route) => {
                 workup::analysing(&mut tx, workup_id, revision, &route.name).await?;
-                let route = without_suspended_trial(&mut tx, route, workup_id).await?;
+                let route = without_hopeless_trial(&mut tx, route, workup_id).await?;
                 for (bundle, role) in route.runs_of(study_instance_uid) {
                     let internal = role == RunRole::Shadow;
-                    if internal && run::waiting_shadows(&mut tx, bundle).await? >= MAXIMUM_WAITING_SHADOWS {
-                        left_out(&mut tx, workup_id, bundle, "too many of its runs wait for their turn").await?;
-                        continue;
-                    }
                     let new = run::NewRun {
                         workup_id,
                         revision,
@@ -156,27 +152,31 @@ impl CompleteWorkup {
     }
 }
 
-/// The route, without its trial while that is suspended: a bundle that fails on every study is not run on more of them.
-async fn without_suspended_trial<'a>(
+/// The route, without its trial where that leads nowhere: a bundle that fails on every study is not run on more of them, and
+/// where too many shadows wait, a study has the route's own bundle alone. A canary without its shadow would have nobody to
+/// take over from it.
+async fn without_hopeless_trial<'a>(
     tx: &mut db::Tx,
     route: &'a Route,
     workup_id: Uuid,
 ) -> anyhow::Result<Cow<'a, Route>> {
     let Some(trial) = &route.trial else { return Ok(Cow::Borrowed(route)) };
-    if !trial::is_suspended(tx, &route.name, &trial.bundle).await? {
+    let shadow = match trial.mode {
+        TrialMode::Shadow => &trial.bundle,
+        TrialMode::Canary => &route.bundle,
+    };
+    let why = if trial::is_suspended(tx, &route.name, &trial.bundle).await? {
+        "its last runs on this route are all parked; restart one with `hilum run restart` when it is mended"
+    } else if run::waiting_shadows(tx, shadow).await? >= MAXIMUM_WAITING_SHADOWS {
+        "too many runs that stay internal wait for their turn"
+    } else {
         return Ok(Cow::Borrowed(route));
-    }
-    let why = "its last runs on this route are all parked; restart one with `hilum run restart` when it is mended";
-    left_out(tx, workup_id, &trial.bundle, why).await?;
-    Ok(Cow::Owned(Route { trial: None, ..route.clone() }))
-}
-
-/// Tells that a bundle is not run beside the one that answers.
-async fn left_out(tx: &mut db::Tx, workup_id: Uuid, bundle: &str, why: &str) -> anyhow::Result<()> {
+    };
+    let bundle = &trial.bundle;
     let words = format!("bundle `{bundle}` is not tried on this study: {why}");
     event::append(tx, event::Subject::Workup, workup_id, "not_tried", &words, serde_json::json!({})).await?;
     tracing::warn!(%workup_id, bundle, why, "a bundle is not tried on a study");
-    Ok(())
+    Ok(Cow::Owned(Route { trial: None, ..route.clone() }))
 }
 
 /// The question to the sender of a study, if it is a peer that wants to be asked.

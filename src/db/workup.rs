@@ -676,7 +676,7 @@ pub async fn answer_all_done(connection: &mut Connection) -> Result<u64> {
          where w.state = 'analysing' and w.updated_at < now() - interval '1 minute'
            and not exists (select from run r where r.workup_id = w.id and r.revision = w.revision
                            and r.role <> 'shadow'
-                        and (r.state not in ('succeeded', 'not_analysed') or r.rendered_at is null))
+                           and (r.state not in ('succeeded', 'not_analysed') or r.rendered_at is null))
            and not exists (select from delivery d join result x on x.id = d.result_id join run r on r.id = x.run_id
                            where r.workup_id = w.id and r.revision = w.revision
                            and d.state in ('waiting', 'sending'))
