@@ -72,6 +72,7 @@ fn heavy_a_bundle_is_a_shadow_then_a_canary_then_promoted_and_taken_back() {
     assert!(told.contains("UNTRAINED TEST WEIGHTS") && told.contains("n = 1 images or series"), "{told}");
     assert!(told.contains(&first.study_instance_uid), "{told}");
     let page = node.get("/routes/route-10/trial").text();
+    assert!(!page.contains("http-equiv=\"refresh\""), "a comparison is not made every ten seconds");
     assert!(page.contains("is tried as a shadow") && page.contains(&first.study_instance_uid), "{page}");
     assert!(node.get("/").text().contains("/routes/route-10/trial"));
     assert_eq!(node.get("/routes/nowhere/trial").status, 404);
@@ -119,6 +120,34 @@ fn a_canary_that_cannot_run_costs_no_study_its_answer() {
     );
     let refused = node.hilum(&["route", "promote", "route-10", "--reason", "no"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("have analysed no study"), "{}", said(&refused));
+}
+
+#[test]
+fn a_canary_is_not_begun_where_nobody_could_take_over_from_it() {
+    let pacs = StoreScp::start();
+    let node = Node::start(&Site::usual(pacs.port));
+    let first = send(&node);
+    node.database.execute(
+        "insert into run (id, workup_id, revision, role, bundle, destinations, state, words, attempt, maximum_attempts,
+                          next_attempt_at)
+         select gen_random_uuid(), (select id from workup), 100 + number, 'shadow', 'cxr-untrained', '{}', 'queued',
+                'waiting', 0, 3, now() + interval '1 day'
+         from generate_series(1, 200) number",
+    );
+    trial(&node, "--bundle gone --mode canary --share-percent 100");
+    let second = send(&node);
+    assert_eq!(ended(&node, &second, 1), [run("live", "cxr-untrained", "succeeded")]);
+    assert_eq!(delivered_bundles(&node, &second), ["cxr-untrained"]);
+    let story = node.hilum_ok(&["timeline", &second.study_instance_uid]);
+    assert!(story.contains("too many runs that stay internal wait for their turn"), "{story}");
+    // With one fewer it is begun.
+    node.database.execute(&format!(
+        "delete from run where revision = 101 and workup_id = (select id from workup where study_instance_uid = '{}')",
+        first.study_instance_uid
+    ));
+    let third = Radiograph::default().write(&node.scratch("sent"));
+    node.send("SCANNER", &[&third.path]);
+    node.database.wait_for_rows(1, "select 1 from run where role = 'canary'");
 }
 
 #[test]
