@@ -22,6 +22,8 @@ pub mod nn;
 
 pub mod infer;
 
+pub mod train;
+
 pub mod report;
 
 pub mod deliver;

@@ -38,7 +38,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("db", &["types"]),
     ("jobs", &["types", "db"]),
     ("admin", &["types", "archive", "db", "report", "telemetry"]),
-    ("train", &["types", "imaging", "nn"]),
+    // Evaluation runs the very pipeline that studies take.
+    ("train", &["types", "imaging", "nn", "infer"]),
     ("config", &["types"]),
     ("telemetry", &["types", "config"]),
     // What the fuzz targets call; not part of the product.
@@ -60,7 +61,7 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (&["sqlx"], &["db", "jobs"], "SQL lives in db/, and jobs/ hands its pool to the queue"),
     (&["graphile_worker"], &["jobs"], "only jobs/ knows the queue"),
     (&["hmac"], &["types"], "pseudonyms are made in types/"),
-    (&["csv"], &["cli"], "lists of files are read on the command line"),
+    (&["csv"], &["cli", "train"], "lists of files are read on the command line and for training"),
     (&["chrono"], &["jobs", "app"], "the queue speaks chrono, and app/ asks it for the machine's time zone"),
     (&["dicom_ul"], &["dimse"], "PDUs and associations stay in dimse/"),
     (
