@@ -24,6 +24,9 @@
 using at::Tensor;
 using torch::jit::Module;
 
+// winograd.cpp
+int64_t hilum_use_winograd(torch::jit::Graph &frozen, const torch::jit::Graph &recorded);
+
 static char *words_of(const char *words) { return strdup(words ? words : "without a message"); }
 
 // Bytes in memory as a stream, without a copy: files may have gigabytes.
@@ -125,9 +128,12 @@ char *hilum_jit_end(Module *recorded, Tensor *const *outputs, size_t n_outputs) 
 
 void hilum_jit_abandon() { torch::jit::tracer::setTracingState(nullptr); }
 
-char *hilum_jit_optimise(const Module *module, Module **optimised) {
+// `n_winograd` is how many convolutions winograd.cpp computes.
+char *hilum_jit_optimise(const Module *module, Module **optimised, int64_t *n_winograd) {
     GUARDED({
+        c10::NoGradGuard guard;
         auto frozen = torch::jit::freeze(*module);
+        *n_winograd = hilum_use_winograd(*frozen.get_method("forward").graph(), *module->get_method("forward").graph());
         *optimised = new Module(torch::jit::optimize_for_inference(frozen));
     })
 }

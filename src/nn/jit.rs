@@ -29,7 +29,11 @@ unsafe extern "C" {
     fn hilum_jit_begin(inputs: *const *const C_tensor, n_inputs: usize, recorded: *mut *mut RawModule) -> *mut c_char;
     fn hilum_jit_end(recorded: *mut RawModule, outputs: *const *const C_tensor, n_outputs: usize) -> *mut c_char;
     fn hilum_jit_abandon();
-    fn hilum_jit_optimise(module: *const RawModule, optimised: *mut *mut RawModule) -> *mut c_char;
+    fn hilum_jit_optimise(
+        module: *const RawModule,
+        optimised: *mut *mut RawModule,
+        n_winograd: *mut i64,
+    ) -> *mut c_char;
     fn hilum_jit_forward(
         module: *mut RawModule,
         inputs: *const *const C_tensor,
@@ -58,6 +62,8 @@ const MAX_OUTPUTS: usize = 16;
 #[derive(Debug)]
 pub(super) struct JitModule {
     module: Module,
+    /// How many of its convolutions `winograd.cpp` computes.
+    pub(super) n_winograd: i64,
 }
 
 /// Frees the module with itself.
@@ -114,10 +120,11 @@ impl JitModule {
             unsafe { hilum_jit_abandon() }
             return Err(words);
         }
-        let mut optimised = null_mut();
-        // SAFETY: `recorded` is a whole module; `optimised` is written before the call returns without words.
-        checked(unsafe { hilum_jit_optimise(recorded.0.as_ptr(), &raw mut optimised) })?;
-        Ok(Self { module: Module(NonNull::new(optimised).ok_or("no module was made")?) })
+        let (mut optimised, mut n_winograd) = (null_mut(), 0);
+        // SAFETY: `recorded` is a whole module; `optimised` and `n_winograd` are written before the call returns without
+        // words.
+        checked(unsafe { hilum_jit_optimise(recorded.0.as_ptr(), &raw mut optimised, &raw mut n_winograd) })?;
+        Ok(Self { module: Module(NonNull::new(optimised).ok_or("no module was made")?), n_winograd })
     }
 
     /// Reads a TorchScript file; floating-point numbers of another precision become `f32`, others stay as they are.
@@ -132,7 +139,7 @@ impl JitModule {
         let mut loaded = null_mut();
         // SAFETY: the bytes outlive the call; `loaded` is written before it returns without words.
         checked(unsafe { hilum_jit_load(bytes.as_ptr(), bytes.len(), device_idx, &raw mut loaded) })?;
-        Ok(Self { module: Module(NonNull::new(loaded).ok_or("no module was made")?) })
+        Ok(Self { module: Module(NonNull::new(loaded).ok_or("no module was made")?), n_winograd: 0 })
     }
 
     /// The outputs that `forward` gives, in its order: of a recording those that were recorded, of a file its tensor or the

@@ -34,7 +34,10 @@ impl Runner {
     /// of several. What cannot be optimised, or comes out differently, is run as it is, and the log says so.
     pub(super) fn optimised(name: &str, forward: Forward, examples: &[Vec<Tensor>]) -> Self {
         match optimise(&forward, examples) {
-            Ok(optimised) => Self { name: name.to_owned(), how: How::Optimised(optimised) },
+            Ok(optimised) => {
+                tracing::debug!(network = name, n_winograd = optimised.n_winograd, "the network is optimised");
+                Self { name: name.to_owned(), how: How::Optimised(optimised) }
+            }
             Err(reason) => {
                 tracing::warn!(network = name, reason, "the network is not optimised: it runs as it is, more slowly");
                 Self::plain(name, forward)
@@ -66,6 +69,15 @@ impl Runner {
     #[cfg(test)]
     pub(super) const fn is_optimised(&self) -> bool {
         matches!(self.how, How::Optimised(_))
+    }
+
+    /// How many convolutions of the optimised network `winograd.cpp` computes.
+    #[cfg(test)]
+    const fn n_winograd(&self) -> i64 {
+        match &self.how {
+            How::Plain(_) => 0,
+            How::Optimised(optimised) => optimised.n_winograd,
+        }
     }
 }
 
@@ -108,7 +120,7 @@ mod tests {
 
     use tch::{Device, Kind};
 
-    use super::*;
+    use super::{super::seeded, *};
 
     fn example(n: i64) -> Vec<Tensor> {
         vec![Tensor::arange(n * 3 * 8 * 8, (Kind::Float, Device::Cpu)).view([n, 3, 8, 8]).sin()]
@@ -138,6 +150,59 @@ mod tests {
         assert!(!counting.is_optimised());
         let (first, second) = (counting.run(&example(1)).unwrap(), counting.run(&example(1)).unwrap());
         assert!(difference(&first[0], &second[0]).unwrap() > 0.1);
+    }
+
+    /// A 3x3 convolution of seeded weights, an equal number of channels in and out.
+    fn convolution(channels: i64, with_bias: bool, stride: i64) -> impl Fn(&Tensor) -> Tensor {
+        let n_weights = channels * channels * 9;
+        let weights = Tensor::from_slice(&seeded::uniform(3, "weight", n_weights as usize, -0.1, 0.1));
+        let weights = weights.view([channels, channels, 3, 3]);
+        let bias = with_bias.then(|| Tensor::from_slice(&seeded::uniform(3, "bias", channels as usize, -1.0, 1.0)));
+        move |map| map.conv2d(&weights, bias.as_ref(), [stride; 2], [1; 2], [1; 2], 1)
+    }
+
+    fn maps(n: i64, channels: i64, rows: i64, columns: i64) -> Tensor {
+        let n_samples = (n * channels * rows * columns) as usize;
+        Tensor::from_slice(&seeded::uniform(5, "map", n_samples, -1.0, 1.0)).view([n, channels, rows, columns])
+    }
+
+    #[test]
+    fn three_by_three_convolutions_are_computed_by_winograds_way_and_come_out_the_same() {
+        let _guard = tch::no_grad_guard();
+        // Whole tiles, and rows and columns that fill none; a map that others use as well is kept.
+        for (rows, columns) in [(28, 28), (29, 30), (27, 35), (64, 33)] {
+            let (first, second, third) =
+                (convolution(32, true, 1), convolution(32, false, 1), convolution(32, true, 1));
+            let forward: Forward = Box::new(move |inputs| {
+                let map = first(&inputs[0]).f_relu_()?;
+                let beside = second(&map);
+                Ok(vec![third(&beside.f_relu()?), beside])
+            });
+            let expected = forward(&[maps(3, 32, rows, columns)]).unwrap();
+            let examples = [vec![maps(1, 32, rows, columns)], vec![maps(2, 32, rows, columns)]];
+            let runner = Runner::optimised("convolutions", forward, &examples);
+            assert_eq!(runner.n_winograd(), 3, "{rows} x {columns}");
+            let found = runner.run(&[maps(3, 32, rows, columns)]).unwrap();
+            for (found, expected) in found.iter().zip(&expected) {
+                let difference = difference(found, expected).unwrap();
+                assert!(difference < 2e-5, "{rows} x {columns}: {difference:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn convolutions_that_gain_nothing_stay_with_onednn() {
+        let _guard = tch::no_grad_guard();
+        let n_winograd = |channels: i64, side: i64, stride: i64| {
+            let conv = convolution(channels, true, stride);
+            let forward: Forward = Box::new(move |inputs| Ok(vec![conv(&inputs[0])]));
+            let runner = Runner::optimised("one", forward, &[vec![maps(1, channels, side, side)]]);
+            assert!(runner.is_optimised(), "{channels} channels, {side} x {side}, stride {stride}");
+            runner.n_winograd()
+        };
+        assert_eq!(n_winograd(32, 28, 1), 1);
+        // Small maps, strides, and channels that do not fill the processor's registers.
+        assert_eq!([n_winograd(32, 14, 1), n_winograd(32, 64, 2), n_winograd(24, 28, 1)], [0; 3]);
     }
 
     #[test]
