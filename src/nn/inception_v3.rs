@@ -138,7 +138,7 @@ impl InceptionV3 {
 
 impl Convolutional for InceptionV3 {
     fn feature_map(&self, input: &Tensor) -> Result<Tensor, TchError> {
-        let mut map = self.stem.apply(input)?;
+        let map = self.stem.apply(input)?;
         self.mixed.iter().try_fold(map, |map, block| block.apply(&map))
     }
 

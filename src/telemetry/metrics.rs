@@ -705,7 +705,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.set_archive_room(false, Some(1.0));
         let registered = from_exposition(&metrics.encode());
-        assert_eq!(registered.len(), 28);
+        assert_eq!(registered.len(), 30);
         assert_eq!(documented, registered);
     }
 
