@@ -33,6 +33,8 @@ pub(super) struct FindingsView {
     pub(super) bundle_status: BundleStatus,
     /// SHA-256 over manifest and weights.
     pub(super) bundle_digest: String,
+    /// Each network with devices and precision.
+    pub(super) computed_with: Vec<String>,
     pub(super) calibrated: bool,
     pub(super) fusion: String,
     pub(super) target_class: String,
@@ -178,6 +180,7 @@ impl From<&RunFindings> for FindingsView {
             bundle_version: bundle.version.clone(),
             bundle_status: bundle.status,
             bundle_digest: bundle.digest.to_string(),
+            computed_with: findings.computed_with.clone(),
             calibrated: bundle.calibration.is_some(),
             fusion: bundle.fusion.clone(),
             target_class: target_class(bundle).to_owned(),

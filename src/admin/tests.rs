@@ -19,7 +19,7 @@ use crate::{
         refusal::{CountedRefusal, RefusalRow},
         result, run,
         status::{DeliveryRow, RunFindings, RunRow, WorkupRow},
-        workup,
+        testing, workup,
     },
     report::samples,
     types::{
@@ -507,7 +507,7 @@ fn every_state_of_the_schema_has_words_of_its_own() {
 }
 
 fn findings(status: BundleStatus, outcome: RunOutcome) -> RunFindings {
-    RunFindings { bundle: samples::bundle(status), outcome }
+    RunFindings { bundle: samples::bundle(status), computed_with: Vec::new(), outcome }
 }
 
 fn analysed(decision: Decision) -> RunOutcome {
@@ -603,12 +603,15 @@ fn only_validated_weights_decide_and_untrained_ones_announce_themselves() {
 #[test]
 fn lesions_that_networks_outlined_are_listed_with_rule_and_decision() {
     let page = |record: &RunRecord| {
-        study_page("succeeded", &RunFindings { bundle: record.bundle.clone(), outcome: record.outcome.clone() })
+        study_page(
+            "succeeded",
+            &RunFindings { bundle: record.bundle.clone(), computed_with: Vec::new(), outcome: record.outcome.clone() },
+        )
     };
     let sources = samples::ct_sources();
     let outlined = page(&samples::ct_outlined(BundleStatus::Untrained, &sources));
     for expected in [
-        "Outlined by networks, class Lesion: 30.5 ml in all; 0.0 ml in the right lung (0.0 % of it), 30.2 ml in the left",
+        "Outlined by networks, class Lesion: 30.2 ml in all; 0.0 ml in the right lung (0.0 % of it), 30.2 ml in the left",
         "on 2 consecutive slices of the scan",
         "The rule is satisfied first by 2 slice(s), 1 to 2 from the feet, left back quadrant of the image.",
         "Decision withheld (undetermined): these weights are not trained.",
@@ -673,8 +676,6 @@ fn object() -> StoredObject {
         },
         header: ObjectHeader {
             sop_class_uid: uid("1.2.840.10008.5.1.4.1.1.1.1"),
-            sop_instance_uid: uid("1.2.3.4"),
-            study_instance_uid: uid(STUDY),
             series_instance_uid: uid("1.2.3"),
             modality: Some("DX".to_owned()),
             patient_id: Some(PATIENT[1].to_owned()),
@@ -683,13 +684,8 @@ fn object() -> StoredObject {
             patient_sex: Some("F".to_owned()),
             accession_number: Some(PATIENT[3].to_owned()),
             study_date: Some("20261122".to_owned()),
-            study_time: None,
             study_description: Some(PATIENT[0].to_owned()),
-            series_number: None,
-            series_description: None,
-            instance_number: None,
-            body_part_examined: None,
-            device_uid: None,
+            ..testing::header("1.2.3.4", STUDY)
         },
     }
 }
@@ -722,13 +718,16 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
         maximum_attempts: 3,
     };
     let run_id = run::insert(&mut tx, &new).await.unwrap().unwrap();
-    let run::Claim::Claimed(claimed) = run::claim(&mut tx, run_id).await.unwrap() else { panic!("not claimed") };
+    let run::Claim::Claimed(claimed) = run::claim(&mut tx, run_id, "node").await.unwrap() else {
+        panic!("not claimed")
+    };
     let finished = run::Finished {
         outcome: &analysed(Decision::Undetermined),
         bundle: &samples::bundle(BundleStatus::Untrained),
         configuration_sha256: Sha256Digest::of(b"configuration"),
         result_key: Sha256Digest::of(b"key"),
         stage_milliseconds: &[("decode".to_owned(), 120.0), ("classify".to_owned(), 900.0)],
+        computed_with: &["resnet50 cpu float32".to_owned()],
     };
     assert!(run::finish(&mut tx, run_id, claimed.attempt, &finished).await.unwrap().is_some());
     let uid = |text: &str| Uid::new(text).unwrap();

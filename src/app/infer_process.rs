@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{installation, open_archive, open_database, sole_use::SoleUse, tuning::network_threads, wait_for_schema};
 use crate::{
     config::Config,
+    db,
     dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
     imaging::DecodeLimits,
     infer::worker::{self, WorkerSettings as InferSettings},
@@ -34,6 +35,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         .await?
         .context("check what `inference.device` names")?;
     let threads = network_threads(&config);
+    let node = config.node.name.to_string();
     let installed = installation(&config, &db).await?;
     let settings = InferSettings {
         models_dir: config.inference.models_dir.clone(),
@@ -51,27 +53,31 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
             ..EnsembleOptions::default()
         },
         run_timeout: config.inference.run_timeout,
+        node: node.clone(),
         decode_limits: DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() },
     };
-    let node = config.node.name.to_string();
-    jobs::release_dead_workers(&db, &node, &[JobKind::RunBundle, JobKind::RenderRun])
+    jobs::release_dead_workers(&db, &node, &[JobKind::RunBundle, JobKind::RunShadow, JobKind::RenderRun])
         .await
         .context("give back the jobs of dead workers")?;
+    db::run::release_dead(&mut *db.acquire().await?, &node).await.context("give back the runs of a dead process")?;
     // A crash cut runs off in the middle: their jobs are free again, and their rows say so.
     jobs::reconcile(&db).await.context("reconcile")?;
     let (run_bundle, render_run) = worker::handlers(db.clone(), archive, settings);
     let worker_settings = |kind| WorkerSettings {
         kind,
-        concurrency: config.inference.concurrent_runs,
+        concurrency: if kind == JobKind::RunShadow { 1 } else { config.inference.concurrent_runs },
         node: node.clone(),
         shutdown_grace: config.node.shutdown_grace,
     };
     tracing::info!("the inference process is ready");
+    let bundles = run_bundle.clone();
     let run_bundle: Arc<dyn JobHandler> = Arc::new(run_bundle);
     let render_run: Arc<dyn JobHandler> = Arc::new(render_run);
     tokio::join!(
-        jobs::supervise(db.clone(), worker_settings(JobKind::RunBundle), run_bundle, shutdown.clone()),
+        jobs::supervise(db.clone(), worker_settings(JobKind::RunBundle), Arc::clone(&run_bundle), shutdown.clone()),
+        jobs::supervise(db.clone(), worker_settings(JobKind::RunShadow), run_bundle, shutdown.clone()),
         jobs::supervise(db.clone(), worker_settings(JobKind::RenderRun), render_run, shutdown.clone()),
+        bundles.let_go_regularly(shutdown.clone()),
     );
     db.close().await;
     Ok(())

@@ -488,6 +488,7 @@ async fn run_jobs(
         settings: delivering,
         open_associations,
         caller: caller.clone(),
+        metrics: Arc::clone(&metrics),
     });
     let deliver: Arc<dyn JobHandler> =
         Arc::new(Deliver { db: db.clone(), archive, settings: delivering, caller, metrics });
@@ -531,6 +532,7 @@ async fn watch_backlog(db: Db, metrics: Arc<Metrics>, shutdown: CancellationToke
             && let Ok(backlog) = crate::db::status::backlog(&mut connection).await
         {
             metrics.set_deliveries_waiting(u64::try_from(backlog.deliveries_open).unwrap_or_default());
+            metrics.set_commitments_waiting(u64::try_from(backlog.commitments_open).unwrap_or_default());
         }
         tokio::select! {
             () = shutdown.cancelled() => return,

@@ -1,6 +1,11 @@
 //! `hilum explain`: where a network looked, as a picture, by the method that a person asks for.
 
-use std::{path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use anyhow::Context as _;
 use clap::{Args, builder::PossibleValuesParser};
@@ -54,11 +59,7 @@ pub(super) struct Options {
 
 pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()> {
     let config = global.load()?;
-    anyhow::ensure!(
-        !options.output.exists(),
-        "`{}` is there already: give another --output, or remove it",
-        options.output.display()
-    );
+    anyhow::ensure!(!options.output.exists(), is_there(&options.output));
     let store = Store::open(&config).await?;
     let record = rerun::record(&store, &config, options.run_id).await;
     store.close().await?;
@@ -67,7 +68,8 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     record.bundle.target_class_idx = wish.class_idx;
 
     let started = Instant::now();
-    let pipeline = open_pipeline(&config, &bundle_name, &record).await?;
+    // The members that are asked are loaded one after the other, with their gradients.
+    let pipeline = open_pipeline(&config, &bundle_name, &record, false).await?;
     let folder = config.inference.models_dir.join(&bundle_name);
     let bundle = Arc::new(tokio::task::spawn_blocking(move || Bundle::open(&folder)).await??);
     let archive = open_archive(&config)?;
@@ -93,12 +95,30 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
         }
         _ => anyhow::bail!("run {} was not analysed: there is nothing to explain", record.run_id),
     };
-    fs_err::write(&options.output, png)?;
+    write_new(&options.output, &png)?;
     print(&format!(
         "{} written in {:.1} s; nothing was stored or sent",
         options.output.display(),
         started.elapsed().as_secs_f64()
     ))
+}
+
+fn is_there(output: &Path) -> String {
+    format!("`{}` is there already: give another --output, or remove it", output.display())
+}
+
+/// Writes a file whole, or leaves none: one that has appeared since the command began is not replaced.
+fn write_new(output: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let mut file = match fs_err::OpenOptions::new().write(true).create_new(true).open(output) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => anyhow::bail!(is_there(output)),
+        Err(error) => return Err(error.into()),
+    };
+    file.write_all(bytes).inspect_err(|_| {
+        // What is told is why it could not be written.
+        let _ = fs_err::remove_file(output);
+    })?;
+    Ok(())
 }
 
 fn wish(options: &Options, bundle: &BundleIdentity) -> anyhow::Result<MapWish> {
@@ -162,4 +182,21 @@ async fn ct_picture(
     let rendered =
         tokio::task::spawn_blocking(move || worker::ct_overlay(&archive, &explained, &words, limits)).await??;
     Ok(rendered.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_appeared_meanwhile_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("map.png");
+        write_new(&output, b"first").unwrap();
+        let refused = write_new(&output, b"second").unwrap_err().to_string();
+        assert!(refused.contains("is there already"), "{refused}");
+        assert_eq!(fs_err::read(&output).unwrap(), b"first");
+        let nowhere = write_new(&folder.path().join("no/map.png"), b"third").unwrap_err().to_string();
+        assert!(nowhere.contains("no/map.png"), "{nowhere}");
+    }
 }

@@ -20,5 +20,5 @@ pub(super) async fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("the run under way did not end in time; it is taken up again at the next start");
         std::process::exit(1);
     });
-    infer_process::run(config, shutdown).await
+    Box::pin(infer_process::run(config, shutdown)).await
 }

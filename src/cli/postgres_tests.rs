@@ -29,26 +29,7 @@ async fn run_line(url: &str, line: &str) -> anyhow::Result<()> {
 }
 
 async fn insert_run(store: &Store, record: &RunRecord) {
-    let study = record.study_instance_uid.as_str();
-    let workup_id = Uuid::now_v7();
-    let pool = store.db.pool();
-    sqlx::query(
-        "insert into study (study_instance_uid, first_received_at, last_received_at) values ($1, now(), now())",
-    )
-    .bind(study)
-    .execute(pool)
-    .await
-    .unwrap();
-    sqlx::query(
-        "insert into workup (id, study_instance_uid, local_ae_title, state, state_words, revision, calling_ae_title,
-                             first_object_at, last_object_at, due_at)
-         values ($1, $2, 'HILUM', 'analysing', 'analysing', 1, 'DX_ROOM_1', now(), now(), now())",
-    )
-    .bind(workup_id)
-    .bind(study)
-    .execute(pool)
-    .await
-    .unwrap();
+    let workup_id = db::testing::workup(&store.db, record.study_instance_uid.as_str()).await;
     sqlx::query(
         "insert into run (id, workup_id, revision, role, bundle, bundle_identity, configuration_sha256, result_key,
                           destinations, state, words, attempt, maximum_attempts, next_attempt_at, started_at, outcome)
@@ -62,7 +43,7 @@ async fn insert_run(store: &Store, record: &RunRecord) {
     .bind(&record.result_key.0[..])
     .bind(record.started_at)
     .bind(sqlx::types::Json(&record.outcome))
-    .execute(pool)
+    .execute(store.db.pool())
     .await
     .unwrap();
 }

@@ -1,6 +1,6 @@
 //! `hilum rerun`: does an analysis come out the same?
 
-use std::time::Instant;
+use std::{fmt::Write as _, time::Instant};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -37,13 +37,19 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     store.close().await?;
     let (bundle_name, record) = record?;
 
-    let pipeline = open_pipeline(&config, &bundle_name, &record).await?;
+    let pipeline = open_pipeline(&config, &bundle_name, &record, true).await?;
     let started = Instant::now();
     let archive = open_archive(&config)?;
     let now = repeat(&archive, &pipeline, &record.outcome).await?.outcome;
     let seconds = started.elapsed().as_secs_f64();
     let comparison = compare(&without_similar_cases(&record.outcome), &without_similar_cases(&now));
     let mut text = words(&record, &comparison, seconds);
+    let computing = pipeline.computing();
+    if !record.computed_with.is_empty() && record.computed_with != computing {
+        let (then, now) = (record.computed_with.join("; "), computing.join("; "));
+        // Writing to a text does not fail.
+        let _ = write!(text, "\nComputed then with {then}; now with {now}.");
+    }
     if record.configuration_sha256 != config.results_digest() {
         text += "\nThe configuration that influences results is another one than at the run.";
     }
@@ -56,14 +62,20 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     Ok(())
 }
 
-/// The pipeline of the bundle that a run used, if it is still the same.
-pub(super) async fn open_pipeline(config: &Config, bundle_name: &str, record: &RunRecord) -> anyhow::Result<Pipeline> {
+/// The pipeline of the bundle that a run used, if it is still the same; with its `members`, or with the lung segmenter alone.
+pub(super) async fn open_pipeline(
+    config: &Config,
+    bundle_name: &str,
+    record: &RunRecord,
+    members: bool,
+) -> anyhow::Result<Pipeline> {
     let folder = config.inference.models_dir.join(bundle_name);
     let threads = network_threads(config);
     let ensemble = EnsembleOptions {
         // One question at a time: one device is enough, and the node needs its memory.
         devices: config.inference.devices.as_slice().iter().take(1).copied().collect(),
         optimise: config.inference.optimise,
+        members,
         intra_op_threads: threads.classifiers,
         segmenter_threads: threads.segmenter,
         ..EnsembleOptions::default()

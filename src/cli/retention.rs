@@ -51,8 +51,10 @@ fn describe(summary: &Summary, policy: &Policy, dry_run: bool) -> String {
         count(usize::try_from(summary.orphans).unwrap_or(usize::MAX), "file")
     ));
     if !dry_run {
-        lines
-            .push(format!("{} steps of timelines and {} associations forgotten", summary.events, summary.associations));
+        lines.push(format!(
+            "{} steps of timelines, {} associations and {} commitment requests forgotten",
+            summary.events, summary.associations, summary.commitments
+        ));
     }
     lines.join("\n")
 }
@@ -70,6 +72,7 @@ mod tests {
             results: Amount { studies: 1, files: 1, bytes: 7 },
             events: 3,
             associations: 4,
+            commitments: 5,
             orphans: 1,
         };
         let policy = Policy { history: Some(Duration::from_hours(24)), ..Policy::default() };
@@ -82,7 +85,7 @@ mod tests {
         5 received objects of 2 studies, 1000 bytes, removed
         1 result of 1 study, 7 bytes, removed
         1 file without a row removed
-        3 steps of timelines and 4 associations forgotten
+        3 steps of timelines, 4 associations and 5 commitment requests forgotten
         ");
         assert!(describe(&summary, &Policy::default(), true).starts_with("retention is off"));
     }

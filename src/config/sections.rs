@@ -328,7 +328,8 @@ pub struct InferenceConfig {
     /// Attempts of one run before it is parked, 1 to 20.
     #[serde(deserialize_with = "within::<1, 20, _, _>")]
     pub maximum_attempts: u32,
-    /// Longest time of one attempt; a network or codec that hangs is ended with its process.
+    /// Longest time in which an attempt does no step (an object read, an image or a portion of slices computed, a stage); a
+    /// network or codec that hangs is ended with its process. Waiting for other runs does not count.
     #[serde(
         rename = "run_timeout_seconds",
         deserialize_with = "seconds::<10, { 24 * HOUR }, _>",

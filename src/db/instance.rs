@@ -463,3 +463,101 @@ pub async fn known_keys(connection: &mut Connection, archive_keys: &[String]) ->
         .fetch_all(connection)
         .await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        db::testing::{TestDatabase, header},
+        types::ObjectOrigin,
+    };
+
+    const OWN_DEVICE: &str = "2.25.9";
+
+    fn uid(text: &str) -> Uid {
+        Uid::new(text).unwrap()
+    }
+
+    fn object(sop_instance_uid: &str, study_instance_uid: &str, device_uid: Option<&str>) -> StoredObject {
+        StoredObject {
+            archive_key: format!("objects/{sop_instance_uid}.dcm"),
+            sha256: Sha256Digest::of(sop_instance_uid.as_bytes()),
+            size_bytes: 10,
+            transfer_syntax_uid: uid("1.2.840.10008.1.2.1"),
+            origin: ObjectOrigin {
+                calling_ae_title: "DX_ROOM_1".parse().unwrap(),
+                called_ae_title: "HILUM".parse().unwrap(),
+                peer_address: "192.0.2.5".parse().unwrap(),
+                association_id: Uuid::now_v7(),
+                received_at: OffsetDateTime::now_utc(),
+            },
+            header: ObjectHeader {
+                modality: Some("CR".to_owned()),
+                device_uid: device_uid.map(uid),
+                ..header(sop_instance_uid, study_instance_uid)
+            },
+        }
+    }
+
+    /// Architecture invariant 16, by our Device UID and by the SOP Instance UID of a result that lost it on its way.
+    #[tokio::test]
+    async fn our_own_output_is_kept_and_never_analysed() {
+        let database = TestDatabase::start("own_output").await;
+        let mut connection = database.db.acquire().await.unwrap();
+        let patience = |_: &StoredObject| Patience {
+            quiet: Duration::from_secs(1),
+            maximum_wait: Duration::from_secs(9),
+            late_images: LateImages::NewRevision,
+            late_images_within: None,
+        };
+        let own_device = uid(OWN_DEVICE);
+        let scan = object("1.2.1", "1.2.100", Some("2.25.8"));
+        let (indexed, due) = index(&mut connection, &[scan], &own_device, patience).await.unwrap();
+        assert_eq!(indexed, [Indexed::New { version: 1, own_output: false }]);
+        let workup_id = due[0].workup_id;
+        let state = async || -> (String, i32) {
+            let row = sqlx::query_as("select state, revision from workup where id = $1").bind(workup_id);
+            row.fetch_one(database.db.pool()).await.unwrap()
+        };
+        let run = crate::db::testing::new_run(workup_id);
+        let run_id = crate::db::run::insert(&mut connection, &run).await.unwrap().unwrap();
+        sqlx::query(
+            "insert into result (id, run_id, kind, ordinal, sop_class_uid, sop_instance_uid, series_instance_uid,
+                                 transfer_syntax_uid, archive_key, sha256, size_bytes, device_uid)
+             values ($1, $2, 'sc', 0, '1.2.840.10008.5.1.4.1.1.7', '1.2.2', '1.2.100.2', '1.2.840.10008.1.2.1', 'r',
+                     sha256('r'), 1, $3)",
+        )
+        .bind(Uuid::now_v7())
+        .bind(run_id)
+        .bind(OWN_DEVICE)
+        .execute(database.db.pool())
+        .await
+        .unwrap();
+        sqlx::query("update workup set state = 'answered'").execute(database.db.pool()).await.unwrap();
+        let before = state().await;
+
+        let returned = [
+            object("1.2.2", "1.2.100", None),
+            object("1.2.3", "1.2.100", Some(OWN_DEVICE)),
+            // Nothing but our own output: not even a study that waits.
+            object("1.2.4", "1.2.200", Some(OWN_DEVICE)),
+        ];
+        let (indexed, due) = index(&mut connection, &returned, &own_device, patience).await.unwrap();
+        assert_eq!(indexed, vec![Indexed::New { version: 1, own_output: true }; 3], "it is kept");
+        assert!(due.is_empty(), "and nothing is looked at because of it: {due:?}");
+        assert_eq!(state().await, before, "the study it is of stays as it was");
+        let workups: i64 =
+            sqlx::query_scalar("select count(*) from workup").fetch_one(database.db.pool()).await.unwrap();
+        assert_eq!(workups, 1);
+
+        // Another image begins another revision, of which it is no part.
+        let late = object("1.2.5", "1.2.100", None);
+        let (_, due) = index(&mut connection, &[late], &own_device, patience).await.unwrap();
+        assert_eq!(due.len(), 1);
+        let of_run = of_study(&mut connection, "1.2.100", "HILUM").await.unwrap();
+        let of_run: Vec<&str> = of_run.iter().map(|instance| instance.sop_instance_uid.as_str()).collect();
+        assert_eq!(of_run, ["1.2.1", "1.2.5"]);
+        drop(connection);
+        database.stop().await;
+    }
+}

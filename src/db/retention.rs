@@ -247,16 +247,140 @@ pub async fn forget_associations(connection: &mut Connection, before: OffsetDate
     Ok(done.rows_affected())
 }
 
+/// Forgets up to `limit` Storage Commitment requests on which nothing is open any more: peers' requests that were reported
+/// before then, unless a study of theirs is under way, and our own that were answered, or asked in vain, before then. What
+/// was given up stays until a person has looked at it.
+pub async fn forget_commitments(connection: &mut Connection, before: OffsetDateTime, limit: i64) -> Result<u64> {
+    let of_peers = sqlx::query(
+        "delete from commitment_request where id in (
+             select c.id from commitment_request c
+             where c.state = 'reported' and c.reported_at < $1 and not exists (
+                 select from commitment_instance ci
+                 join instance i on i.sop_instance_uid = ci.sop_instance_uid
+                 join workup w on w.study_instance_uid = i.study_instance_uid and w.local_ae_title = i.local_ae_title
+                 where ci.commitment_request_id = c.id and w.state not in ('answered', 'not_routed'))
+             order by c.created_at limit $2)",
+    )
+    .bind(before)
+    .bind(limit)
+    .execute(&mut *connection)
+    .await?;
+    let own = sqlx::query(
+        "delete from commitment_asked where transaction_uid in (
+             select transaction_uid from commitment_asked where coalesce(answered_at, asked_at) < $1
+             order by asked_at limit $2)",
+    )
+    .bind(before)
+    .bind(limit)
+    .execute(connection)
+    .await?;
+    Ok(of_peers.rows_affected() + own.rows_affected())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         db::{
-            case, run,
+            Db, case, run,
             testing::{self, TestDatabase},
         },
         types::RunRole,
     };
+
+    /// An image of a study, with a SOP Instance UID that follows from it.
+    async fn image_of(db: &Db, study: &str) {
+        sqlx::query(
+            "insert into instance (id, sop_instance_uid, local_ae_title, sha256, version, sop_class_uid,
+                                   study_instance_uid, series_instance_uid, transfer_syntax_uid, size_bytes,
+                                   archive_key, association_id, calling_ae_title, peer_address, received_at,
+                                   own_output)
+             values ($1, $2 || '.1', 'HILUM', sha256($2::bytea), 1, '1.2', $2, $2 || '.2', '1.2.840.10008.1.2.1', 9,
+                     $2, $1, 'DX_ROOM_1', '192.0.2.1', now(), false)",
+        )
+        .bind(Uuid::now_v7())
+        .bind(study)
+        .execute(db.pool())
+        .await
+        .unwrap();
+    }
+
+    #[tokio::test]
+    async fn commitments_that_are_settled_go_by_age_and_open_ones_stay() {
+        let database = TestDatabase::start("retention_commitments").await;
+        let db = &database.db;
+        let mut connection = db.acquire().await.unwrap();
+        let now = OffsetDateTime::now_utc();
+        let (old, young) = (now - time::Duration::days(40), now - time::Duration::days(2));
+        // A study under way and one that is answered, each with an image of its name.
+        for (study, state) in [("1.2.3", "analysing"), ("1.2.4", "answered")] {
+            let workup_id = testing::workup(db, study).await;
+            let set = sqlx::query("update workup set state = $2 where id = $1").bind(workup_id).bind(state);
+            set.execute(db.pool()).await.unwrap();
+            image_of(db, study).await;
+        }
+        for (transaction, state, reported_at, image) in [
+            ("2.25.1", "reported", Some(old), "1.2.4.1"),
+            ("2.25.2", "reported", Some(young), "1.2.4.1"),
+            ("2.25.3", "reported", Some(old), "1.2.3.1"),
+            ("2.25.4", "waiting", None, "1.2.4.1"),
+            ("2.25.5", "dead", None, "1.2.4.1"),
+        ] {
+            let id = Uuid::now_v7();
+            sqlx::query(
+                "insert into commitment_request (id, transaction_uid, association_id, calling_ae_title, local_ae_title,
+                     peer_address, instances_sha256, duplicate_transaction, state, created_at, reported_at)
+                 values ($1, $2, $1, 'DX_ROOM_1', 'HILUM', '192.0.2.1', sha256('a'), false, $3, $4, $5)",
+            )
+            .bind(id)
+            .bind(transaction)
+            .bind(state)
+            .bind(old)
+            .bind(reported_at)
+            .execute(db.pool())
+            .await
+            .unwrap();
+            let list = sqlx::query("insert into commitment_instance values ($1, 1, '1.2', $2)").bind(id).bind(image);
+            list.execute(db.pool()).await.unwrap();
+        }
+        for (transaction, state, answered_at, asked_at) in [
+            ("2.25.11", "answered", Some(old), old),
+            ("2.25.12", "answered", Some(young), old),
+            ("2.25.13", "asked", None, old),
+            ("2.25.14", "asked", None, young),
+        ] {
+            sqlx::query("insert into commitment_asked values ($1, 'PACS', 'HILUM', $2, $3, $4)")
+                .bind(transaction)
+                .bind(state)
+                .bind(asked_at)
+                .bind(answered_at)
+                .execute(db.pool())
+                .await
+                .unwrap();
+        }
+        let before = now - time::Duration::days(30);
+        let mut forgotten = 0;
+        loop {
+            match forget_commitments(&mut connection, before, 1).await.unwrap() {
+                0 => break,
+                some => forgotten += some,
+            }
+        }
+        assert_eq!(forgotten, 3);
+        let rows: Vec<String> = sqlx::query_scalar(
+            "select transaction_uid from commitment_request
+             union all select transaction_uid from commitment_asked order by transaction_uid",
+        )
+        .fetch_all(db.pool())
+        .await
+        .unwrap();
+        assert_eq!(rows, ["2.25.12", "2.25.14", "2.25.2", "2.25.3", "2.25.4", "2.25.5"]);
+        let lists: i64 =
+            sqlx::query_scalar("select count(*) from commitment_instance").fetch_one(db.pool()).await.unwrap();
+        assert_eq!(lists, 4, "a list goes with its request");
+        drop(connection);
+        database.stop().await;
+    }
 
     #[tokio::test]
     async fn what_networks_made_of_images_goes_with_them() {
@@ -268,19 +392,7 @@ mod tests {
             let workup_id = testing::workup(db, study).await;
             let run_id = run::insert(&mut connection, &testing::new_run(workup_id)).await.unwrap().unwrap();
             case::keep_own(&mut connection, run_id, &format!("{study}.1"), "all-members", &[1.0]).await.unwrap();
-            sqlx::query(
-                "insert into instance (id, sop_instance_uid, local_ae_title, sha256, version, sop_class_uid,
-                                       study_instance_uid, series_instance_uid, transfer_syntax_uid, size_bytes,
-                                       archive_key, association_id, calling_ae_title, peer_address, received_at,
-                                       own_output)
-                 values ($1, $2 || '.1', 'HILUM', sha256($2::bytea), 1, '1.2', $2, $2 || '.2', '1.2.840.10008.1.2.1', 9,
-                         $2, $1, 'DX_ROOM_1', '192.0.2.1', now(), false)",
-            )
-            .bind(Uuid::now_v7())
-            .bind(study)
-            .execute(db.pool())
-            .await
-            .unwrap();
+            image_of(db, study).await;
             workups.push(workup_id);
         }
         sqlx::query("update run set state = 'succeeded', rendered_at = now()").execute(db.pool()).await.unwrap();

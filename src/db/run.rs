@@ -95,7 +95,6 @@ pub struct ClaimedRun {
     pub study_instance_uid: String,
     /// Our AE title that the study was sent to.
     pub local_ae_title: String,
-    priority: String,
     pipeline: Option<String>,
 }
 
@@ -104,12 +103,6 @@ impl ClaimedRun {
     #[must_use]
     pub fn pipeline(&self) -> Option<Pipeline> {
         self.pipeline.as_deref().and_then(Pipeline::from_name)
-    }
-
-    /// How urgent it is.
-    #[must_use]
-    pub fn priority(&self) -> RunPriority {
-        RunPriority::from_name(&self.priority).unwrap_or_default()
     }
 }
 
@@ -131,14 +124,21 @@ pub enum Claim {
     Claimed(ClaimedRun),
     /// Nothing to do: it is finished, superseded, parked, or not yet due.
     Nothing,
+    /// Somebody works on it, and has said so a moment ago: nothing was changed.
+    WorkedOn,
     /// Its last attempt ended without a word (a crash), and there are no more.
     Parked,
 }
 
-/// Whether an attempt of the run, or a rendering of it, was begun and has not ended in order.
+/// How long a run is taken for one that is worked on after its worker has last said so.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// Whether an attempt of the run, or a rendering of it, was begun and has not ended in order. One that is worked on has not
+/// ended.
 pub async fn was_interrupted(connection: &mut Connection, run_id: Uuid) -> Result<bool> {
     let interrupted: Option<bool> = sqlx::query_scalar(
-        "select state = 'running' or (rendered_at is null and render_attempts > 0) from run where id = $1",
+        "select state = 'running' and coalesce(alive_until <= now(), true) or (rendered_at is null and render_attempts > 0)
+         from run where id = $1",
     )
     .bind(run_id)
     .fetch_optional(connection)
@@ -146,12 +146,13 @@ pub async fn was_interrupted(connection: &mut Connection, run_id: Uuid) -> Resul
     Ok(interrupted.unwrap_or(false))
 }
 
-/// Claims a run and counts the attempt. The caller commits before it touches pixels or libtorch, so that a
-/// crash is charged to this run.
-pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
+/// Claims a run for the inference process of `node` and counts the attempt. The caller commits before it touches pixels or
+/// libtorch, so that a crash is charged to this run; from then on it says with [`keep_alive`] that it works.
+pub async fn claim(connection: &mut Connection, run_id: Uuid, node: &str) -> Result<Claim> {
     lock_workup_of(connection, run_id).await?;
-    let row: Option<(Uuid, i32, i32, String, i32, i32)> = sqlx::query_as(
-        "select r.workup_id, r.revision, w.revision, r.state, r.attempt, r.maximum_attempts
+    let row: Option<(Uuid, i32, i32, String, i32, i32, bool)> = sqlx::query_as(
+        "select r.workup_id, r.revision, w.revision, r.state, r.attempt, r.maximum_attempts,
+                r.state = 'running' and coalesce(r.alive_until > now(), false)
          from run r join workup w on w.id = r.workup_id
          where r.id = $1 and r.state in ('queued', 'running', 'failed') and r.next_attempt_at <= now() + interval '1 second'
          for update",
@@ -159,12 +160,15 @@ pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
     .bind(run_id)
     .fetch_optional(&mut *connection)
     .await?;
-    let Some((workup_id, revision, workup_revision, state, attempt, maximum_attempts)) = row else {
+    let Some((workup_id, revision, workup_revision, state, attempt, maximum_attempts, is_worked_on)) = row else {
         return Ok(Claim::Nothing);
     };
     if revision != workup_revision {
         supersede_earlier(connection, workup_id, workup_revision).await?;
         return Ok(Claim::Nothing);
+    }
+    if is_worked_on {
+        return Ok(Claim::WorkedOn);
     }
     if attempt >= maximum_attempts {
         let words = format!(
@@ -175,15 +179,18 @@ pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
     }
     let claimed: Option<ClaimedRun> = sqlx::query_as(
         "update run r set state = 'running', attempt = r.attempt + 1, started_at = now(), finished_at = null,
+                worked_on_by = $4, alive_until = now() + make_interval(secs => $5),
                 words = 'attempt ' || (r.attempt + 1) || ' of ' || r.maximum_attempts
          from workup w
          where r.id = $1 and r.state = $2 and r.attempt = $3 and w.id = r.workup_id
          returning r.id, r.workup_id, r.revision, r.bundle, r.attempt, r.maximum_attempts,
-                   w.study_instance_uid, w.local_ae_title, r.priority, r.pipeline",
+                   w.study_instance_uid, w.local_ae_title, r.pipeline",
     )
     .bind(run_id)
     .bind(&state)
     .bind(attempt)
+    .bind(node)
+    .bind(LEASE.as_secs_f64())
     .fetch_optional(&mut *connection)
     .await?;
     let Some(claimed) = claimed else { return Ok(Claim::Nothing) };
@@ -195,6 +202,30 @@ pub async fn claim(connection: &mut Connection, run_id: Uuid) -> Result<Claim> {
     event::append(connection, event::Subject::Run, run_id, "running", &words, json!({ "attempt": claimed.attempt }))
         .await?;
     Ok(Claim::Claimed(claimed))
+}
+
+/// Says that a claimed run is still worked on. Returns whether the attempt still counts.
+pub async fn keep_alive(connection: &mut Connection, run_id: Uuid, attempt: i32) -> Result<bool> {
+    let done = sqlx::query(
+        "update run set alive_until = now() + make_interval(secs => $3)
+         where id = $1 and attempt = $2 and state = 'running'",
+    )
+    .bind(run_id)
+    .bind(attempt)
+    .bind(LEASE.as_secs_f64())
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Nobody works any more on what the inference process of `node` has claimed. Called when that process starts: all earlier
+/// ones are dead.
+pub async fn release_dead(connection: &mut Connection, node: &str) -> Result<()> {
+    sqlx::query("update run set alive_until = null where worked_on_by = $1 and state = 'running'")
+        .bind(node)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Locks the workup of a run, as everybody does before they change runs: whoever holds it may be about to change others.
@@ -219,6 +250,8 @@ pub struct Finished<'a> {
     pub result_key: Sha256Digest,
     /// Time of each stage in milliseconds.
     pub stage_milliseconds: &'a [(String, f64)],
+    /// Each network with devices and precision; empty without networks.
+    pub computed_with: &'a [String],
 }
 
 /// `running` → `succeeded` or `not_analysed`, fenced by attempt. Returns what the run is to its study by now; `None` when
@@ -253,7 +286,8 @@ pub async fn finish(
         finished.stage_milliseconds.iter().map(|(stage, ms)| (stage.clone(), json!(ms))).collect();
     let role: Option<String> = sqlx::query_scalar(
         "update run set state = $3, reason = $4, words = $5, outcome = $6, bundle_identity = $7, bundle_digest = $8,
-                configuration_sha256 = $9, result_key = $10, stage_milliseconds = $11, finished_at = now()
+                configuration_sha256 = $9, result_key = $10, stage_milliseconds = $11, finished_at = now(),
+                computed_with = $12, judged = coalesce(run_judged($6), 'null')
          where id = $1 and attempt = $2 and state = 'running' returning role",
     )
     .bind(run_id)
@@ -267,6 +301,7 @@ pub async fn finish(
     .bind(&finished.configuration_sha256.0[..])
     .bind(&finished.result_key.0[..])
     .bind(Value::Object(stages))
+    .bind(finished.computed_with)
     .fetch_optional(&mut *connection)
     .await?;
     let Some(role) = role else { return Ok(None) };
@@ -384,8 +419,8 @@ async fn park(
 
 /// The run that answers the revision of another one, and what is to be done for it; `None` when nothing is.
 pub async fn answering(connection: &mut Connection, run_id: Uuid) -> Result<Option<(Uuid, Pending)>> {
-    let found: Option<(Uuid, String)> = sqlx::query_as(
-        "select a.id, a.state from run r
+    let found: Option<(Uuid, String, OffsetDateTime)> = sqlx::query_as(
+        "select a.id, a.state, a.next_attempt_at from run r
          join run a on a.workup_id = r.workup_id and a.revision = r.revision and a.role <> 'shadow'
          where r.id = $1 and (a.state in ('queued', 'failed')
                or a.state in ('succeeded', 'not_analysed') and a.rendered_at is null)",
@@ -393,8 +428,8 @@ pub async fn answering(connection: &mut Connection, run_id: Uuid) -> Result<Opti
     .bind(run_id)
     .fetch_optional(connection)
     .await?;
-    Ok(found.map(|(id, state)| match state.as_str() {
-        "queued" | "failed" => (id, Pending::Attempt),
+    Ok(found.map(|(id, state, due_at)| match state.as_str() {
+        "queued" | "failed" => (id, Pending::Attempt { due_at }),
         _ => (id, Pending::Rendering),
     }))
 }
@@ -402,8 +437,11 @@ pub async fn answering(connection: &mut Connection, run_id: Uuid) -> Result<Opti
 /// What is to be done for a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pending {
-    /// An attempt; it has a job.
-    Attempt,
+    /// An attempt.
+    Attempt {
+        /// Not before.
+        due_at: OffsetDateTime,
+    },
     /// Its results are to be rendered.
     Rendering,
 }
@@ -498,6 +536,7 @@ struct FinishedRow {
     started_at: OffsetDateTime,
     outcome: Json<RunOutcome>,
     bundle_identity: Json<BundleIdentity>,
+    computed_with: Vec<String>,
     configuration_sha256: Vec<u8>,
     result_key: Vec<u8>,
     destinations: Vec<String>,
@@ -594,7 +633,7 @@ pub async fn finished(
 ) -> Result<Option<FinishedRun>> {
     let row: Option<FinishedRow> = sqlx::query_as(
         "select r.workup_id, r.revision, w.study_instance_uid, r.started_at, r.outcome, r.bundle_identity,
-                r.configuration_sha256, r.result_key, r.destinations
+                r.computed_with, r.configuration_sha256, r.result_key, r.destinations
          from run r join workup w on w.id = r.workup_id
          where r.id = $1 and r.state in ('succeeded', 'not_analysed')",
     )
@@ -615,6 +654,7 @@ pub async fn finished(
             installation: installation.clone(),
             started_at: row.started_at,
             bundle: row.bundle_identity.0,
+            computed_with: row.computed_with,
             predecessor,
             outcome: row.outcome.0,
         },
@@ -691,7 +731,9 @@ pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<Rende
 /// Runs that are due and have not ended, for `reconcile`.
 pub async fn due(connection: &mut Connection) -> Result<Vec<Uuid>> {
     Ok(sqlx::query_scalar(
-        "select id from run where state in ('queued', 'running', 'failed') and next_attempt_at <= now()
+        "select id from run
+         where state in ('queued', 'running', 'failed') and next_attempt_at <= now()
+               and (state <> 'running' or coalesce(alive_until <= now(), true))
          order by role = 'shadow', next_attempt_at limit 1000",
     )
     .fetch_all(connection)
@@ -778,7 +820,7 @@ mod tests {
     }
 
     async fn claimed(db: &Db, run_id: Uuid) -> ClaimedRun {
-        match claim(&mut db.acquire().await.unwrap(), run_id).await.unwrap() {
+        match claim(&mut db.acquire().await.unwrap(), run_id, "node").await.unwrap() {
             Claim::Claimed(claimed) => claimed,
             other => panic!("{other:?}"),
         }
@@ -807,6 +849,43 @@ mod tests {
         assert!(matches!(failed, AfterFailure::RetryAt(_)), "{failed:?}");
         assert_eq!(state(db, run_id).await, ("failed".to_owned(), 1));
         assert!(return_attempt(&mut connection, &claimed, wait, "late").await.unwrap().is_none(), "it has ended");
+    }
+
+    /// A second job of a run, here or on another node.
+    async fn a_run_that_is_worked_on_is_left_alone(db: &Db) {
+        let workup_id = testing::workup(db, "1.2.10").await;
+        let new = NewRun { maximum_attempts: 1, ..new_run(workup_id) };
+        let run_id = insert(&mut db.acquire().await.unwrap(), &new).await.unwrap().unwrap();
+        let first = claimed(db, run_id).await;
+        let mut connection = db.acquire().await.unwrap();
+        let again = claim(&mut connection, run_id, "other").await.unwrap();
+        assert!(matches!(again, Claim::WorkedOn), "{again:?}");
+        assert_eq!(state(db, run_id).await, ("running".to_owned(), 1));
+        assert!(!was_interrupted(&mut connection, run_id).await.unwrap());
+        assert!(!due(&mut connection).await.unwrap().contains(&run_id), "it has no need of a job");
+
+        // Another node's start says nothing of it; its time runs out unless it goes on.
+        release_dead(&mut connection, "other").await.unwrap();
+        let age = "update run set alive_until = alive_until - interval '29 seconds' where id = $1";
+        sqlx::query(age).bind(run_id).execute(db.pool()).await.unwrap();
+        assert!(keep_alive(&mut connection, run_id, 1).await.unwrap());
+        assert!(!keep_alive(&mut connection, run_id, 2).await.unwrap(), "fenced");
+        sqlx::query(age).bind(run_id).execute(db.pool()).await.unwrap();
+        assert!(matches!(claim(&mut connection, run_id, "other").await.unwrap(), Claim::WorkedOn));
+
+        release_dead(&mut connection, "node").await.unwrap();
+        assert!(was_interrupted(&mut connection, run_id).await.unwrap());
+        assert!(due(&mut connection).await.unwrap().contains(&run_id));
+        let dead = claim(&mut connection, run_id, "other").await.unwrap();
+        assert!(matches!(dead, Claim::Parked), "its one attempt ended without a word: {dead:?}");
+        let record = analysed(BundleStatus::Unvalidated, &SampleSource::new("1.2.10"));
+        assert_eq!(testing::finish(db, &first, &record).await, None, "what it says late no longer counts");
+
+        // One whose worker is silent for too long is charged with a crash, too.
+        let (_, [canary, _]) = canary_and_shadow(db, "1.2.11").await;
+        claimed(db, canary).await;
+        sqlx::query("update run set alive_until = now() where id = $1").bind(canary).execute(db.pool()).await.unwrap();
+        assert!(matches!(claim(&mut connection, canary, "other").await.unwrap(), Claim::Parked));
     }
 
     /// The second's files have the names of the first's: it must not be told to remove them.
@@ -925,7 +1004,7 @@ mod tests {
         assert_eq!(standing(db, shadow).await, expected);
         assert_eq!(standing(db, canary).await, ("parked".into(), "shadow".into(), vec![], "analysing".into()));
         assert!(
-            matches!(answering(&mut connection, canary).await.unwrap(), Some((id, Pending::Attempt)) if id == shadow)
+            matches!(answering(&mut connection, canary).await.unwrap(), Some((id, Pending::Attempt { .. })) if id == shadow)
         );
         // Parked once more, it is the canary's turn again.
         park_it(db, shadow).await;
@@ -958,6 +1037,7 @@ mod tests {
         let (workup_id, run_id) = first_run(&database.db).await;
         an_attempt_that_is_given_back_costs_nothing(&database.db, run_id).await;
         a_second_rendering_is_told_of_the_first_whatever_came_since(&database.db, workup_id, run_id).await;
+        a_run_that_is_worked_on_is_left_alone(&database.db).await;
         database.stop().await;
     }
 }

@@ -126,19 +126,22 @@ pub async fn run(connection: &mut Connection, run_id: Uuid) -> Result<Option<Run
 pub struct RunFindings {
     /// With which algorithm.
     pub bundle: BundleIdentity,
+    /// Each network with devices and precision; empty without networks.
+    pub computed_with: Vec<String>,
     /// What it found.
     pub outcome: RunOutcome,
 }
 
 /// What a run found; `None` while it has not ended with an outcome.
 pub async fn findings(connection: &mut Connection, run_id: Uuid) -> Result<Option<RunFindings>> {
-    let row: Option<(Json<BundleIdentity>, Json<RunOutcome>)> = sqlx::query_as(
-        "select bundle_identity, outcome from run where id = $1 and outcome is not null and bundle_identity is not null",
+    let row: Option<(Json<BundleIdentity>, Vec<String>, Json<RunOutcome>)> = sqlx::query_as(
+        "select bundle_identity, computed_with, outcome from run
+         where id = $1 and outcome is not null and bundle_identity is not null",
     )
     .bind(run_id)
     .fetch_optional(connection)
     .await?;
-    Ok(row.map(|(bundle, outcome)| RunFindings { bundle: bundle.0, outcome: outcome.0 }))
+    Ok(row.map(|(bundle, computed_with, outcome)| RunFindings { bundle: bundle.0, computed_with, outcome: outcome.0 }))
 }
 
 /// One result with its delivery to one destination; results without a delivery have no destination.
@@ -249,6 +252,8 @@ pub struct Backlog {
     pub deliveries_open: i64,
     /// Deliveries that a person has to look at.
     pub deliveries_dead: i64,
+    /// Storage Commitment requests of peers that are not reported on yet.
+    pub commitments_open: i64,
 }
 
 /// Counts the open rows.
@@ -258,7 +263,8 @@ pub async fn backlog(connection: &mut Connection) -> Result<Backlog> {
                 (select count(*) from run where state in ('queued', 'running', 'failed')) as runs_open,
                 (select count(*) from run where state = 'parked' and role <> 'shadow') as runs_parked,
                 (select count(*) from delivery where state in ('waiting', 'sending')) as deliveries_open,
-                (select count(*) from delivery where state = 'dead') as deliveries_dead",
+                (select count(*) from delivery where state = 'dead') as deliveries_dead,
+                (select count(*) from commitment_request where state in ('waiting', 'reporting')) as commitments_open",
     )
     .fetch_one(connection)
     .await?)

@@ -9,7 +9,7 @@ use super::{
     managed::{ManagedPostgres, ManagedPostgresOptions},
     run,
 };
-use crate::types::{Pipeline, RunPriority, RunRecord, RunRole};
+use crate::types::{ObjectHeader, Pipeline, RunPriority, RunRecord, RunRole, Uid};
 
 /// A database of its own.
 pub(crate) struct TestDatabase {
@@ -65,6 +65,31 @@ pub(crate) async fn workup(db: &Db, study_instance_uid: &str) -> Uuid {
     workup_id
 }
 
+/// The header of a Computed Radiography image that says no more of itself than it must. Its series follows from its study.
+pub(crate) fn header(sop_instance_uid: &str, study_instance_uid: &str) -> ObjectHeader {
+    let uid = |text: &str| Uid::new(text).unwrap();
+    ObjectHeader {
+        sop_class_uid: uid("1.2.840.10008.5.1.4.1.1.1"),
+        sop_instance_uid: uid(sop_instance_uid),
+        study_instance_uid: uid(study_instance_uid),
+        series_instance_uid: uid(&format!("{study_instance_uid}.1")),
+        modality: None,
+        patient_id: None,
+        patient_name: None,
+        patient_birth_date: None,
+        patient_sex: None,
+        accession_number: None,
+        study_date: None,
+        study_time: None,
+        study_description: None,
+        series_number: None,
+        series_description: None,
+        instance_number: None,
+        body_part_examined: None,
+        device_uid: None,
+    }
+}
+
 /// A run of bundle `cxr` on revision 1 of a workup, with three attempts and no destination.
 pub(crate) const fn new_run(workup_id: Uuid) -> run::NewRun<'static> {
     run::NewRun {
@@ -87,6 +112,7 @@ pub(crate) async fn finish(db: &Db, claimed: &run::ClaimedRun, record: &RunRecor
         configuration_sha256: record.configuration_sha256,
         result_key: record.result_key,
         stage_milliseconds: &[],
+        computed_with: &record.computed_with,
     };
     run::finish(&mut db.acquire().await.unwrap(), claimed.id, claimed.attempt, &finished).await.unwrap()
 }

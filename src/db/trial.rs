@@ -70,10 +70,12 @@ pub async fn compare(
         (Some(own), Some(tried)) => {
             sqlx::query_as(
                 "select w.study_instance_uid,
-                        o.outcome ->> 'reason', extract(epoch from o.finished_at - o.started_at)::float8,
-                        run_judged(o.outcome),
-                        t.outcome ->> 'reason', extract(epoch from t.finished_at - t.started_at)::float8,
-                        run_judged(t.outcome)
+                        case o.state when 'not_analysed' then o.outcome ->> 'reason' end,
+                        extract(epoch from o.finished_at - o.started_at)::float8,
+                        nullif(coalesce(o.judged, run_judged(o.outcome)), 'null'),
+                        case t.state when 'not_analysed' then t.outcome ->> 'reason' end,
+                        extract(epoch from t.finished_at - t.started_at)::float8,
+                        nullif(coalesce(t.judged, run_judged(t.outcome)), 'null')
                  from run t join workup w on w.id = t.workup_id
                  join run o on o.workup_id = t.workup_id and o.revision = t.revision and o.bundle = $2
                       and o.bundle_digest = $4 and o.state in ('succeeded', 'not_analysed')
@@ -368,7 +370,7 @@ mod tests {
     async fn claim(db: &Db, new: &NewRun<'_>) -> run::ClaimedRun {
         let mut connection = db.acquire().await.unwrap();
         let run_id = run::insert(&mut connection, new).await.unwrap().unwrap();
-        match run::claim(&mut connection, run_id).await.unwrap() {
+        match run::claim(&mut connection, run_id, "node").await.unwrap() {
             Claim::Claimed(claimed) => claimed,
             other => panic!("{other:?}"),
         }
@@ -437,7 +439,7 @@ mod tests {
         assert!(is_suspended(&mut connection, "chest", "broken").await.unwrap());
         assert!(!is_suspended(&mut connection, "other", "broken").await.unwrap());
         assert!(run::restart(&mut connection, last.unwrap()).await.unwrap());
-        let Claim::Claimed(claimed) = run::claim(&mut connection, last.unwrap()).await.unwrap() else {
+        let Claim::Claimed(claimed) = run::claim(&mut connection, last.unwrap(), "node").await.unwrap() else {
             panic!("parked")
         };
         assert_eq!(testing::finish(db, &claimed, &record(0.5)).await, Some(RunRole::Shadow));

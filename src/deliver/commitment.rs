@@ -1,7 +1,7 @@
 //! The job `report_commitment`: compares what a peer has listed with the files of the archive and reports to it, for
 //! days if need be.
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, time::Duration};
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use time::OffsetDateTime;
@@ -20,6 +20,7 @@ use crate::{
         status::{self as dimse_status, Category},
     },
     jobs::{self, Job, JobHandler},
+    telemetry::{CommitmentEnd, Metrics},
     types::{AeTitle, CommitmentReport, FailureReason, Peer, SiteConfig},
 };
 
@@ -44,6 +45,8 @@ pub struct ReportCommitment {
     pub caller: Caller,
     /// The associations that peers hold open.
     pub open_associations: OpenAssociations,
+    /// Where attempts are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What the archive has under a key.
@@ -206,6 +209,11 @@ impl ReportCommitment {
         if !done {
             return Ok(());
         }
+        self.metrics.commitment_ended(match end {
+            AttemptEnd::Reported => CommitmentEnd::Reported,
+            AttemptEnd::Again(_) => CommitmentEnd::Retry,
+            AttemptEnd::Dead => CommitmentEnd::Dead,
+        });
         let (id, attempt) = (request.id, request.attempts);
         match end {
             AttemptEnd::Reported => tracing::info!(commitment_request_id = %id, attempt, "storage commitment reported"),

@@ -371,6 +371,7 @@ mod tests {
             classes: vec![ClassDefinition { label: label.to_owned(), code }],
             target_class_idx: 0,
             threshold: 0.5,
+            pixel_threshold: None,
             fusion: "mean_prob".to_owned(),
             calibration: None,
             reference_performance: String::new(),

@@ -13,7 +13,7 @@ use crate::{
         equalise::Equalisation,
     },
     nn::{self, Classification, Ensemble, Input, Manifest, Preprocessing, VoiMode},
-    types::RunPriority,
+    types::Errand,
 };
 
 /// The networks of a loaded bundle.
@@ -31,6 +31,13 @@ impl NnModels {
     }
 }
 
+impl NnModels {
+    /// What each network computes with, the segmenter first.
+    pub(super) fn computing(&self) -> Vec<String> {
+        self.ensemble.computing()
+    }
+}
+
 pub(super) fn model_error(error: &nn::NnError) -> ModelError {
     let words = error.to_string();
     match error {
@@ -40,9 +47,9 @@ pub(super) fn model_error(error: &nn::NnError) -> ModelError {
 }
 
 impl Models for NnModels {
-    async fn segment(&self, canvas: Plane, priority: RunPriority) -> Result<Plane, ModelError> {
+    async fn segment(&self, canvas: Plane, errand: &Errand) -> Result<Plane, ModelError> {
         let canvas = nn::Plane { rows: canvas.rows, columns: canvas.columns, values: canvas.values };
-        let lungs = self.ensemble.segment(canvas, priority).await.map_err(|error| model_error(&error))?;
+        let lungs = self.ensemble.segment(canvas, errand).await.map_err(|error| model_error(&error))?;
         Ok(Plane { rows: lungs.rows, columns: lungs.columns, values: lungs.values })
     }
 
@@ -51,13 +58,13 @@ impl Models for NnModels {
         member_idx: usize,
         inputs: Vec<Planes>,
         target_class_idx: usize,
-        priority: RunPriority,
+        errand: &Errand,
     ) -> Result<MemberOutput, ModelError> {
         let inputs = inputs
             .into_iter()
             .map(|Planes { channels, rows, columns, values }| nn::Planes { channels, rows, columns, values })
             .collect();
-        let output = self.ensemble.classify(member_idx, inputs, target_class_idx, priority).await;
+        let output = self.ensemble.classify(member_idx, inputs, target_class_idx, errand).await;
         let output = output.map_err(|error| model_error(&error))?;
         Ok(MemberOutput {
             logits: output.logits,

@@ -3,27 +3,29 @@
 
 use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Instant};
 
-use tokio::{sync::Mutex, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use super::{
     CtNetworks,
     ct_lesions::Outlined,
     cxr::{Analysis, InferError, LoadedImage, StageTimes},
+    room::Room,
     settings::SettingsProblem,
 };
 use crate::{
     imaging::{
         DecodeLimits, ImageHeader, ImagingError, PatientAge,
         ct::{
-            BACKGROUND, BAND_LIMITS_HU, Candidate, DENSITOMETRY_METHOD, HuSlice, LEFT_LUNG, LungLabels, NETWORK_METHOD,
-            OtherSeries, RIGHT_LUNG, Refusal, SEGMENTATION_METHOD, ScanInput, SectionError, SliceHeader, Stack, Volume,
-            choose_sections, choose_stacks, decode_hu, measure, segment,
+            BACKGROUND, BAND_LIMITS_HU, Candidate, Choice, DENSITOMETRY_METHOD, HuSlice, LEFT_LUNG, LungLabels,
+            NETWORK_METHOD, OtherSeries, RIGHT_LUNG, Refusal, SEGMENTATION_METHOD, ScanInput, SectionError,
+            SliceHeader, Stack, Volume, choose_sections, choose_stacks, decode_hu, measure, segment,
         },
         read_object,
     },
     types::{
         BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtLesions, CtLung, CtMethod, CtSection, CtSeries,
-        ExcludedImage, ExcludedSeries, GateResult, NotAnalysed, ReasonCode, RunOutcome, RunPriority, SourceImage,
+        Errand, ExcludedImage, ExcludedSeries, GateResult, NotAnalysed, NotJudged, ReasonCode, RunOutcome, SourceImage,
+        Urgency,
     },
 };
 
@@ -50,8 +52,8 @@ pub struct CtPipeline {
     bundle: BundleIdentity,
     networks: Option<CtNetworks>,
     decode_limits: DecodeLimits,
-    /// Held while there is a volume: memory has room for one.
-    volume_in_memory: Mutex<()>,
+    /// For one volume.
+    memory: Room,
 }
 
 /// What the headers of a study say.
@@ -95,6 +97,8 @@ struct Measured {
     sections: Vec<CtSection>,
     classification: Option<CtClassification>,
     lesions: Option<CtLesions>,
+    /// Why the networks did not look at it.
+    not_judged: Option<Refusal>,
     threshold_hu: Option<i16>,
     /// Images that are not in the volume since others have the same place and pixels.
     identical: Vec<usize>,
@@ -114,13 +118,18 @@ impl CtPipeline {
             let value = bundle.networks().count().to_string();
             return Err(SettingsProblem { setting: "networks", value, expected: "those of the bundle, loaded" });
         }
-        Ok(Self { bundle, networks, decode_limits, volume_in_memory: Mutex::new(()) })
+        Ok(Self { bundle, networks, decode_limits, memory: Room::new(1) })
     }
 
     /// Which bundle this pipeline runs.
     #[must_use]
     pub const fn bundle(&self) -> &BundleIdentity {
         &self.bundle
+    }
+
+    /// What each network computes with, in the order of [`BundleIdentity::networks`].
+    pub(super) fn computing(&self) -> Vec<String> {
+        self.networks.as_ref().map(|networks| networks.ensemble.computing()).unwrap_or_default()
     }
 
     /// Measures the lungs in the best series among `sources` that can be measured. `read` gets each object for its
@@ -134,22 +143,22 @@ impl CtPipeline {
     pub async fn analyse<R, F>(
         &self,
         sources: Vec<SourceImage>,
-        priority: RunPriority,
+        errand: &Errand,
         mut read: R,
     ) -> Result<Analysis, InferError>
     where
         R: FnMut(SourceImage) -> F,
         F: Future<Output = Result<LoadedImage, InferError>>,
     {
-        let mut times = StageTimes::default();
-        let outcome = self.outcome(sources, priority, &mut read, &mut times).await?;
+        let mut times = StageTimes::of(errand);
+        let outcome = self.outcome(sources, errand, &mut read, &mut times).await?;
         Ok(Analysis { outcome, embeddings: Vec::new(), stage_milliseconds: times.stages })
     }
 
     async fn outcome<R, F>(
         &self,
         sources: Vec<SourceImage>,
-        priority: RunPriority,
+        errand: &Errand,
         read: &mut R,
         times: &mut StageTimes,
     ) -> Result<RunOutcome, InferError>
@@ -163,25 +172,39 @@ impl CtPipeline {
         let started = Instant::now();
         let choice = spawn_blocking(move || choose_stacks(&slices, &unreadable)).await?;
         times.add("headers", started);
-        let _volume_in_memory = self.volume_in_memory.lock().await;
-        let mut refused: Vec<Refusal> = Vec::new();
-        for candidate in choice.candidates.iter().take(MAXIMUM_TRIES) {
-            match self.try_stack(&images, &candidate.stack, priority, read, times).await? {
-                Ok(measured) => {
-                    let (why_chosen, other_series) = choice.explain(&refused).unwrap_or_default();
-                    let excluded_series = excluded_series(ordered, other_series);
-                    let analysis = ct_analysis(&images, candidate, why_chosen, measured, excluded_series);
-                    return Ok(RunOutcome::CtMeasured(Box::new(analysis)));
+        let mut place = errand.progress.waiting(self.memory.enter(errand.urgency)).await;
+        let work = async {
+            let mut refused: Vec<Refusal> = Vec::new();
+            // The best one that was measured and that the networks could not judge: they may judge a later one.
+            let mut not_judged: Option<(usize, Measured)> = None;
+            for candidate in choice.candidates.iter().take(MAXIMUM_TRIES) {
+                match self.try_stack(&images, &candidate.stack, errand, read, times).await? {
+                    Ok(measured) => match measured.not_judged.clone() {
+                        None => return Ok(ct_measured(&images, &choice, &refused, measured, ordered)),
+                        Some(refusal) => {
+                            not_judged.get_or_insert((refused.len(), measured));
+                            refused.push(refusal);
+                        }
+                    },
+                    Err(refusal) => refused.push(refusal),
                 }
-                Err(refusal) => refused.push(refusal),
+                // The patient of the other series is the same.
+                if refused.last().is_some_and(|refusal| refusal.reason == ReasonCode::AgeOutOfScope) {
+                    break;
+                }
             }
-            // The patient of the other series is the same.
-            if refused.last().is_some_and(|refusal| refusal.reason == ReasonCode::AgeOutOfScope) {
-                break;
+            if let Some((n_before, measured)) = not_judged {
+                refused.truncate(n_before);
+                return Ok(ct_measured(&images, &choice, &refused, measured, ordered));
             }
+            let Refusal { reason, words } = choice.refusal(&refused);
+            Ok(RunOutcome::NotAnalysed(NotAnalysed { reason, words, sources }))
+        };
+        tokio::select! {
+            // What a thread computes at that moment is finished there and thrown away.
+            () = place.wanted() => Err(InferError::GivesWay),
+            outcome = work => outcome,
         }
-        let Refusal { reason, words } = choice.refusal(&refused);
-        Ok(RunOutcome::NotAnalysed(NotAnalysed { reason, words, sources }))
     }
 
     /// One stack from its pixels to its gates. The inner error is what is wrong with it: the next one may do.
@@ -189,7 +212,7 @@ impl CtPipeline {
         &self,
         images: &[Read],
         stack: &Stack,
-        priority: RunPriority,
+        errand: &Errand,
         read: &mut R,
         times: &mut StageTimes,
     ) -> Result<Result<Measured, Refusal>, InferError>
@@ -203,7 +226,7 @@ impl CtPipeline {
         };
         let started = Instant::now();
         let volume = Arc::new(volume);
-        let found = self.lungs(&volume, priority).await?;
+        let found = self.lungs(&volume, errand).await?;
         times.add("segment", started);
         let labels = match found {
             Ok(labels) => labels,
@@ -225,47 +248,44 @@ impl CtPipeline {
         if let Some(gate) = gates.iter().find(|gate| gate.enforced && !gate.passed) {
             return Ok(Err(Refusal { reason: gate.reason, words: gate.words.clone() }));
         }
-        let started = Instant::now();
-        let classification = match &self.networks {
-            Some(networks) => match networks.classify(&self.bundle, &volume, &labels, priority).await? {
-                Some(Err(refusal)) => return Ok(Err(refusal)),
-                Some(Ok(classification)) => {
+        let (mut classification, mut outlined, mut not_judged) = (None, None, None);
+        if let Some(networks) = &self.networks {
+            let started = Instant::now();
+            match networks.classify(&self.bundle, &volume, &labels, errand).await? {
+                Some(Err(refusal)) => not_judged = Some(refusal),
+                Some(Ok(of_scan)) => {
                     times.add("classify", started);
-                    Some(classification)
+                    classification = Some(of_scan);
                 }
-                None => None,
-            },
-            None => None,
-        };
-        let started = Instant::now();
-        let outlined = match &self.networks {
-            Some(networks) => match networks.lesions(&self.bundle, &volume, &labels, priority).await? {
-                Some(Err(refusal)) => return Ok(Err(refusal)),
-                Some(Ok(outlined)) => {
+                None => {}
+            }
+            let started = Instant::now();
+            match networks.lesions(&self.bundle, &volume, &labels, errand).await? {
+                Some(Err(refusal)) => not_judged = Some(refusal),
+                Some(Ok(of_scan)) => {
                     times.add("lesions", started);
-                    Some(outlined)
+                    outlined = Some(of_scan);
                 }
-                None => None,
-            },
-            None => None,
-        };
+                None => {}
+            }
+        }
         let threshold_hu = labels.threshold_hu;
         let of_classes = classification.iter().flat_map(|scan| &scan.key_slices).map(|key| key.slice);
         let key_slices: Vec<usize> = of_classes.chain(outlined.iter().flat_map(Outlined::key_slices)).collect();
         let (lesions, mask) = outlined.map(|Outlined { lesions, mask }| (lesions, mask)).unzip();
         let sections = spawn_blocking(move || choose_sections(&volume, &labels, mask.as_deref(), &key_slices)).await?;
         let sections = sections.map_err(|error: SectionError| InferError::Sections(error.to_string()))?;
-        Ok(Ok(Measured { lungs, gates, sections, classification, lesions, threshold_hu, identical }))
+        Ok(Ok(Measured { lungs, gates, sections, classification, lesions, not_judged, threshold_hu, identical }))
     }
 
     /// The lungs, by the bundle's network or by threshold. The inner error is what is wrong with the images.
     async fn lungs(
         &self,
         volume: &Arc<Volume>,
-        priority: RunPriority,
+        errand: &Errand,
     ) -> Result<Result<Arc<LungLabels>, Refusal>, InferError> {
         let by_network = match &self.networks {
-            Some(networks) => networks.lungs(volume, priority).await?,
+            Some(networks) => networks.lungs(volume, errand).await?,
             None => None,
         };
         let found = if let Some(lungs) = by_network {
@@ -299,14 +319,14 @@ impl CtPipeline {
         series.sort_by(in_order);
         let Headers { images, slices, unreadable } = read_headers(series, &mut read, &mut times).await?;
         let choice = spawn_blocking(move || choose_stacks(&slices, &unreadable)).await?;
-        let _volume_in_memory = self.volume_in_memory.lock().await;
+        let _place = self.memory.enter(Urgency::Routine).await;
         let Some(candidate) = choice.candidates.first() else { return Ok(Err(choice.refusal(&[]))) };
         let filled = self.fill(&images, &candidate.stack, &mut read, &mut times).await?;
         let volume = match filled {
             Ok(Filled { volume, .. }) => Arc::new(volume),
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let labels = match self.lungs(&volume, RunPriority::Routine).await? {
+        let labels = match self.lungs(&volume, &Errand::default()).await? {
             Ok(labels) => labels,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -433,11 +453,25 @@ fn undecodable(error: &ImagingError, number: usize, stack: &Stack) -> Refusal {
     Refusal { reason, words: format!("slice {} of {} has no pixels: {words}", number + 1, stack.slices.len()) }
 }
 
+/// The outcome of the candidate after those that were `refused`; `sources` are all images of the study.
+fn ct_measured(
+    images: &[Read],
+    choice: &Choice,
+    refused: &[Refusal],
+    measured: Measured,
+    sources: Vec<SourceImage>,
+) -> RunOutcome {
+    let (why_chosen, other_series) = choice.explain(refused).unwrap_or_default();
+    let excluded_series = excluded_series(sources, other_series);
+    let analysis = ct_analysis(images, &choice.candidates[refused.len()], why_chosen, measured, excluded_series);
+    RunOutcome::CtMeasured(Box::new(analysis))
+}
+
 fn ct_analysis(
     images: &[Read],
     Candidate { stack, left_out, .. }: &Candidate,
     why_chosen: String,
-    Measured { lungs, gates, sections, classification, lesions, threshold_hu, identical }: Measured,
+    Measured { lungs, gates, sections, classification, lesions, not_judged, threshold_hu, identical }: Measured,
     excluded_series: Vec<ExcludedSeries>,
 ) -> CtAnalysis {
     let stacked: Vec<SourceImage> = stack.slices.iter().map(|&idx| images[idx].source.clone()).collect();
@@ -476,6 +510,7 @@ fn ct_analysis(
         sections,
         classification,
         lesions,
+        not_judged: not_judged.map(|Refusal { reason, words }| NotJudged { reason, words }),
         excluded_series,
         excluded,
     }

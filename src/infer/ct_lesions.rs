@@ -22,7 +22,7 @@ use crate::{
         Input, LesionRule, Slices,
         quadrants::{Quadrants, consecutive_lesions, longest_run, quadrants_with_lesion},
     },
-    types::{BundleIdentity, CtLesionMember, CtLesionRun, CtLesions, CtQuadrant, ReasonCode, RunPriority},
+    types::{BundleIdentity, CtLesionMember, CtLesionRun, CtLesions, CtQuadrant, Errand, ReasonCode},
 };
 
 /// Slices that are handed to the networks at once: one portion is in memory beside the volume.
@@ -74,7 +74,7 @@ impl CtNetworks {
         bundle: &BundleIdentity,
         volume: &Arc<Volume>,
         lungs: &Arc<LungLabels>,
-        priority: RunPriority,
+        errand: &Errand,
     ) -> Result<Option<Result<Outlined, Refusal>>, InferError> {
         let Some(outlining) = self.outlining.clone() else { return Ok(None) };
         let plan = spawn_blocking({
@@ -97,8 +97,13 @@ impl CtNetworks {
             );
             return Ok(Some(Err(Refusal { reason: ReasonCode::UnsupportedImage, words })));
         }
-        let scan =
-            Scan { volume: Arc::clone(volume), lungs: Arc::clone(lungs), outlining, plan: Arc::new(plan), priority };
+        let scan = Scan {
+            volume: Arc::clone(volume),
+            lungs: Arc::clone(lungs),
+            outlining,
+            plan: Arc::new(plan),
+            errand: errand.clone(),
+        };
 
         let mut answers: Vec<Result<(), ModelError>> = bundle.members.iter().map(|_| Ok(())).collect();
         let (mask, quadrants) = loop {
@@ -146,8 +151,8 @@ impl CtNetworks {
             let slices = Arc::new(Slices { count: range.len(), channels, rows, columns, values: input.values });
             let mut tasks = JoinSet::new();
             for &member_idx in members {
-                let (ensemble, slices, priority) = (self.ensemble.clone(), Arc::clone(&slices), scan.priority);
-                tasks.spawn(async move { (member_idx, ensemble.outline(member_idx, slices, priority).await) });
+                let (ensemble, slices, errand) = (self.ensemble.clone(), Arc::clone(&slices), scan.errand.clone());
+                tasks.spawn(async move { (member_idx, ensemble.outline(member_idx, slices, &errand).await) });
             }
             drop(slices);
             let mut of_members: Vec<(usize, Vec<f32>)> = Vec::with_capacity(members.len());
@@ -188,7 +193,7 @@ struct Scan {
     lungs: Arc<LungLabels>,
     outlining: Arc<LesionOutlining>,
     plan: Arc<ScanPlan>,
-    priority: RunPriority,
+    errand: Errand,
 }
 
 impl Scan {
@@ -376,7 +381,7 @@ mod tests {
             volume: Arc::new(volume),
             lungs: Arc::new(lungs),
             outlining: Arc::new(LesionOutlining { recipe, rule }),
-            priority: RunPriority::Routine,
+            errand: Errand::default(),
         }
     }
 
@@ -395,6 +400,7 @@ mod tests {
             classes: Vec::new(),
             target_class_idx: 0,
             threshold: 0.5,
+            pixel_threshold: None,
             grey_zone: None,
             fusion: "mean_prob".to_owned(),
             calibration: None,

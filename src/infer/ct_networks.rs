@@ -22,7 +22,7 @@ use crate::{
         heat,
     },
     nn::{self, Bundle, Classification, EnsembleOptions, Input, ScanChannel, ScanEnsemble, ScanOutput, Slices},
-    types::{BundleIdentity, CtClassification, CtKeySlice, HeatMap, MemberScore, ReasonCode, RunPriority},
+    types::{BundleIdentity, CtClassification, CtKeySlice, Errand, HeatMap, MemberScore, ReasonCode},
 };
 
 /// Slices that are handed to the lung segmenter at once: one portion is in memory beside the volume.
@@ -81,7 +81,7 @@ impl CtNetworks {
     pub async fn lungs(
         &self,
         volume: &Arc<Volume>,
-        priority: RunPriority,
+        errand: &Errand,
     ) -> Result<Option<Result<LungLabels, TooManyPieces>>, InferError> {
         let Some(side) = self.segmenter_side else { return Ok(None) };
         let [columns, _, n_slices] = volume.size;
@@ -102,7 +102,7 @@ impl CtNetworks {
             })
             .await?;
             let slices = Slices { count, channels: 1, rows: side, columns: side, values };
-            let found = self.ensemble.segment(slices, priority).await;
+            let found = self.ensemble.segment(slices, errand).await;
             let found = found.map_err(|error| InferError::Segmenter(model_error(&error)))?;
             if found.len() != count * side * side {
                 return Err(PlaneError::Shape { rows: side, columns: side, values: found.len() / count }.into());
@@ -127,14 +127,14 @@ impl CtNetworks {
         bundle: &BundleIdentity,
         volume: &Arc<Volume>,
         lungs: &Arc<LungLabels>,
-        priority: RunPriority,
+        errand: &Errand,
     ) -> Result<Option<Result<CtClassification, Refusal>>, InferError> {
         let Some(classifiers) = self.classifiers.clone() else { return Ok(None) };
         let input = match self.input(volume, lungs).await? {
             Ok(input) => input,
             Err(refusal) => return Ok(Some(Err(refusal))),
         };
-        let (input, outputs) = self.ask(bundle, input, priority).await?;
+        let (input, outputs) = self.ask(bundle, input, errand).await?;
         let logits: Vec<Vec<f32>> = outputs.iter().flatten().map(|output| logarithms(&output.probabilities)).collect();
         let logits: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
         let target = bundle.target_class_idx;
@@ -206,7 +206,7 @@ impl CtNetworks {
         &self,
         bundle: &BundleIdentity,
         mut input: ScanInput,
-        priority: RunPriority,
+        errand: &Errand,
     ) -> Result<(ScanInput, Vec<Result<ScanOutput, String>>), InferError> {
         let slices = Arc::new(Slices {
             count: input.slices.len(),
@@ -218,10 +218,10 @@ impl CtNetworks {
         let target_class_idx = bundle.target_class_idx;
         let mut tasks = JoinSet::new();
         for member_idx in 0..bundle.members.len() {
-            let (ensemble, slices) = (self.ensemble.clone(), Arc::clone(&slices));
-            tasks.spawn(async move {
-                (member_idx, ensemble.classify(member_idx, slices, target_class_idx, priority).await)
-            });
+            let (ensemble, slices, errand) = (self.ensemble.clone(), Arc::clone(&slices), errand.clone());
+            tasks.spawn(
+                async move { (member_idx, ensemble.classify(member_idx, slices, target_class_idx, &errand).await) },
+            );
         }
         drop(slices);
         let stopped = || ModelError::Failed("it stopped without an answer".to_owned());

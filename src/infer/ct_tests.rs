@@ -1,6 +1,9 @@
 //! The CT pipeline on a phantom in DICOM.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+};
 
 use dicom_core::{PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
@@ -21,8 +24,8 @@ use crate::{
         init_ct_bundle, init_untrained_scan_bundle, script_of, threshold_weights,
     },
     types::{
-        BundleIdentity, BundleStatus, CtAnalysis, CtLesionRun, CtLesions, CtPlane, CtQuadrant, Decision, NotAnalysed,
-        ReasonCode, RunOutcome, RunPriority, Sha256Digest, Side, SourceImage, Uid,
+        BundleIdentity, BundleStatus, CtAnalysis, CtLesionRun, CtLesions, CtPlane, CtQuadrant, Decision, Errand,
+        NotAnalysed, ReasonCode, RunOutcome, Sha256Digest, Side, SourceImage, Uid, Urgency,
     },
 };
 
@@ -35,6 +38,7 @@ fn bundle() -> BundleIdentity {
         classes: Vec::new(),
         target_class_idx: 0,
         threshold: 0.0,
+        pixel_threshold: None,
         grey_zone: None,
         fusion: "none".to_owned(),
         calibration: None,
@@ -52,7 +56,7 @@ struct Study {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().build().unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 /// How a volume is written as images.
@@ -109,7 +113,7 @@ impl Study {
             let bytes = self.files[&source.archive_key].clone();
             async move { Ok(LoadedImage { source, bytes }) }
         };
-        runtime().block_on(pipeline.analyse(sources, RunPriority::Routine, read)).unwrap()
+        runtime().block_on(pipeline.analyse(sources, &Errand::default(), read)).unwrap()
     }
 
     #[track_caller]
@@ -433,15 +437,38 @@ fn a_gap_breaks_the_run_and_small_lesions_do_not_count() {
 }
 
 #[test]
-fn what_would_leave_slices_out_is_refused_instead_of_judged() {
+fn what_would_leave_slices_out_is_measured_and_not_judged() {
     let (volume, _) = phantom();
     let study = Study::of(&volume, PLAIN);
     let pipeline = pipeline_of(UNET_PLUS_PLUS, |text| text.replace("maximum_slices = 1000", "maximum_slices = 10"));
-    let RunOutcome::NotAnalysed(refused) = study.analyse_with(&pipeline, study.sources.clone()).outcome else {
-        panic!("refused")
+    let RunOutcome::CtMeasured(found) = study.analyse_with(&pipeline, study.sources.clone()).outcome else {
+        panic!("measured")
     };
-    assert_eq!(refused.reason, ReasonCode::UnsupportedImage);
-    assert!(refused.words.contains("the bundle takes 10: slices between them would be left out"), "{refused:?}");
+    let not_judged = found.not_judged.clone().unwrap();
+    assert_eq!(not_judged.reason, ReasonCode::UnsupportedImage);
+    assert!(not_judged.words.contains("the bundle takes 10: slices between them would be left out"), "{not_judged:?}");
+    let measured = study.measured();
+    assert_eq!((&found.lungs, found.sections.len()), (&measured.lungs, measured.sections.len()));
+    assert_eq!((found.lesions.clone(), measured.not_judged), (None, None));
+
+    // A series of fewer slices that the networks can judge is preferred to one that is only measured.
+    let thick = Phantom { size: [72, 56, 40], spacing_mm: [5.0, 5.0, 8.0], ..Phantom::default() }.make().0;
+    let mut both = Study::of(&volume, PLAIN);
+    for slice in 0..thick.size[2] {
+        both.add(&thick, slice, Writing { series: "2.25.200", ..PLAIN });
+    }
+    let pipeline = pipeline_of(UNET_PLUS_PLUS, |text| text.replace("maximum_slices = 1000", "maximum_slices = 40"));
+    let (judged, _) = lesions_of(both.analyse_with(&pipeline, both.sources.clone()));
+    assert_eq!((judged.series.series_instance_uid.as_str(), judged.not_judged), ("2.25.200", None));
+    let other = judged.excluded_series.iter().find(|series| series.series_instance_uid.as_str() == PLAIN.series);
+    assert!(other.unwrap().words.contains("slices between them would be left out"), "{other:?}");
+    // Where none can be judged, the best one is measured.
+    let pipeline = pipeline_of(UNET_PLUS_PLUS, |text| text.replace("maximum_slices = 1000", "maximum_slices = 3"));
+    let RunOutcome::CtMeasured(found) = both.analyse_with(&pipeline, both.sources.clone()).outcome else {
+        panic!("measured")
+    };
+    assert_eq!((found.series.series_instance_uid.as_str(), found.lungs), (PLAIN.series, measured.lungs));
+    assert!(found.not_judged.is_some());
 }
 
 /// One member fails where the block is, some slices on: the other one outlines the scan from its first slice on by itself.
@@ -617,7 +644,7 @@ fn the_next_series_is_measured_when_the_pixels_or_the_lungs_of_the_first_are_no_
     let measured = study.measured();
     assert_eq!(measured.series.series_instance_uid.as_str(), PLAIN.series);
     assert!(measured.series.why_chosen.contains("of 3 series"), "{}", measured.series.why_chosen);
-    assert!(measured.series.why_chosen.ends_with("2 that came before it could not be measured"));
+    assert!(measured.series.why_chosen.ends_with("2 that came before it could not be measured or judged"));
     let excluded: Vec<(&str, ReasonCode, usize)> = measured
         .excluded_series
         .iter()
@@ -699,9 +726,10 @@ fn one_volume_is_in_memory_at_a_time() {
     let study = Study::of(&small.make().0, PLAIN);
     let pipeline = CtPipeline::new(bundle(), None, DecodeLimits::default()).unwrap();
     let log: RefCell<Vec<usize>> = RefCell::default();
+    let errand = Errand::default();
     let analyse = |run: usize| {
         let (study, log) = (&study, &log);
-        pipeline.analyse(study.sources.clone(), RunPriority::Routine, move |source: SourceImage| {
+        pipeline.analyse(study.sources.clone(), &errand, move |source: SourceImage| {
             log.borrow_mut().push(run);
             let bytes = study.files[&source.archive_key].clone();
             async move {
@@ -721,6 +749,72 @@ fn one_volume_is_in_memory_at_a_time() {
     let (one, other) = (slices_of(0), slices_of(1));
     assert_eq!((one.len(), other.len()), (40, 40));
     assert!(one[39] < other[0] || other[39] < one[0], "{log:?}");
+}
+
+/// A shadow holds the volume when a study comes that somebody waits for.
+#[test]
+fn a_shadow_gives_the_volume_up_for_live_work_whatever_it_is_at() {
+    let small = Phantom { size: [72, 56, 40], spacing_mm: [5.0, 5.0, 8.0], ..Phantom::default() };
+    let study = Study::of(&small.make().0, PLAIN);
+    let pipeline = CtPipeline::new(bundle(), None, DecodeLimits::default()).unwrap();
+    let reads = [Cell::new(0_usize), Cell::new(0), Cell::new(0)];
+    let (begin, begun) = tokio::sync::oneshot::channel();
+    let begin = Cell::new(Some(begin));
+    let analyse = async |run: usize, urgency: Urgency| {
+        let errand = Errand { urgency, ..Errand::default() };
+        let (study, reads, begin) = (&study, &reads, &begin);
+        let read = move |source: SourceImage| {
+            reads[run].set(reads[run].get() + 1);
+            // In the middle of the pixels, which come after 40 headers, the shadow stops reading.
+            let is_middle = run == 0 && reads[run].get() == 50;
+            let begin = if is_middle { begin.take() } else { None };
+            let bytes = study.files[&source.archive_key].clone();
+            async move {
+                if let Some(begin) = begin {
+                    begin.send(()).unwrap();
+                    std::future::pending::<()>().await;
+                }
+                Ok(LoadedImage { source, bytes })
+            }
+        };
+        pipeline.analyse(study.sources.clone(), &errand, read).await
+    };
+    let live_after_a_while = async {
+        begun.await.unwrap();
+        analyse(1, Urgency::Routine).await
+    };
+    let (shadow, live) = runtime().block_on(async { tokio::join!(analyse(0, Urgency::Shadow), live_after_a_while) });
+    let given_way = shadow.unwrap_err();
+    assert!(matches!(given_way, InferError::GivesWay) && given_way.wait().is_some(), "{given_way}");
+    assert!(matches!(live.unwrap().outcome, RunOutcome::CtMeasured(_)));
+    assert_eq!((reads[0].get(), reads[1].get()), (50, 80));
+    // Nobody waits any more.
+    let alone = runtime().block_on(analyse(2, Urgency::Shadow));
+    assert!(matches!(alone.unwrap().outcome, RunOutcome::CtMeasured(_)));
+}
+
+/// What a run's time limit goes by.
+#[test]
+fn every_slice_is_a_step_of_a_run_and_a_network_that_is_stuck_makes_none() {
+    let (volume, _) = phantom();
+    let study = Study::of(&volume, PLAIN);
+    let pipeline = pipeline_of_scripts(&[("unet_plus_plus", &bright)], |text| text);
+    let errand = Errand::default();
+    let read = |source: SourceImage| {
+        let bytes = study.files[&source.archive_key].clone();
+        async move { Ok(LoadedImage { source, bytes }) }
+    };
+    runtime().block_on(pipeline.analyse(study.sources.clone(), &errand, read)).unwrap();
+    // Headers and pixels are read and decoded; the network looks at the slices with lung in portions.
+    assert!(errand.progress.steps() > 4 * study.sources.len() as u64, "{}", errand.progress.steps());
+
+    let stuck = Errand::default();
+    let never = |_: SourceImage| std::future::pending();
+    let limit = std::time::Duration::from_millis(20);
+    let analysis = pipeline.analyse(study.sources.clone(), &stuck, never);
+    assert!(runtime().block_on(async { tokio::time::timeout(limit, analysis).await }).is_err());
+    assert_eq!(stuck.progress.steps(), 0);
+    assert!(stuck.progress.idle() >= limit);
 }
 
 #[test]

@@ -24,8 +24,8 @@ use crate::{
         read_object,
     },
     types::{
-        BundleIdentity, BundleStatus, CxrAnalysis, ExcludedImage, HeatMap, ImageAnalysis, LungMask, MemberScore,
-        NotAnalysed, Placement, ReasonCode, RunOutcome, RunPriority, SourceImage,
+        BundleIdentity, BundleStatus, CxrAnalysis, Errand, ExcludedImage, HeatMap, ImageAnalysis, LungMask,
+        MemberScore, NotAnalysed, Placement, Progress, ReasonCode, RunOutcome, SourceImage,
     },
 };
 
@@ -78,6 +78,9 @@ pub enum InferError {
     /// Planes of the wrong size: segmenter and manifest contradict each other.
     #[error("the lung segmenter's output cannot be used: {0}")]
     Plane(#[from] PlaneError),
+    /// It is a shadow and was in the way of live work.
+    #[error("it gives way to a study that somebody waits for")]
+    GivesWay,
     /// The worker thread died.
     #[error("the worker that prepares images stopped: {0}")]
     Worker(#[from] JoinError),
@@ -96,13 +99,14 @@ impl InferError {
         Self::AllMembersFailed { failures: vec![first.clone()], first, wait: None }
     }
 
-    /// How long to wait for networks that were taken out before this run came: it is not its fault. `None` for everything
-    /// that the run itself may have caused.
+    /// How long to wait for networks that were taken out before this run came, or for others to finish: it is not its
+    /// fault. `None` for everything that the run itself may have caused.
     #[must_use]
     pub const fn wait(&self) -> Option<Duration> {
         match self {
             Self::Segmenter(error) => error.wait(),
             Self::AllMembersFailed { wait, .. } => *wait,
+            Self::GivesWay => Some(Duration::from_secs(10)),
             _ => None,
         }
     }
@@ -152,10 +156,17 @@ type Embedded = (ImageAnalysis, Result<Vec<f32>, String>);
 #[derive(Default)]
 pub(super) struct StageTimes {
     pub(super) stages: Vec<(String, f64)>,
+    /// Renewed with every stage.
+    progress: Progress,
 }
 
 impl StageTimes {
+    pub(super) fn of(errand: &Errand) -> Self {
+        Self { stages: Vec::new(), progress: errand.progress.clone() }
+    }
+
     pub(super) fn add(&mut self, stage: &str, since: Instant) {
+        self.progress.renew();
         let milliseconds = since.elapsed().as_secs_f64() * 1000.0;
         match self.stages.iter_mut().find(|(name, _)| name == stage) {
             Some((_, sum)) => *sum += milliseconds,
@@ -193,7 +204,6 @@ impl<M: Models> CxrPipeline<M> {
         Ok(Self { models: Arc::new(models), bundle, settings: Arc::new(settings) })
     }
 
-    #[cfg(test)]
     pub(super) fn models(&self) -> &M {
         &self.models
     }
@@ -217,14 +227,14 @@ impl<M: Models> CxrPipeline<M> {
     pub async fn analyse<R, F>(
         &self,
         sources: Vec<SourceImage>,
-        priority: RunPriority,
+        errand: &Errand,
         mut read: R,
     ) -> Result<Analysis, InferError>
     where
         R: FnMut(SourceImage) -> F,
         F: Future<Output = Result<LoadedImage, InferError>>,
     {
-        let mut times = StageTimes::default();
+        let mut times = StageTimes::of(errand);
         let mut analysed = Vec::new();
         let mut embeddings = Vec::new();
         let mut excluded = Vec::new();
@@ -232,7 +242,7 @@ impl<M: Models> CxrPipeline<M> {
             let started = Instant::now();
             let LoadedImage { source, bytes } = read(source).await?;
             times.add("read", started);
-            match self.analyse_image(&source, bytes, priority, &mut times).await? {
+            match self.analyse_image(&source, bytes, errand, &mut times).await? {
                 Verdict::Goes((analysis, embedding)) => {
                     analysed.push(analysis);
                     embeddings.push(embedding);
@@ -254,16 +264,16 @@ impl<M: Models> CxrPipeline<M> {
         &self,
         source: &SourceImage,
         bytes: Vec<u8>,
-        priority: RunPriority,
+        errand: &Errand,
         times: &mut StageTimes,
     ) -> Result<Verdict<Embedded>, InferError> {
-        let Inputs { gates, placement, lungs, of_members } = match self.inputs(bytes, priority, times).await? {
+        let Inputs { gates, placement, lungs, of_members } = match self.inputs(bytes, errand, times).await? {
             Verdict::Goes(inputs) => inputs,
             Verdict::Excluded(exclusion) => return Ok(Verdict::Excluded(exclusion)),
         };
         let started = Instant::now();
         let frames = of_members.iter().map(|(_, frame)| *frame).collect();
-        let outputs = self.classify(of_members.into_iter().map(|(inputs, _)| inputs).collect(), priority).await?;
+        let outputs = self.classify(of_members.into_iter().map(|(inputs, _)| inputs).collect(), errand).await?;
         times.add("classify", started);
 
         let started = Instant::now();
@@ -277,7 +287,7 @@ impl<M: Models> CxrPipeline<M> {
     pub(super) async fn inputs(
         &self,
         bytes: Vec<u8>,
-        priority: RunPriority,
+        errand: &Errand,
         times: &mut StageTimes,
     ) -> Result<Verdict<Inputs>, InferError> {
         let started = Instant::now();
@@ -292,7 +302,7 @@ impl<M: Models> CxrPipeline<M> {
 
         let started = Instant::now();
         let side = segmenter_canvas.rows;
-        let probabilities = self.models.segment(segmenter_canvas, priority).await.map_err(InferError::Segmenter)?;
+        let probabilities = self.models.segment(segmenter_canvas, errand).await.map_err(InferError::Segmenter)?;
         if (probabilities.rows, probabilities.columns, probabilities.values.len()) != (side, side, side * side) {
             return Err(PlaneError::Shape {
                 rows: probabilities.rows,
@@ -322,15 +332,15 @@ impl<M: Models> CxrPipeline<M> {
     async fn classify(
         &self,
         inputs: Vec<Vec<Planes>>,
-        priority: RunPriority,
+        errand: &Errand,
     ) -> Result<Vec<Result<MemberOutput, String>>, InferError> {
         let n_classes = self.bundle.classes.len();
         let target_class_idx = self.bundle.target_class_idx;
         let mut tasks = JoinSet::new();
         for (member_idx, inputs) in inputs.into_iter().enumerate() {
-            let models = Arc::clone(&self.models);
+            let (models, errand) = (Arc::clone(&self.models), errand.clone());
             tasks.spawn(
-                async move { (member_idx, models.classify(member_idx, inputs, target_class_idx, priority).await) },
+                async move { (member_idx, models.classify(member_idx, inputs, target_class_idx, &errand).await) },
             );
         }
         let mut outputs: Vec<Result<MemberOutput, ModelError>> =

@@ -17,10 +17,12 @@ mod ct_tests;
 mod cxr;
 mod gates;
 pub mod library;
+mod loaded;
 mod models;
 pub mod nearest;
 mod on_demand;
 pub mod pipeline;
+mod room;
 mod scores;
 mod settings;
 #[cfg(test)]

@@ -4,14 +4,14 @@ use std::{future::Future, time::Duration};
 
 use crate::{
     imaging::{Plane, Planes},
-    types::RunPriority,
+    types::Errand,
 };
 
 /// The networks of one bundle: a lung segmenter and the classifiers.
 pub trait Models: Send + Sync + 'static {
     /// The probability of lung, 0 to 1, for each pixel of a square canvas (0 black to 1 white) of the segmenter's
     /// side.
-    fn segment(&self, canvas: Plane, priority: RunPriority) -> impl Future<Output = Result<Plane, ModelError>> + Send;
+    fn segment(&self, canvas: Plane, errand: &Errand) -> impl Future<Output = Result<Plane, ModelError>> + Send;
 
     /// Runs the classifier `member_idx` on its inputs (normalised channels) and explains its output for `target_class_idx`.
     fn classify(
@@ -19,7 +19,7 @@ pub trait Models: Send + Sync + 'static {
         member_idx: usize,
         inputs: Vec<Planes>,
         target_class_idx: usize,
-        priority: RunPriority,
+        errand: &Errand,
     ) -> impl Future<Output = Result<MemberOutput, ModelError>> + Send;
 
     /// The bundle's fusion and calibration: one output per class, 0 to 1, of the logits of the members that ran.

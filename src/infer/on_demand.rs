@@ -18,7 +18,7 @@ use crate::{
         heat,
     },
     nn::{self, Bundle, Explanation, IntegratedGradientsOptions, NnError},
-    types::{CtAnalysis, CtKeySlice, CtPlane, HeatMap, ImageAnalysis, RunPriority, SourceImage},
+    types::{CtAnalysis, CtKeySlice, CtPlane, Errand, HeatMap, ImageAnalysis, SourceImage},
 };
 
 /// What is asked for.
@@ -120,7 +120,7 @@ impl CxrPipeline<NnModels> {
         analysis: &ImageAnalysis,
         wish: &MapWish,
     ) -> Result<ImageAnalysis, OnDemandError> {
-        let inputs = match self.inputs(image.bytes, RunPriority::Routine, &mut StageTimes::default()).await? {
+        let inputs = match self.inputs(image.bytes, &Errand::default(), &mut StageTimes::default()).await? {
             Verdict::Goes(inputs) => inputs,
             Verdict::Excluded(exclusion) => return Err(OnDemandError::Refused(exclusion.words)),
         };

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     imaging::DecodeLimits,
     nn::{Bundle, BundleError, Ensemble, EnsembleOptions, Manifest, NnError},
-    types::{self, BundleIdentity, NotAnalysed, ReasonCode, RunOutcome, RunPriority, SourceImage},
+    types::{self, BundleIdentity, Errand, NotAnalysed, ReasonCode, RunOutcome, SourceImage},
 };
 
 /// SOP classes that the chest radiograph pipeline reads: Computed Radiography, Digital X-Ray for presentation.
@@ -106,18 +106,24 @@ impl Pipeline {
         }
     }
 
+    /// Each network of the bundle with what it computes with: devices and precision.
+    #[must_use]
+    pub fn computing(&self) -> Vec<String> {
+        let computing = match self {
+            Self::Cxr(pipeline) => pipeline.models().computing(),
+            Self::Ct(pipeline) => pipeline.computing(),
+        };
+        let networks = self.bundle().networks().zip(computing);
+        networks.map(|(network, computing)| format!("{} {computing}", network.name)).collect()
+    }
+
     /// Analyses the objects of a study that it reads; `read` gets each when its turn comes.
     ///
     /// # Errors
     /// [`InferError`] when the networks or the worker fail.
     ///
     /// Cancel safety: as [`CxrPipeline::analyse`].
-    pub async fn analyse<R, F>(
-        &self,
-        sources: &[SourceImage],
-        priority: RunPriority,
-        read: R,
-    ) -> Result<Analysis, InferError>
+    pub async fn analyse<R, F>(&self, sources: &[SourceImage], errand: &Errand, read: R) -> Result<Analysis, InferError>
     where
         R: FnMut(SourceImage) -> F,
         F: Future<Output = Result<LoadedImage, InferError>>,
@@ -138,8 +144,8 @@ impl Pipeline {
             });
         }
         match self {
-            Self::Cxr(pipeline) => pipeline.analyse(images, priority, read).await,
-            Self::Ct(pipeline) => pipeline.analyse(images, priority, read).await,
+            Self::Cxr(pipeline) => pipeline.analyse(images, errand, read).await,
+            Self::Ct(pipeline) => pipeline.analyse(images, errand, read).await,
         }
     }
 }

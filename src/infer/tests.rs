@@ -20,8 +20,8 @@ use crate::{
     },
     telemetry::{Label as _, RunStage},
     types::{
-        BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, MemberIdentity, NotAnalysed,
-        ReasonCode, RunOutcome, RunPriority, Sha256Digest, SourceImage, Uid,
+        BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, Errand, MemberIdentity,
+        NotAnalysed, ReasonCode, RunOutcome, Sha256Digest, SourceImage, Uid,
     },
 };
 
@@ -66,7 +66,7 @@ fn softmax(logits: &[f32]) -> Vec<f32> {
 }
 
 impl Models for FakeModels {
-    async fn segment(&self, canvas: Plane, _priority: RunPriority) -> Result<Plane, ModelError> {
+    async fn segment(&self, canvas: Plane, _asker: &Errand) -> Result<Plane, ModelError> {
         assert_eq!((canvas.rows, canvas.columns), (SIDE as usize, SIDE as usize));
         assert!(canvas.values.iter().all(|value| (0.0..=1.0).contains(value)));
         let side = SIDE as usize;
@@ -85,7 +85,7 @@ impl Models for FakeModels {
         member_idx: usize,
         inputs: Vec<Planes>,
         target_class_idx: usize,
-        _priority: RunPriority,
+        _asker: &Errand,
     ) -> Result<MemberOutput, ModelError> {
         self.n_classified.fetch_add(1, Ordering::Relaxed);
         let [input] = inputs.as_slice() else { panic!("one input, found {}", inputs.len()) };
@@ -153,6 +153,7 @@ fn bundle(status: BundleStatus) -> BundleIdentity {
         ],
         target_class_idx: 1,
         threshold: 0.5,
+        pixel_threshold: None,
         fusion: "mean_prob".to_owned(),
         calibration: None,
         reference_performance: String::new(),
@@ -231,7 +232,7 @@ fn source() -> SourceImage {
 async fn analyse(pipeline: &CxrPipeline<FakeModels>, images: Vec<LoadedImage>) -> Result<Analysis, InferError> {
     let sources = images.iter().map(|image| image.source.clone()).collect();
     let mut images = images.into_iter();
-    pipeline.analyse(sources, RunPriority::Routine, |_| std::future::ready(Ok(images.next().unwrap()))).await
+    pipeline.analyse(sources, &Errand::default(), |_| std::future::ready(Ok(images.next().unwrap()))).await
 }
 
 async fn analysed(pipeline: &CxrPipeline<FakeModels>, images: Vec<LoadedImage>) -> CxrAnalysis {
@@ -448,7 +449,7 @@ async fn each_image_is_read_when_its_turn_comes() {
     let mut asked = 0;
     let sources = vec![image.source.clone(), image.source.clone()];
     let error = pipeline
-        .analyse(sources, RunPriority::Routine, |_| {
+        .analyse(sources, &Errand::default(), |_| {
             asked += 1;
             let again = asked == 2;
             let image = image.clone();

@@ -3,9 +3,9 @@
 //! is charged to the study that caused it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     future::Future,
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,11 +13,14 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use time::{OffsetDateTime, UtcOffset};
-use tokio::sync::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Analysis, CxrPipeline, InferError, LoadedImage, NnModels, Pipeline, SimilarCaseSettings, library::CaseLibrary,
+    Analysis, CxrPipeline, InferError, LoadedImage, NnModels, Pipeline, SimilarCaseSettings,
+    library::CaseLibrary,
+    loaded::LoadedBundles,
+    room::{Place, Room},
 };
 use crate::{
     archive::{Archive, ArchiveError},
@@ -33,12 +36,12 @@ use crate::{
         ct::{SectionPixels, ShownSection, decode_hu, render_sections},
     },
     jobs::{self, Job, JobHandler},
-    nn::{EnsembleOptions, MANIFEST_FILE_NAME},
+    nn::EnsembleOptions,
     report::{self, OverlayWords, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
     telemetry::{Label as _, RunStage},
     types::{
-        BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, HeatMap, ImageAnalysis, Installation, RunOutcome,
-        RunPriority, RunRecord, RunRole, Sha256Digest, SourceImage, Uid,
+        BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, Errand, HeatMap, ImageAnalysis, Installation,
+        Progress, Route, RunOutcome, RunRecord, RunRole, Sha256Digest, SourceImage, Uid, Urgency,
     },
 };
 
@@ -63,8 +66,10 @@ pub struct WorkerSettings {
     pub ensemble: EnsembleOptions,
     /// What decoding may take.
     pub decode_limits: DecodeLimits,
-    /// Longest time of one attempt.
+    /// Longest time in which an attempt gets on by no step. Waiting for what other runs have does not count.
     pub run_timeout: Duration,
+    /// Our name for this node: its inference process is the one that works on a run.
+    pub node: String,
 }
 
 struct Inner {
@@ -72,23 +77,19 @@ struct Inner {
     archive: Archive,
     settings: WorkerSettings,
     library: CaseLibrary,
-    /// Bundles by name, each with a lock of its own: one that takes long to load holds up no run of another.
-    pipelines: Mutex<HashMap<String, Arc<Mutex<Option<LoadedBundle>>>>>,
-    /// Held for writing by work that may have killed the process before, for reading by all other.
-    company: RwLock<()>,
+    bundles: LoadedBundles,
+    /// Work that may have killed the process before takes all places, all other work takes one.
+    company: Room,
 }
 
-/// Who else may work while this lives.
-enum Company<'a> {
-    Others { _guard: RwLockReadGuard<'a, ()> },
-    Nobody { _guard: RwLockWriteGuard<'a, ()> },
-}
+/// More places than there can be jobs.
+const PLACES: usize = 1 << 16;
 
-/// A loaded bundle and the digest of the manifest it was loaded from.
-struct LoadedBundle {
-    manifest_sha256: Sha256Digest,
-    pipeline: Arc<Pipeline>,
-}
+/// How often the bundles in memory are compared with those that routes name.
+const LOOK_AT_ROUTES: Duration = Duration::from_mins(1);
+
+/// How often a run says that it is worked on.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Executes runs.
 #[derive(Clone)]
@@ -106,10 +107,26 @@ pub fn handlers(db: Db, archive: Archive, settings: WorkerSettings) -> (RunBundl
         db,
         archive,
         settings,
-        pipelines: Mutex::new(HashMap::new()),
-        company: RwLock::new(()),
+        bundles: LoadedBundles::default(),
+        company: Room::new(PLACES),
     });
     (RunBundle(Arc::clone(&inner)), RenderRun(inner))
+}
+
+impl RunBundle {
+    /// Every now and then lets go of the bundles that no route names any more, until `shutdown`.
+    pub async fn let_go_regularly(&self, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(LOOK_AT_ROUTES) => {}
+            }
+            match self.0.named_bundles().await {
+                Ok(named) => self.0.bundles.let_go(&named, Instant::now()).await,
+                Err(error) => tracing::debug!(%error, "cannot see which bundles routes name; looking again later"),
+            }
+        }
+    }
 }
 
 impl JobHandler for RunBundle {
@@ -146,26 +163,39 @@ impl Failure {
 impl Inner {
     /// Work whose last attempt ended without a word is repeated alone: if it kills the process again, no innocent
     /// study beside it is charged with the crash.
-    async fn company(&self, suspect: bool) -> Company<'_> {
-        if suspect {
-            Company::Nobody { _guard: self.company.write().await }
-        } else {
-            Company::Others { _guard: self.company.read().await }
-        }
+    async fn company(&self, run_id: Uuid) -> anyhow::Result<(Urgency, Place)> {
+        let (urgency, is_suspect) = {
+            let mut connection = self.db.acquire().await?;
+            let (priority, role) = run::urgency(&mut connection, run_id).await?;
+            (Urgency::of(priority, role), run::was_interrupted(&mut connection, run_id).await?)
+        };
+        let place =
+            if is_suspect { self.company.enter_alone(urgency).await } else { self.company.enter(urgency).await };
+        Ok((urgency, place))
+    }
+
+    /// The bundles that routes have or try.
+    async fn named_bundles(&self) -> anyhow::Result<BTreeSet<String>> {
+        let site = site::load(&mut *self.db.acquire().await?).await?;
+        let of_route = |route: Route| [Some(route.bundle), route.trial.map(|trial| trial.bundle)];
+        Ok(site.routes.into_iter().flat_map(of_route).flatten().collect())
     }
 
     async fn run_bundle(&self, run_id: Uuid) -> anyhow::Result<()> {
-        let suspect = run::was_interrupted(&mut *self.db.acquire().await?, run_id).await?;
-        let _company = self.company(suspect).await;
+        let (urgency, mut company) = self.company(run_id).await?;
         let claimed = {
             let mut tx = self.db.begin().await?;
-            let claim = run::claim(&mut tx, run_id).await?;
+            let claim = run::claim(&mut tx, run_id, &self.settings.node).await?;
             if matches!(claim, Claim::Parked) {
                 self.queue_answering(&mut tx, run_id).await?;
             }
             tx.commit().await.context("commit the attempt")?;
             match claim {
                 Claim::Claimed(claimed) => claimed,
+                Claim::WorkedOn => {
+                    tracing::debug!(%run_id, "another worker is at the run: this job has nothing to do");
+                    return Ok(());
+                }
                 Claim::Nothing | Claim::Parked => return Ok(()),
             }
         };
@@ -176,19 +206,28 @@ impl Inner {
             bundle = claimed.bundle,
             attempt = claimed.attempt
         );
-        tracing::Instrument::instrument(self.execute(&claimed), span).await
+        tracing::Instrument::instrument(self.execute(&claimed, urgency, &mut company), span).await
     }
 
-    async fn execute(&self, claimed: &ClaimedRun) -> anyhow::Result<()> {
+    async fn execute(&self, claimed: &ClaimedRun, urgency: Urgency, company: &mut Place) -> anyhow::Result<()> {
         let started = Instant::now();
-        // A codec or network that hangs cannot be stopped, only left behind: the process ends after telling.
+        let errand = Errand { urgency, progress: Progress::default() };
         let limit = self.settings.run_timeout;
-        let analysis = tokio::time::timeout(limit, self.analyse(claimed)).await;
-        let hangs = analysis.is_err();
-        let analysis = analysis.unwrap_or_else(|_| {
-            let words = format!("no answer within inference.run_timeout_seconds = {}", limit.as_secs());
-            Err(Failure::new("processing.timeout", words))
-        });
+        let mut hangs = false;
+        let analysis = tokio::select! {
+            analysis = self.analyse(claimed, &errand) => analysis,
+            // A codec or network that hangs cannot be stopped, only left behind: the process ends after telling.
+            () = stall(&errand.progress, limit) => {
+                hangs = true;
+                let words = format!("nothing got on within inference.run_timeout_seconds = {}", limit.as_secs());
+                Err(Failure::new("processing.timeout", words))
+            }
+            () = company.wanted() => Err(Failure::technical(&anyhow!(InferError::GivesWay))),
+            () = self.stays_ours(claimed) => {
+                tracing::info!("another revision or worker has taken over: the attempt ends");
+                return Ok(());
+            }
+        };
         match analysis {
             Ok(finished) => {
                 let mut tx = self.db.begin().await?;
@@ -202,6 +241,7 @@ impl Inner {
                         configuration_sha256: self.settings.configuration_sha256,
                         result_key: finished.result_key,
                         stage_milliseconds: &finished.stage_milliseconds,
+                        computed_with: &finished.pipeline.computing(),
                     },
                 )
                 .await?;
@@ -260,20 +300,44 @@ impl Inner {
         Ok(())
     }
 
+    /// Says again and again that the run is worked on; completes when the attempt no longer counts.
+    async fn stays_ours(&self, claimed: &ClaimedRun) {
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            let said = async {
+                let mut connection = self.db.acquire().await?;
+                run::keep_alive(&mut connection, claimed.id, claimed.attempt).await
+            };
+            match said.await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => tracing::debug!(%error, "cannot say that the run is worked on; saying it again later"),
+            }
+        }
+    }
+
     /// A run that has taken over from a parked one is no longer the last in the queue.
     async fn queue_answering(&self, tx: &mut db::Tx, parked: Uuid) -> anyhow::Result<()> {
         match run::answering(tx, parked).await? {
-            Some((run_id, Pending::Attempt)) => jobs::prioritise_anew(tx, &Job::RunBundle(run_id)).await?,
+            Some((run_id, Pending::Attempt { due_at })) => {
+                jobs::queue(tx, &self.db, &Job::RunBundle(run_id), Some(due_at)).await?;
+            }
             Some((run_id, Pending::Rendering)) => jobs::queue(tx, &self.db, &Job::RenderRun(run_id), None).await?,
             None => {}
         }
         Ok(())
     }
 
-    async fn analyse(&self, claimed: &ClaimedRun) -> Result<Finished, Failure> {
+    async fn analyse(&self, claimed: &ClaimedRun, errand: &Errand) -> Result<Finished, Failure> {
         let technical = |error: anyhow::Error| Failure::technical(&error);
         let pipeline = self
-            .pipeline(&claimed.bundle)
+            .bundles
+            .pipeline(
+                &self.settings.models_dir,
+                &claimed.bundle,
+                (self.settings.ensemble.clone(), self.settings.decode_limits),
+                &errand.progress,
+            )
             .await
             .map_err(|error| Failure::new("bundle.unusable", format!("{error:#}")))?;
         if let Some(of_route) = claimed.pipeline() {
@@ -284,7 +348,7 @@ impl Inner {
         let sources: Vec<SourceImage> =
             instances.iter().map(source_image).collect::<Result<_, _>>().map_err(technical)?;
         let mut own_images = Vec::new();
-        let analysis = pipeline.analyse(&sources, claimed.priority(), |source| self.load(source)).await;
+        let analysis = pipeline.analyse(&sources, errand, |source| self.load(source)).await;
         let mut analysis = analysis.map_err(|error| technical(anyhow!(error)))?;
         if let Pipeline::Cxr(pipeline) = pipeline.as_ref() {
             let started = Instant::now();
@@ -337,45 +401,8 @@ impl Inner {
         load(&self.archive, source).await
     }
 
-    /// The pipeline of a bundle, loaded when it is first used or its manifest has changed.
-    async fn pipeline(&self, bundle_name: &str) -> anyhow::Result<Arc<Pipeline>> {
-        anyhow::ensure!(
-            Path::new(bundle_name).file_name().is_some_and(|name| name == bundle_name),
-            "`{bundle_name}` is not the name of a bundle folder"
-        );
-        let folder = self.settings.models_dir.join(bundle_name);
-        let manifest = folder.join(MANIFEST_FILE_NAME);
-        let manifest_sha256 = Sha256Digest::of(&fs_err::read(&manifest).with_context(|| {
-            format!(
-                "bundle `{bundle_name}` is not in {}; run `hilum model init` or copy it there",
-                self.settings.models_dir.display()
-            )
-        })?);
-        let slot = Arc::clone(self.pipelines.lock().await.entry(bundle_name.to_owned()).or_default());
-        let mut slot = slot.lock().await;
-        if let Some(loaded) = slot.as_ref()
-            && loaded.manifest_sha256 == manifest_sha256
-        {
-            return Ok(Arc::clone(&loaded.pipeline));
-        }
-        let (options, decode_limits) = (self.settings.ensemble.clone(), self.settings.decode_limits);
-        let pipeline = tokio::task::spawn_blocking(move || Pipeline::open(&folder, options, decode_limits))
-            .await?
-            .with_context(|| format!("load bundle `{bundle_name}`"))?;
-        let pipeline = Arc::new(pipeline);
-        tracing::info!(
-            bundle = bundle_name,
-            digest = %pipeline.bundle().digest,
-            status = ?pipeline.bundle().status,
-            "bundle loaded"
-        );
-        *slot = Some(LoadedBundle { manifest_sha256, pipeline: Arc::clone(&pipeline) });
-        Ok(pipeline)
-    }
-
     async fn render_run(&self, run_id: Uuid) -> anyhow::Result<()> {
-        let suspect = run::was_interrupted(&mut *self.db.acquire().await?, run_id).await?;
-        let _company = self.company(suspect).await;
+        let (_, _company) = self.company(run_id).await?;
         let claimed = {
             let mut tx = self.db.begin().await?;
             let claimed = run::claim_rendering(&mut tx, run_id).await?;
@@ -475,6 +502,17 @@ impl Inner {
     }
 }
 
+/// Completes when nothing has got on for `limit`.
+async fn stall(progress: &Progress, limit: Duration) {
+    loop {
+        let left = limit.saturating_sub(progress.idle());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left).await;
+    }
+}
+
 /// A "not analysed" report goes only to destinations that want it.
 async fn wanting_not_analysed(tx: &mut db::Tx, destinations: Vec<String>) -> anyhow::Result<Vec<String>> {
     let site = site::load(tx).await?;
@@ -528,7 +566,7 @@ pub async fn load(archive: &Archive, source: SourceImage) -> Result<LoadedImage,
 /// # Errors
 /// When an image is gone or the networks fail.
 pub async fn repeat(archive: &Archive, pipeline: &Pipeline, before: &RunOutcome) -> anyhow::Result<Analysis> {
-    Ok(pipeline.analyse(&all_sources_of(before), RunPriority::Routine, |source| load(archive, source)).await?)
+    Ok(pipeline.analyse(&all_sources_of(before), &Errand::default(), |source| load(archive, source)).await?)
 }
 
 /// Every image that the run of an outcome looked at: those of the series that it passed over as well, since they decide
@@ -737,6 +775,33 @@ fn store(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// With a limit of 200 ms: what does a step every 10 ms for four times as long, or waits for what others have, goes on.
+    #[tokio::test]
+    async fn a_run_is_stopped_when_nothing_gets_on_and_only_then() {
+        let limit = Duration::from_millis(200);
+        let pause = || tokio::time::sleep(Duration::from_millis(10));
+        let progress = Progress::default();
+        let slow = async {
+            for _ in 0..80 {
+                pause().await;
+                progress.renew();
+            }
+        };
+        tokio::select! {
+            () = stall(&progress, limit) => panic!("it got on"),
+            () = slow => {}
+        }
+        tokio::select! {
+            () = stall(&progress, limit) => panic!("it waited for others"),
+            () = progress.waiting(tokio::time::sleep(3 * limit)) => {}
+        }
+        let began = Instant::now();
+        tokio::select! {
+            () = stall(&progress, limit) => assert!(began.elapsed() + Duration::from_millis(1) >= limit),
+            () = std::future::pending() => {}
+        }
+    }
 
     #[test]
     fn the_image_that_was_received_last_gives_patient_and_study() {

@@ -8,7 +8,7 @@ mod queue;
 mod reconcile;
 mod worker;
 
-pub use queue::{Job, JobKind, migrate, prioritise_anew, queue};
+pub use queue::{Job, JobKind, migrate, queue};
 pub use reconcile::{Reconciled, reconcile, reconcile_regularly};
 pub use worker::{JobHandler, WorkerSettings, release_dead_workers, supervise};
 

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::{JobError, worker::HandlerExtension};
 use crate::{
-    db::{Connection, Db, DbError, run},
-    types::{RunPriority, RunRole},
+    db::{Connection, Db, run},
+    types::Urgency,
 };
 
 /// The schema that the queue owns in our database.
@@ -16,9 +16,6 @@ pub(super) const SCHEMA: &str = "graphile_worker";
 
 /// Of urgent jobs; lower goes first, and routine jobs have 0.
 const BEFORE_ROUTINE: i16 = -100;
-
-/// Of jobs whose results nobody waits for.
-const AFTER_ROUTINE: i16 = 100;
 
 /// What is to be done, and for which row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +39,8 @@ pub enum JobKind {
     CompleteWorkup,
     /// [`Job::RunBundle`]
     RunBundle,
+    /// [`Job::RunBundle`] of a shadow: it takes no place from a run that somebody waits for.
+    RunShadow,
     /// [`Job::RenderRun`]
     RenderRun,
     /// [`Job::Deliver`]
@@ -57,6 +56,7 @@ impl JobKind {
         match self {
             Self::CompleteWorkup => CompleteWorkup::IDENTIFIER,
             Self::RunBundle => RunBundle::IDENTIFIER,
+            Self::RunShadow => RunShadow::IDENTIFIER,
             Self::RenderRun => RenderRun::IDENTIFIER,
             Self::Deliver => Deliver::IDENTIFIER,
             Self::ReportCommitment => ReportCommitment::IDENTIFIER,
@@ -100,6 +100,7 @@ macro_rules! task {
 
 task!(CompleteWorkup, "complete_workup");
 task!(RunBundle, "run_bundle");
+task!(RunShadow, "run_shadow");
 task!(RenderRun, "render_run");
 task!(
     /// `id` is the destination's name; its jobs share a queue of their own and so never overlap.
@@ -114,27 +115,11 @@ pub async fn migrate(db: &Db) -> Result<(), JobError> {
     WorkerUtils::new(db.pool().clone(), SCHEMA).migrate().await.map_err(|error| JobError::Migrate(error.to_string()))
 }
 
-/// What goes first; lower does.
-async fn priority(connection: &mut Connection, job: &Job) -> Result<i16, JobError> {
-    let (Job::RunBundle(run_id) | Job::RenderRun(run_id)) = job else { return Ok(0) };
-    Ok(match run::urgency(connection, *run_id).await? {
-        (_, RunRole::Shadow) => AFTER_ROUTINE,
-        (RunPriority::Stat, _) => BEFORE_ROUTINE,
-        (RunPriority::Routine, _) => 0,
-    })
-}
-
-/// Gives a job that waits the priority that its row asks for by now. One that is being worked on is left alone: a second
-/// one of its row would take the first for dead.
-pub async fn prioritise_anew(connection: &mut Connection, job: &Job) -> Result<(), JobError> {
-    let priority = priority(connection, job).await?;
-    sqlx::query("update graphile_worker._private_jobs set priority = $2 where key = $1 and locked_at is null")
-        .bind(job.key())
-        .bind(priority)
-        .execute(connection)
-        .await
-        .map_err(DbError::from)?;
-    Ok(())
+/// How urgent what a job is for is.
+async fn urgency(connection: &mut Connection, job: &Job) -> Result<Urgency, JobError> {
+    let (Job::RunBundle(run_id) | Job::RenderRun(run_id)) = job else { return Ok(Urgency::Routine) };
+    let (priority, role) = run::urgency(connection, *run_id).await?;
+    Ok(Urgency::of(priority, role))
 }
 
 /// Queues a job in the caller's transaction, now or at `run_at`. A waiting job of the same row is replaced.
@@ -144,7 +129,9 @@ pub async fn queue(
     job: &Job,
     run_at: Option<OffsetDateTime>,
 ) -> Result<(), JobError> {
-    let mut spec = JobSpec::builder().job_key(job.key()).priority(priority(connection, job).await?);
+    let urgency = urgency(connection, job).await?;
+    let priority = if urgency == Urgency::Stat { BEFORE_ROUTINE } else { 0 };
+    let mut spec = JobSpec::builder().job_key(job.key()).priority(priority);
     if let Some(run_at) = run_at {
         let run_at = chrono::DateTime::from_timestamp(run_at.unix_timestamp(), run_at.nanosecond());
         if let Some(run_at) = run_at {
@@ -162,10 +149,55 @@ pub async fn queue(
     let mut utils = WorkerUtils::new(db.pool().clone(), SCHEMA).with_executor(connection);
     match job {
         Job::CompleteWorkup(id) => utils.add_job(CompleteWorkup { id: id.to_string() }, spec).await?,
+        Job::RunBundle(id) if urgency == Urgency::Shadow => {
+            utils.add_job(RunShadow { id: id.to_string() }, spec).await?
+        }
         Job::RunBundle(id) => utils.add_job(RunBundle { id: id.to_string() }, spec).await?,
         Job::RenderRun(id) => utils.add_job(RenderRun { id: id.to_string() }, spec).await?,
         Job::Deliver(destination) => utils.add_job(Deliver { id: destination.clone() }, spec).await?,
         Job::ReportCommitment(id) => utils.add_job(ReportCommitment { id: id.to_string() }, spec).await?,
     };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        db::testing::{TestDatabase, new_run, workup},
+        types::{RunPriority, RunRole},
+    };
+
+    /// Workers of its own: a shadow takes no place from a run that somebody waits for. One that takes over moves.
+    #[tokio::test]
+    async fn shadows_have_jobs_of_their_own_until_they_take_over() {
+        let database = TestDatabase::start("shadow_jobs").await;
+        let db = &database.db;
+        migrate(db).await.unwrap();
+        let mut connection = db.acquire().await.unwrap();
+        let workup_id = workup(db, "1.2.3").await;
+        let (stat, live) = (RunPriority::Stat, new_run(workup_id));
+        let live = run::NewRun { priority: stat, ..live };
+        let shadow = run::NewRun { role: RunRole::Shadow, bundle: "next", priority: stat, ..live.clone() };
+        let jobs = async || -> Vec<(String, i16)> {
+            let jobs = sqlx::query_as(
+                "select t.identifier, j.priority from graphile_worker._private_jobs j
+                 join graphile_worker._private_tasks t on t.id = j.task_id order by j.id",
+            );
+            jobs.fetch_all(db.pool()).await.unwrap()
+        };
+        let mut runs = Vec::new();
+        for new in [&live, &shadow] {
+            let run_id = run::insert(&mut connection, new).await.unwrap().unwrap();
+            queue(&mut connection, db, &Job::RunBundle(run_id), None).await.unwrap();
+            runs.push(run_id);
+        }
+        let of = |task: &str, priority: i16| (task.to_owned(), priority);
+        assert_eq!(jobs().await, [of("run_bundle", BEFORE_ROUTINE), of("run_shadow", 0)]);
+        sqlx::query("update run set role = 'live' where id = $1").bind(runs[1]).execute(db.pool()).await.unwrap();
+        queue(&mut connection, db, &Job::RunBundle(runs[1]), None).await.unwrap();
+        assert_eq!(jobs().await, vec![of("run_bundle", BEFORE_ROUTINE); 2], "and there is no second one");
+        drop(connection);
+        database.stop().await;
+    }
 }

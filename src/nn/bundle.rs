@@ -19,6 +19,9 @@ pub const MAX_MANIFEST_BYTES: u64 = 1024 * 1024;
 /// Largest weights file, in bytes: four times VGG-16 in f32.
 pub const MAX_WEIGHTS_BYTES: u64 = 2_300_000_000;
 
+/// Operating threshold of a rule: its output is 1 where it is satisfied and 0 elsewhere.
+const RULE_SATISFIED: f64 = 1.0;
+
 /// Why a folder is not a sound bundle.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BundleError {
@@ -106,7 +109,6 @@ impl Bundle {
     pub fn identity(&self) -> BundleIdentity {
         let manifest = &self.manifest;
         let classification = manifest.classification.as_ref();
-        // Of networks that outline, the threshold is that of a pixel.
         let outlined = match &manifest.input {
             Input::Seg2d { rule, lesion, .. } => Some((rule, lesion)),
             _ => None,
@@ -121,10 +123,8 @@ impl Bundle {
                 |of| of.classes.clone(),
             ),
             target_class_idx: classification.map_or(0, |of| of.target_class_idx),
-            threshold: classification
-                .map(|of| of.threshold)
-                .or(outlined.map(|(rule, _)| rule.probability))
-                .unwrap_or(0.0),
+            threshold: classification.map(|of| of.threshold).or(outlined.map(|_| RULE_SATISFIED)).unwrap_or(0.0),
+            pixel_threshold: outlined.map(|(rule, _)| rule.probability),
             grey_zone: classification.and_then(|of| of.grey_zone),
             fusion: classification
                 .map(|of| of.fusion)

@@ -62,32 +62,25 @@ impl Covnet {
         Ok(Self { trunk, classifier, statistics })
     }
 
-    /// `slices x 3 x rows x columns` in, at least one slice; `target_class_idx` is what contributions and maps are
-    /// about. At most `max_slices_at_once` run together (all of them where it is `None`); refused together with the
-    /// scan's own statistics unless all fit.
-    pub(super) fn forward(
-        &self,
-        slices: &Tensor,
-        target_class_idx: i64,
-        max_slices_at_once: Option<i64>,
-    ) -> Result<CovnetOutput, TchError> {
-        let n_slices = slices.size4()?.0;
-        let portion = max_slices_at_once.unwrap_or(n_slices).max(1);
-        if n_slices == 0 {
+    /// The last feature maps of a portion of a scan, `slices x 3 x rows x columns` in.
+    pub(super) fn last_map(&self, portion: &Tensor) -> Result<Tensor, TchError> {
+        self.trunk.last_map(portion, self.statistics)
+    }
+
+    /// What the last feature maps of all portions say, in the order of the slices, at least one; `target_class_idx` is what
+    /// contributions and maps are about. Several portions are refused together with the scan's own statistics.
+    pub(super) fn judge(&self, portions: &[Tensor], target_class_idx: i64) -> Result<CovnetOutput, TchError> {
+        if portions.is_empty() {
             return Err(TchError::Torch("a scan without slices cannot be classified".to_owned()));
         }
-        if self.statistics == Statistics::Batch && portion < n_slices {
+        if self.statistics == Statistics::Batch && portions.len() > 1 {
             return Err(TchError::Torch(format!(
-                "with bn_mode = \"batch\" all {n_slices} slices go through at once, and only {portion} may: raise the \
-                 limit, thin the scan out, or set bn_mode = \"running\""
+                "with bn_mode = \"batch\" all slices go through at once, and these came in {} portions: thin the scan out, \
+                 or set bn_mode = \"running\"",
+                portions.len()
             )));
         }
-        let maps = slices
-            .f_split(portion, 0)?
-            .iter()
-            .map(|portion| self.trunk.last_map(portion, self.statistics))
-            .collect::<Result<Vec<_>, _>>()?;
-        let maps = Tensor::f_cat(&maps, 0)?;
+        let maps = Tensor::f_cat(portions, 0)?;
         if self.statistics == Statistics::Batch && maps.size().iter().product::<i64>() == self.trunk.last_channels() {
             return Err(TchError::Torch(
                 "with bn_mode = \"batch\" one slice of one cell has no statistics: give more slices or larger ones"
@@ -103,7 +96,7 @@ impl Covnet {
         let class_weights = self.classifier.weight().f_narrow(0, target_class_idx, 1)?;
         let won_weights = features.f_zeros_like()?.f_scatter(0, &winners, &class_weights)?;
         let slice_contributions = won_weights.f_mul(&features)?.f_sum_dim_intlist([1i64].as_slice(), false, None)?;
-        let (_, _, rows, columns) = maps.size4()?;
+        let (n_slices, _, rows, columns) = maps.size4()?;
         let activation_maps =
             won_weights.f_unsqueeze(1)?.f_bmm(&maps.f_flatten(2, 3)?)?.f_view([n_slices, rows, columns])?;
         Ok(CovnetOutput { logits, embedding, slice_contributions, activation_maps })
@@ -135,6 +128,22 @@ mod tests {
             .view([n_slices, 3, side, side])
     }
 
+    impl Covnet {
+        /// At most `max_slices_at_once` run together, all of them where it is `None`.
+        pub(in super::super) fn forward(
+            &self,
+            slices: &Tensor,
+            target_class_idx: i64,
+            max_slices_at_once: Option<i64>,
+        ) -> Result<CovnetOutput, TchError> {
+            let n_slices = slices.size4()?.0;
+            let portions =
+                if n_slices == 0 { Vec::new() } else { slices.f_split(max_slices_at_once.unwrap_or(n_slices), 0)? };
+            let maps = portions.iter().map(|portion| self.last_map(portion)).collect::<Result<Vec<_>, _>>()?;
+            self.judge(&maps, target_class_idx)
+        }
+    }
+
     #[test]
     fn portions_change_nothing_with_stored_statistics_and_are_refused_with_the_scans_own() {
         let (running, _store) = network(BatchNormMode::Running);
@@ -148,7 +157,7 @@ mod tests {
         let own = tch::no_grad(|| batch.forward(&scan(5, 64), 1, Some(5))).unwrap();
         assert!((&whole.logits - &own.logits).abs().max().double_value(&[]) > 1e-3);
         for (input, limit, words) in [
-            (scan(5, 64), Some(2), "all 5 slices go through at once, and only 2 may"),
+            (scan(5, 64), Some(2), "all slices go through at once, and these came in 3 portions"),
             (scan(1, 32), None, "has no statistics"),
             (scan(0, 32), None, "a scan without slices"),
         ] {

@@ -12,14 +12,14 @@ use super::{
     error::NnError,
     fusion::class_probabilities,
     load::{LoadPlan, Network, batch, gather, only, rows_of, upload},
-    manifest::{Input, MemberArchitecture},
-    owner::Model,
+    manifest::{Input, Manifest, MemberArchitecture},
+    owner::{Model, Step},
     plane::{Plane, Planes},
     runner::{Forward, Runner},
     script::ScriptModel,
     unet::UNet,
 };
-use crate::types::{Device, RunPriority};
+use crate::types::{Device, Errand};
 
 /// How networks are run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct EnsembleOptions {
     pub gather: Duration,
     /// Whether networks are recorded, frozen and optimised for the processor. Without effect on other devices.
     pub optimise: bool,
+    /// Whether the members are loaded, or the lung segmenter alone.
+    pub members: bool,
     /// Whether classifiers give activation maps.
     pub explain: bool,
     /// Requests that may wait for one network before askers do; 0 counts as 1.
@@ -52,6 +54,7 @@ impl Default for EnsembleOptions {
             max_batch: 8,
             gather: Duration::ZERO,
             optimise: true,
+            members: true,
             explain: true,
             queue_length: 32,
             intra_op_threads: 1,
@@ -92,6 +95,13 @@ pub struct MemberOutput {
     pub activation_map: Option<ActivationMap>,
 }
 
+impl EnsembleOptions {
+    /// How many members of a bundle are loaded.
+    pub(super) fn n_members(&self, manifest: &Manifest) -> usize {
+        if self.members { manifest.members.len() } else { 0 }
+    }
+}
+
 /// The networks of one bundle, each owned by its thread. Cloning gives another handle on the same networks;
 /// dropping the last one ends the threads and blocks until the batches that run are done.
 #[derive(Clone)]
@@ -125,7 +135,7 @@ impl Ensemble {
             return Err(load_error(vec![format!("a bundle of the kind `{kind}` has no classifiers of radiographs")]));
         };
         let class_of_output = classification.class_of_output();
-        let segmenter_threads = options.segmenter_threads;
+        let (segmenter_threads, n_members) = (options.segmenter_threads, options.n_members(manifest));
         let mut entries = manifest.networks().map(move |entry| LoadPlan::new(bundle, &entry, options.clone()));
         let mut problems = Vec::new();
 
@@ -141,7 +151,7 @@ impl Ensemble {
         });
         let lungs = lungs.and_then(|lungs| gather(lungs, &mut problems).transpose()).transpose()?;
         let mut members = Vec::new();
-        for (member, plan) in manifest.members.iter().zip(entries) {
+        for (member, plan) in manifest.members.iter().zip(entries).take(n_members) {
             let shapes = manifest.inputs_of(member).into_iter().map(super::Preprocessing::shape).collect();
             let class_of_output = class_of_output.clone();
             let network = match member.architecture {
@@ -161,7 +171,10 @@ impl Ensemble {
                     architecture.name()
                 )])),
             };
-            members.extend(gather(network, &mut problems)?);
+            if let Some(mut network) = gather(network, &mut problems)? {
+                network.copies.begin_with(members.len());
+                members.push(network);
+            }
         }
         match lungs {
             Some(segmenter_network) if problems.is_empty() => Ok(Self {
@@ -182,7 +195,8 @@ impl Ensemble {
     }
 
     /// What each network computes with, the segmenter first: devices and precision.
-    pub(super) fn computing(&self) -> Vec<String> {
+    #[must_use]
+    pub fn computing(&self) -> Vec<String> {
         let Networks { segmenter, members, .. } = self.networks.as_ref();
         [segmenter.computing()].into_iter().chain(members.iter().map(Network::computing)).collect()
     }
@@ -192,11 +206,11 @@ impl Ensemble {
     /// by its (population) standard deviation; a canvas of one value becomes all 0.
     ///
     /// Cancel safety: dropping the future withdraws the request.
-    pub async fn segment(&self, canvas: Plane, priority: RunPriority) -> Result<Plane, NnError> {
+    pub async fn segment(&self, canvas: Plane, errand: &Errand) -> Result<Plane, NnError> {
         let segmenter = &self.networks.segmenter;
         segmenter.check_inputs(&[([1, canvas.rows, canvas.columns], &canvas.values)])?;
         let values = z_score(&canvas.values);
-        segmenter.copies.ask(Plane { values, ..canvas }, priority).await
+        segmenter.copies.ask(Plane { values, ..canvas }, errand).await
     }
 
     /// Runs one member on its inputs (one; a TorchScript file may take two), of the shapes that the manifest gives, already
@@ -208,7 +222,7 @@ impl Ensemble {
         member_idx: usize,
         inputs: Vec<Planes>,
         target_class_idx: usize,
-        priority: RunPriority,
+        errand: &Errand,
     ) -> Result<MemberOutput, NnError> {
         let n_members = self.networks.members.len();
         let member = self.networks.members.get(member_idx).ok_or(NnError::NoSuchMember { member_idx, n_members })?;
@@ -219,7 +233,7 @@ impl Ensemble {
         let shapes: Vec<([usize; 3], &[f32])> =
             inputs.iter().map(|input| ([input.channels, input.rows, input.columns], input.values.as_slice())).collect();
         member.check_inputs(&shapes)?;
-        member.copies.ask(ClassifierQuestion { inputs, target_class_idx }, priority).await
+        member.copies.ask(ClassifierQuestion { inputs, target_class_idx }, errand).await
     }
 }
 
@@ -257,7 +271,7 @@ impl Model for SegmenterModel {
     type Question = Plane;
     type Answer = Plane;
 
-    fn answer(&self, canvases: &[&Plane]) -> Result<Vec<Plane>, NnError> {
+    fn answer(&self, canvases: &[&Plane], _: Step<'_>) -> Result<Vec<Plane>, NnError> {
         let torch = |error: TchError| NnError::torch(&self.name, &error);
         let samples = canvases.iter().map(|canvas| canvas.values.as_slice());
         let (rows, columns) = canvases.first().map_or((0, 0), |canvas| (canvas.rows, canvas.columns));
@@ -325,7 +339,7 @@ impl Model for ClassifierModel {
     type Question = ClassifierQuestion;
     type Answer = MemberOutput;
 
-    fn answer(&self, questions: &[&ClassifierQuestion]) -> Result<Vec<MemberOutput>, NnError> {
+    fn answer(&self, questions: &[&ClassifierQuestion], _: Step<'_>) -> Result<Vec<MemberOutput>, NnError> {
         let torch = |error: TchError| NnError::torch(&self.name, &error);
         let input = input_batch(questions, 0, self.device).map_err(torch)?;
         let first_targets = target_outputs(questions, &self.class_of_output, None);
@@ -411,6 +425,7 @@ mod tests {
             bundle::MANIFEST_FILE_NAME,
             import::{ImportTarget, import},
             init::test_bundle,
+            owner::GO_ON,
             seeded,
         },
         *,
@@ -422,6 +437,7 @@ mod tests {
         max_batch: 4,
         gather: Duration::ZERO,
         optimise: true,
+        members: true,
         explain: true,
         queue_length: 8,
         intra_op_threads: 1,
@@ -472,7 +488,7 @@ mod tests {
             let mut model = classifier(&bundle, member_idx);
             let answer = |model: &ClassifierModel, target_class_idx| {
                 let question = ClassifierQuestion { inputs: question.inputs.clone(), target_class_idx };
-                tch::no_grad(|| model.answer(&[&question])).unwrap().remove(0)
+                tch::no_grad(|| model.answer(&[&question], GO_ON)).unwrap().remove(0)
             };
             let of_outputs = [answer(&model, 0), answer(&model, 1)];
             let strongest = usize::from(of_outputs[0].logits[1] > of_outputs[0].logits[0]);
@@ -495,7 +511,7 @@ mod tests {
             fs_err::write(&file, text.replace(weights, &format!("{explanation}{weights}"))).unwrap();
             let model = classifier(&Bundle::open(folder.path()).unwrap(), 0);
             assert!(model.runner.is_optimised());
-            tch::no_grad(|| model.answer(&[&question])).unwrap().remove(0).activation_map.unwrap()
+            tch::no_grad(|| model.answer(&[&question], GO_ON)).unwrap().remove(0).activation_map.unwrap()
         };
         let (cam, gradcam) = (map(""), map("explanation = \"gradcam\"\n"));
         assert_eq!((cam.method, gradcam.method), ("cam", "gradcam"));
@@ -525,15 +541,15 @@ mod tests {
         for member_idx in 0..4 {
             let model = classifier(&bundle, member_idx);
             let (a, b) = (question("a"), question("b"));
-            let first = tch::no_grad(|| model.answer(&[&a])).unwrap();
-            let pair = tch::no_grad(|| model.answer(&[&a, &b])).unwrap();
+            let first = tch::no_grad(|| model.answer(&[&a], GO_ON)).unwrap();
+            let pair = tch::no_grad(|| model.answer(&[&a, &b], GO_ON)).unwrap();
             for _ in 0..4 {
-                assert_eq!(tch::no_grad(|| model.answer(&[&a])).unwrap(), first);
-                assert_eq!(tch::no_grad(|| model.answer(&[&a, &b])).unwrap(), pair);
+                assert_eq!(tch::no_grad(|| model.answer(&[&a], GO_ON)).unwrap(), first);
+                assert_eq!(tch::no_grad(|| model.answer(&[&a, &b], GO_ON)).unwrap(), pair);
             }
             // Loaded anew, as another process would.
             let again = classifier(&bundle, member_idx);
-            assert_eq!(tch::no_grad(|| again.answer(&[&a])).unwrap(), first);
+            assert_eq!(tch::no_grad(|| again.answer(&[&a], GO_ON)).unwrap(), first);
         }
     }
 
@@ -548,7 +564,7 @@ mod tests {
         for member_idx in 0..4 {
             let ask = |of: &Ensemble, name| {
                 let of = of.clone();
-                async move { of.classify(member_idx, vec![input(name)], 0, RunPriority::Routine).await.unwrap() }
+                async move { of.classify(member_idx, vec![input(name)], 0, &Errand::default()).await.unwrap() }
             };
             let (a, b, again) = tokio::join!(ask(&two, "a"), ask(&two, "b"), ask(&two, "a"));
             for (found, expected) in [(&a, ask(&one, "a").await), (&b, ask(&one, "b").await)] {
@@ -556,8 +572,8 @@ mod tests {
             }
             assert_close("another copy, or another batch", &again.logits, &a.logits);
         }
-        let lungs = two.segment(canvas("a"), RunPriority::Routine).await.unwrap();
-        assert_close("lungs", &lungs.values, &one.segment(canvas("a"), RunPriority::Routine).await.unwrap().values);
+        let lungs = two.segment(canvas("a"), &Errand::default()).await.unwrap();
+        assert_close("lungs", &lungs.values, &one.segment(canvas("a"), &Errand::default()).await.unwrap().values);
     }
 
     /// What runs on GPUs in another order of memory gives the same numbers; tried on the processor, as there is no GPU.
@@ -574,7 +590,7 @@ mod tests {
                 let shape = [3, SIDE, SIDE];
                 let load = || {
                     let chosen = (member.width, member.classifier_options());
-                    ClassifierModel::load(&plan, architecture, chosen, shape, vec![0, 1])?.answer(&[&question])
+                    ClassifierModel::load(&plan, architecture, chosen, shape, vec![0, 1])?.answer(&[&question], GO_ON)
                 };
                 tch::no_grad(load).unwrap().remove(0)
             };
@@ -592,9 +608,9 @@ mod tests {
         for (member_idx, (n_features, method)) in
             [(32, "cam"), (128, "cam"), (128, "cam"), (128, "hirescam")].into_iter().enumerate()
         {
-            let first = ensemble.classify(member_idx, vec![input("a")], 0, RunPriority::Routine).await.unwrap();
-            let again = ensemble.classify(member_idx, vec![input("a")], 0, RunPriority::Routine).await.unwrap();
-            let other = ensemble.classify(member_idx, vec![input("b")], 0, RunPriority::Routine).await.unwrap();
+            let first = ensemble.classify(member_idx, vec![input("a")], 0, &Errand::default()).await.unwrap();
+            let again = ensemble.classify(member_idx, vec![input("a")], 0, &Errand::default()).await.unwrap();
+            let other = ensemble.classify(member_idx, vec![input("b")], 0, &Errand::default()).await.unwrap();
             assert_eq!(first, again);
             assert_ne!(first.probabilities, other.probabilities);
             assert_eq!(first.logits.len(), 2);
@@ -608,7 +624,7 @@ mod tests {
 
             // The two classes have weights of their own, hence maps of their own.
             let map_of_other_class = ensemble
-                .classify(member_idx, vec![input("a")], 1, RunPriority::Routine)
+                .classify(member_idx, vec![input("a")], 1, &Errand::default())
                 .await
                 .unwrap()
                 .activation_map
@@ -628,10 +644,10 @@ mod tests {
             .collect();
         for member_idx in 0..4 {
             let model = classifier(&bundle, member_idx);
-            let together = tch::no_grad(|| model.answer(&questions.iter().collect::<Vec<_>>())).unwrap();
+            let together = tch::no_grad(|| model.answer(&questions.iter().collect::<Vec<_>>(), GO_ON)).unwrap();
             assert_eq!(together.len(), questions.len());
             for (question, in_batch) in questions.iter().zip(&together) {
-                let alone = &tch::no_grad(|| model.answer(&[question])).unwrap()[0];
+                let alone = &tch::no_grad(|| model.answer(&[question], GO_ON)).unwrap()[0];
                 assert_close("logits", &in_batch.logits, &alone.logits);
                 assert_close("probabilities", &in_batch.probabilities, &alone.probabilities);
                 assert_close("embedding", &in_batch.embedding, &alone.embedding);
@@ -652,7 +668,7 @@ mod tests {
                             task_idx % 4,
                             vec![input(&format!("image {}", task_idx / 4))],
                             task_idx % 2,
-                            RunPriority::Routine,
+                            &Errand::default(),
                         )
                         .await
                 })
@@ -662,7 +678,7 @@ mod tests {
             let found = task.await.unwrap().unwrap();
             let name = format!("image {}", task_idx / 4);
             let expected =
-                ensemble.classify(task_idx % 4, vec![input(&name)], task_idx % 2, RunPriority::Routine).await.unwrap();
+                ensemble.classify(task_idx % 4, vec![input(&name)], task_idx % 2, &Errand::default()).await.unwrap();
             assert_close(&name, &found.logits, &expected.logits);
             assert_close(&name, &map_values(&found), &map_values(&expected));
         }
@@ -671,16 +687,16 @@ mod tests {
     #[tokio::test]
     async fn segmentation_gives_probabilities_and_ignores_brightness_and_contrast() {
         let ensemble = ensemble();
-        let mask = ensemble.segment(canvas("a"), RunPriority::Routine).await.unwrap();
+        let mask = ensemble.segment(canvas("a"), &Errand::default()).await.unwrap();
         assert_eq!((mask.rows, mask.columns, mask.values.len()), (SIDE, SIDE, SIDE * SIDE));
         assert!(mask.values.iter().all(|p| (0.0..=1.0).contains(p)));
         assert!(mask.values.iter().any(|p| *p > 0.5) && mask.values.iter().any(|p| *p < 0.5));
-        assert_ne!(mask, ensemble.segment(canvas("b"), RunPriority::Routine).await.unwrap());
+        assert_ne!(mask, ensemble.segment(canvas("b"), &Errand::default()).await.unwrap());
 
         let mut paler = canvas("a");
         paler.values.iter_mut().for_each(|sample| *sample = 0.25 + *sample * 0.5);
         let difference = ensemble
-            .segment(paler, RunPriority::Routine)
+            .segment(paler, &Errand::default())
             .await
             .unwrap()
             .values
@@ -694,7 +710,7 @@ mod tests {
     async fn a_blank_canvas_is_not_divided_by_zero() {
         let blank = Plane { rows: SIDE, columns: SIDE, values: vec![0.3; SIDE * SIDE] };
         assert_eq!(z_score(&blank.values), vec![0.0; SIDE * SIDE]);
-        assert!(ensemble().segment(blank, RunPriority::Routine).await.is_ok());
+        assert!(ensemble().segment(blank, &Errand::default()).await.is_ok());
     }
 
     #[tokio::test]
@@ -702,22 +718,22 @@ mod tests {
         let ensemble = ensemble();
         let mut nan = input("a");
         nan.values[7] = f32::NAN;
-        let error = ensemble.classify(1, vec![nan], 0, RunPriority::Routine).await.unwrap_err();
+        let error = ensemble.classify(1, vec![nan], 0, &Errand::default()).await.unwrap_err();
         assert_eq!(error, NnError::InputNotFinite { network: "resnet50".to_owned(), sample_idx: 7 });
         let mut infinite = canvas("a");
         infinite.values[9] = f32::INFINITY;
-        let error = ensemble.segment(infinite, RunPriority::Routine).await.unwrap_err();
+        let error = ensemble.segment(infinite, &Errand::default()).await.unwrap_err();
         assert_eq!(error, NnError::InputNotFinite { network: "lung segmenter".to_owned(), sample_idx: 9 });
 
         let small = Planes { channels: 3, rows: 32, columns: 32, values: vec![0.0; 3 * 32 * 32] };
-        let error = ensemble.classify(0, vec![small], 0, RunPriority::Routine).await.unwrap_err().to_string();
+        let error = ensemble.classify(0, vec![small], 0, &Errand::default()).await.unwrap_err().to_string();
         assert!(error.contains("`resnet34` takes 3 x 64 x 64"), "{error}");
         let torn = Plane { values: vec![0.0; 5], ..canvas("a") };
-        assert!(matches!(ensemble.segment(torn, RunPriority::Routine).await, Err(NnError::InputSize { .. })));
+        assert!(matches!(ensemble.segment(torn, &Errand::default()).await, Err(NnError::InputSize { .. })));
 
-        let error = ensemble.classify(4, vec![input("a")], 0, RunPriority::Routine).await.unwrap_err();
+        let error = ensemble.classify(4, vec![input("a")], 0, &Errand::default()).await.unwrap_err();
         assert_eq!(error, NnError::NoSuchMember { member_idx: 4, n_members: 4 });
-        let error = ensemble.classify(0, vec![input("a")], 2, RunPriority::Routine).await.unwrap_err();
+        let error = ensemble.classify(0, vec![input("a")], 2, &Errand::default()).await.unwrap_err();
         assert_eq!(error, NnError::NoSuchClass { class_idx: 2, n_classes: 2 });
     }
 
@@ -727,7 +743,7 @@ mod tests {
     async fn input_beyond_all_measure_is_refused() {
         let ensemble = ensemble();
         let huge = Planes { channels: 3, rows: SIDE, columns: SIDE, values: vec![-3e6; 3 * SIDE * SIDE] };
-        let error = ensemble.classify(2, vec![huge], 0, RunPriority::Routine).await.unwrap_err();
+        let error = ensemble.classify(2, vec![huge], 0, &Errand::default()).await.unwrap_err();
         assert_eq!(error, NnError::InputNotFinite { network: "resnet152".to_owned(), sample_idx: 0 });
         assert!(error.to_string().contains("1000000"), "{error}");
     }
@@ -749,7 +765,7 @@ mod tests {
         }
         let ensemble = Ensemble::load(&Bundle::open(folder.path()).unwrap(), OPTIONS).unwrap();
         for member_idx in 0..4 {
-            let error = ensemble.classify(member_idx, vec![input("a")], 0, RunPriority::Routine).await.unwrap_err();
+            let error = ensemble.classify(member_idx, vec![input("a")], 0, &Errand::default()).await.unwrap_err();
             assert!(matches!(error, NnError::OutputNotFinite { .. }), "{error}");
         }
     }
@@ -761,7 +777,7 @@ mod tests {
         // Too small for five max pools.
         let tiny = Planes { channels: 3, rows: 8, columns: 8, values: vec![0.0; 3 * 8 * 8] };
         let question = ClassifierQuestion { inputs: vec![tiny], target_class_idx: 0 };
-        let error = tch::no_grad(|| model.answer(&[&question])).unwrap_err();
+        let error = tch::no_grad(|| model.answer(&[&question], GO_ON)).unwrap_err();
         let NnError::Torch { network, words } = error else { panic!("{error}") };
         assert_eq!(network, "vgg16");
         assert!(words.chars().count() <= super::super::error::MAX_ERROR_CHARACTERS + 2, "{words}");

@@ -113,6 +113,12 @@ pub enum NnError {
         /// The last failure.
         words: String,
     },
+    /// Whoever asked has gone away before the answer was complete.
+    #[error("nobody waits for the answer of network `{network}` any more")]
+    Withdrawn {
+        /// Which network.
+        network: String,
+    },
     /// The network's thread has ended or is ending.
     #[error("network `{network}` is being shut down and takes no more requests")]
     Stopped {

@@ -35,6 +35,40 @@ impl ConvNorm {
     }
 }
 
+/// The convolutions before the first branches, each with whether a max pool follows.
+#[derive(Debug)]
+pub(super) struct Stem(Vec<(ConvNorm, bool)>);
+
+impl Stem {
+    /// Declares them for pictures of three channels, as a table says it: name, output channels at full width, geometry, and
+    /// whether a max pool follows. Returns the number of channels that come out as well.
+    pub(super) fn new(
+        path: &Path<'_>,
+        convolutions: &[(&str, u32, Geometry, bool)],
+        width: f64,
+    ) -> Result<(Self, i64), TchError> {
+        let mut channels = 3;
+        let mut stem = Vec::with_capacity(convolutions.len());
+        for &(name, base_channels, geometry, is_pooled) in convolutions {
+            let output_channels = scaled_channels(base_channels, width);
+            stem.push((ConvNorm::new(path, name, (channels, output_channels), geometry)?, is_pooled));
+            channels = output_channels;
+        }
+        Ok((Self(stem), channels))
+    }
+
+    pub(super) fn apply(&self, input: &Tensor) -> Result<Tensor, TchError> {
+        let mut map = input.shallow_clone();
+        for (conv, is_pooled) in &self.0 {
+            map = conv.apply(&map)?;
+            if *is_pooled {
+                map = max_pool_3x3(&map)?;
+            }
+        }
+        Ok(map)
+    }
+}
+
 /// A step of a branch, as the tables of the networks say it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Plan {
@@ -73,7 +107,7 @@ impl Step {
 }
 
 /// 3x3 max pool with stride 2, without padding.
-pub(super) fn max_pool_3x3(input: &Tensor) -> Result<Tensor, TchError> {
+fn max_pool_3x3(input: &Tensor) -> Result<Tensor, TchError> {
     input.f_max_pool2d([3, 3], [2, 2], [0, 0], [1, 1], false)
 }
 

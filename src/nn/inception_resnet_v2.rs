@@ -6,7 +6,7 @@ use tch::{TchError, Tensor, nn::Path};
 use super::{
     architecture::scaled_channels,
     explain::Convolutional,
-    inception::{ConvNorm, Mixed, Plan, max_pool_3x3},
+    inception::{ConvNorm, Mixed, Plan, Stem},
     layers::{Conv, Geometry, Linear, at, global_average},
 };
 
@@ -106,7 +106,7 @@ enum Block {
 /// Inception-ResNet-v2 over a variable store.
 #[derive(Debug)]
 pub(super) struct InceptionResNetV2 {
-    stem: Vec<(ConvNorm, bool)>,
+    stem: Stem,
     blocks: Vec<Block>,
     last: ConvNorm,
     classif: Linear,
@@ -115,13 +115,7 @@ pub(super) struct InceptionResNetV2 {
 impl InceptionResNetV2 {
     /// Declares the variables, all zero, under `path`.
     pub(super) fn new(path: &Path<'_>, width: f64, n_classes: i64) -> Result<Self, TchError> {
-        let mut channels = 3;
-        let mut stem = Vec::new();
-        for (name, base_channels, geometry, is_pooled) in STEM {
-            let output_channels = scaled_channels(base_channels, width);
-            stem.push((ConvNorm::new(path, name, (channels, output_channels), geometry)?, is_pooled));
-            channels = output_channels;
-        }
+        let (stem, mut channels) = Stem::new(path, &STEM, width)?;
         let mut blocks = Vec::new();
         for (mixed_name, mixed_plans, stage_name, n_blocks, plans, scale) in [
             ("mixed_5b", MIXED_5B.as_slice(), "repeat", 10, BLOCK35.as_slice(), 0.17),
@@ -146,13 +140,7 @@ impl InceptionResNetV2 {
 
 impl Convolutional for InceptionResNetV2 {
     fn feature_map(&self, input: &Tensor) -> Result<Tensor, TchError> {
-        let mut map = input.shallow_clone();
-        for (conv, is_pooled) in &self.stem {
-            map = conv.apply(&map)?;
-            if *is_pooled {
-                map = max_pool_3x3(&map)?;
-            }
-        }
+        let mut map = self.stem.apply(input)?;
         for block in &self.blocks {
             map = match block {
                 Block::Mixed(mixed) => mixed.apply(&map)?,

@@ -5,9 +5,8 @@
 use tch::{TchError, Tensor, nn::Path};
 
 use super::{
-    architecture::scaled_channels,
     explain::Convolutional,
-    inception::{ConvNorm, Mixed, Plan, max_pool_3x3},
+    inception::{Mixed, Plan, Stem},
     layers::{Geometry, Linear, global_average},
 };
 
@@ -30,7 +29,7 @@ const STEM: [(&str, u32, Geometry, bool); 5] = [
 /// Inception V3 over a variable store.
 #[derive(Debug)]
 pub(super) struct InceptionV3 {
-    stem: Vec<(ConvNorm, bool)>,
+    stem: Stem,
     mixed: Vec<Mixed>,
     fc: Linear,
 }
@@ -38,13 +37,7 @@ pub(super) struct InceptionV3 {
 impl InceptionV3 {
     /// Declares the variables, all zero, under `path`.
     pub(super) fn new(path: &Path<'_>, width: f64, n_classes: i64) -> Result<Self, TchError> {
-        let mut channels = 3;
-        let mut stem = Vec::new();
-        for (name, base_channels, geometry, is_pooled) in STEM {
-            let output_channels = scaled_channels(base_channels, width);
-            stem.push((ConvNorm::new(path, name, (channels, output_channels), geometry)?, is_pooled));
-            channels = output_channels;
-        }
+        let (stem, mut channels) = Stem::new(path, &STEM, width)?;
         let mut mixed = Vec::new();
         let mut add = |name: &str, plans: &[&[Plan]]| -> Result<i64, TchError> {
             let block = Mixed::new(&(path / name), channels, width, plans)?;
@@ -145,13 +138,7 @@ impl InceptionV3 {
 
 impl Convolutional for InceptionV3 {
     fn feature_map(&self, input: &Tensor) -> Result<Tensor, TchError> {
-        let mut map = input.shallow_clone();
-        for (conv, is_pooled) in &self.stem {
-            map = conv.apply(&map)?;
-            if *is_pooled {
-                map = max_pool_3x3(&map)?;
-            }
-        }
+        let map = self.stem.apply(input)?;
         self.mixed.iter().try_fold(map, |map, block| block.apply(&map))
     }
 

@@ -10,7 +10,7 @@ use super::{
     jit::JitModule,
     load::{LoadPlan, Network, batch, only, rows_of},
     manifest::{Member, MemberArchitecture},
-    owner::Model,
+    owner::{GO_ON, Model, Step},
     runner::{Forward, Runner},
     scan::{Portion, Slices},
     scan_manifest::{ScanArchitecture, ScanPreprocessing},
@@ -54,7 +54,7 @@ pub(super) fn try_script(name: &str, bytes: &[u8], shape: [usize; 3]) -> Result<
     for count in [1, 2] {
         let values = vec![0.0; count * channels * rows * columns];
         let black = Slices { count, channels, rows, columns, values };
-        tch::no_grad(|| model.probabilities(&black)).map_err(|error| error.to_string())?;
+        tch::no_grad(|| model.probabilities(&black, GO_ON)).map_err(|error| error.to_string())?;
     }
     Ok(())
 }
@@ -81,10 +81,10 @@ impl LesionModel {
         Ok(Self { name: name.to_owned(), runner: Runner::plain(name, forward), device, portion })
     }
 
-    fn probabilities(&self, slices: &Slices) -> Result<Vec<f32>, NnError> {
+    fn probabilities(&self, slices: &Slices, step: Step<'_>) -> Result<Vec<f32>, NnError> {
         let torch = |error: TchError| NnError::torch(&self.name, &error);
         let [_, rows, columns] = slices.shape();
-        self.portion.each(&self.name, slices.count, |range| {
+        self.portion.each(&self.name, slices.count, step, |range| {
             let n = range.len() as i64;
             let input = batch(slices.slices().skip(range.start).take(range.len()), slices.shape(), self.device)
                 .map_err(torch)?;
@@ -108,8 +108,8 @@ impl Model for LesionModel {
     type Question = Arc<Slices>;
     type Answer = Vec<f32>;
 
-    fn answer(&self, questions: &[&Arc<Slices>]) -> Result<Vec<Vec<f32>>, NnError> {
-        questions.iter().map(|slices| self.probabilities(slices)).collect()
+    fn answer(&self, questions: &[&Arc<Slices>], step: Step<'_>) -> Result<Vec<Vec<f32>>, NnError> {
+        questions.iter().map(|slices| self.probabilities(slices, step)).collect()
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
         },
         *,
     };
-    use crate::types::RunPriority;
+    use crate::types::Errand;
 
     fn bundle_of(size_pixels: [u32; 2], width: f64) -> (tempfile::TempDir, Bundle) {
         let folder = tempfile::tempdir().unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     async fn outline(ensemble: &ScanEnsemble, slices: Slices) -> Vec<f32> {
-        ensemble.outline(0, Arc::new(slices), RunPriority::Routine).await.unwrap()
+        ensemble.outline(0, Arc::new(slices), &Errand::default()).await.unwrap()
     }
 
     #[tokio::test]
@@ -181,11 +181,11 @@ mod tests {
         let (_folder, bundle) = bundle_of([64, 96], 0.0625);
         let ensemble = ScanEnsemble::load(&bundle, EnsembleOptions::default()).unwrap();
         let small = Slices { rows: 96, columns: 64, ..slices(1, 1) };
-        let refused = ensemble.outline(0, Arc::new(small), RunPriority::Routine).await;
+        let refused = ensemble.outline(0, Arc::new(small), &Errand::default()).await;
         assert!(matches!(refused, Err(NnError::InputSize { .. })), "{refused:?}");
-        let refused = ensemble.outline(1, Arc::new(slices(1, 1)), RunPriority::Routine).await;
+        let refused = ensemble.outline(1, Arc::new(slices(1, 1)), &Errand::default()).await;
         assert_eq!(refused, Err(NnError::NoSuchMember { member_idx: 1, n_members: 1 }));
-        let refused = ensemble.classify(0, Arc::new(slices(1, 1)), 0, RunPriority::Routine).await;
+        let refused = ensemble.classify(0, Arc::new(slices(1, 1)), 0, &Errand::default()).await;
         assert!(matches!(refused, Err(NnError::NoSuchMember { n_members: 0, .. })), "{refused:?}");
         let tried = try_out(&bundle, EnsembleOptions::default()).await.unwrap();
         assert_eq!((tried[0].network.as_str(), tried[0].tells_pictures_apart), ("unet_plus_plus", true));

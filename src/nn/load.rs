@@ -15,7 +15,7 @@ use super::{
     jit,
     manifest::NetworkEntry,
     owner::{Model, Owner, OwnerLimits},
-    precision::{Comparable, MadeUp, NetworkPrecision, Precision, Settled},
+    precision::{Comparable, InFull, MadeUp, NetworkPrecision, Precision, Settled},
     replicas::Replicas,
     runner::{Forward, Runner},
     seeded, weights,
@@ -112,6 +112,8 @@ pub(super) struct LoadPlan {
     /// Whether it is loaded as GPUs take it: channels of weights innermost, with the manifest's precision. Tests do so on
     /// the processor.
     pub(super) as_on_gpu: bool,
+    /// Shared by the copies.
+    in_full: InFull,
     pub(super) options: EnsembleOptions,
 }
 
@@ -127,11 +129,13 @@ impl LoadPlan {
             precision: entry.precision,
             device: tch::Device::Cpu,
             as_on_gpu: false,
+            in_full: InFull::default(),
             options,
         }
     }
 
-    /// Loads a copy of the network onto each device, one after the other, each on a thread of its own.
+    /// Loads a copy of the network onto each device, one after the other, each on a thread of its own. All compute with the
+    /// same precision.
     pub(super) fn start<M>(
         mut self,
         name: &str,
@@ -157,6 +161,11 @@ impl LoadPlan {
             let (used, owner) = plan.start_copy(&input_shapes, load.clone())?;
             computing.push(Computing { device: *device, wanted, used });
             owners.push(owner);
+        }
+        let settled: Vec<Precision> = computing.iter().map(|copy| copy.used).collect();
+        self.in_full.agree(name, &settled);
+        for copy in &mut computing {
+            copy.used = self.in_full.of(copy.used);
         }
         Ok(Network { name: name.to_owned(), input_shapes, computing, copies: Replicas::new(owners) })
     }
@@ -198,7 +207,7 @@ impl LoadPlan {
                     jit::cuda_own_stream(device_idx)
                         .map_err(|words| NnError::Torch { network: self.name.clone(), words })?;
                 }
-                let model = Settled::new(&self.name, load(&self)?, self.device);
+                let model = Settled::new(&self.name, load(&self)?, self.device).among(self.in_full.clone());
                 let model = model.settle(self.wanted_precision(), self.precision.tolerance, &input_shapes);
                 settled.get_or_init(|| model.precision());
                 Ok(model)

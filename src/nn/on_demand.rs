@@ -165,7 +165,7 @@ mod tests {
         },
         *,
     };
-    use crate::types::RunPriority;
+    use crate::types::Errand;
 
     const SIDE: usize = 64;
 
@@ -186,7 +186,7 @@ mod tests {
         let ensemble = Ensemble::load(&bundle, EnsembleOptions::default()).unwrap();
         for member_idx in 0..4 {
             let found = explained(&bundle, member_idx, None).unwrap();
-            let of_run = ensemble.classify(member_idx, vec![input(3, SIDE)], 0, RunPriority::Routine).await.unwrap();
+            let of_run = ensemble.classify(member_idx, vec![input(3, SIDE)], 0, &Errand::default()).await.unwrap();
             let of_run_map = of_run.activation_map.unwrap();
             assert_eq!(found.map.method, of_run_map.method);
             let near = |a: &[f32], b: &[f32]| {

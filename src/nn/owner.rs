@@ -2,7 +2,8 @@
 //!
 //! Tensors must not be shared between threads and torch's gradient mode is a property of the thread, so the
 //! model is loaded, used and dropped on one thread, and only plain data crosses. Requests wait in a bounded
-//! queue; the thread takes what is waiting, up to a limit, as one batch, whoever asked.
+//! queue; the thread takes what is waiting, up to a limit, as one batch, whoever asked. A model that works in portions
+//! is asked to stop between them when nobody waits for its answer any more.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -20,7 +21,7 @@ use super::{
     error::{NnError, cut},
     queue::Queue,
 };
-use crate::types::RunPriority;
+use crate::types::{Errand, Progress};
 
 /// A model on its thread.
 pub(super) trait Model {
@@ -29,23 +30,50 @@ pub(super) trait Model {
     /// Plain data.
     type Answer: Send + 'static;
 
-    /// Answers in the order of the questions, as many as there are.
-    fn answer(&self, questions: &[&Self::Question]) -> Result<Vec<Self::Answer>, NnError>;
+    /// Answers in the order of the questions, as many as there are. A model that works in portions calls `step` after each
+    /// and passes its error on.
+    fn answer(&self, questions: &[&Self::Question], step: Step<'_>) -> Result<Vec<Self::Answer>, NnError>;
+}
+
+/// Tells that a portion of the work is done; fails when nobody waits for the rest.
+pub(super) type Step<'a> = &'a dyn Fn() -> Result<(), NnError>;
+
+/// Of work that nobody watches.
+pub(super) const GO_ON: Step<'static> = &|| Ok(());
+
+/// Why a question has no answer.
+#[derive(Debug)]
+pub(super) struct Unanswered<Q> {
+    pub(super) error: NnError,
+    /// Given back where the model was not asked.
+    pub(super) question: Option<Q>,
 }
 
 struct Request<Q, A> {
     question: Q,
-    reply: oneshot::Sender<Result<A, NnError>>,
+    reply: oneshot::Sender<Result<A, Unanswered<Q>>>,
+    /// Of whoever asks.
+    progress: Progress,
     /// Counts as open until it is answered or dropped.
     open: OpenQuestion,
 }
 
 impl<Q, A> Request<Q, A> {
     fn answer(self, answer: Result<A, NnError>) {
+        self.reply(|_| answer.map_err(|error| Unanswered { error, question: None }));
+    }
+
+    /// Gives the question back: it was not asked.
+    fn give_back(self, error: NnError) {
+        self.reply(|question| Err(Unanswered { error, question: Some(question) }));
+    }
+
+    fn reply(self, answer: impl FnOnce(Q) -> Result<A, Unanswered<Q>>) {
+        let Self { question, reply, open, .. } = self;
         // Whoever is told may ask the next question at once.
-        drop(self.open);
+        drop(open);
         // Whoever has gone away needs no answer.
-        let _ = self.reply.send(answer);
+        let _ = reply.send(answer(question));
     }
 }
 
@@ -151,22 +179,25 @@ impl<Q: Send + 'static, A: Send + 'static> Owner<Q, A> {
         Ok(owner)
     }
 
-    /// Queues a question, waiting while the queue is full.
+    /// Queues a question, waiting while the queue is full. A question that meets a model that is out is given back.
     ///
-    /// Cancel safety: dropping the future withdraws the question, unless it is already being answered.
-    pub(super) async fn ask(&self, question: Q, priority: RunPriority) -> Result<A, NnError> {
-        let answer = self.submit(question, priority).await?;
-        answer.await.map_err(|_| self.stopped())?
+    /// Cancel safety: dropping the future withdraws the question; of one that is being answered, the portion that is being
+    /// worked on is the last.
+    pub(super) async fn ask(&self, question: Q, errand: &Errand) -> Result<A, Unanswered<Q>> {
+        let stopped = || Unanswered { error: self.stopped(), question: None };
+        let answer = self.submit(question, errand).await.map_err(|error| Unanswered { error, question: None })?;
+        answer.await.map_err(|_| stopped())?
     }
 
     async fn submit(
         &self,
         question: Q,
-        priority: RunPriority,
-    ) -> Result<oneshot::Receiver<Result<A, NnError>>, NnError> {
+        errand: &Errand,
+    ) -> Result<oneshot::Receiver<Result<A, Unanswered<Q>>>, NnError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { question, reply, open: OpenQuestion::of(&self.standing) };
-        self.requests.push(request, priority).await.map_err(|_| self.stopped())?;
+        let progress = errand.progress.clone();
+        let request = Request { question, reply, progress, open: OpenQuestion::of(&self.standing) };
+        errand.progress.waiting(self.requests.push(request, errand.urgency)).await.map_err(|_| self.stopped())?;
         Ok(answer)
     }
 
@@ -229,10 +260,10 @@ impl<M: Model> Server<M> {
             batch.retain(|request| !request.reply.is_closed());
             if let Some(taken_out) = self.taken_out() {
                 for request in batch {
-                    request.answer(Err(taken_out.clone()));
+                    request.give_back(taken_out.clone());
                 }
             } else if !batch.is_empty() {
-                self.answer_batch(batch);
+                self.answer_batch(batch, requests);
             }
         }
     }
@@ -252,21 +283,42 @@ impl<M: Model> Server<M> {
         Some(self.standing.time_out()?.as_secs().max(1))
     }
 
-    fn answer_batch(&mut self, mut requests: Vec<Request<M::Question, M::Answer>>) {
+    /// `waiting` is for whom the model has no time yet.
+    fn answer_batch(
+        &mut self,
+        mut requests: Vec<Request<M::Question, M::Answer>>,
+        waiting: &Queue<Request<M::Question, M::Answer>>,
+    ) {
         let questions: Vec<&M::Question> = requests.iter().map(|request| &request.question).collect();
-        let result = guarded(&self.network, || self.model.answer(&questions)).and_then(|answers| {
+        let step = || {
+            // The model gets on, and so does everybody who waits for it.
+            for request in &requests {
+                request.progress.renew();
+            }
+            waiting.each(|request| request.progress.renew());
+            if requests.iter().all(|request| request.reply.is_closed()) {
+                return Err(NnError::Withdrawn { network: self.network.clone() });
+            }
+            Ok(())
+        };
+        let result = guarded(&self.network, || self.model.answer(&questions, &step)).and_then(|answers| {
             let fits = answers.len() == questions.len();
             fits.then_some(answers).ok_or_else(|| NnError::Torch {
                 network: self.network.clone(),
                 words: "it gave another number of answers than there were questions".to_owned(),
             })
         });
+        // The batch is the last portion, or the only one.
+        let _ = step();
         match result {
             Ok(answers) => {
                 self.went_well();
                 for (request, answer) in requests.into_iter().zip(answers) {
                     request.answer(Ok(answer));
                 }
+            }
+            Err(NnError::Withdrawn { network }) => {
+                tracing::debug!(network, "nobody waits for the answer any more: the rest is not computed");
             }
             // Half as many need half the memory, now and later.
             Err(error) if requests.len() > 1 && error.is_out_of_memory() => {
@@ -279,16 +331,16 @@ impl<M: Model> Server<M> {
                     "not enough memory for the batch: smaller ones from now on"
                 );
                 let rest = requests.split_off(half);
-                self.answer_batch(requests);
-                self.answer_batch(rest);
+                self.answer_batch(requests, waiting);
+                self.answer_batch(rest, waiting);
             }
             // One bad question must not fail its neighbours: each is asked again alone, until the model is out. Whoever
             // would come then is not charged with what the others met.
             Err(_) if requests.len() > 1 => {
                 for request in requests {
                     match self.taken_out() {
-                        Some(taken_out) => request.answer(Err(taken_out)),
-                        None => self.answer_batch(vec![request]),
+                        Some(taken_out) => request.give_back(taken_out),
+                        None => self.answer_batch(vec![request], waiting),
                     }
                 }
             }
@@ -348,6 +400,7 @@ fn guarded<T>(network: &str, work: impl FnOnce() -> Result<T, NnError>) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Urgency;
 
     /// Doubles; panics at 13; fails batches that contain 7; reports each batch, then waits for the gate.
     struct Doubler {
@@ -359,7 +412,7 @@ mod tests {
         type Question = i32;
         type Answer = i32;
 
-        fn answer(&self, questions: &[&i32]) -> Result<Vec<i32>, NnError> {
+        fn answer(&self, questions: &[&i32], _: Step<'_>) -> Result<Vec<i32>, NnError> {
             // A test that no longer listens does not care.
             let _ = self.entered.send(questions.len());
             // A gate whose handle is dropped stays open.
@@ -379,6 +432,16 @@ mod tests {
         gate: std::sync::mpsc::Sender<()>,
     }
 
+    type Pending = oneshot::Receiver<Result<i32, Unanswered<i32>>>;
+
+    async fn answered(pending: impl Future<Output = <Pending as Future>::Output>) -> Result<i32, NnError> {
+        pending.await.unwrap().map_err(|unanswered| unanswered.error)
+    }
+
+    async fn ask(owner: &Owner<i32, i32>, question: i32, errand: &Errand) -> Result<i32, NnError> {
+        owner.ask(question, errand).await.map_err(|unanswered| unanswered.error)
+    }
+
     fn setup(max_batch: usize, queue_length: usize) -> Setup {
         let (open, gate) = std::sync::mpsc::channel();
         let (enter, entered) = std::sync::mpsc::channel();
@@ -390,34 +453,32 @@ mod tests {
     #[tokio::test]
     async fn what_waits_is_answered_together_and_a_bad_question_fails_alone() {
         let Setup { owner, entered, gate } = setup(4, 16);
-        let first = owner.submit(1, RunPriority::Routine).await.unwrap();
+        let first = owner.submit(1, &Errand::default()).await.unwrap();
         assert_eq!(entered.recv().unwrap(), 1);
         let mut answers = vec![first];
         for question in [2, 13, 3, 4, 7, 5] {
-            answers.push(owner.submit(question, RunPriority::Routine).await.unwrap());
+            answers.push(owner.submit(question, &Errand::default()).await.unwrap());
         }
         drop(gate);
         let mut found = Vec::new();
         for answer in answers {
-            found.push(answer.await.unwrap().map_err(|error| error.to_string()));
+            found.push(answered(answer).await.map_err(|error| error.to_string()));
         }
         let panics = Err("network `doubler` panics: thirteen".to_owned());
         let fails = Err("network `doubler` fails: seven".to_owned());
         assert_eq!(found, [Ok(2), Ok(4), panics, Ok(6), Ok(8), fails, Ok(10)]);
         // Four together and then alone, because of 13; the last two likewise, because of 7.
         assert_eq!(entered.try_iter().collect::<Vec<_>>(), [4, 1, 1, 1, 1, 2, 1, 1]);
-        assert_eq!(owner.ask(21, RunPriority::Routine).await, Ok(42), "the thread outlives a panic");
+        assert_eq!(ask(&owner, 21, &Errand::default()).await, Ok(42), "the thread outlives a panic");
     }
 
     #[tokio::test]
     async fn dropping_the_owner_finishes_what_runs_and_answers_what_waits() {
         let Setup { owner, entered, gate } = setup(1, 16);
-        let running = owner.submit(1, RunPriority::Routine).await.unwrap();
+        let running = owner.submit(1, &Errand::default()).await.unwrap();
         assert_eq!(entered.recv().unwrap(), 1);
-        let waiting = [
-            owner.submit(2, RunPriority::Routine).await.unwrap(),
-            owner.submit(3, RunPriority::Routine).await.unwrap(),
-        ];
+        let waiting =
+            [owner.submit(2, &Errand::default()).await.unwrap(), owner.submit(3, &Errand::default()).await.unwrap()];
         let standing = Arc::clone(&owner.standing);
         let dropping = std::thread::spawn(move || drop(owner));
         while !standing.is_stopping.load(Ordering::Acquire) {
@@ -425,9 +486,9 @@ mod tests {
         }
         drop(gate);
         dropping.join().unwrap();
-        assert_eq!(running.await.unwrap(), Ok(2));
+        assert_eq!(answered(running).await, Ok(2));
         for answer in waiting {
-            assert_eq!(answer.await.unwrap(), Err(NnError::Stopped { network: "doubler".to_owned() }));
+            assert_eq!(answered(answer).await, Err(NnError::Stopped { network: "doubler".to_owned() }));
         }
         assert!(entered.recv().is_err(), "the model is gone with its thread and saw no further batch");
     }
@@ -435,11 +496,11 @@ mod tests {
     #[tokio::test]
     async fn a_withdrawn_question_is_not_run() {
         let Setup { owner, entered, gate } = setup(1, 16);
-        let running = owner.submit(1, RunPriority::Routine).await.unwrap();
-        drop(owner.submit(2, RunPriority::Routine).await.unwrap());
-        let last = owner.submit(3, RunPriority::Routine).await.unwrap();
+        let running = owner.submit(1, &Errand::default()).await.unwrap();
+        drop(owner.submit(2, &Errand::default()).await.unwrap());
+        let last = owner.submit(3, &Errand::default()).await.unwrap();
         drop(gate);
-        assert_eq!((running.await.unwrap(), last.await.unwrap()), (Ok(2), Ok(6)));
+        assert_eq!((answered(running).await, answered(last).await), (Ok(2), Ok(6)));
         assert_eq!(entered.try_iter().count(), 2);
         assert_eq!(owner.n_open(), 0, "neither is it counted any more");
     }
@@ -447,16 +508,17 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_makes_askers_wait() {
         let Setup { owner, entered, gate } = setup(1, 1);
-        let running = owner.submit(1, RunPriority::Routine).await.unwrap();
+        let running = owner.submit(1, &Errand::default()).await.unwrap();
         assert_eq!(entered.recv().unwrap(), 1);
-        let waiting = owner.submit(2, RunPriority::Routine).await.unwrap();
-        let mut third = std::pin::pin!(owner.ask(3, RunPriority::Routine));
+        let waiting = owner.submit(2, &Errand::default()).await.unwrap();
+        let errand = Errand::default();
+        let mut third = std::pin::pin!(ask(&owner, 3, &errand));
         let is_pending =
             std::future::poll_fn(|context| std::task::Poll::Ready(third.as_mut().poll(context).is_pending())).await;
         assert!(is_pending);
         drop(gate);
         assert_eq!(third.await, Ok(6));
-        assert_eq!((running.await.unwrap(), waiting.await.unwrap()), (Ok(2), Ok(4)));
+        assert_eq!((answered(running).await, answered(waiting).await), (Ok(2), Ok(4)));
     }
 
     #[test]
@@ -473,16 +535,77 @@ mod tests {
     #[tokio::test]
     async fn urgent_questions_are_answered_first() {
         let Setup { owner, entered, gate } = setup(1, 16);
-        let running = owner.submit(1, RunPriority::Routine).await.unwrap();
+        let running = owner.submit(1, &Errand::default()).await.unwrap();
         assert_eq!(entered.recv().unwrap(), 1);
-        let routine = owner.submit(2, RunPriority::Routine).await.unwrap();
-        let mut urgent = owner.submit(3, RunPriority::Stat).await.unwrap();
+        let routine = owner.submit(2, &Errand::default()).await.unwrap();
+        let mut urgent = owner.submit(3, &Errand { urgency: Urgency::Stat, ..Errand::default() }).await.unwrap();
         let open = gate.clone();
         open.send(()).unwrap();
         open.send(()).unwrap();
-        assert_eq!((running.await.unwrap(), (&mut urgent).await.unwrap()), (Ok(2), Ok(6)));
+        assert_eq!((answered(running).await, answered(&mut urgent).await), (Ok(2), Ok(6)));
         drop((open, gate));
-        assert_eq!(routine.await.unwrap(), Ok(4));
+        assert_eq!(answered(routine).await, Ok(4));
+    }
+
+    /// Works in three portions, each when the gate is opened.
+    struct InPortions(std::sync::mpsc::Receiver<()>);
+
+    impl Model for InPortions {
+        type Question = i32;
+        type Answer = i32;
+
+        fn answer(&self, questions: &[&i32], step: Step<'_>) -> Result<Vec<i32>, NnError> {
+            for _ in 0..3 {
+                let _ = self.0.recv();
+                step()?;
+            }
+            Ok(questions.iter().map(|question| **question).collect())
+        }
+    }
+
+    /// By the progress of whoever asks and whoever waits, not by the time.
+    #[tokio::test]
+    async fn a_network_that_gets_on_renews_everybody_and_one_that_is_stuck_nobody() {
+        let (open, gate) = std::sync::mpsc::channel();
+        let limits = OwnerLimits { max_batch: 1, gather: Duration::ZERO, queue_length: 4 };
+        let owner = Owner::start("in portions", limits, move || Ok(InPortions(gate))).unwrap();
+        let (asks, waits) = (Errand::default(), Errand::default());
+        let asked = owner.submit(1, &asks).await.unwrap();
+        let waiting = owner.submit(2, &waits).await.unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!((asks.progress.steps(), waits.progress.steps()), (0, 0), "it is stuck");
+        for portion in 1..=2 {
+            open.send(()).unwrap();
+            while asks.progress.steps() < portion {
+                std::thread::yield_now();
+            }
+        }
+        drop(open);
+        assert_eq!((answered(asked).await, answered(waiting).await), (Ok(1), Ok(2)));
+        // Three portions and the whole of the first, while the second waited; then its own.
+        assert_eq!((asks.progress.steps(), waits.progress.steps()), (4, 8));
+    }
+
+    /// A shadow's scan is withdrawn while a network works on it: what somebody waits for comes after one portion.
+    #[tokio::test]
+    async fn a_withdrawn_question_ends_with_the_portion_that_is_worked_on() {
+        let (open, gate) = std::sync::mpsc::channel();
+        let limits = OwnerLimits { max_batch: 1, gather: Duration::ZERO, queue_length: 4 };
+        let owner = Owner::start("in portions", limits, move || Ok(InPortions(gate))).unwrap();
+        let shadow = Errand { urgency: Urgency::Shadow, ..Errand::default() };
+        let of_shadow = owner.submit(1, &shadow).await.unwrap();
+        while owner.requests.is_waiting() {
+            std::thread::yield_now();
+        }
+        let live = owner.submit(2, &Errand::default()).await.unwrap();
+        drop(of_shadow);
+        // One portion of the shadow's, three of the other.
+        for _ in 0..4 {
+            open.send(()).unwrap();
+        }
+        assert_eq!(answered(live).await, Ok(2));
+        assert_eq!(shadow.progress.steps(), 2, "one portion, and its end");
+        assert!(!owner.is_out(), "that is no failure");
     }
 
     /// Has memory for two questions at once.
@@ -492,7 +615,7 @@ mod tests {
         type Question = i32;
         type Answer = i32;
 
-        fn answer(&self, questions: &[&i32]) -> Result<Vec<i32>, NnError> {
+        fn answer(&self, questions: &[&i32], _: Step<'_>) -> Result<Vec<i32>, NnError> {
             let _ = self.0.send(questions.len());
             if questions.len() > 2 {
                 let words = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes".to_owned();
@@ -510,10 +633,10 @@ mod tests {
         for _ in 0..2 {
             let mut answers = Vec::new();
             for question in 0..8 {
-                answers.push(owner.submit(question, RunPriority::Routine).await.unwrap());
+                answers.push(owner.submit(question, &Errand::default()).await.unwrap());
             }
             for (question, answer) in (0..8).zip(answers) {
-                assert_eq!(answer.await.unwrap(), Ok(question + 1));
+                assert_eq!(answered(answer).await, Ok(question + 1));
             }
         }
         let batches: Vec<usize> = entered.try_iter().collect();
@@ -525,10 +648,10 @@ mod tests {
         let Setup { owner, entered, gate } = setup(1, 16);
         drop(gate);
         for _ in 0..FAILURES_UNTIL_OUT {
-            assert!(matches!(owner.ask(7, RunPriority::Routine).await, Err(NnError::Torch { .. })));
+            assert!(matches!(ask(&owner, 7, &Errand::default()).await, Err(NnError::Torch { .. })));
         }
         let asked = entered.try_iter().count();
-        let error = owner.ask(1, RunPriority::Routine).await.unwrap_err();
+        let error = ask(&owner, 1, &Errand::default()).await.unwrap_err();
         assert!(matches!(error, NnError::TakenOut { .. }), "{error}");
         assert!(error.to_string().contains("seven"), "{error}");
         assert_eq!((asked, entered.try_iter().count()), (FAILURES_UNTIL_OUT as usize, 0), "it was not asked");
@@ -538,19 +661,19 @@ mod tests {
     async fn neighbours_of_the_failure_that_takes_a_model_out_are_not_asked() {
         let Setup { owner, entered, gate } = setup(8, 16);
         // The first is answered alone, so that the others wait and become one batch.
-        let running = owner.submit(1, RunPriority::Routine).await.unwrap();
+        let running = owner.submit(1, &Errand::default()).await.unwrap();
         assert_eq!(entered.recv().unwrap(), 1);
         let mut answers = Vec::new();
         for _ in 0..=FAILURES_UNTIL_OUT {
-            answers.push(owner.submit(7, RunPriority::Routine).await.unwrap());
+            answers.push(owner.submit(7, &Errand::default()).await.unwrap());
         }
         drop(gate);
-        assert_eq!(running.await.unwrap(), Ok(2));
+        assert_eq!(answered(running).await, Ok(2));
         let last = answers.pop().unwrap();
         for answer in answers {
-            assert!(matches!(answer.await.unwrap(), Err(NnError::Torch { .. })));
+            assert!(matches!(answered(answer).await, Err(NnError::Torch { .. })));
         }
-        assert!(matches!(last.await.unwrap(), Err(NnError::TakenOut { .. })));
+        assert!(matches!(answered(last).await, Err(NnError::TakenOut { .. })));
         assert_eq!(entered.try_iter().collect::<Vec<_>>(), [6, 1, 1, 1, 1, 1], "all at once, then five alone");
     }
 
@@ -578,9 +701,9 @@ mod tests {
         drop(gate);
         for _ in 0..3 {
             for _ in 1..FAILURES_UNTIL_OUT {
-                assert!(owner.ask(7, RunPriority::Routine).await.is_err());
+                assert!(ask(&owner, 7, &Errand::default()).await.is_err());
             }
-            assert_eq!(owner.ask(1, RunPriority::Routine).await, Ok(2));
+            assert_eq!(ask(&owner, 1, &Errand::default()).await, Ok(2));
         }
     }
 }

@@ -3,7 +3,10 @@
 //!
 //! On the processor every network computes with 32-bit floats.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +14,7 @@ use super::{
     ensemble::{ClassifierQuestion, MemberOutput},
     error::NnError,
     jit::{self, Autocast, HalfKind},
-    owner::Model,
+    owner::{GO_ON, Model, Step},
     plane::{Plane, Planes},
     scan::{ScanOutput, ScanQuestion, Slices},
     seeded,
@@ -82,6 +85,31 @@ pub(super) struct Settled<M> {
     model: M,
     device: tch::Device,
     precision: Precision,
+    in_full: InFull,
+}
+
+/// Whether the copies of one network compute with 32-bit floats, all of them, since one of them has to: a study must not
+/// get another answer because of the device that had time for it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct InFull(Arc<AtomicBool>);
+
+impl InFull {
+    /// Settles what all copies compute with by what each has settled on: the same, or 32-bit floats.
+    pub(super) fn agree(&self, network: &str, copies: &[Precision]) {
+        if copies.contains(&Precision::Float32) && copies.iter().any(|of_copy| *of_copy != Precision::Float32) {
+            self.0.store(true, Ordering::Release);
+            tracing::warn!(network, "one copy of the network has to compute with float32: all of them do");
+        }
+    }
+
+    fn is_asked_for(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// What a copy computes with that has settled on `settled`.
+    pub(super) fn of(&self, settled: Precision) -> Precision {
+        if self.is_asked_for() { Precision::Float32 } else { settled }
+    }
 }
 
 /// Pictures and scans that the precisions are compared on.
@@ -118,7 +146,7 @@ impl<M: Model<Question: MadeUp, Answer: Comparable>> Settled<M> {
         for seed in 0..N_PROBES {
             let question = M::Question::made_up(seed, input_shapes);
             let answer = |precision| {
-                let answers = self.within(precision, || self.model.answer(&[&question]))?;
+                let answers = self.within(precision, || self.model.answer(&[&question], GO_ON))?;
                 let words = || format!("it gives no answer with {}", precision.name());
                 answers.into_iter().next().ok_or_else(|| NnError::Torch { network: self.name.clone(), words: words() })
             };
@@ -135,7 +163,12 @@ impl<M: Model<Question: MadeUp, Answer: Comparable>> Settled<M> {
 impl<M> Settled<M> {
     /// A model that computes with 32-bit floats.
     pub(super) fn new(name: &str, model: M, device: tch::Device) -> Self {
-        Self { name: name.to_owned(), model, device, precision: Precision::Float32 }
+        Self { name: name.to_owned(), model, device, precision: Precision::Float32, in_full: InFull::default() }
+    }
+
+    /// One of several copies.
+    pub(super) fn among(self, in_full: InFull) -> Self {
+        Self { in_full, ..self }
     }
 
     /// What it computes with.
@@ -162,11 +195,12 @@ impl<M: Model> Model for Settled<M> {
     type Answer = M::Answer;
 
     /// What is too large for reduced precision is computed once more with 32-bit floats.
-    fn answer(&self, questions: &[&Self::Question]) -> Result<Vec<Self::Answer>, NnError> {
-        match self.within(self.precision, || self.model.answer(questions)) {
-            Err(NnError::OutputNotFinite { network }) if self.precision != Precision::Float32 => {
-                tracing::warn!(network, precision = self.precision.name(), "not finite: computed again with float32");
-                self.within(Precision::Float32, || self.model.answer(questions))
+    fn answer(&self, questions: &[&Self::Question], step: Step<'_>) -> Result<Vec<Self::Answer>, NnError> {
+        let precision = self.in_full.of(self.precision);
+        match self.within(precision, || self.model.answer(questions, step)) {
+            Err(NnError::OutputNotFinite { network }) if precision != Precision::Float32 => {
+                tracing::warn!(network, precision = precision.name(), "not finite: computed again with float32");
+                self.within(Precision::Float32, || self.model.answer(questions, step))
             }
             answered => answered,
         }
@@ -262,6 +296,15 @@ impl Comparable for Plane {
 impl Comparable for MemberOutput {
     fn difference(&self, other: &Self) -> f64 {
         largest_difference(&self.probabilities, &other.probabilities)
+    }
+}
+
+impl Comparable for Vec<MemberOutput> {
+    fn difference(&self, other: &Self) -> f64 {
+        if self.len() != other.len() {
+            return f64::INFINITY;
+        }
+        self.iter().zip(other).map(|(one, other)| one.difference(other)).fold(0.0, larger)
     }
 }
 
@@ -401,19 +444,23 @@ mod tests {
         for member_idx in 0..4 {
             let question = ClassifierQuestion::made_up(7, &[SHAPE]);
             let float32 = classifier(member_idx);
-            let expected = float32.answer(&[&question]).unwrap().remove(0);
+            let expected = float32.answer(&[&question], GO_ON).unwrap().remove(0);
 
             for precision in [Precision::Bfloat16, Precision::Float16] {
                 let network = classifier(member_idx).settle(precision, MAX_TOLERANCE, &[SHAPE]);
                 assert_eq!(network.precision(), precision, "{}", network.name);
-                let found = network.answer(&[&question]).unwrap().remove(0);
+                let found = network.answer(&[&question], GO_ON).unwrap().remove(0);
                 assert!(found.difference(&expected) <= MAX_TOLERANCE);
                 assert_ne!(found.logits, expected.logits, "the numbers are other ones, or nothing was reduced");
             }
 
             let network = classifier(member_idx).settle(Precision::Bfloat16, 1e-9, &[SHAPE]);
             assert_eq!(network.precision(), Precision::Float32, "{}: beyond the tolerance", network.name);
-            assert_eq!(network.answer(&[&question]).unwrap().remove(0), expected, "nothing of it is left behind");
+            assert_eq!(
+                network.answer(&[&question], GO_ON).unwrap().remove(0),
+                expected,
+                "nothing of it is left behind"
+            );
         }
     }
 
@@ -424,7 +471,7 @@ mod tests {
         type Question = Plane;
         type Answer = Plane;
 
-        fn answer(&self, _: &[&Plane]) -> Result<Vec<Plane>, NnError> {
+        fn answer(&self, _: &[&Plane], _: Step<'_>) -> Result<Vec<Plane>, NnError> {
             let values = self.0.borrow_mut().remove(0)?;
             Ok(vec![Plane { rows: 1, columns: values.len(), values }])
         }
@@ -454,13 +501,31 @@ mod tests {
         let settled = Settled::new("told", told, tch::Device::Cpu);
         let settled = settled.settle(Precision::Bfloat16, MAX_TOLERANCE, &[[1, 4, 4]]);
         let question = Plane { rows: 1, columns: 1, values: vec![0.0] };
-        assert_eq!(settled.answer(&[&question]).unwrap()[0].values, [0.25]);
-        assert_eq!(settled.answer(&[&question]).err(), refused().err(), "float32 is refused as well");
+        assert_eq!(settled.answer(&[&question], GO_ON).unwrap()[0].values, [0.25]);
+        assert_eq!(settled.answer(&[&question], GO_ON).err(), refused().err(), "float32 is refused as well");
 
         let alike = Told(std::iter::repeat_n(Ok(vec![0.5]), 2 * N_PROBES as usize).collect::<Vec<_>>().into());
         let settled = Settled::new("told", alike, tch::Device::Cpu);
         let settled = settled.settle(Precision::Bfloat16, MAX_TOLERANCE, &[[1, 4, 4]]);
         assert_eq!(settled.precision(), Precision::Bfloat16);
+    }
+
+    #[test]
+    fn copies_of_a_network_agree_on_the_precision_that_one_of_them_needs() {
+        let _guard = tch::no_grad_guard();
+        let (reduced, full) = (Precision::Bfloat16, Precision::Float32);
+        let question = ClassifierQuestion::made_up(7, &[SHAPE]);
+        let alone = classifier(0).settle(reduced, MAX_TOLERANCE, &[SHAPE]);
+        let [of_reduced, of_full] =
+            [&alone, &classifier(0)].map(|of| of.answer(&[&question], GO_ON).unwrap().remove(0));
+        for (others, used, expected) in [(reduced, reduced, &of_reduced), (full, full, &of_full)] {
+            let in_full = InFull::default();
+            let copy = classifier(0).settle(reduced, MAX_TOLERANCE, &[SHAPE]).among(in_full.clone());
+            in_full.agree("copies", &[copy.precision(), others]);
+            assert_eq!(in_full.of(copy.precision()), used);
+            assert_eq!(&copy.answer(&[&question], GO_ON).unwrap().remove(0), expected);
+        }
+        assert_ne!(of_reduced.logits, of_full.logits);
     }
 
     #[test]

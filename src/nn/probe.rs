@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Bundle, Ensemble, EnsembleOptions, Input, NnError, Plane, Planes, Preprocessing, ScanEnsemble, Slices, seeded,
 };
-use crate::types::RunPriority;
+use crate::types::Errand;
 
 /// A loaded bundle.
 pub(super) struct Probe {
@@ -70,22 +70,23 @@ impl Probe {
             (Networks::Pictures(ensemble), Some(member_idx)) => self.pictures(ensemble, member_idx, seed, images).await,
             (Networks::Scans(ensemble), None) => {
                 let side = self.bundle.manifest().segmenter.as_ref().map_or(0, |of| of.input_side_pixels as usize);
-                let labels = ensemble.segment(slices([1, side, side], seed, images, (0.0, 1.0)), RunPriority::Routine);
-                let numbers = labels.await?.into_iter().map(f32::from).collect();
+                let slices = slices([1, side, side], seed, images, (0.0, 1.0));
+                let labels = ensemble.segment(slices, &Errand::default()).await?;
+                let numbers = labels.into_iter().map(f32::from).collect();
                 Ok(Said { numbers, gave: format!("{side} x {side} labels of each slice") })
             }
             (Networks::Scans(ensemble), Some(member_idx)) => {
                 let shape = self.bundle.manifest().input.scan().map_or([0; 3], super::ScanPreprocessing::shape);
                 let scan = slices(shape, seed, images.max(2), (-2.0, 2.0));
                 if matches!(self.bundle.manifest().input, Input::Seg2d { .. }) {
-                    let numbers = ensemble.outline(member_idx, Arc::new(scan), RunPriority::Routine).await?;
+                    let numbers = ensemble.outline(member_idx, Arc::new(scan), &Errand::default()).await?;
                     let [_, rows, columns] = shape;
                     return Ok(Said {
                         numbers,
                         gave: format!("{rows} x {columns} probabilities of lesion of each slice"),
                     });
                 }
-                let output = ensemble.classify(member_idx, Arc::new(scan), 0, RunPriority::Routine).await?;
+                let output = ensemble.classify(member_idx, Arc::new(scan), 0, &Errand::default()).await?;
                 let map = map_words(output.slices.first().and_then(|slice| slice.activation_map.as_ref()));
                 let (classes, features) = (output.probabilities.len(), output.embedding.len());
                 Ok(Said {
@@ -104,9 +105,10 @@ impl Probe {
 
     async fn lungs_of_pictures(&self, ensemble: &Ensemble, seed: u64, images: usize) -> Result<Said, NnError> {
         let side = self.bundle.manifest().segmenter.as_ref().map_or(0, |of| of.input_side_pixels as usize);
+        let errand = Errand::default();
         let ask = |image: usize| {
             let values = seeded::uniform(seed + image as u64, "picture", side * side, 0.0, 1.0);
-            ensemble.segment(Plane { rows: side, columns: side, values }, RunPriority::Routine)
+            ensemble.segment(Plane { rows: side, columns: side, values }, &errand)
         };
         let numbers = all((0..images.max(1)).map(ask)).await?.swap_remove(0).values;
         Ok(Said { numbers, gave: format!("{side} x {side} probabilities") })
@@ -120,6 +122,7 @@ impl Probe {
         images: usize,
     ) -> Result<Said, NnError> {
         let manifest = self.bundle.manifest();
+        let errand = Errand::default();
         let ask = |image: usize| {
             let member = manifest.members.get(member_idx);
             let shapes = member.into_iter().flat_map(|member| manifest.inputs_of(member)).map(Preprocessing::shape);
@@ -130,7 +133,7 @@ impl Probe {
                     Planes { channels, rows, columns, values }
                 })
                 .collect();
-            ensemble.classify(member_idx, inputs, 0, RunPriority::Routine)
+            ensemble.classify(member_idx, inputs, 0, &errand)
         };
         let output = all((0..images.max(1)).map(ask)).await?.swap_remove(0);
         let map = map_words(output.activation_map.as_ref());

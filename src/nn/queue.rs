@@ -1,4 +1,4 @@
-//! Where requests wait for the thread of a network: a bounded queue with two lanes.
+//! Where requests wait for the thread of a network: a bounded queue with a lane for each urgency.
 
 use std::{
     collections::VecDeque,
@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use crate::types::RunPriority;
+use crate::types::Urgency;
 
 /// A bounded queue between askers, which wait without a thread, and one thread, which takes batches.
 pub(super) struct Queue<R> {
@@ -19,14 +19,14 @@ pub(super) struct Queue<R> {
 }
 
 struct Lanes<R> {
-    stat: VecDeque<R>,
-    routine: VecDeque<R>,
+    /// In the order of [`Urgency::ALL`].
+    by_urgency: [VecDeque<R>; Urgency::ALL.len()],
     is_closed: bool,
 }
 
 impl<R> Lanes<R> {
     fn pop(&mut self) -> Option<R> {
-        self.stat.pop_front().or_else(|| self.routine.pop_front())
+        self.by_urgency.iter_mut().find_map(VecDeque::pop_front)
     }
 }
 
@@ -34,7 +34,7 @@ impl<R> Queue<R> {
     /// A queue with `length` places, at least one.
     pub(super) fn new(length: usize) -> Self {
         Self {
-            lanes: Mutex::new(Lanes { stat: VecDeque::new(), routine: VecDeque::new(), is_closed: false }),
+            lanes: Mutex::new(Lanes { by_urgency: Default::default(), is_closed: false }),
             arrived: Condvar::new(),
             room: Semaphore::new(length.clamp(1, Semaphore::MAX_PERMITS)),
         }
@@ -48,16 +48,15 @@ impl<R> Queue<R> {
     /// Waits for a free place. `Err` gives the request back when the queue is closed.
     ///
     /// Cancel safety: a request whose future is dropped before it has a place is not in the queue.
-    pub(super) async fn push(&self, request: R, priority: RunPriority) -> Result<(), R> {
+    pub(super) async fn push(&self, request: R, urgency: Urgency) -> Result<(), R> {
         let Ok(permit) = self.room.acquire().await else { return Err(request) };
         let mut lanes = self.lanes();
         if lanes.is_closed {
             return Err(request);
         }
         permit.forget();
-        match priority {
-            RunPriority::Stat => lanes.stat.push_back(request),
-            RunPriority::Routine => lanes.routine.push_back(request),
+        if let Some(lane) = lanes.by_urgency.get_mut(urgency as usize) {
+            lane.push_back(request);
         }
         drop(lanes);
         self.arrived.notify_one();
@@ -96,6 +95,19 @@ impl<R> Queue<R> {
         (!batch.is_empty()).then_some(batch)
     }
 
+    /// Shows every request that waits.
+    pub(super) fn each(&self, look: impl FnMut(&R)) {
+        self.lanes().by_urgency.iter().flatten().for_each(look);
+    }
+
+    /// Whether a request waits.
+    #[cfg(test)]
+    pub(super) fn is_waiting(&self) -> bool {
+        let mut any = false;
+        self.each(|_| any = true);
+        any
+    }
+
     /// Takes no more requests; what waits is still given out.
     pub(super) fn close(&self) {
         self.lanes().is_closed = true;
@@ -113,17 +125,18 @@ mod tests {
     #[tokio::test]
     async fn urgent_requests_go_first_and_batches_are_bounded() {
         let queue = Queue::new(8);
-        for (request, priority) in [
-            (1, RunPriority::Routine),
-            (2, RunPriority::Routine),
-            (3, RunPriority::Stat),
-            (4, RunPriority::Routine),
-            (5, RunPriority::Stat),
+        for (request, urgency) in [
+            (6, Urgency::Shadow),
+            (1, Urgency::Routine),
+            (2, Urgency::Routine),
+            (3, Urgency::Stat),
+            (4, Urgency::Routine),
+            (5, Urgency::Stat),
         ] {
-            queue.push(request, priority).await.unwrap();
+            queue.push(request, urgency).await.unwrap();
         }
         assert_eq!(queue.take(3, Duration::ZERO), Some(vec![3, 5, 1]));
-        assert_eq!(queue.take(3, Duration::ZERO), Some(vec![2, 4]));
+        assert_eq!(queue.take(3, Duration::ZERO), Some(vec![2, 4, 6]), "a shadow's goes last");
     }
 
     #[tokio::test]
@@ -133,10 +146,10 @@ mod tests {
             let queue = Arc::clone(&queue);
             move || queue.take(2, Duration::from_mins(10))
         });
-        queue.push(1, RunPriority::Routine).await.unwrap();
-        queue.push(2, RunPriority::Routine).await.unwrap();
+        queue.push(1, Urgency::Routine).await.unwrap();
+        queue.push(2, Urgency::Routine).await.unwrap();
         assert_eq!(taker.join().unwrap(), Some(vec![1, 2]), "a full batch goes at once");
-        queue.push(3, RunPriority::Routine).await.unwrap();
+        queue.push(3, Urgency::Routine).await.unwrap();
         assert_eq!(queue.take(2, Duration::from_millis(5)), Some(vec![3]), "a single one goes when its time is up");
     }
 
@@ -149,7 +162,7 @@ mod tests {
             move || queue.take(3, Duration::from_mins(10))
         });
         for request in 1..=3 {
-            queue.push(request, RunPriority::Routine).await.unwrap();
+            queue.push(request, Urgency::Routine).await.unwrap();
         }
         assert_eq!(taker.join().unwrap(), Some(vec![1, 2, 3]));
     }
@@ -157,15 +170,15 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_makes_askers_wait_and_a_closed_one_sends_them_away() {
         let queue = Queue::new(1);
-        queue.push(1, RunPriority::Routine).await.unwrap();
-        let mut second = std::pin::pin!(queue.push(2, RunPriority::Stat));
+        queue.push(1, Urgency::Routine).await.unwrap();
+        let mut second = std::pin::pin!(queue.push(2, Urgency::Stat));
         let pending =
             std::future::poll_fn(|context| std::task::Poll::Ready(second.as_mut().poll(context).is_pending())).await;
         assert!(pending);
         assert_eq!(queue.take(4, Duration::ZERO), Some(vec![1]));
         second.await.unwrap();
         queue.close();
-        assert_eq!(queue.push(3, RunPriority::Stat).await, Err(3));
+        assert_eq!(queue.push(3, Urgency::Stat).await, Err(3));
         assert_eq!(queue.take(4, Duration::from_mins(10)), Some(vec![2]), "what waited is given out");
         assert_eq!(queue.take(4, Duration::ZERO), None);
     }

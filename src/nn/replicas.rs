@@ -1,11 +1,16 @@
 //! The copies of one network, one for each device, and which of them is asked.
 
-use super::{error::NnError, owner::Owner};
-use crate::types::RunPriority;
+use super::{
+    error::NnError,
+    owner::{Owner, Unanswered},
+};
+use crate::types::Errand;
 
 /// The copies of one network, at least one, each with its thread.
 pub(super) struct Replicas<Q, A> {
     owners: Vec<Owner<Q, A>>,
+    /// The one that is asked when all are alike.
+    first: usize,
 }
 
 /// What the choice depends on.
@@ -25,18 +30,41 @@ fn choose(copies: impl Iterator<Item = State>) -> Option<usize> {
 impl<Q: Send + 'static, A: Send + 'static> Replicas<Q, A> {
     /// The copies in the order of their devices.
     pub(super) const fn new(owners: Vec<Owner<Q, A>>) -> Self {
-        Self { owners }
+        Self { owners, first: 0 }
     }
 
-    /// Asks one copy, waiting while its queue is full. A copy that is taken out is passed over while another one lives;
-    /// what waits for it at that moment is answered with [`NnError::TakenOut`].
+    /// Number of copies, at least one.
+    pub(super) fn count(&self) -> usize {
+        self.owners.len().max(1)
+    }
+
+    /// Of copies that are alike, begins with another one: networks that are asked at the same time then work on different
+    /// devices.
+    pub(super) fn begin_with(&mut self, number: usize) {
+        self.first = number % self.count();
+    }
+
+    /// Asks one copy, waiting while its queue is full. A copy that is taken out is passed over while another one lives, and
+    /// what waits for it at that moment is moved to that one.
     ///
     /// Cancel safety: as [`Owner::ask`].
-    pub(super) async fn ask(&self, question: Q, priority: RunPriority) -> Result<A, NnError> {
-        let states = self.owners.iter().map(|owner| State { n_open: owner.n_open(), is_out: owner.is_out() });
-        match choose(states).and_then(|idx| self.owners.get(idx)) {
-            Some(owner) => owner.ask(question, priority).await,
-            None => Err(NnError::Stopped { network: "without a copy".to_owned() }),
+    pub(super) async fn ask(&self, mut question: Q, errand: &Errand) -> Result<A, NnError> {
+        loop {
+            let (before, from_first) = self.owners.split_at_checked(self.first).unwrap_or((&[], &self.owners));
+            let mut copies = from_first.iter().chain(before);
+            let states = copies.clone().map(|owner| State { n_open: owner.n_open(), is_out: owner.is_out() });
+            let Some(owner) = choose(states).and_then(|idx| copies.nth(idx)) else {
+                return Err(NnError::Stopped { network: "without a copy".to_owned() });
+            };
+            match owner.ask(question, errand).await {
+                Ok(answer) => return Ok(answer),
+                Err(Unanswered { question: Some(given_back), .. })
+                    if self.owners.iter().any(|owner| !owner.is_out()) =>
+                {
+                    question = given_back;
+                }
+                Err(Unanswered { error, .. }) => return Err(error),
+            }
         }
     }
 }
@@ -52,7 +80,7 @@ mod tests {
     };
 
     use super::{
-        super::owner::{FAILURES_UNTIL_OUT, Model, OwnerLimits},
+        super::owner::{FAILURES_UNTIL_OUT, Model, OwnerLimits, Step},
         *,
     };
 
@@ -78,7 +106,7 @@ mod tests {
         type Question = i32;
         type Answer = usize;
 
-        fn answer(&self, questions: &[&i32]) -> Result<Vec<usize>, NnError> {
+        fn answer(&self, questions: &[&i32], _: Step<'_>) -> Result<Vec<usize>, NnError> {
             let _ = self.entered.send(self.number);
             // A gate whose handle is dropped stays open.
             let _ = self.gate.recv();
@@ -114,7 +142,7 @@ mod tests {
         let Setup { replicas, entered, gates } = two_copies();
         let ask = |question| {
             let replicas = Arc::clone(&replicas);
-            tokio::spawn(async move { replicas.ask(question, RunPriority::Routine).await })
+            tokio::spawn(async move { replicas.ask(question, &Errand::default()).await })
         };
         let mut asked = Vec::new();
         for question in 0..4 {
@@ -133,20 +161,63 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_waits_for_a_copy_that_is_taken_out_is_moved_to_another() {
+        let Setup { replicas, entered, gates } = two_copies();
+        let ask = |question| {
+            let replicas = Arc::clone(&replicas);
+            tokio::spawn(async move { replicas.ask(question, &Errand::default()).await })
+        };
+        // The first copy gets every other question: those that it fails at, and two that wait behind them.
+        let mut bad = Vec::new();
+        let mut good = Vec::new();
+        for number in 0..FAILURES_UNTIL_OUT + 2 {
+            if number < FAILURES_UNTIL_OUT { &mut bad } else { &mut good }.push(ask(if number < FAILURES_UNTIL_OUT {
+                -1
+            } else {
+                1
+            }));
+            tokio::task::yield_now().await;
+            good.push(ask(1));
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(replicas.owners[0].n_open(), FAILURES_UNTIL_OUT as usize + 2);
+        drop(gates);
+        for answer in bad {
+            assert!(matches!(answer.await.unwrap(), Err(NnError::Torch { .. })));
+        }
+        for answer in good {
+            assert_eq!(answer.await.unwrap(), Ok(1), "the second copy answers");
+        }
+        assert!(replicas.owners[0].is_out());
+        assert_eq!(entered.try_iter().filter(|copy| *copy == 0).count(), FAILURES_UNTIL_OUT as usize);
+    }
+
+    #[tokio::test]
+    async fn copies_that_are_alike_are_asked_from_the_chosen_one_on() {
+        let Setup { replicas, entered: _entered, gates } = two_copies();
+        drop(gates);
+        let mut replicas = Arc::into_inner(replicas).unwrap();
+        for (number, copy) in [(0, 0), (1, 1), (2, 0), (5, 1)] {
+            replicas.begin_with(number);
+            assert_eq!(replicas.ask(1, &Errand::default()).await, Ok(copy));
+        }
+    }
+
+    #[tokio::test]
     async fn a_copy_that_is_taken_out_is_passed_over_until_all_are() {
         let Setup { replicas, entered: _entered, gates } = two_copies();
         drop(gates);
         // Nothing else is open: every question goes to the first copy.
         for _ in 0..FAILURES_UNTIL_OUT {
-            assert!(matches!(replicas.ask(-1, RunPriority::Routine).await, Err(NnError::Torch { .. })));
+            assert!(matches!(replicas.ask(-1, &Errand::default()).await, Err(NnError::Torch { .. })));
         }
         for _ in 0..3 {
-            assert_eq!(replicas.ask(1, RunPriority::Routine).await, Ok(1), "the second copy answers");
+            assert_eq!(replicas.ask(1, &Errand::default()).await, Ok(1), "the second copy answers");
         }
         for _ in 0..FAILURES_UNTIL_OUT {
-            assert!(matches!(replicas.ask(-1, RunPriority::Routine).await, Err(NnError::Torch { .. })));
+            assert!(matches!(replicas.ask(-1, &Errand::default()).await, Err(NnError::Torch { .. })));
         }
-        let error = replicas.ask(1, RunPriority::Routine).await.unwrap_err();
+        let error = replicas.ask(1, &Errand::default()).await.unwrap_err();
         assert!(matches!(error, NnError::TakenOut { .. }), "{error}");
     }
 }

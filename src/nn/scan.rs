@@ -3,6 +3,7 @@
 
 use std::{cell::Cell, sync::Arc};
 
+use futures_util::future::try_join_all;
 use tch::{TchError, Tensor};
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
     load::{LoadPlan, Network, batch, gather, only, rows_of, upload},
     manifest::{Input, Member, MemberArchitecture},
     multi_scale::MultiScale,
-    owner::Model,
+    owner::{Model, Step},
     plane::Planes,
     pooling::{ClassPooling, pool_slices},
     r231::{N_CLASSES, R231},
@@ -31,7 +32,7 @@ use super::{
     script::ScriptModel,
     unet_plus_plus::UNetPlusPlus,
 };
-use crate::types::RunPriority;
+use crate::types::Errand;
 
 /// Slices of a scan as the networks take them, from the feet to the head.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +56,20 @@ impl Slices {
 
     pub(super) fn slices(&self) -> std::slice::ChunksExact<'_, f32> {
         self.values.chunks_exact(self.shape().iter().product::<usize>().max(1))
+    }
+
+    /// As many parts as wanted, or as there are slices, of about as many slices each, in their order.
+    fn parts(self: Arc<Self>, wanted: usize) -> Vec<Arc<Self>> {
+        let each = self.count.div_ceil(wanted.max(1)).max(1);
+        if self.count <= each {
+            return vec![self];
+        }
+        let samples = each * self.shape().iter().product::<usize>();
+        let part = |(idx, values): (usize, &[f32])| {
+            let count = each.min(self.count - idx * each);
+            Arc::new(Self { count, values: values.to_vec(), ..*self })
+        };
+        self.values.chunks(samples.max(1)).enumerate().map(part).collect()
     }
 }
 
@@ -89,10 +104,52 @@ pub struct ScanEnsemble {
 
 struct Networks {
     segmenter: Option<Network<Slices, Vec<u8>>>,
-    members: Vec<Network<ScanQuestion, ScanOutput>>,
+    members: Vec<ScanMember>,
     /// The members of a bundle that outlines lesions, which has no classifiers.
     outliners: Vec<Network<Arc<Slices>, Vec<f32>>>,
     n_classes: usize,
+}
+
+/// A classifier.
+enum ScanMember {
+    /// It sees every slice by itself, and the scan is what pooling by these rules makes of its answers.
+    BySlice(Network<ScanQuestion, Vec<MemberOutput>>, Vec<ClassPooling>),
+    /// It sees the scan.
+    Whole(Network<ScanQuestion, ScanOutput>),
+}
+
+impl ScanMember {
+    fn computing(&self) -> String {
+        match self {
+            Self::BySlice(network, _) => network.computing(),
+            Self::Whole(network) => network.computing(),
+        }
+    }
+
+    /// Of copies that are alike, begins with another one.
+    fn begin_with(&mut self, number: usize) {
+        match self {
+            Self::BySlice(network, _) => network.copies.begin_with(number),
+            Self::Whole(network) => network.copies.begin_with(number),
+        }
+    }
+
+    /// What it says of a scan of at least one slice; the copies of a network that sees slices share them.
+    async fn ask(&self, slices: Arc<Slices>, target_class_idx: usize, errand: &Errand) -> Result<ScanOutput, NnError> {
+        let question = |slices| ScanQuestion { slices, target_class_idx };
+        match self {
+            Self::Whole(network) => {
+                check(network, &slices)?;
+                network.copies.ask(question(slices), errand).await
+            }
+            Self::BySlice(network, rules) => {
+                check(network, &slices)?;
+                let parts = slices.parts(network.copies.count());
+                let outputs = parts.into_iter().map(|part| network.copies.ask(question(part), errand));
+                pooled(&network.name, try_join_all(outputs).await?.concat(), rules, target_class_idx)
+            }
+        }
+    }
 }
 
 pub(super) struct ScanQuestion {
@@ -134,11 +191,13 @@ impl ScanEnsemble {
             segmenter = gather(started, &mut problems)?;
         }
         let (mut members, mut outliners) = (Vec::new(), Vec::new());
-        for (member, plan) in manifest.members.iter().zip(plans) {
+        let n_members = options.n_members(manifest);
+        for (number, (member, plan)) in manifest.members.iter().zip(plans).take(n_members).enumerate() {
             if matches!(manifest.input, Input::Seg2d { .. }) {
                 outliners.extend(gather(lesions::start(bundle, member, plan), &mut problems)?);
-            } else {
-                members.extend(gather(start_member(bundle, member, plan), &mut problems)?);
+            } else if let Some(mut started) = gather(start_member(bundle, member, plan), &mut problems)? {
+                started.begin_with(number);
+                members.push(started);
             }
         }
         if problems.is_empty() {
@@ -156,9 +215,11 @@ impl ScanEnsemble {
     }
 
     /// What each network computes with, the segmenter first: devices and precision.
-    pub(super) fn computing(&self) -> Vec<String> {
+    #[must_use]
+    pub fn computing(&self) -> Vec<String> {
         let Networks { segmenter, members, outliners, .. } = self.networks.as_ref();
-        let members = members.iter().map(Network::computing).chain(outliners.iter().map(Network::computing));
+        let members = members.iter().map(ScanMember::computing);
+        let members = members.chain(outliners.iter().map(Network::computing));
         segmenter.iter().map(Network::computing).chain(members).collect()
     }
 
@@ -166,11 +227,13 @@ impl ScanEnsemble {
     /// (1): 0 background, 1 right lung, 2 left lung. The patient's right is at the left of a slice, the front above.
     ///
     /// Cancel safety: dropping the future withdraws the request.
-    pub async fn segment(&self, slices: Slices, priority: RunPriority) -> Result<Vec<u8>, NnError> {
+    pub async fn segment(&self, slices: Slices, errand: &Errand) -> Result<Vec<u8>, NnError> {
         let network = "lung segmenter".to_owned();
         let segmenter = self.networks.segmenter.as_ref().ok_or(NnError::Stopped { network })?;
         check(segmenter, &slices)?;
-        segmenter.copies.ask(slices, priority).await
+        let parts = Arc::new(slices).parts(segmenter.copies.count());
+        let labels = parts.into_iter().map(|part| segmenter.copies.ask(Arc::unwrap_or_clone(part), errand));
+        Ok(try_join_all(labels).await?.concat())
     }
 
     /// Runs one member on a scan of at least one slice, of the shape that the manifest gives, already normalised. Weights
@@ -182,7 +245,7 @@ impl ScanEnsemble {
         member_idx: usize,
         slices: Arc<Slices>,
         target_class_idx: usize,
-        priority: RunPriority,
+        errand: &Errand,
     ) -> Result<ScanOutput, NnError> {
         let n_members = self.networks.members.len();
         let member = self.networks.members.get(member_idx).ok_or(NnError::NoSuchMember { member_idx, n_members })?;
@@ -190,24 +253,19 @@ impl ScanEnsemble {
         if target_class_idx >= n_classes {
             return Err(NnError::NoSuchClass { class_idx: target_class_idx, n_classes });
         }
-        check(member, &slices)?;
-        member.copies.ask(ScanQuestion { slices, target_class_idx }, priority).await
+        member.ask(slices, target_class_idx, errand).await
     }
 
     /// The probability of lesion, 0 to 1, of each pixel of slices (at least one, of the shape that the manifest gives,
     /// already normalised) by one member of a bundle that outlines lesions: slice after slice, row after row.
     ///
     /// Cancel safety: dropping the future withdraws the request.
-    pub async fn outline(
-        &self,
-        member_idx: usize,
-        slices: Arc<Slices>,
-        priority: RunPriority,
-    ) -> Result<Vec<f32>, NnError> {
+    pub async fn outline(&self, member_idx: usize, slices: Arc<Slices>, errand: &Errand) -> Result<Vec<f32>, NnError> {
         let n_members = self.networks.outliners.len();
         let member = self.networks.outliners.get(member_idx).ok_or(NnError::NoSuchMember { member_idx, n_members })?;
         check(member, &slices)?;
-        member.copies.ask(slices, priority).await
+        let parts = slices.parts(member.copies.count());
+        Ok(try_join_all(parts.into_iter().map(|part| member.copies.ask(part, errand))).await?.concat())
     }
 }
 
@@ -220,11 +278,7 @@ fn check<Q, A>(network: &Network<Q, A>, slices: &Slices) -> Result<(), NnError> 
 }
 
 /// Loads one classifier onto its thread.
-fn start_member(
-    bundle: &Bundle,
-    member: &Member,
-    mut plan: LoadPlan,
-) -> Result<Network<ScanQuestion, ScanOutput>, NnError> {
+fn start_member(bundle: &Bundle, member: &Member, mut plan: LoadPlan) -> Result<ScanMember, NnError> {
     let manifest = bundle.manifest();
     let class_of_output = manifest.class_of_output();
     let n_classes = manifest.classification.as_ref().map_or(0, |of| of.classes.len());
@@ -237,26 +291,33 @@ fn start_member(
     let (options, explanation) = (member.classifier_options(), member.explanation);
     let n_outputs = class_of_output.len() as i64;
     match member.architecture {
-        MemberArchitecture::Known(architecture) => plan.start(&member.name, vec![shape], move |plan| {
-            let network = ClassifierModel::load(plan, architecture, (width, options), shape, class_of_output)?;
-            Ok(BySlice { name: plan.name.clone(), network, rules, portion })
-        }),
-        MemberArchitecture::TorchScript => plan.start(&member.name, vec![shape], move |plan| {
-            let network = ScriptModel::load_planned(plan, class_of_output)?;
-            Ok(BySlice { name: plan.name.clone(), network, rules, portion })
-        }),
-        MemberArchitecture::Scan(architecture @ ScanArchitecture::MultiScale) => {
+        MemberArchitecture::Known(architecture) => Ok(ScanMember::BySlice(
+            plan.start(&member.name, vec![shape], move |plan| {
+                let network = ClassifierModel::load(plan, architecture, (width, options), shape, class_of_output)?;
+                Ok(BySlice { name: plan.name.clone(), network, portion })
+            })?,
+            rules,
+        )),
+        MemberArchitecture::TorchScript => Ok(ScanMember::BySlice(
+            plan.start(&member.name, vec![shape], move |plan| {
+                let network = ScriptModel::load_planned(plan, class_of_output)?;
+                Ok(BySlice { name: plan.name.clone(), network, portion })
+            })?,
+            rules,
+        )),
+        MemberArchitecture::Scan(architecture @ ScanArchitecture::MultiScale) => Ok(ScanMember::BySlice(
             plan.start(&member.name, vec![shape], move |plan| {
                 let (network, _store) = plan
                     .load(|path| MultiScale::new(path, width, n_outputs), |name| architecture.ignores_tensor(name))?;
                 let method = architecture.activation_map_method();
                 let forward = multi_scale_forward(network, plan.options.explain);
                 let network = ClassifierModel::of(plan, forward, shape, method, class_of_output)?;
-                Ok(BySlice { name: plan.name.clone(), network, rules, portion })
-            })
-        }
+                Ok(BySlice { name: plan.name.clone(), network, portion })
+            })?,
+            rules,
+        )),
         MemberArchitecture::Scan(architecture @ ScanArchitecture::Covnet) => {
-            plan.start(&member.name, vec![shape], move |plan| {
+            Ok(ScanMember::Whole(plan.start(&member.name, vec![shape], move |plan| {
                 let (network, _store) = plan.load(
                     |path| Covnet::new(path, width, n_outputs, batch_norm),
                     |name| architecture.ignores_tensor(name),
@@ -269,18 +330,19 @@ fn start_member(
                     device: plan.device,
                     portion,
                 })
-            })
+            })?))
         }
-        MemberArchitecture::Scan(architecture @ ScanArchitecture::DreNet) => {
+        MemberArchitecture::Scan(architecture @ ScanArchitecture::DreNet) => Ok(ScanMember::BySlice(
             plan.start(&member.name, vec![shape], move |plan| {
                 let (network, _store) =
                     plan.load(|path| DreNet::new(path, width, n_outputs), |name| architecture.ignores_tensor(name))?;
                 let network = DreNetModel { name: plan.name.clone(), network, class_of_output, device: plan.device };
-                Ok(BySlice { name: plan.name.clone(), network, rules, portion })
-            })
-        }
+                Ok(BySlice { name: plan.name.clone(), network, portion })
+            })?,
+            rules,
+        )),
         MemberArchitecture::Scan(architecture @ ScanArchitecture::DeCoVNet) => {
-            plan.start(&member.name, vec![shape], move |plan| {
+            Ok(ScanMember::Whole(plan.start(&member.name, vec![shape], move |plan| {
                 let (network, _store) =
                     plan.load(|path| DeCoVNet::new(path, width, n_outputs), |name| architecture.ignores_tensor(name))?;
                 let explanation = explanation.unwrap_or(Explanation::HiResCam);
@@ -291,7 +353,7 @@ fn start_member(
                     class_of_output,
                     device: plan.device,
                 })
-            })
+            })?))
         }
         MemberArchitecture::Scan(architecture @ ScanArchitecture::UNetPlusPlus) => {
             plan.name.clone_from(&member.name);
@@ -345,12 +407,13 @@ impl Portion {
         Self(Cell::new(slices.max(1)))
     }
 
-    /// Runs `work` on the slices from one index to before another until all `count` are through; where memory does not
-    /// suffice portions become smaller and stay so.
+    /// Runs `work` on the slices from one index to before another until all `count` are through, with a `step` in
+    /// between; where memory does not suffice portions become smaller and stay so.
     pub(super) fn each<T>(
         &self,
         network: &str,
         count: usize,
+        step: Step<'_>,
         work: impl Fn(std::ops::Range<usize>) -> Result<Vec<T>, NnError>,
     ) -> Result<Vec<T>, NnError> {
         let mut done = Vec::with_capacity(count);
@@ -361,6 +424,9 @@ impl Portion {
                 Ok(some) => {
                     done.extend(some);
                     first = range.end;
+                    if first < count {
+                        step()?;
+                    }
                 }
                 Err(error) if error.is_out_of_memory() && range.len() > 1 => {
                     self.0.set(range.len() / 2);
@@ -387,9 +453,9 @@ struct LungModel {
 }
 
 impl LungModel {
-    fn labels(&self, slices: &Slices) -> Result<Vec<u8>, NnError> {
+    fn labels(&self, slices: &Slices, step: Step<'_>) -> Result<Vec<u8>, NnError> {
         let torch = |error: TchError| NnError::torch(&self.name, &error);
-        self.portion.each(&self.name, slices.count, |range| {
+        self.portion.each(&self.name, slices.count, step, |range| {
             let n = range.len() as i64;
             let input = batch(slices.slices().skip(range.start).take(range.len()), slices.shape(), self.device)
                 .map_err(torch)?;
@@ -416,23 +482,22 @@ impl Model for LungModel {
     type Question = Slices;
     type Answer = Vec<u8>;
 
-    fn answer(&self, questions: &[&Slices]) -> Result<Vec<Vec<u8>>, NnError> {
-        questions.iter().map(|slices| self.labels(slices)).collect()
+    fn answer(&self, questions: &[&Slices], step: Step<'_>) -> Result<Vec<Vec<u8>>, NnError> {
+        questions.iter().map(|slices| self.labels(slices, step)).collect()
     }
 }
 
-/// A classifier of pictures that sees every slice by itself; the scan is what pooling makes of its answers.
+/// A classifier of pictures that sees every slice by itself.
 struct BySlice<M> {
     name: String,
     network: M,
-    rules: Vec<ClassPooling>,
     portion: Portion,
 }
 
 impl<M: Model<Question = ClassifierQuestion, Answer = MemberOutput>> BySlice<M> {
-    fn scan(&self, scan: &ScanQuestion) -> Result<ScanOutput, NnError> {
+    fn slices(&self, scan: &ScanQuestion, step: Step<'_>) -> Result<Vec<MemberOutput>, NnError> {
         let slices = &scan.slices;
-        let outputs = self.portion.each(&self.name, slices.count, |range| {
+        self.portion.each(&self.name, slices.count, step, |range| {
             let questions: Vec<ClassifierQuestion> = slices
                 .slices()
                 .skip(range.start)
@@ -447,25 +512,34 @@ impl<M: Model<Question = ClassifierQuestion, Answer = MemberOutput>> BySlice<M> 
                     target_class_idx: scan.target_class_idx,
                 })
                 .collect();
-            self.network.answer(&questions.iter().collect::<Vec<_>>())
-        })?;
-        let of_slices: Vec<Vec<f64>> =
-            outputs.iter().map(|output| output.probabilities.iter().copied().map(f64::from).collect()).collect();
-        let pooled = pool_slices(&of_slices, &self.rules)
-            .map_err(|error| NnError::Torch { network: self.name.clone(), words: error.to_string() })?;
-        Ok(ScanOutput {
-            probabilities: pooled.into_iter().map(|p| p as f32).collect(),
-            embedding: mean_embedding(&outputs),
-            slices: outputs
-                .into_iter()
-                .map(|output| SliceOutput {
-                    weight: output.probabilities.get(scan.target_class_idx).copied().unwrap_or(0.0),
-                    probabilities: output.probabilities,
-                    activation_map: output.activation_map,
-                })
-                .collect(),
+            self.network.answer(&questions.iter().collect::<Vec<_>>(), step)
         })
     }
+}
+
+/// What a network says of a scan by what it says of its slices.
+fn pooled(
+    network: &str,
+    outputs: Vec<MemberOutput>,
+    rules: &[ClassPooling],
+    target_class_idx: usize,
+) -> Result<ScanOutput, NnError> {
+    let of_slices: Vec<Vec<f64>> =
+        outputs.iter().map(|output| output.probabilities.iter().copied().map(f64::from).collect()).collect();
+    let of_scan = pool_slices(&of_slices, rules)
+        .map_err(|error| NnError::Torch { network: network.to_owned(), words: error.to_string() })?;
+    Ok(ScanOutput {
+        probabilities: of_scan.into_iter().map(|p| p as f32).collect(),
+        embedding: mean_embedding(&outputs),
+        slices: outputs
+            .into_iter()
+            .map(|output| SliceOutput {
+                weight: output.probabilities.get(target_class_idx).copied().unwrap_or(0.0),
+                probabilities: output.probabilities,
+                activation_map: output.activation_map,
+            })
+            .collect(),
+    })
 }
 
 fn mean_embedding(outputs: &[MemberOutput]) -> Vec<f32> {
@@ -481,10 +555,10 @@ fn mean_embedding(outputs: &[MemberOutput]) -> Vec<f32> {
 
 impl<M: Model<Question = ClassifierQuestion, Answer = MemberOutput>> Model for BySlice<M> {
     type Question = ScanQuestion;
-    type Answer = ScanOutput;
+    type Answer = Vec<MemberOutput>;
 
-    fn answer(&self, scans: &[&ScanQuestion]) -> Result<Vec<ScanOutput>, NnError> {
-        scans.iter().map(|scan| self.scan(scan)).collect()
+    fn answer(&self, scans: &[&ScanQuestion], step: Step<'_>) -> Result<Vec<Vec<MemberOutput>>, NnError> {
+        scans.iter().map(|scan| self.slices(scan, step)).collect()
     }
 }
 
@@ -536,14 +610,18 @@ impl WholeScan {
 }
 
 impl CovnetModel {
-    fn run(&self, slices: &Slices, target: i64) -> Result<WholeScan, NnError> {
+    fn run(&self, slices: &Slices, target: i64, step: Step<'_>) -> Result<WholeScan, NnError> {
         let torch = |error: TchError| NnError::torch(&self.name, &error);
-        let input = batch(slices.slices(), slices.shape(), self.device).map_err(torch)?;
-        let portion = match self.batch_norm {
-            BatchNormMode::Running => Some(self.portion.0.get() as i64),
-            BatchNormMode::Batch => None,
+        let last_map = |range: std::ops::Range<usize>| {
+            let portion = slices.slices().skip(range.start).take(range.len());
+            let portion = batch(portion, slices.shape(), self.device).map_err(torch)?;
+            Ok(vec![self.network.last_map(&portion).map_err(torch)?])
         };
-        let output = self.network.forward(&input, target, portion).map_err(torch)?;
+        let maps = match self.batch_norm {
+            BatchNormMode::Running => self.portion.each(&self.name, slices.count, step, last_map)?,
+            BatchNormMode::Batch => last_map(0..slices.count)?,
+        };
+        let output = self.network.judge(&maps, target).map_err(torch)?;
         let (_, rows, columns) = output.activation_maps.size3().map_err(torch)?;
         let weights = rows_of(&self.name, &output.slice_contributions)?;
         let maps = rows_of(&self.name, &output.activation_maps)?;
@@ -567,20 +645,9 @@ impl Model for CovnetModel {
     type Question = ScanQuestion;
     type Answer = ScanOutput;
 
-    fn answer(&self, scans: &[&ScanQuestion]) -> Result<Vec<ScanOutput>, NnError> {
+    fn answer(&self, scans: &[&ScanQuestion], step: Step<'_>) -> Result<Vec<ScanOutput>, NnError> {
         let one = |scan: &&ScanQuestion| {
-            WholeScan::answer(&self.class_of_output, scan, |target| match self.run(&scan.slices, target) {
-                Err(error)
-                    if error.is_out_of_memory()
-                        && self.batch_norm == BatchNormMode::Running
-                        && self.portion.0.get() > 1 =>
-                {
-                    self.portion.0.set(1);
-                    tracing::warn!(network = self.name, "not enough memory for the slices: one at a time from now on");
-                    self.run(&scan.slices, target)
-                }
-                other => other,
-            })
+            WholeScan::answer(&self.class_of_output, scan, |target| self.run(&scan.slices, target, step))
         };
         scans.iter().map(one).collect()
     }
@@ -637,7 +704,7 @@ impl Model for DreNetModel {
     type Question = ClassifierQuestion;
     type Answer = MemberOutput;
 
-    fn answer(&self, questions: &[&ClassifierQuestion]) -> Result<Vec<MemberOutput>, NnError> {
+    fn answer(&self, questions: &[&ClassifierQuestion], _: Step<'_>) -> Result<Vec<MemberOutput>, NnError> {
         questions.iter().map(|question| self.one(question)).collect()
     }
 }
@@ -683,7 +750,7 @@ impl Model for DeCoVNetModel {
     type Question = ScanQuestion;
     type Answer = ScanOutput;
 
-    fn answer(&self, scans: &[&ScanQuestion]) -> Result<Vec<ScanOutput>, NnError> {
+    fn answer(&self, scans: &[&ScanQuestion], _: Step<'_>) -> Result<Vec<ScanOutput>, NnError> {
         let one = |scan: &&ScanQuestion| {
             WholeScan::answer(&self.class_of_output, scan, |target| self.run(&scan.slices, target))
         };
@@ -697,6 +764,7 @@ mod tests {
         super::{
             Architecture, ImportTarget, MANIFEST_FILE_NAME, MAX_TOLERANCE, ScanOptions, import, init_ct_bundle,
             init_untrained_scan_bundle,
+            owner::GO_ON,
             precision::{Comparable as _, NetworkPrecision, Precision},
             seeded,
         },
@@ -708,6 +776,7 @@ mod tests {
         max_batch: 3,
         gather: std::time::Duration::ZERO,
         optimise: true,
+        members: true,
         explain: true,
         queue_length: 2,
         intra_op_threads: 1,
@@ -737,7 +806,7 @@ mod tests {
     }
 
     async fn classify(ensemble: &ScanEnsemble, slices: Slices) -> ScanOutput {
-        ensemble.classify(0, Arc::new(slices), 0, RunPriority::Routine).await.unwrap()
+        ensemble.classify(0, Arc::new(slices), 0, &Errand::default()).await.unwrap()
     }
 
     fn near(found: &[f32], expected: &[f32]) -> bool {
@@ -780,10 +849,7 @@ mod tests {
                 start_member(&bundle, &manifest.members[0], plan).unwrap()
             };
             let scan = Arc::new(slices(&bundle, 1, 5));
-            let ask = async |network: &Network<ScanQuestion, ScanOutput>| {
-                let question = ScanQuestion { slices: Arc::clone(&scan), target_class_idx: 0 };
-                network.copies.ask(question, RunPriority::Routine).await.unwrap()
-            };
+            let ask = async |member: &ScanMember| member.ask(Arc::clone(&scan), 0, &Errand::default()).await.unwrap();
             let name = architecture.name();
             let expected = ask(&start(false, Precision::Bfloat16)).await;
             let network = start(true, Precision::Float32);
@@ -858,7 +924,7 @@ mod tests {
     async fn wrong_scans_are_refused() {
         let (_folder, bundle) = bundle_of(MemberArchitecture::Scan(ScanArchitecture::Covnet));
         let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
-        let ask = |slices: Slices| ensemble.classify(0, Arc::new(slices), 0, RunPriority::Routine);
+        let ask = async |slices: Slices| ensemble.classify(0, Arc::new(slices), 0, &Errand::default()).await;
         let good = slices(&bundle, 6, 2);
         let none = Slices { count: 0, values: Vec::new(), ..good.clone() };
         assert!(matches!(ask(none).await, Err(NnError::InputSize { .. })));
@@ -866,9 +932,9 @@ mod tests {
         let mut torn = good.clone();
         torn.values[7] = f32::NAN;
         assert!(matches!(ask(torn).await, Err(NnError::InputNotFinite { sample_idx: 7, .. })));
-        let class = ensemble.classify(0, Arc::new(good.clone()), 2, RunPriority::Routine).await;
+        let class = ensemble.classify(0, Arc::new(good.clone()), 2, &Errand::default()).await;
         assert!(matches!(class, Err(NnError::NoSuchClass { class_idx: 2, n_classes: 2 })));
-        let member = ensemble.classify(1, Arc::new(good), 0, RunPriority::Routine).await;
+        let member = ensemble.classify(1, Arc::new(good), 0, &Errand::default()).await;
         assert!(matches!(member, Err(NnError::NoSuchMember { member_idx: 1, n_members: 1 })));
     }
 
@@ -900,9 +966,52 @@ mod tests {
         let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
         let values = seeded::uniform(1, "lungs", 2 * 256 * 256, 0.0, 1.0);
         let slices = Slices { count: 2, channels: 1, rows: 256, columns: 256, values };
-        let labels = ensemble.segment(slices, RunPriority::Stat).await.unwrap();
+        let labels = ensemble.segment(slices, &Errand::default()).await.unwrap();
         assert_eq!(labels.len(), 2 * 256 * 256);
         assert!(labels.iter().all(|label| *label <= 2));
+    }
+
+    #[tokio::test]
+    async fn the_copies_of_a_network_of_slices_share_a_scan() {
+        let two = EnsembleOptions { devices: vec![crate::types::Device::Cpu; 2], ..OPTIONS };
+        for architecture in [ScanArchitecture::MultiScale, ScanArchitecture::Covnet] {
+            let (_folder, bundle) = bundle_of(MemberArchitecture::Scan(architecture));
+            let scan = slices(&bundle, 3, 7);
+            let expected = classify(&ScanEnsemble::load(&bundle, OPTIONS).unwrap(), scan.clone()).await;
+            let shared = ScanEnsemble::load(&bundle, two.clone()).unwrap();
+            let found = classify(&shared, scan).await;
+            assert_eq!(found.slices.len(), 7);
+            assert!(near(&found.probabilities, &expected.probabilities) && near(&found.embedding, &expected.embedding));
+            for (found, expected) in found.slices.iter().zip(&expected.slices) {
+                assert!((found.weight - expected.weight).abs() < 1e-4, "in the order of the slices");
+            }
+        }
+        let scan = Arc::new(Slices {
+            count: 7,
+            channels: 1,
+            rows: 1,
+            columns: 2,
+            values: (0..14_u8).map(f32::from).collect(),
+        });
+        let parts = |wanted| Arc::clone(&scan).parts(wanted);
+        let counts = |wanted| parts(wanted).iter().map(|part| part.count).collect::<Vec<_>>();
+        assert_eq!((counts(1), counts(2), counts(3), counts(9)), (vec![7], vec![4, 3], vec![3, 3, 1], vec![1; 7]));
+        assert_eq!(parts(3)[1].values, [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
+    }
+
+    #[test]
+    fn work_that_nobody_waits_for_ends_with_its_portion() {
+        let portion = Portion(Cell::new(2));
+        let worked = Cell::new(0);
+        let gone = || if worked.get() < 2 { Ok(()) } else { Err(NnError::Withdrawn { network: "n".to_owned() }) };
+        let work = |range: std::ops::Range<usize>| {
+            worked.set(worked.get() + 1);
+            Ok(range.collect::<Vec<_>>())
+        };
+        assert!(matches!(portion.each("n", 9, &gone, work), Err(NnError::Withdrawn { .. })));
+        assert_eq!(worked.get(), 2);
+        worked.set(0);
+        assert_eq!(portion.each("n", 4, &gone, work), Ok(vec![0, 1, 2, 3]), "what is whole is kept");
     }
 
     #[test]
@@ -927,12 +1036,12 @@ mod tests {
             }
             Ok(range.collect())
         };
-        assert_eq!(portion.each("n", 5, work), Ok(vec![0, 1, 2, 3, 4]));
+        assert_eq!(portion.each("n", 5, GO_ON, work), Ok(vec![0, 1, 2, 3, 4]));
         assert_eq!(*asked.borrow(), [0..5, 0..2, 2..4, 4..5]);
         let broken = |_: std::ops::Range<usize>| -> Result<Vec<usize>, NnError> {
             Err(NnError::OutputNotFinite { network: "n".to_owned() })
         };
-        assert!(matches!(portion.each("n", 1, broken), Err(NnError::OutputNotFinite { .. })));
+        assert!(matches!(portion.each("n", 1, GO_ON, broken), Err(NnError::OutputNotFinite { .. })));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{
     error::NnError,
     jit::JitModule,
     load::{LoadPlan, rows_of},
-    owner::Model,
+    owner::{Model, Step},
     plane::Planes,
 };
 
@@ -102,7 +102,7 @@ impl Model for ScriptModel {
     type Question = ClassifierQuestion;
     type Answer = MemberOutput;
 
-    fn answer(&self, questions: &[&ClassifierQuestion]) -> Result<Vec<MemberOutput>, NnError> {
+    fn answer(&self, questions: &[&ClassifierQuestion], _: Step<'_>) -> Result<Vec<MemberOutput>, NnError> {
         let torch = |error: tch::TchError| NnError::torch(&self.name, &error);
         let Output { logits, embedding, maps } = self.call(questions)?;
         let embeddings = match embedding {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     fn answer(model: &ScriptModel, questions: &[ClassifierQuestion]) -> Result<Vec<MemberOutput>, NnError> {
-        tch::no_grad(|| model.answer(&questions.iter().collect::<Vec<_>>()))
+        tch::no_grad(|| model.answer(&questions.iter().collect::<Vec<_>>(), super::super::owner::GO_ON))
     }
 
     #[test]

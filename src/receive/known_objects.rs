@@ -130,7 +130,7 @@ impl KnownObjects {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{ObjectHeader, ObjectOrigin};
+    use crate::{db::testing::header, types::ObjectOrigin};
 
     fn uid(text: &str) -> Uid {
         Uid::new(text).unwrap()
@@ -157,26 +157,7 @@ mod tests {
                 association_id: uuid::Uuid::nil(),
                 received_at: time::OffsetDateTime::UNIX_EPOCH,
             },
-            header: ObjectHeader {
-                sop_class_uid: uid("1.2.840.10008.5.1.4.1.1.1"),
-                sop_instance_uid: uid(&format!("1.2.3.{number}")),
-                study_instance_uid: uid("1.2.3"),
-                series_instance_uid: uid("1.2.3.1"),
-                modality: None,
-                patient_id: None,
-                patient_name: None,
-                patient_birth_date: None,
-                patient_sex: None,
-                accession_number: None,
-                study_date: None,
-                study_time: None,
-                study_description: None,
-                series_number: None,
-                series_description: None,
-                instance_number: None,
-                body_part_examined: None,
-                device_uid: None,
-            },
+            header: header(&format!("1.2.3.{number}"), "1.2.3"),
         }
     }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::types::{
     BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLesionRun, CtLesions,
-    CtLung, CtLungLesions, CtPlane, RunOutcome, RunRecord, Side, SourceImage, Uid,
+    CtLung, CtLungLesions, CtPlane, NotJudged, RunOutcome, RunRecord, Side, SourceImage, Uid,
 };
 
 /// The words of the overlay.
@@ -44,6 +44,7 @@ pub fn ct_overlay_words(record: &RunRecord, analysis: &CtAnalysis) -> OverlayWor
     let mut below: Vec<String> = analysis.lungs.iter().map(lung_words).collect();
     below.extend(analysis.classification.iter().map(|scan| classification_words(bundle, scan)));
     below.extend(analysis.lesions.iter().flat_map(|lesions| lesion_lines(bundle, lesions)));
+    below.extend(not_judged_words(analysis));
     below.push(LIMITS.to_owned());
     below.push(format!(
         "RESEARCH, UNVERIFIED. {} {} ({}), {}",
@@ -133,6 +134,16 @@ pub(super) fn lesion_lines(bundle: &BundleIdentity, lesions: &CtLesions) -> Vec<
         Some(format!("Member {} failed: {words}.", member.name))
     }));
     lines
+}
+
+/// Why the networks said nothing of a scan that was measured; `None` where they judged it or there are none.
+pub(super) fn not_judged_words(analysis: &CtAnalysis) -> Option<String> {
+    let NotJudged { reason, words } = analysis.not_judged.as_ref()?;
+    Some(format!(
+        "The networks of the bundle did not judge the scan because {} ({}).",
+        words.trim_end_matches('.'),
+        reason.id()
+    ))
 }
 
 fn lung_lesion_words(lung: &CtLungLesions) -> String {
@@ -263,6 +274,7 @@ pub fn ct_measurement_lines(bundle: &BundleIdentity, analysis: &CtAnalysis) -> V
     }
     lines.extend(analysis.classification.iter().map(|scan| classification_words(bundle, scan)));
     lines.extend(analysis.lesions.iter().flat_map(|lesions| lesion_lines(bundle, lesions)));
+    lines.extend(not_judged_words(analysis));
     lines.extend(excluded_series_words(analysis));
     lines.push(LIMITS.to_owned());
     lines
@@ -307,6 +319,9 @@ pub(super) fn conclusion(bundle: &BundleIdentity, analysis: &CtAnalysis) -> Stri
     }
     if let Some(lesions) = &analysis.lesions {
         words = format!("{words} AI: {}", lesion_lines(bundle, lesions).join(" "));
+    }
+    if let Some(not_judged) = not_judged_words(analysis) {
+        words = format!("{words} {not_judged}");
     }
     wording::with_notice(bundle, words)
 }

@@ -31,6 +31,9 @@ pub fn describe(record: &RunRecord) -> String {
             bundle.digest
         ),
     );
+    if !record.computed_with.is_empty() {
+        lines.add(0, &format!("Computed   {}", record.computed_with.join("; ")));
+    }
     match &record.outcome {
         RunOutcome::Analysed(analysis) => analysed(&mut lines, record, analysis),
         RunOutcome::CtMeasured(analysis) => measured(&mut lines, bundle, analysis),
@@ -86,6 +89,9 @@ fn measured(lines: &mut Lines, bundle: &BundleIdentity, analysis: &CtAnalysis) {
         for line in ct::lesion_lines(bundle, lesions) {
             lines.add(1, &line);
         }
+    }
+    if let Some(words) = ct::not_judged_words(analysis) {
+        lines.add(1, &words);
     }
     lines.add(1, "Input checks");
     for gate in &analysis.gates {

@@ -275,6 +275,7 @@ pub fn bundle(status: BundleStatus) -> BundleIdentity {
         ],
         target_class_idx: 0,
         threshold: 0.5,
+        pixel_threshold: None,
         fusion: "mean_prob".to_owned(),
         calibration: None,
         reference_performance: "sensitivity 90.5 % [85-94], specificity 90.0 % [84.3-94], n = 350".to_owned(),
@@ -349,6 +350,7 @@ pub fn record(status: BundleStatus, outcome: RunOutcome) -> RunRecord {
         },
         started_at: datetime!(2020-03-15 10:15:30.123456 UTC),
         bundle: bundle(status),
+        computed_with: Vec::new(),
         predecessor: None,
         outcome,
     }
@@ -394,6 +396,7 @@ pub fn ct_bundle(status: BundleStatus) -> BundleIdentity {
         classes: Vec::new(),
         target_class_idx: 0,
         threshold: 0.0,
+        pixel_threshold: None,
         grey_zone: None,
         fusion: "none".to_owned(),
         calibration: None,
@@ -468,6 +471,7 @@ pub fn ct_measured(status: BundleStatus, sources: &[SampleSource; 3]) -> RunReco
         }],
         classification: None,
         lesions: None,
+        not_judged: None,
         excluded_series: vec![ExcludedSeries {
             series_instance_uid: uid("1.2.826.0.1.3680043.8.498.24"),
             modality: "CT".to_owned(),
@@ -535,7 +539,8 @@ pub fn ct_outlined(status: BundleStatus, sources: &[SampleSource; 3]) -> RunReco
     record.bundle = BundleIdentity {
         name: "ct-unet_plus_plus".to_owned(),
         classes: vec![class("Lesion", "882784691000119100", "COVID-19 pneumonia")],
-        threshold: 0.5,
+        threshold: 1.0,
+        pixel_threshold: Some(0.5),
         fusion: "mean_prob".to_owned(),
         members: vec![network("unet_plus_plus", "unet_plus_plus"), network("own", "torch_script")],
         ..record.bundle
@@ -555,7 +560,8 @@ pub fn ct_outlined(status: BundleStatus, sources: &[SampleSource; 3]) -> RunReco
             longest_run: 2,
             run: Some(CtLesionRun { first_slice: 0, last_slice: 1, slices: 2, quadrant: CtQuadrant::LeftBack }),
             decision: Decision::Undetermined,
-            volume_ml: 30.5,
+            // Of both lungs: the rule counts nothing beyond them.
+            volume_ml: 30.25,
             lungs: vec![
                 CtLungLesions { side: Side::Right, volume_ml: 0.0, fraction: Some(0.0) },
                 CtLungLesions { side: Side::Left, volume_ml: 30.25, fraction: Some(0.0126) },

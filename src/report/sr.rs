@@ -116,6 +116,9 @@ fn completion(outcome: &RunOutcome) -> (&'static str, Option<String>) {
             let outliners = analysis.lesions.iter().flat_map(|scan| &scan.members).map(|member| &member.failure);
             let members = || classifiers.clone().chain(outliners.clone());
             match members().filter(|failure| failure.is_some()).count() {
+                0 if analysis.not_judged.is_some() => {
+                    ("PARTIAL", Some("Measured; the networks did not judge the scan".to_owned()))
+                }
                 0 => ("COMPLETE", None),
                 failed => ("PARTIAL", Some(format!("{failed} of {} ensemble member runs failed", members().count()))),
             }

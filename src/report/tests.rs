@@ -187,7 +187,7 @@ fn the_tree_of_lesions_that_networks_outlined() {
         .collect();
     insta::assert_snapshot!(of_lesions.join("\n"));
     let conclusion = shown.lines().find(|line| line.contains("(121077, DCM, Conclusion)")).unwrap();
-    assert!(conclusion.contains("AI: Outlined by networks, class Lesion: 30.5 ml in all"), "{conclusion}");
+    assert!(conclusion.contains("AI: Outlined by networks, class Lesion: 30.2 ml in all"), "{conclusion}");
     assert!(shown.contains("a slice that the networks did not see counts as one without lesion"));
 }
 
@@ -198,6 +198,43 @@ fn lesions_that_networks_outlined_in_words_for_people() {
 }
 
 /// The rule says yes: only a validated bundle whose members all ran may say so, and no record can say more.
+#[test]
+fn the_threshold_of_a_pixel_is_not_that_of_a_decision() {
+    let record = samples::ct_outlined(BundleStatus::Unvalidated, &samples::ct_sources());
+    let parameters = super::wording::parameters(&record, "0.0.0");
+    assert!(parameters.contains(&"target=Lesion;decision=by rule;pixel_threshold=0.5000".to_owned()), "{parameters:?}");
+    assert!(!parameters.iter().any(|parameter| parameter.contains(";threshold=0.5")), "{parameters:?}");
+    let RunOutcome::CtMeasured(analysis) = &record.outcome else { panic!("measured") };
+    let lesions = analysis.lesions.as_ref().unwrap();
+    let of_lungs: f64 = lesions.lungs.iter().map(|lung| lung.volume_ml).sum();
+    assert!((lesions.volume_ml - of_lungs).abs() < 1e-9);
+}
+
+#[test]
+fn a_scan_that_networks_could_not_judge_is_measured_and_says_why() {
+    let sources = samples::ct_sources();
+    let mut record = samples::ct_outlined(BundleStatus::Unvalidated, &sources);
+    record.computed_with = vec!["unet_plus_plus cuda:0 float16".to_owned()];
+    let RunOutcome::CtMeasured(analysis) = &mut record.outcome else { panic!("measured") };
+    analysis.lesions = None;
+    analysis.not_judged = Some(crate::types::NotJudged {
+        reason: ReasonCode::UnsupportedImage,
+        words: "the lungs lie in 900 slices and the bundle takes 500".to_owned(),
+    });
+    let words = "The networks of the bundle did not judge the scan because the lungs lie in 900 slices and the bundle takes \
+                 500 (input.unsupported_image).";
+    let RunOutcome::CtMeasured(analysis) = &record.outcome else { panic!("measured") };
+    assert!(super::ct_measurement_lines(&record.bundle, analysis).contains(&words.to_owned()));
+    let of_people = describe(&record);
+    assert!(of_people.contains(words) && of_people.contains("Right lung: 2700 ml"), "{of_people}");
+    assert!(of_people.contains("Computed   unet_plus_plus cuda:0 float16"), "{of_people}");
+    let rendered = parse(&sr(&record, &sources));
+    let report = tree(&rendered);
+    assert!(report.contains(words) && report.contains("computed_with=unet_plus_plus cuda:0 float16"), "{report}");
+    assert_eq!(rendered.element(tags::COMPLETION_FLAG).unwrap().to_str().unwrap(), "PARTIAL");
+    assert!(super::ct_overlay_words(&record, analysis).below.contains(&words.to_owned()));
+}
+
 #[test]
 fn a_rule_over_lesions_decides_in_validated_bundles_only() {
     let sources = samples::ct_sources();

@@ -437,7 +437,10 @@ pub(super) fn parameters(record: &crate::types::RunRecord, software_version: &st
             bundle.calibration.as_deref().unwrap_or("none")
         ));
         let zone = bundle.grey_zone.map(|[low, high]| format!(";grey_zone={low:.4} to {high:.4}")).unwrap_or_default();
-        parameters.push(format!("target={};threshold={:.4}{zone}", target_label(bundle), bundle.threshold));
+        parameters.push(match bundle.pixel_threshold {
+            Some(of_pixel) => format!("target={};decision=by rule;pixel_threshold={of_pixel:.4}", target_label(bundle)),
+            None => format!("target={};threshold={:.4}{zone}", target_label(bundle), bundle.threshold),
+        });
     }
     parameters.push(bundle.segmenter.as_ref().map_or_else(
         || "segmenter=none".to_owned(),
@@ -450,6 +453,9 @@ pub(super) fn parameters(record: &crate::types::RunRecord, software_version: &st
     ));
     if let RunOutcome::CtMeasured(analysis) = &record.outcome {
         parameters.extend(super::ct::parameters(analysis));
+    }
+    if !record.computed_with.is_empty() {
+        parameters.push(format!("computed_with={}", record.computed_with.join("; ")));
     }
     parameters.push(format!("configuration=sha256:{}", record.configuration_sha256));
     parameters.push(format!("hilum={software_version};run={};revision={}", record.run_id, record.revision));

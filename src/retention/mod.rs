@@ -45,7 +45,7 @@ pub struct Policy {
     pub results: Limits,
     /// Nothing younger goes.
     pub minimum_age: Duration,
-    /// Timelines and associations.
+    /// Timelines, associations and Storage Commitment requests.
     pub history: Option<Duration>,
     /// Result files without a row.
     pub orphan_results: Option<Duration>,
@@ -81,6 +81,8 @@ pub struct Summary {
     pub events: u64,
     /// Associations; not counted by a dry run.
     pub associations: u64,
+    /// Storage Commitment requests; not counted by a dry run.
+    pub commitments: u64,
     /// Result files without a row.
     pub orphans: u64,
 }
@@ -163,9 +165,11 @@ impl Retention {
             loop {
                 let events = retention::forget_events(&mut connection, before, BATCH).await?;
                 let associations = retention::forget_associations(&mut connection, before, BATCH).await?;
+                let commitments = retention::forget_commitments(&mut connection, before, BATCH).await?;
                 summary.events += events;
                 summary.associations += associations;
-                if events + associations == 0 {
+                summary.commitments += commitments;
+                if events + associations + commitments == 0 {
                     break;
                 }
             }

@@ -218,6 +218,18 @@ label! {
 }
 
 label! {
+    /// How an attempt to report on a peer's Storage Commitment request ended.
+    CommitmentEnd as "end" {
+        /// The peer has the report.
+        Reported = "reported",
+        /// It will be tried again.
+        Retry = "retry",
+        /// Given up; a person can restart it.
+        Dead = "dead",
+    }
+}
+
+label! {
     /// What retention removes.
     RetentionKind as "kind" {
         /// Received objects.
@@ -300,6 +312,8 @@ pub struct Metrics {
     run_stage_seconds: Family<By<RunStage>, Histogram, StageBuckets>,
     deliveries_ended: Family<By<DeliveryEnd>, Counter>,
     deliveries_waiting: Gauge,
+    commitments_ended: Family<By<CommitmentEnd>, Counter>,
+    commitments_waiting: Gauge,
     infer_restarts: Counter,
     archive_free_bytes: Gauge<u64, AtomicU64>,
     tls_certificate_expires_seconds: SecondsGauge,
@@ -352,6 +366,8 @@ impl Metrics {
             run_stage_seconds: Family::new_with_constructor(StageBuckets),
             deliveries_ended: Family::default(),
             deliveries_waiting: Gauge::default(),
+            commitments_ended: Family::default(),
+            commitments_waiting: Gauge::default(),
             infer_restarts: Counter::default(),
             archive_free_bytes: Gauge::default(),
             tls_certificate_expires_seconds: SecondsGauge::default(),
@@ -368,6 +384,7 @@ impl Metrics {
         start_at_zero(&metrics.runs_ended);
         start_at_zero(&metrics.run_stage_seconds);
         start_at_zero(&metrics.deliveries_ended);
+        start_at_zero(&metrics.commitments_ended);
         start_at_zero(&metrics.retention_removed_bytes);
         metrics.registered()
     }
@@ -456,6 +473,16 @@ impl Metrics {
             self.deliveries_waiting.clone(),
         );
         registry.register(
+            "commitments_ended",
+            "Attempts to report on Storage Commitment requests of peers that ended, by how",
+            self.commitments_ended.clone(),
+        );
+        registry.register(
+            "commitments_waiting",
+            "Storage Commitment requests of peers that are not reported on yet",
+            self.commitments_waiting.clone(),
+        );
+        registry.register(
             "infer_restarts",
             "Restarts of the infer process after it ended by itself",
             self.infer_restarts.clone(),
@@ -513,6 +540,16 @@ impl Metrics {
     /// Sets how many results wait for their destination.
     pub fn set_deliveries_waiting(&self, count: u64) {
         self.deliveries_waiting.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how many Storage Commitment requests of peers are not reported on yet.
+    pub fn set_commitments_waiting(&self, count: u64) {
+        self.commitments_waiting.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts an attempt to report on a Storage Commitment request.
+    pub fn commitment_ended(&self, end: CommitmentEnd) {
+        self.commitments_ended.get_or_create(&by(end)).inc();
     }
 
     /// Sets the free space on the archive's disk.
@@ -668,7 +705,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.set_archive_room(false, Some(1.0));
         let registered = from_exposition(&metrics.encode());
-        assert_eq!(registered.len(), 28);
+        assert_eq!(registered.len(), 30);
         assert_eq!(documented, registered);
     }
 
@@ -715,6 +752,8 @@ mod tests {
         let metrics = Metrics::new();
         metrics.set_index_backlog(3, Duration::from_millis(1500));
         metrics.set_deliveries_waiting(7);
+        metrics.set_commitments_waiting(2);
+        metrics.commitment_ended(CommitmentEnd::Retry);
         metrics.set_archive_free_bytes(1 << 40);
         metrics.set_archive_room(true, Some(3600.5));
         let text = metrics.encode();
@@ -722,6 +761,9 @@ mod tests {
             "hilum_index_queue_objects 3",
             "hilum_index_lag_seconds 1.5",
             "hilum_deliveries_waiting 7",
+            "hilum_commitments_waiting 2",
+            "hilum_commitments_ended_total{end=\"retry\"} 1",
+            "hilum_commitments_ended_total{end=\"dead\"} 0",
             "hilum_archive_free_bytes 1099511627776",
             "hilum_archive_receiving_stopped 1",
             "hilum_archive_seconds_to_full 3600.5",

@@ -23,10 +23,22 @@ pub struct CtAnalysis {
     /// The lesions that the bundle's networks outlined; `None` where it has none for that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lesions: Option<CtLesions>,
+    /// Why the bundle's networks did not judge the scan; `None` where they did, or it has none for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_judged: Option<NotJudged>,
     /// The other series of the study.
     pub excluded_series: Vec<ExcludedSeries>,
     /// Images of the measured series that were left out.
     pub excluded: Vec<ExcludedImage>,
+}
+
+/// Why networks did not look at a scan that was measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotJudged {
+    /// Coded reason.
+    pub reason: ReasonCode,
+    /// One sentence without patient data.
+    pub words: String,
 }
 
 /// A series whose images make one volume.

@@ -8,6 +8,7 @@ mod ae_title;
 mod commitment;
 mod ct;
 mod device;
+mod errand;
 mod object;
 mod policy;
 mod probe;
@@ -24,9 +25,10 @@ pub use ae_title::{AeTitle, AeTitleError};
 pub use commitment::{CommitmentReport, CommitmentRequest, FailureReason, SopReference};
 pub use ct::{
     CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLesionMember, CtLesionRun, CtLesions, CtLung,
-    CtLungLesions, CtMethod, CtPlane, CtQuadrant, CtSection, CtSeries, ExcludedSeries, Side,
+    CtLungLesions, CtMethod, CtPlane, CtQuadrant, CtSection, CtSeries, ExcludedSeries, NotJudged, Side,
 };
 pub use device::{Device, DeviceError, Devices, DevicesError};
+pub use errand::{Errand, Progress, Urgency};
 pub use object::{ObjectHeader, ObjectOrigin, StoredObject};
 pub use policy::{
     AssociationPolicy, IdentityUser, PasscodeHash, PasscodeHashError, RequiredIdentity, UserIdentityPolicy,

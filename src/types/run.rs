@@ -99,8 +99,12 @@ pub struct BundleIdentity {
     pub classes: Vec<ClassDefinition>,
     /// Index into `classes` of the class that threshold, decision and heat map are about.
     pub target_class_idx: usize,
-    /// Operating threshold on the fused output of the target class, 0 to 1.
+    /// Operating threshold on the fused output of the target class, 0 to 1. Of a bundle that outlines lesions that output is
+    /// 1 where its rule is satisfied and 0 elsewhere.
     pub threshold: f64,
+    /// Of a bundle that outlines lesions: the output, 0 to 1, from which on a pixel is lesion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pixel_threshold: Option<f64>,
     /// Outputs from the first to below the second number decide nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grey_zone: Option<[f64; 2]>,
@@ -447,6 +451,10 @@ pub struct RunRecord {
     pub started_at: OffsetDateTime,
     /// Which algorithm.
     pub bundle: BundleIdentity,
+    /// What its networks computed with, in the bundle's order: name, devices and precision, such as `resnet50 cuda:0 float16`.
+    /// Empty without networks, and of runs of versions that did not note it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub computed_with: Vec<String>,
     /// The report of the previous revision that this one replaces.
     pub predecessor: Option<PredecessorDocument>,
     /// What it found.

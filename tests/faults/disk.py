@@ -1,4 +1,5 @@
-"""The archive's disk: small, able to fail on command, and able to forget what was not synchronised."""
+"""The disks of a run: the archive's, small and able to fail on command, and that of Postgres. Both are able to forget what
+was not synchronised."""
 
 import errno
 import mmap
@@ -10,8 +11,53 @@ import subprocess
 import time
 
 SHIM = pathlib.Path(__file__).resolve().parent / "shim.c"
+SHADOW = SHIM.with_name("shadow.c")
 # As in shim.c.
-OPERATIONS = {"open": 1, "write": 2, "sync_file": 4, "rename": 8, "sync_folder": 16, "make_folder": 32}
+OPERATIONS = {"open": 1, "write": 2, "sync_file": 4, "rename": 8, "sync_folder": 16, "make_folder": 32, "read": 64}
+
+
+def _build(source: pathlib.Path, library: pathlib.Path) -> None:
+    command = ["cc", "-shared", "-fPIC", "-O2", "-Wall", "-o", str(library), str(source), "-ldl", "-lpthread"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode != 0:
+        raise SystemExit(f"faults: the file layer cannot be built: {built.stderr}")
+
+
+class PostgresDisk:
+    """What a power cut leaves of Postgres's folder: `shadow.c`, loaded into its processes, keeps it beside."""
+
+    def __init__(self, folder: pathlib.Path, work: pathlib.Path) -> None:
+        self.folder, self.copy = folder, work / "postgres-durable"
+        self.library, self._lock = work / "shadow.so", work / "shadow.lock"
+        _build(SHADOW, self.library)
+        self._lock.touch()
+        self._lock.chmod(0o666)
+
+    def begin(self) -> None:
+        """What is there now is durable. Nothing runs."""
+        self._replace(self.folder, self.copy)
+
+    def environment(self) -> dict[str, str]:
+        """What loads the layer into Postgres."""
+        names = {"LD_PRELOAD": self.library, "SHADOW_FOLDER": self.folder, "SHADOW_COPY": self.copy, "SHADOW_LOCK": self._lock}
+        return {**os.environ, **{name: str(value) for name, value in names.items()}}
+
+    def cut_power(self) -> None:
+        """Nothing runs: every byte that was not synchronised is gone."""
+        for half_copied in self.copy.rglob("*.shadow"):
+            half_copied.unlink()
+        # Postgres makes its lock file, writes and then synchronises it; where the cut comes between, a person removes it.
+        lock = self.copy / "postmaster.pid"
+        if lock.exists() and not lock.stat().st_size:
+            lock.unlink()
+        self._replace(self.copy, self.folder)
+
+    @staticmethod
+    def _replace(source: pathlib.Path, target: pathlib.Path) -> None:
+        if target.exists():
+            shutil.rmtree(target)
+        # With owners and permissions, without which Postgres does not start.
+        subprocess.run(["cp", "-a", str(source), str(target)], check=True)
 
 
 class Disk:
@@ -27,12 +73,7 @@ class Disk:
         if mounted.returncode != 0:
             raise SystemExit(f"faults: the run fills a disk of its own and needs root to mount it: {mounted.stderr}")
         self.shim, self.journal, self._control = work / "shim.so", work / "journal", work / "control"
-        built = subprocess.run(
-            ["cc", "-shared", "-fPIC", "-O2", "-Wall", "-o", str(self.shim), str(SHIM), "-ldl", "-lpthread"],
-            capture_output=True, text=True, check=False,
-        )
-        if built.returncode != 0:
-            raise SystemExit(f"faults: the file layer cannot be built: {built.stderr}")
+        _build(SHIM, self.shim)
         self._control.write_bytes(bytes(16))
         self.journal.write_bytes(b"")
         with open(self._control, "r+b") as file:

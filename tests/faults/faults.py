@@ -25,7 +25,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent.parent / "benches"))
 
 from check import Orthanc as PacsView, check  # noqa: E402
-from disk import Disk  # noqa: E402
+from disk import Disk, PostgresDisk  # noqa: E402
 from postgres import Postgres  # noqa: E402
 from proxy import Proxy  # noqa: E402
 from senders import Load, Stock  # noqa: E402
@@ -43,8 +43,7 @@ class World:
     def __init__(self, folder: pathlib.Path, program: str, late_sync_ms: int = 0, twice: bool = False) -> None:
         self.folder = folder
         self.disk = Disk(folder / "data/archive", folder, 1024, late_sync_ms)
-        # Its processes are killed, the machine is not.
-        self.postgres = Postgres(folder / "postgres", "hilum", durable=False)
+        self.postgres = Postgres(folder / "postgres", "hilum", durable=True, disk=PostgresDisk(folder / "postgres", folder))
         self.pacs = Orthanc(folder)
         self.twice, pacs_port = None, self.pacs.port
         if twice:
@@ -136,14 +135,14 @@ class Faults:
         node.kill_everything()
         with_postgres = choice.random() < 0.3
         if with_postgres:
-            self.world.postgres.kill()
+            self.world.postgres.cut_power()
         self.world.disk.cut_power()
         if with_postgres:
             self.world.postgres.start()
         node.start()
         node.wait_until_listening()
         time.sleep(choice.uniform(0.0, 2.0))
-        return "power cut"
+        return "power cut with Postgres" if with_postgres else "power cut"
 
     def kill_infer(self, choice: random.Random) -> str | None:
         time.sleep(choice.uniform(0.0, 2.0))
@@ -158,14 +157,14 @@ class Faults:
 
     def fail_file(self, choice: random.Random) -> str | None:
         operation = choice.choice(["open", "write", "write", "sync_file", "sync_file", "rename", "rename", "sync_folder",
-                                   "sync_folder"])
+                                   "sync_folder", "read", "read"])
         number = choice.choice([errno.EIO, errno.EIO, errno.ENOSPC])
         fired = self.world.disk.fail(operation, number, choice.randint(1, 4), 1.0)
         return f"{errno.errorcode[number]} in {operation}" if fired else None
 
     def without_restart(self) -> None:
         """Each file operation fails once more, and no restart tidies up after it."""
-        for operation in ("open", "write", "sync_file", "rename", "sync_folder") if self.wanted else ():
+        for operation in ("open", "write", "sync_file", "rename", "sync_folder", "read") if self.wanted else ():
             if self.world.disk.fail(operation, errno.EIO, 2, 5.0):
                 self.happened[f"EIO in {operation}"] += 1
 

@@ -4,7 +4,7 @@
  *
  *  - Injected failures. The file HILUM_FAULTS_CONTROL is a shared `struct control`: while `remaining` is positive, each
  *    operation of `operations` fails with `error_number` and counts `remaining` down and `fired` up. A failing write
- *    writes its first half before.
+ *    writes its first half before. Reading fails as well: what lies on the disk may not come back.
  *  - The journal HILUM_FAULTS_JOURNAL tells, line by line, what was made, renamed, removed and synchronised, after it
  *    has happened. disk.py works out from it what a power cut would leave.
  *  - A mutant. With HILUM_FAULTS_LATE_SYNC_MS, a synchronisation returns at once and happens so much later, as in a
@@ -26,7 +26,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OPEN = 1, WRITE = 2, SYNC_FILE = 4, RENAME = 8, SYNC_FOLDER = 16, MAKE_FOLDER = 32 };
+enum { OPEN = 1, WRITE = 2, SYNC_FILE = 4, RENAME = 8, SYNC_FOLDER = 16, MAKE_FOLDER = 32, READ = 64 };
 
 struct control {
     int32_t operations;
@@ -44,6 +44,8 @@ static long late_sync_ms;
 #define REAL(name) ((__typeof__(&name))real(&name##_found, #name))
 #define DECLARE(name) static void *name##_found
 DECLARE(open64);
+DECLARE(read);
+DECLARE(pread64);
 DECLARE(write);
 DECLARE(writev);
 DECLARE(fsync);
@@ -126,6 +128,21 @@ int open64(const char *path, int flags, ...) {
     struct stat is;
     if (creates && fd >= 0 && fstat(fd, &is) == 0) tell("made\t%lu\t%s\n", (unsigned long)is.st_ino, path);
     return fd;
+}
+
+/* Whether a read of this file is to fail. */
+static int reading_fails(int fd) {
+    char path[PATH_MAX];
+    if (!control || !(__atomic_load_n(&control->operations, __ATOMIC_SEQ_CST) & READ)) return 0;
+    return __atomic_load_n(&control->remaining, __ATOMIC_SEQ_CST) > 0 && path_of(fd, path) && fails(READ);
+}
+
+ssize_t read(int fd, void *bytes, size_t length) {
+    return reading_fails(fd) ? -1 : REAL(read)(fd, bytes, length);
+}
+
+ssize_t pread64(int fd, void *bytes, size_t length, off64_t offset) {
+    return reading_fails(fd) ? -1 : REAL(pread64)(fd, bytes, length, offset);
 }
 
 ssize_t write(int fd, const void *bytes, size_t length) {

@@ -35,7 +35,7 @@ use crate::{
     },
     nn::{Bundle, Ensemble, EnsembleOptions},
     report,
-    types::{Pseudonym, PseudonymKey, RunOutcome, RunPriority, Sha256Digest, SourceImage, Uid},
+    types::{Errand, Pseudonym, PseudonymKey, RunOutcome, Sha256Digest, SourceImage, Uid},
 };
 
 /// Part 10 files begin with a preamble and this.
@@ -267,7 +267,7 @@ impl Importer {
         let mut part10 = Some(part10);
         let analysis = self
             .pipeline
-            .analyse(vec![source], RunPriority::Routine, |source| {
+            .analyse(vec![source], &Errand::default(), |source| {
                 std::future::ready(Ok(LoadedImage { source, bytes: part10.take().unwrap_or_default() }))
             })
             .await?;

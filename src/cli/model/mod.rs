@@ -294,9 +294,12 @@ fn describe(identity: &BundleIdentity) -> String {
         format!("digest     sha256:{}", identity.digest),
         format!("classes    {}", classes.join(", ")),
         format!(
-            "fusion     {}, threshold {}, calibration {}",
+            "fusion     {}, {}, calibration {}",
             identity.fusion,
-            identity.threshold,
+            identity.pixel_threshold.map_or_else(
+                || format!("threshold {}", identity.threshold),
+                |of_pixel| format!("a pixel is lesion from {of_pixel} on"),
+            ),
             identity.calibration.as_deref().unwrap_or("none")
         ),
         "networks".to_owned(),

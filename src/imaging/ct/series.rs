@@ -143,7 +143,7 @@ impl Choice {
         if !refused.is_empty() {
             why.push_str("; ");
             why.push_str(&refused.len().to_string());
-            why.push_str(" that came before it could not be measured");
+            why.push_str(" that came before it could not be measured or judged");
         }
         let tried = self.candidates.iter().zip(refused).map(|(other, refusal)| other.refused(refusal.clone()));
         let untried = self.candidates.iter().skip(refused.len() + 1).map(|other| {
@@ -961,7 +961,7 @@ mod tests {
         // The second is measured when the pixels of the first are no good.
         let undecodable = Refusal::new(ReasonCode::Undecodable, "slice 3 of 100 has no pixels");
         let (why, other_series) = choice.explain(std::slice::from_ref(&undecodable)).unwrap();
-        assert!(why.ends_with("kernel B70f; 1 that came before it could not be measured"), "{why}");
+        assert!(why.ends_with("kernel B70f; 1 that came before it could not be measured or judged"), "{why}");
         assert_eq!(
             reasons(&other_series),
             [
