@@ -38,8 +38,6 @@ use crate::{
     types::{Pseudonym, PseudonymKey, RunOutcome, RunPriority, Sha256Digest, SourceImage, Uid},
 };
 
-/// Part 10 files begin with a preamble and this.
-const PART_10_MAGIC: (usize, &[u8]) = (128, b"DICM");
 /// Larger files are no radiographs.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
@@ -105,7 +103,7 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     let bundle = Bundle::open(&config.inference.models_dir.join(&options.bundle))
         .with_context(|| format!("open bundle `{}`; `hilum model list` names those there are", options.bundle))?;
     let decode_limits = DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() };
-    let (settings, classification) = pipeline_settings(bundle.manifest(), decode_limits)?;
+    let (settings, classification) = pipeline_settings(&bundle, decode_limits)?;
     let maximum_index_bytes = settings.similar_cases.maximum_index_bytes;
     let threads = network_threads(&config);
     let ensemble = EnsembleOptions {
@@ -342,10 +340,8 @@ fn describe_file(
 ) -> anyhow::Result<Described> {
     // A UID of our own: the file's would lead to a patient.
     let sop_instance_uid = report::uid("case", &[&sha256.to_string()]);
-    let (offset, magic) = PART_10_MAGIC;
-    let is_dicom = bytes.get(offset..offset + magic.len()) == Some(magic);
     let (mut patient, mut study, mut view) = (file.patient.clone(), file.study.clone(), file.view.clone());
-    let part10 = if is_dicom {
+    let part10 = if picture::is_part10(&bytes) {
         let object = imaging::read_object(&bytes).map_err(|_| anyhow::anyhow!("the data set cannot be parsed"))?;
         let text = |tag| {
             let element = object.element_opt(tag).ok().flatten()?;

@@ -1,11 +1,11 @@
 //! `hilum cases`: the reference library of similar cases.
 
-mod files;
+pub(super) mod files;
 mod import;
 mod list;
 mod map;
 mod measure;
-mod picture;
+pub(super) mod picture;
 
 use clap::{Args, Subcommand};
 

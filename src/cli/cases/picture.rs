@@ -13,11 +13,16 @@ const MAX_DECODED_BYTES: u64 = 512 << 20;
 /// The networks see shades of grey; this much difference between the channels is compression, not colour.
 const MAX_CHANNEL_DIFFERENCE: u8 = 40;
 
+/// Whether the bytes are a Part 10 file of DICOM: a preamble of 128 bytes and `DICM`.
+pub(in crate::cli) fn is_part10(bytes: &[u8]) -> bool {
+    bytes.get(128..132) == Some(b"DICM")
+}
+
 /// The picture as a Part 10 file: MONOCHROME2, 8 or 16 bits, for presentation. `view` such as `PA`, may be empty.
 ///
 /// # Errors
 /// The bytes are no PNG or JPEG, too large, or a picture in colour.
-pub(super) fn as_radiograph(bytes: &[u8], view: &str, sop_instance_uid: &str) -> anyhow::Result<Vec<u8>> {
+pub(in crate::cli) fn as_radiograph(bytes: &[u8], view: &str, sop_instance_uid: &str) -> anyhow::Result<Vec<u8>> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_DECODED_BYTES);

@@ -1,0 +1,224 @@
+//! `hilum gate fit`: the distance from the training images, with limits set on other patients.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{
+    super::{
+        Global,
+        cases::files::{self, Listed},
+        output::{count, print, visible},
+    },
+    Which, part10,
+};
+use crate::{
+    nn::{FeatureDistances, FeatureSpace, FittedGate, MAX_COMPONENTS, write_feature_gate},
+    train::{FitOptions, Shrinkage, fit_feature_space, quantile},
+    types::{RunPriority, Sha256Digest},
+};
+
+/// Of 256 patients this many are held out to set the limits on.
+const HELD_OUT_OF_256: u8 = 77;
+/// Fewest held-out images: the highest quantile of fewer is their farthest.
+const MINIMUM_HELD_OUT: usize = 10;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Options {
+    #[command(flatten)]
+    which: Which,
+    /// The training images: a list in CSV with the columns file, label and patient
+    #[arg(long, value_name = "CSV")]
+    data: PathBuf,
+    /// The classifier whose features are compared [default: the first]
+    #[arg(long, value_name = "NAME")]
+    member: Option<String>,
+    /// Most principal components that are kept
+    #[arg(long, default_value_t = FitOptions::default().components, value_parser = components)]
+    components: usize,
+    /// How the covariance is shrunk: `ledoit-wolf`, or a share from 0 to 1
+    #[arg(long, default_value = "ledoit-wolf", value_parser = shrinkage)]
+    shrinkage: Shrinkage,
+    /// Which of the nearest training images the second distance is to
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    neighbours: u32,
+    /// Share of the held-out images that each limit lets pass, from 0.5 to 1
+    #[arg(long, default_value_t = 0.99, value_parser = share)]
+    quantile: f64,
+}
+
+fn components(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=MAX_COMPONENTS).contains(number));
+    number.ok_or_else(|| format!("expected 1 to {MAX_COMPONENTS}"))
+}
+
+fn shrinkage(text: &str) -> Result<Shrinkage, String> {
+    if text == "ledoit-wolf" {
+        return Ok(Shrinkage::LedoitWolf);
+    }
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.map(Shrinkage::Fixed).ok_or_else(|| "expected `ledoit-wolf` or a number from 0 to 1".to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.5..=1.0).contains(share));
+    share.ok_or_else(|| "expected a number from 0.5 to 1".to_owned())
+}
+
+/// Embeddings of the images that the other gates let pass.
+#[derive(Default)]
+struct Embedded {
+    fitted: Vec<Vec<f32>>,
+    classes: Vec<usize>,
+    held_out: Vec<Vec<f32>>,
+    refused: BTreeMap<String, usize>,
+}
+
+pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()> {
+    let listed = files::find(&options.data)?;
+    anyhow::ensure!(!listed.is_empty(), "`{}` names no image", options.data.display());
+    let mut opened = options.which.open(global)?;
+    // An older fit must not refuse what the new one is made of, nor members that disagree.
+    opened.settings.gates.features = None;
+    opened.settings.gates.maximum_member_spread = 1.0;
+    let names: Vec<String> = opened.bundle.manifest().members.iter().map(|member| member.name.clone()).collect();
+    let member_idx = match &options.member {
+        None => 0,
+        Some(member) => names.iter().position(|name| name == member).with_context(|| {
+            format!("the bundle has no member `{}`: give one of {}", visible(member), names.join(", "))
+        })?,
+    };
+    let member = names.get(member_idx).context("the bundle has no members")?.clone();
+    let folder = opened.folder.clone();
+    let pipeline = opened.pipeline().await?;
+
+    let mut embedded = Embedded::default();
+    let mut classes: BTreeMap<String, usize> = BTreeMap::new();
+    for file in &listed {
+        let about = || format!("`{}`", file.path.display());
+        let (label, patient) = (file.label.as_deref(), file.patient.as_deref());
+        let label = label.with_context(about).context("an image has no label; the list names one for each")?;
+        let patient = patient.with_context(about).context(
+            "an image has no patient: the limits are set on patients that are not fitted, so the list names one for each",
+        )?;
+        let mut examined = pipeline.examine(part10(file).with_context(about)?, RunPriority::Routine).await?;
+        if let Some(refused) = examined.refused {
+            *embedded.refused.entry(refused.gate).or_default() += 1;
+            continue;
+        }
+        let embedding = examined.embeddings.swap_remove(member_idx).map_err(anyhow::Error::msg).with_context(about)?;
+        if is_held_out(patient) {
+            embedded.held_out.push(embedding);
+        } else {
+            let next = classes.len();
+            embedded.classes.push(*classes.entry(label.to_owned()).or_insert(next));
+            embedded.fitted.push(embedding);
+        }
+    }
+    anyhow::ensure!(
+        embedded.held_out.len() >= MINIMUM_HELD_OUT,
+        "{} held out to set the limits on, at least {MINIMUM_HELD_OUT} expected: give a longer list (about three in ten \
+         patients are held out, by the digest of their name)",
+        count(embedded.held_out.len(), "image")
+    );
+    let fit = FitOptions { components: options.components, shrinkage: options.shrinkage };
+    let space = fit_feature_space(&embedded.fitted, &embedded.classes, &fit)?;
+    let limits = limits(&space, &embedded.held_out, options.neighbours, options.quantile)?;
+    let gate = FittedGate {
+        member,
+        neighbours: options.neighbours,
+        limits,
+        quantile: options.quantile,
+        n_fitted: embedded.fitted.len() as u64,
+        n_held_out: embedded.held_out.len() as u64,
+    };
+    let file_name = write_feature_gate(&folder, &space, &gate)?;
+    print(&describe(&space, &gate, &embedded, classes.len(), &file_name))
+}
+
+fn is_held_out(patient: &str) -> bool {
+    Sha256Digest::of(patient.as_bytes()).0.first().is_some_and(|byte| *byte < HELD_OUT_OF_256)
+}
+
+/// The distances that the share `share` of the held-out images keep below, each by itself.
+fn limits(
+    space: &FeatureSpace,
+    held_out: &[Vec<f32>],
+    neighbours: u32,
+    share: f64,
+) -> anyhow::Result<FeatureDistances> {
+    let distances: Option<Vec<FeatureDistances>> =
+        held_out.iter().map(|embedding| space.distances(embedding, neighbours as usize)).collect();
+    let distances = distances.context("the embeddings of the member have different lengths")?;
+    let limit = |pick: fn(&FeatureDistances) -> f64| {
+        let values: Vec<f64> = distances.iter().map(pick).collect();
+        quantile(&values, share).context("no image was held out")
+    };
+    Ok(FeatureDistances {
+        mahalanobis: limit(|distances| distances.mahalanobis)?,
+        neighbour: limit(|distances| distances.neighbour)?,
+    })
+}
+
+fn describe(space: &FeatureSpace, gate: &FittedGate, embedded: &Embedded, n_classes: usize, file_name: &str) -> String {
+    let mut text = format!(
+        "features of `{}`: {} numbers, {} components kept; {} of {} fitted, {} of other patients held out\nlimits at the \
+         quantile {}: Mahalanobis {:.3}, neighbour {} {:.4}\nwrote `{file_name}` and `[input.gates.features]` of the \
+         manifest",
+        gate.member,
+        space.features(),
+        space.precision.columns,
+        count(embedded.fitted.len(), "image"),
+        if n_classes == 1 { "1 class".to_owned() } else { format!("{n_classes} classes") },
+        embedded.held_out.len(),
+        gate.quantile,
+        gate.limits.mahalanobis,
+        gate.neighbours,
+        gate.limits.neighbour
+    );
+    for (refused_by, n) in &embedded.refused {
+        text += &format!("\n{} left out: refused by {refused_by}", count(*n, "image"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Matrix;
+
+    #[test]
+    fn options_are_read_and_refused() {
+        assert_eq!(shrinkage("ledoit-wolf"), Ok(Shrinkage::LedoitWolf));
+        assert_eq!(shrinkage("0.25"), Ok(Shrinkage::Fixed(0.25)));
+        assert!(shrinkage("1.5").is_err() && shrinkage("NaN").is_err());
+        assert!(share("0.4").is_err() && components("0").is_err() && components("129").is_err());
+        assert_eq!((share("0.95"), components("128")), (Ok(0.95), Ok(128)));
+    }
+
+    #[test]
+    fn about_three_in_ten_patients_are_held_out_and_always_the_same() {
+        let held_out = (0..1000).filter(|number| is_held_out(&format!("P{number}"))).count();
+        assert!((240..=360).contains(&held_out), "{held_out}");
+        assert_eq!(is_held_out("P7"), is_held_out("P7"));
+    }
+
+    #[test]
+    fn limits_are_quantiles_of_the_held_out_images() {
+        let matrix = |values: &[f64]| Matrix { columns: 1, values: values.to_vec() };
+        let space = FeatureSpace {
+            centre: vec![0.0],
+            components: matrix(&[1.0]),
+            class_means: matrix(&[0.0]),
+            precision: matrix(&[4.0]),
+            vectors: matrix(&[0.0, 1.0]),
+        };
+        let held_out: Vec<Vec<f32>> = (0..=10).map(|tenths| vec![tenths as f32 / 10.0]).collect();
+        let found = limits(&space, &held_out, 2, 0.9).unwrap();
+        assert!((found.mahalanobis - 1.8).abs() < 1e-6, "{found:?}");
+        // The farther of the two training images is 0.5 to 1 away, twice each but for 0.5: rank 9 of 0 to 10.
+        assert!((found.neighbour - 1.0).abs() < 1e-6 || (found.neighbour - 0.9).abs() < 1e-6, "{found:?}");
+        assert!(limits(&space, &[vec![0.0, 1.0]], 2, 0.9).is_err());
+    }
+}

@@ -1,0 +1,225 @@
+//! `hilum gate table`: which gate refuses which file.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
+
+use clap::Args;
+
+use super::{
+    super::{
+        Global,
+        cases::files::{self, Listed},
+        output::{count, print, visible},
+    },
+    Which, file_name, part10,
+};
+use crate::{
+    infer::{CxrPipeline, Examination, NnModels, PipelineSettings, Refused, examine_before_networks},
+    types::{BundleStatus, RunPriority, wilson_interval},
+};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Options {
+    #[command(flatten)]
+    which: Which,
+    /// Files that should be accepted: a folder of DICOM, PNG or JPEG files, or a list in CSV (file, label, patient)
+    #[arg(long, value_name = "FOLDER-OR-CSV")]
+    accept: Vec<PathBuf>,
+    /// Files that should be refused
+    #[arg(long, value_name = "FOLDER-OR-CSV", required_unless_present = "accept")]
+    refuse: Vec<PathBuf>,
+    /// Only the gates on header and picture, which ask no network
+    #[arg(long)]
+    before_networks: bool,
+    /// Only patients of this half, by the digest of their name: limits set on one are reported on the other
+    #[arg(long, value_name = "0|1", value_parser = clap::value_parser!(u8).range(0..=1))]
+    half: Option<u8>,
+    /// Writes every file with its verdict, as CSV
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+}
+
+/// What became of one file.
+struct Row {
+    /// Label of the list, else the name of the file's folder.
+    group: String,
+    file: String,
+    should_be_accepted: bool,
+    refused: Option<Refused>,
+}
+
+/// Asks the gates.
+enum Judge {
+    BeforeNetworks(BundleStatus, Box<PipelineSettings>),
+    All(Box<CxrPipeline<NnModels>>),
+}
+
+impl Judge {
+    /// The gate that refuses the image, enforced or not; `Err` when the networks fail.
+    async fn refused(&self, file: &Listed) -> anyhow::Result<Option<Refused>> {
+        let bytes = match part10(file) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let words = format!("{error:#}");
+                let reason = crate::types::ReasonCode::Undecodable;
+                return Ok(Some(Refused { gate: Refused::FILE.to_owned(), reason, words }));
+            }
+        };
+        let Examination { gates, refused, .. } = match self {
+            Self::BeforeNetworks(status, settings) => examine_before_networks(&bytes, *status, settings)?,
+            Self::All(pipeline) => pipeline.examine(bytes, RunPriority::Routine).await?,
+        };
+        Ok(refused.or_else(|| gates.iter().find(|gate| !gate.passed).map(Refused::by)))
+    }
+}
+
+pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()> {
+    let opened = options.which.open(global)?;
+    let judge = if options.before_networks {
+        Judge::BeforeNetworks(opened.bundle.manifest().status, Box::new(opened.settings))
+    } else {
+        Judge::All(Box::new(opened.pipeline().await?))
+    };
+    let mut rows = Vec::new();
+    for (paths, should_be_accepted) in [(&options.accept, true), (&options.refuse, false)] {
+        for path in paths {
+            for file in files::find(path)?.into_iter().filter(|file| is_in_half(file, options.half)) {
+                let folder = file.path.parent().and_then(|folder| folder.file_name());
+                let group = file.label.clone().or(folder.map(|folder| folder.to_string_lossy().into_owned()));
+                rows.push(Row {
+                    group: group.unwrap_or_default(),
+                    file: file_name(&file.path)?,
+                    should_be_accepted,
+                    refused: judge.refused(&file).await?,
+                });
+            }
+        }
+    }
+    if let Some(path) = &options.csv {
+        write_csv(path, &rows)?;
+    }
+    print(&summary(&rows))
+}
+
+/// Files without a patient are patients of their own.
+fn is_in_half(file: &Listed, half: Option<u8>) -> bool {
+    let patient = file.patient.clone().unwrap_or_else(|| file.path.display().to_string());
+    half.is_none_or(|half| half_of(&patient) == half)
+}
+
+/// 0 or 1, by the last bit of the SHA-256 of the name.
+fn half_of(patient: &str) -> u8 {
+    crate::types::Sha256Digest::of(patient.as_bytes()).0.last().copied().unwrap_or(0) & 1
+}
+
+fn write_csv(path: &PathBuf, rows: &[Row]) -> anyhow::Result<()> {
+    let mut writer = csv::Writer::from_writer(fs_err::File::create(path)?);
+    writer.write_record(["group", "file", "expected", "verdict", "gate", "reason", "words"])?;
+    for row in rows {
+        let expected = if row.should_be_accepted { "accepted" } else { "refused" };
+        let (verdict, gate, reason, words) = match &row.refused {
+            None => ("accepted", "", "", String::new()),
+            Some(refused) => ("refused", refused.gate.as_str(), refused.reason.id(), visible(&refused.words)),
+        };
+        writer.write_record([&row.group, &row.file, expected, verdict, gate, reason, &words])?;
+    }
+    writer.flush()?;
+    Ok(())
+}
+
+/// Two tables in Markdown, and the sums with their 95 % intervals.
+fn summary(rows: &[Row]) -> String {
+    let mut groups: BTreeMap<(bool, &str), Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        groups.entry((row.should_be_accepted, &row.group)).or_default().push(row);
+    }
+    let mut text = "| files | expected | n | refused | by gate (reason) |\n|---|---|---|---|---|\n".to_owned();
+    for ((should_be_accepted, group), rows) in &groups {
+        let expected = if *should_be_accepted { "accepted" } else { "refused" };
+        let mut by_gate: BTreeMap<String, usize> = BTreeMap::new();
+        for refused in rows.iter().filter_map(|row| row.refused.as_ref()) {
+            *by_gate.entry(format!("`{}` ({})", refused.gate, refused.reason.id())).or_default() += 1;
+        }
+        let by_gate: Vec<String> = by_gate.into_iter().map(|(gate, n)| format!("{n} {gate}")).collect();
+        let refused = rows.iter().filter(|row| row.refused.is_some()).count();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "| {} | {expected} | {} | {refused} | {} |",
+            visible(group).replace('|', "\\|"),
+            rows.len(),
+            by_gate.join("; ")
+        );
+    }
+    for (should_be_accepted, what) in
+        [(true, "refused of those to be accepted"), (false, "accepted of those to be refused")]
+    {
+        let of: Vec<&Row> = rows.iter().filter(|row| row.should_be_accepted == should_be_accepted).collect();
+        if of.is_empty() {
+            continue;
+        }
+        let wrong: Vec<&Row> = of.iter().copied().filter(|row| row.refused.is_some() == should_be_accepted).collect();
+        let [low, high] = wilson_interval(wrong.len(), of.len());
+        let _ = writeln!(
+            text,
+            "\n{what}: {} of {} ({:.1} %, 95 % interval {:.1} to {:.1} %)",
+            wrong.len(),
+            count(of.len(), "file"),
+            100.0 * wrong.len() as f64 / of.len() as f64,
+            100.0 * low,
+            100.0 * high
+        );
+        for row in wrong {
+            let words = row
+                .refused
+                .as_ref()
+                .map_or_else(String::new, |refused| format!(": {} ({})", visible(&refused.words), refused.gate));
+            let _ = writeln!(text, "- {} {}{words}", visible(&row.group), visible(&row.file));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::ReasonCode;
+
+    #[test]
+    fn the_table_counts_by_group_and_names_what_went_wrong() {
+        let row = |group: &str, file: &str, should_be_accepted, gate: Option<&str>| Row {
+            group: group.to_owned(),
+            file: file.to_owned(),
+            should_be_accepted,
+            refused: gate.map(|gate| Refused {
+                gate: gate.to_owned(),
+                reason: ReasonCode::ImageQuality,
+                words: "so many".to_owned(),
+            }),
+        };
+        let text = summary(&[
+            row("chest", "a.png", true, None),
+            row("chest", "b.png", true, Some("quality.border")),
+            row("blank", "c.png", false, Some("quality.entropy")),
+            row("blank", "d.png", false, Some("quality.entropy")),
+            row("hand", "e.png", false, None),
+        ]);
+        assert!(text.contains("| blank | refused | 2 | 2 | 2 `quality.entropy` (quality.image) |"), "{text}");
+        assert!(text.contains("| chest | accepted | 2 | 1 | 1 `quality.border` (quality.image) |"), "{text}");
+        assert!(text.contains("refused of those to be accepted: 1 of 2 files (50.0 %, 95 % interval 9.5 to"), "{text}");
+        assert!(text.contains("- chest b.png: so many (quality.border)"), "{text}");
+        assert!(
+            text.contains("accepted of those to be refused: 1 of 3 files") && text.contains("- hand e.png\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn every_patient_is_in_one_half() {
+        let file = |patient: &str| Listed { patient: Some(patient.to_owned()), ..Listed::default() };
+        let patients: Vec<String> = (0..200).map(|number| format!("P{number}")).collect();
+        let in_half = |half| patients.iter().filter(|patient| is_in_half(&file(patient), Some(half))).count();
+        assert_eq!(in_half(0) + in_half(1), 200);
+        assert!((70..=130).contains(&in_half(0)), "{}", in_half(0));
+        assert!(is_in_half(&file("P1"), None));
+    }
+}
