@@ -1,6 +1,6 @@
 //! `hilum gate fit`: the distance from the training images, with limits set on other patients.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -8,7 +8,7 @@ use clap::Args;
 use super::{
     super::{
         Global,
-        cases::files::{self, Listed},
+        cases::files,
         output::{count, print, visible},
     },
     Which, part10,
@@ -178,7 +178,8 @@ fn describe(space: &FeatureSpace, gate: &FittedGate, embedded: &Embedded, n_clas
         gate.limits.neighbour
     );
     for (refused_by, n) in &embedded.refused {
-        text += &format!("\n{} left out: refused by {refused_by}", count(*n, "image"));
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\n{} left out: refused by {refused_by}", count(*n, "image"));
     }
     text
 }
