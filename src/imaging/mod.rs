@@ -26,7 +26,7 @@ mod jpeg12;
 pub mod lungs;
 mod lut;
 mod overlay;
-pub mod picture;
+pub mod quality;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text;

@@ -21,7 +21,7 @@ use crate::{
         classifier_input::{self, Frame, Recipe},
         decode_grey, heat,
         lungs::Lungs,
-        picture::PictureMeasurements,
+        quality::PictureMeasurements,
         read_object,
     },
     types::{

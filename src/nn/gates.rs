@@ -82,7 +82,7 @@ impl Default for GatePolicies {
     }
 }
 
-/// Limits of the picture's grey values, as `imaging::picture` measures them.
+/// Limits of the picture's grey values, as `imaging::quality` measures them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PictureLimits {

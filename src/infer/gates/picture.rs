@@ -2,7 +2,7 @@
 
 use super::{super::settings::GateSettings, Gates, percent, two_decimals};
 use crate::{
-    imaging::{Plane, picture::PictureMeasurements},
+    imaging::{Plane, quality::PictureMeasurements},
     types::ReasonCode,
 };
 
