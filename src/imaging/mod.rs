@@ -26,6 +26,7 @@ mod jpeg12;
 pub mod lungs;
 mod lut;
 mod overlay;
+mod picture;
 pub mod quality;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -40,3 +41,4 @@ pub use header::{AnatomicRegion, ImageHeader, PatientAge, View, names_chest};
 pub use jpeg12::decode as decode_jpeg_12_bit;
 pub use lut::{LookUpTable, Voi, WindowFunction};
 pub use overlay::{OverlayError, OverlayOptions, encode_png, render_overlay};
+pub use picture::{PictureError, PictureFacts, decode_picture, is_part10, picture_as_radiograph};

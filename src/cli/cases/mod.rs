@@ -5,7 +5,6 @@ mod import;
 mod list;
 mod map;
 mod measure;
-pub(super) mod picture;
 
 use clap::{Args, Subcommand};
 

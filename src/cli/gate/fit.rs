@@ -8,19 +8,20 @@ use clap::Args;
 use super::{
     super::{
         Global,
-        cases::files,
         output::{count, print, visible},
     },
-    Which, part10,
+    Which,
 };
 use crate::{
     nn::{FeatureDistances, FeatureSpace, FittedGate, MAX_COMPONENTS, write_feature_gate},
-    train::{FitOptions, Shrinkage, fit_feature_space, quantile},
-    types::{RunPriority, Sha256Digest},
+    train::{DataSet, FitOptions, Sample, Shrinkage, Split, fit_feature_space, patient_folds, quantile},
+    types::RunPriority,
 };
 
-/// Of 256 patients this many are held out to set the limits on.
-const HELD_OUT_OF_256: u8 = 77;
+/// Where a list gives no split, the patients are dealt out to so many folds ...
+const FOLDS: usize = 10;
+/// ... of which these are held out to set the limits on.
+const HELD_OUT_FOLDS: usize = 3;
 /// Fewest held-out images: the highest quantile of fewer is their farthest.
 const MINIMUM_HELD_OUT: usize = 10;
 
@@ -28,7 +29,8 @@ const MINIMUM_HELD_OUT: usize = 10;
 pub(in crate::cli) struct Options {
     #[command(flatten)]
     which: Which,
-    /// The training images: a list in CSV with the columns file, label and patient
+    /// The training images: a list in CSV with the columns file, label, patient and perhaps split: `train` is fitted, the limits
+    /// are set on `validation`, `test` is left alone; without it three tenths of the patients are held out
     #[arg(long, value_name = "CSV")]
     data: PathBuf,
     /// The classifier whose features are compared [default: the first]
@@ -76,8 +78,8 @@ struct Embedded {
 }
 
 pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()> {
-    let listed = files::find(&options.data)?;
-    anyhow::ensure!(!listed.is_empty(), "`{}` names no image", options.data.display());
+    let data = DataSet::read(&options.data)?;
+    let parts = parts(&data.samples)?;
     let mut opened = options.which.open(global)?;
     // An older fit must not refuse what the new one is made of, nor members that disagree.
     opened.settings.gates.features = None;
@@ -95,31 +97,26 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
 
     let mut embedded = Embedded::default();
     let mut classes: BTreeMap<String, usize> = BTreeMap::new();
-    for file in &listed {
-        let about = || format!("`{}`", file.path.display());
-        let (label, patient) = (file.label.as_deref(), file.patient.as_deref());
-        let label = label.with_context(about).context("an image has no label; the list names one for each")?;
-        let patient = patient.with_context(about).context(
-            "an image has no patient: the limits are set on patients that are not fitted, so the list names one for each",
-        )?;
-        let mut examined = pipeline.examine(part10(file).with_context(about)?, RunPriority::Routine).await?;
+    for (sample, part) in data.samples.iter().zip(parts).filter(|(_, part)| *part != Split::Test) {
+        let about = || format!("`{}`", sample.file.display());
+        let label = sample.label.as_deref().with_context(about).context("an image has no label: give each one")?;
+        let mut examined = pipeline.examine(sample.part10()?, RunPriority::Routine).await?;
         if let Some(refused) = examined.refused {
             *embedded.refused.entry(refused.gate).or_default() += 1;
             continue;
         }
         let embedding = examined.embeddings.swap_remove(member_idx).map_err(anyhow::Error::msg).with_context(about)?;
-        if is_held_out(patient) {
-            embedded.held_out.push(embedding);
-        } else {
+        if part == Split::Train {
             let next = classes.len();
             embedded.classes.push(*classes.entry(label.to_owned()).or_insert(next));
             embedded.fitted.push(embedding);
+        } else {
+            embedded.held_out.push(embedding);
         }
     }
     anyhow::ensure!(
         embedded.held_out.len() >= MINIMUM_HELD_OUT,
-        "{} held out to set the limits on, at least {MINIMUM_HELD_OUT} expected: give a longer list (about three in ten \
-         patients are held out, by the digest of their name)",
+        "{} held out to set the limits on, at least {MINIMUM_HELD_OUT} expected: give a longer list",
         count(embedded.held_out.len(), "image")
     );
     let fit = FitOptions { components: options.components, shrinkage: options.shrinkage };
@@ -137,8 +134,19 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     print(&describe(&space, &gate, &embedded, classes.len(), &file_name))
 }
 
-fn is_held_out(patient: &str) -> bool {
-    Sha256Digest::of(patient.as_bytes()).0.first().is_some_and(|byte| *byte < HELD_OUT_OF_256)
+/// The split of each sample: the list's, or three tenths of the patients for the limits.
+fn parts(samples: &[Sample]) -> anyhow::Result<Vec<Split>> {
+    let stated: Option<Vec<Split>> = samples.iter().map(|sample| sample.split).collect();
+    if let Some(stated) = stated {
+        return Ok(stated);
+    }
+    anyhow::ensure!(
+        samples.iter().all(|sample| sample.split.is_none()),
+        "the list gives some images a split and others none: give all one, or leave the column out"
+    );
+    let folds = patient_folds(&samples.iter().collect::<Vec<_>>(), FOLDS, 0)?;
+    let part = |fold| if fold < HELD_OUT_FOLDS { Split::Validation } else { Split::Train };
+    Ok(folds.into_iter().map(part).collect())
 }
 
 /// The distances that the share `share` of the held-out images keep below, each by itself.
@@ -198,11 +206,33 @@ mod tests {
         assert_eq!((share("0.95"), components("128")), (Ok(0.95), Ok(128)));
     }
 
+    fn sample(number: usize, split: Option<Split>) -> Sample {
+        Sample {
+            file: format!("{number}.png").into(),
+            label: Some("normal".to_owned()),
+            patient: format!("P{}", number / 2),
+            view: None,
+            mask: None,
+            site: None,
+            split,
+            age_years: None,
+            sex: None,
+        }
+    }
+
     #[test]
-    fn about_three_in_ten_patients_are_held_out_and_always_the_same() {
-        let held_out = (0..1000).filter(|number| is_held_out(&format!("P{number}"))).count();
-        assert!((240..=360).contains(&held_out), "{held_out}");
-        assert_eq!(is_held_out("P7"), is_held_out("P7"));
+    fn three_tenths_of_the_patients_are_held_out_unless_the_list_says_who() {
+        let samples: Vec<Sample> = (0..80).map(|number| sample(number, None)).collect();
+        let dealt = parts(&samples).unwrap();
+        assert_eq!(dealt.iter().filter(|part| **part == Split::Validation).count(), 24);
+        assert!(dealt.chunks(2).all(|pair| pair[0] == pair[1]), "a patient is on two sides");
+        let stated: Vec<Sample> = (0..3)
+            .zip([Split::Test, Split::Train, Split::Validation])
+            .map(|(number, split)| sample(number, Some(split)))
+            .collect();
+        assert_eq!(parts(&stated).unwrap(), [Split::Test, Split::Train, Split::Validation]);
+        let some = [sample(0, None), sample(2, Some(Split::Train))];
+        assert!(parts(&some).unwrap_err().to_string().contains("leave the column out"));
     }
 
     #[test]

@@ -3,14 +3,12 @@
 mod fit;
 mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
 use super::{
     Global,
-    cases::{files::Listed, picture},
     model::{Folder, bundle_name},
 };
 use crate::{
@@ -18,11 +16,7 @@ use crate::{
     imaging::DecodeLimits,
     infer::{CxrPipeline, NnModels, PipelineSettings, pipeline_settings},
     nn::{Bundle, Classification, Ensemble, EnsembleOptions},
-    types::Sha256Digest,
 };
-
-/// Larger files are no radiographs.
-const MAX_FILE_BYTES: u64 = 1 << 30;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
@@ -88,21 +82,4 @@ impl Opened {
         .await??;
         Ok(CxrPipeline::new(models, identity, settings)?)
     }
-}
-
-/// A file as a Part 10 file: as it is, or a picture with the header of a radiograph around it.
-fn part10(file: &Listed) -> anyhow::Result<Vec<u8>> {
-    let size = fs_err::metadata(&file.path)?.len();
-    anyhow::ensure!(size <= MAX_FILE_BYTES, "it has {size} bytes and at most {MAX_FILE_BYTES} are read");
-    let bytes = fs_err::read(&file.path)?;
-    if picture::is_part10(&bytes) {
-        return Ok(bytes);
-    }
-    let uid = crate::report::uid("gate", &[&Sha256Digest::of(&bytes).to_string()]);
-    picture::as_radiograph(&bytes, file.view.as_deref().unwrap_or_default(), uid.as_str())
-}
-
-/// The name of a file without its folders.
-fn file_name(path: &Path) -> anyhow::Result<String> {
-    Ok(path.file_name().with_context(|| format!("{} names no file", path.display()))?.to_string_lossy().into_owned())
 }

@@ -1,27 +1,32 @@
 //! `hilum gate table`: which gate refuses which file.
 
-use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 
 use super::{
     super::{
         Global,
-        cases::files::{self, Listed},
+        cases::files,
         output::{count, print, visible},
     },
-    Which, file_name, part10,
+    Which,
 };
 use crate::{
     infer::{CxrPipeline, Examination, NnModels, PipelineSettings, Refused, examine_before_networks},
-    types::{BundleStatus, RunPriority, wilson_interval},
+    train::{DataSet, Sample, SampleError},
+    types::{BundleStatus, ReasonCode, RunPriority, Sha256Digest, wilson_interval},
 };
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Options {
     #[command(flatten)]
     which: Which,
-    /// Files that should be accepted: a folder of DICOM, PNG or JPEG files, or a list in CSV (file, label, patient)
+    /// Files that should be accepted: a folder of DICOM, PNG or JPEG files, or a list in CSV with the columns file, label and patient
     #[arg(long, value_name = "FOLDER-OR-CSV")]
     accept: Vec<PathBuf>,
     /// Files that should be refused
@@ -55,14 +60,14 @@ enum Judge {
 
 impl Judge {
     /// The gate that refuses the image, enforced or not; `Err` when the networks fail.
-    async fn refused(&self, file: &Listed) -> anyhow::Result<Option<Refused>> {
-        let bytes = match part10(file) {
+    async fn refused(&self, sample: &Sample) -> anyhow::Result<Option<Refused>> {
+        let bytes = match sample.part10() {
             Ok(bytes) => bytes,
-            Err(error) => {
-                let words = format!("{error:#}");
-                let reason = crate::types::ReasonCode::Undecodable;
-                return Ok(Some(Refused { gate: Refused::FILE.to_owned(), reason, words }));
+            Err(SampleError::Picture { error, .. }) => {
+                let (gate, words) = (Refused::FILE.to_owned(), error.to_string());
+                return Ok(Some(Refused { gate, reason: ReasonCode::Undecodable, words }));
             }
+            Err(error) => return Err(error.into()),
         };
         let Examination { gates, refused, .. } = match self {
             Self::BeforeNetworks(status, settings) => examine_before_networks(&bytes, *status, settings)?,
@@ -82,14 +87,13 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     let mut rows = Vec::new();
     for (paths, should_be_accepted) in [(&options.accept, true), (&options.refuse, false)] {
         for path in paths {
-            for file in files::find(path)?.into_iter().filter(|file| is_in_half(file, options.half)) {
-                let folder = file.path.parent().and_then(|folder| folder.file_name());
-                let group = file.label.clone().or(folder.map(|folder| folder.to_string_lossy().into_owned()));
+            for sample in samples(path)?.iter().filter(|sample| is_in_half(sample, options.half)) {
+                let folder = sample.file.parent().and_then(Path::file_name).unwrap_or_default();
                 rows.push(Row {
-                    group: group.unwrap_or_default(),
-                    file: file_name(&file.path)?,
+                    group: sample.label.clone().unwrap_or_else(|| folder.to_string_lossy().into_owned()),
+                    file: sample.file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                     should_be_accepted,
-                    refused: judge.refused(&file).await?,
+                    refused: judge.refused(sample).await?,
                 });
             }
         }
@@ -100,15 +104,29 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     print(&summary(&rows))
 }
 
-/// Files without a patient are patients of their own.
-fn is_in_half(file: &Listed, half: Option<u8>) -> bool {
-    let patient = file.patient.clone().unwrap_or_else(|| file.path.display().to_string());
-    half.is_none_or(|half| half_of(&patient) == half)
+/// The images of a list, or every file of a folder, each of a patient of its own.
+fn samples(path: &Path) -> anyhow::Result<Vec<Sample>> {
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
+        return Ok(DataSet::read(path)?.samples);
+    }
+    let of_file = |file: PathBuf| Sample {
+        patient: file.display().to_string(),
+        file,
+        label: None,
+        view: None,
+        mask: None,
+        site: None,
+        split: None,
+        age_years: None,
+        sex: None,
+    };
+    Ok(files::find(path)?.into_iter().map(|listed| of_file(listed.path)).collect())
 }
 
-/// 0 or 1, by the last bit of the SHA-256 of the name.
-fn half_of(patient: &str) -> u8 {
-    crate::types::Sha256Digest::of(patient.as_bytes()).0.last().copied().unwrap_or(0) & 1
+/// By the last bit of the SHA-256 of the patient's name.
+fn is_in_half(sample: &Sample, half: Option<u8>) -> bool {
+    let of_patient = Sha256Digest::of(sample.patient.as_bytes()).0.last().copied().unwrap_or(0) & 1;
+    half.is_none_or(|half| of_patient == half)
 }
 
 fn write_csv(path: &PathBuf, rows: &[Row]) -> anyhow::Result<()> {
@@ -215,11 +233,13 @@ mod tests {
 
     #[test]
     fn every_patient_is_in_one_half() {
-        let file = |patient: &str| Listed { patient: Some(patient.to_owned()), ..Listed::default() };
-        let patients: Vec<String> = (0..200).map(|number| format!("P{number}")).collect();
-        let in_half = |half| patients.iter().filter(|patient| is_in_half(&file(patient), Some(half))).count();
-        assert_eq!(in_half(0) + in_half(1), 200);
-        assert!((70..=130).contains(&in_half(0)), "{}", in_half(0));
-        assert!(is_in_half(&file("P1"), None));
+        let folder = tempfile::tempdir().unwrap();
+        for number in 0..200 {
+            fs_err::write(folder.path().join(format!("{number}.png")), "").unwrap();
+        }
+        let files = samples(folder.path()).unwrap();
+        let in_half = |half| files.iter().filter(|sample| is_in_half(sample, half)).count();
+        assert_eq!((in_half(None), in_half(Some(0)) + in_half(Some(1))), (200, 200));
+        assert!((70..=130).contains(&in_half(Some(0))), "{}", in_half(Some(0)));
     }
 }
