@@ -1,6 +1,7 @@
 //! `hilum gate`: what a bundle's gates refuse, and fitting the gate on the distance from the training images.
 
 mod fit;
+mod measure;
 mod table;
 
 use std::path::PathBuf;
@@ -24,12 +25,16 @@ pub(super) enum Action {
     Table(table::Options),
     /// Fits the gate on the distance from the training images and writes it into the bundle
     Fit(fit::Options),
+    /// Measures what the gates on the picture cost
+    #[command(hide = true)]
+    Measure(measure::Options),
 }
 
 pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
         Action::Table(options) => table::run(global, options).await,
         Action::Fit(options) => fit::run(global, options).await,
+        Action::Measure(options) => measure::run(&options),
     }
 }
 
