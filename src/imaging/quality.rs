@@ -186,11 +186,11 @@ mod tests {
 
     #[test]
     fn a_chest_is_sharp_bright_in_the_middle_and_without_a_border() {
-        let found = measured(&chest_plane(600, 500));
-        assert!((found.aspect_ratio - 500.0 / 600.0).abs() < 1e-9);
+        let found = measured(&chest_plane(240, 200));
+        assert!((found.aspect_ratio - 200.0 / 240.0).abs() < 1e-9);
         assert!(found.border_share < 0.01 && found.black_share < 0.1 && found.white_share < 0.05, "{found:?}");
         assert!(found.entropy_bits > 6.0, "{found:?}");
-        assert!((0.01..0.3).contains(&found.sharpness), "{found:?}");
+        assert!((0.005..0.3).contains(&found.sharpness), "{found:?}");
         assert!(found.polarity > 0.3, "{found:?}");
     }
 
@@ -239,8 +239,8 @@ mod tests {
         // Var(-4x + four neighbours) of independent pixels is 20 times that of one.
         assert!((measured(&noise).sharpness - 20.0).abs() < 1.0, "{:?}", measured(&noise));
 
-        let chest = chest_plane(400, 400);
-        let blurred = canvas::resize(&canvas::resize(&chest, 12, 12).unwrap(), 400, 400).unwrap();
+        let chest = chest_plane(150, 150);
+        let blurred = canvas::resize(&canvas::resize(&chest, 12, 12).unwrap(), 150, 150).unwrap();
         assert!(measured(&blurred).sharpness < measured(&chest).sharpness / 10.0, "{:?}", measured(&blurred));
     }
 

@@ -41,12 +41,14 @@ pub(crate) fn chest_plane(rows: usize, columns: usize) -> Plane {
         for column in 0..columns {
             let x = column as f32 / columns as f32;
             let from_middle = (x - 0.5).abs();
-            let in_lung = ((from_middle - 0.24) / 0.15).powi(2) + ((y - 0.45) / 0.33).powi(2) < 1.0;
-            let body = if from_middle > 0.45 { 0.12 } else { 0.55 + 0.25 * y - 0.5 * from_middle };
-            let ribs = 0.06 * (y * 55.0 + from_middle * 12.0).sin();
+            let in_lung = (1.0 - ((from_middle - 0.24) / 0.17).powi(2) - ((y - 0.45) / 0.36).powi(2)) * 1.6;
+            let (in_lung, in_air) = (in_lung.clamp(0.0, 1.0), ((from_middle - 0.36) / 0.12).clamp(0.0, 1.0));
+            let body = 0.6 + 0.25 * y - 0.3 * from_middle;
+            let ribs = 0.05 * (y * 30.0 + from_middle * 12.0).sin();
+            let chest = body + in_lung * (ribs - 0.42 + 0.1 * y);
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let grain = ((state >> 8) as f32 / (1 << 24) as f32 - 0.5) * 0.05;
-            let value = if in_lung { 0.28 + 0.1 * y + ribs } else { body + ribs / 3.0 };
+            let grain = ((state >> 8) as f32 / (1 << 24) as f32 - 0.5) * 0.02;
+            let value = chest * (1.0 - in_air) + in_air * (0.06 + 0.2 * y);
             values.push((value + grain).clamp(0.0, 1.0));
         }
     }

@@ -147,14 +147,14 @@ fn principal_components(centred: &[f64], rows: usize, features: usize, most: usi
     const ROUNDING: f64 = 1e-6;
     let torch = |error: tch::TchError| FitError::Torch(error.to_string().chars().take(300).collect());
     let matrix = Tensor::from_slice(centred).f_view([rows as i64, features as i64]).map_err(torch)?;
-    let (_, singular, components) = Tensor::f_linalg_svd(&matrix, false, "").map_err(torch)?;
+    let (_, singular, components) = matrix.f_svd(true, true).map_err(torch)?;
     let singular = numbers(&singular).map_err(torch)?;
     let largest = singular.first().copied().unwrap_or(0.0);
     if largest < ROUNDING {
         return Err(FitError::Alike);
     }
     let kept = singular.iter().take_while(|value| **value > ROUNDING * largest).take(most).count();
-    let mut components = numbers(&components).map_err(torch)?;
+    let mut components = components.f_transpose(0, 1).and_then(|rows| numbers(&rows)).map_err(torch)?;
     components.truncate(kept * features);
     Ok(components)
 }

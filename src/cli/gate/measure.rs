@@ -36,7 +36,8 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     }
     let line = |name: &str, milliseconds: &mut Vec<f64>| {
         milliseconds.sort_by(f64::total_cmp);
-        let at = |share: f64| milliseconds.get(((milliseconds.len() - 1) as f64 * share) as usize).copied().unwrap_or(0.0);
+        let at =
+            |share: f64| milliseconds.get(((milliseconds.len() - 1) as f64 * share) as usize).copied().unwrap_or(0.0);
         format!("{name}: median {:.2} ms, fastest {:.2} ms, slowest {:.2} ms", at(0.5), at(0.0), at(1.0))
     };
     print(&format!(

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use crate::{
     nn::{
-        Bundle, Calibration, FeatureGate, Fusion, GatePolicies, Input, LungLimits, Manifest, MaskMode, Performance, PictureLimits, Policy, Preprocessing, ScanPreprocessing, Whose,
+        Bundle, Calibration, FeatureGate, Fusion, GatePolicies, Input, LungLimits, Manifest, MaskMode, Performance,
+        PictureLimits, Policy, Preprocessing, ScanPreprocessing, Whose,
     },
     types::{BundleStatus, UNTRAINED_NOTICE},
 };

@@ -72,9 +72,10 @@ impl Gates {
                 two_decimals,
                 |found| format!("between the lungs it is brighter than in them by {found}"),
             ),
+            // A limit that nothing falls below asks for no lungs either.
             None => self.add(
                 "lung_mask.contrast",
-                false,
+                limits.minimum_contrast <= -1.0,
                 ReasonCode::ImageQuality,
                 "nothing lies between two lungs, whose brightness could be compared".to_owned(),
             ),
