@@ -294,3 +294,83 @@ impl FeatureGate {
         check_range("features.quantile", self.quantile, 0.5, 1.0, problems);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Input, MANIFEST_FILE_NAME, Manifest, init::test_bundle},
+        *,
+    };
+
+    /// The manifest of the test bundle with something put before its `[classification]`.
+    fn parsed(added: &str) -> Result<Manifest, String> {
+        let folder = test_bundle();
+        let text = fs_err::read_to_string(folder.path().join(MANIFEST_FILE_NAME)).unwrap();
+        assert!(text.contains("[classification]\n"));
+        let text = text.replace("[classification]\n", &format!("{added}\n\n[classification]\n"));
+        Manifest::parse(&text).map_err(|problems| problems.join("\n"))
+    }
+
+    fn gates(manifest: &Manifest) -> &Gates {
+        let Input::Image2d { gates, .. } = &manifest.input else { panic!("the bundle is of radiographs") };
+        gates
+    }
+
+    #[test]
+    fn what_is_not_stated_has_its_default_and_what_is_stated_counts() {
+        let plain = parsed("").unwrap();
+        assert_eq!(gates(&plain).picture, PictureLimits::default());
+        assert_eq!((gates(&plain).policies, gates(&plain).lungs), (GatePolicies::default(), LungLimits::default()));
+        let changed = parsed(
+            "[input.gates.policies]\nderived = \"refuse\"\n\n[input.gates.picture]\nminimum_entropy_bits = 6\n\n\
+             [input.gates.lungs]\nminimum_contrast = 0.1",
+        )
+        .unwrap();
+        assert_eq!(gates(&changed).policies, GatePolicies { derived: Policy::Refuse, ..GatePolicies::default() });
+        assert_eq!(gates(&changed).picture, PictureLimits { minimum_entropy_bits: 6.0, ..PictureLimits::default() });
+        assert_eq!(gates(&changed).lungs, LungLimits { minimum_contrast: 0.1, ..LungLimits::default() });
+        let text = toml::to_string(&changed).unwrap();
+        assert_eq!(Manifest::parse(&text).unwrap(), changed, "what is written is read again:\n{text}");
+    }
+
+    #[test]
+    fn values_out_of_range_and_unknown_keys_are_named_with_their_remedy() {
+        let features = |key: &str, value: &str| {
+            let keys = [
+                ("member", "\"resnet34\""),
+                ("file", "\"f.safetensors\""),
+                ("sha256", "\"0000000000000000000000000000000000000000000000000000000000000000\""),
+                ("neighbours", "5"),
+                ("maximum_mahalanobis_distance", "9.5"),
+                ("maximum_neighbour_distance", "0.5"),
+                ("quantile", "0.99"),
+                ("n_fitted", "70"),
+                ("n_held_out", "30"),
+            ];
+            let line = |(name, given): &(&str, &str)| format!("{name} = {}", if *name == key { value } else { given });
+            format!("[input.gates.features]\n{}", keys.iter().map(line).collect::<Vec<_>>().join("\n"))
+        };
+        assert!(parsed(&features("", "")).is_ok());
+        let of = |table: &str, line: &str| format!("[input.gates.{table}]\n{line}");
+        for (added, expected) in [
+            (
+                of("picture", "minimum_polarity = 3.0"),
+                "`input.gates.picture.minimum_polarity` is 3: give a number from -2 to 2",
+            ),
+            (of("picture", "maximum_black_share = 1.5"), "`input.gates.picture.maximum_black_share` is 1.5"),
+            (of("picture", "minimum_entropy_bits = nan"), "`input.gates.picture.minimum_entropy_bits` is NaN"),
+            (of("picture", "minimum_sharpness = 0.5"), "give minimum < maximum"),
+            (of("picture", "minimum_blur = 0.5"), "minimum_blur"),
+            (of("lungs", "minimum_level_fraction = -1.0"), "`input.gates.lungs.minimum_level_fraction` is -1"),
+            (of("policies", "colour = \"perhaps\""), "accept"),
+            (features("member", "\"nobody\""), "give one of resnet34, resnet50, resnet152, vgg16"),
+            (features("file", "\"../f.safetensors\""), "`input.gates.features.file` is \"../f.safetensors\""),
+            (features("neighbours", "0"), "`input.gates.features.neighbours` is 0: give 1 to 1000"),
+            (features("maximum_neighbour_distance", "0.0"), "give a number above 0"),
+            (features("quantile", "0.2"), "`input.gates.features.quantile` is 0.2: give a number from 0.5 to 1"),
+        ] {
+            let problems = parsed(&added).unwrap_err();
+            assert!(problems.contains(expected), "{added}\n{problems}");
+        }
+    }
+}
