@@ -80,6 +80,14 @@ bench-cases: setup-run ## Measures the search for similar cases in 100,000 vecto
 	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
 	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh cases $(ARGS)
 
+.PHONY: gates-table
+gates-table: setup-bench ## Prints which gate of a bundle refuses what (MODELS=folder BUNDLE=name; CHESTS=list.csv; ARGS=--before-networks; PROFILE=release)
+	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
+	@folder="$$(mktemp -d)"; trap 'rm -rf "$$folder"' EXIT; \
+	    $(HILUM_PEERS_PYTHON) benches/gate_inputs.py "$$folder" --fixtures $(HILUM_TEST_FIXTURES) $(if $(CHESTS),--chests $(CHESTS)); \
+	    $(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum gate table $(if $(MODELS),--models-dir $(MODELS)) \
+	        $(BUNDLE) --accept "$$folder/accept.csv" --refuse "$$folder/refuse.csv" $(ARGS)
+
 .PHONY: interop
 interop: setup-bench ## Tries every cell of the interoperation matrix and writes docs/interoperation.md
 	@cargo build --bin hilum

@@ -22,6 +22,7 @@ mod doctor;
 pub mod echo;
 mod explain;
 mod failure;
+mod gate;
 mod hash_passcode;
 mod infer;
 mod local_ae;
@@ -198,6 +199,9 @@ enum Command {
     /// Bundles: networks with their weights and manifest
     #[command(subcommand)]
     Model(model::Action),
+    /// Gates: what a bundle refuses to look at, and why
+    #[command(subcommand)]
+    Gate(gate::Action),
     /// The reference library of similar cases
     #[command(subcommand)]
     Cases(cases::Action),
@@ -255,6 +259,7 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Retention(options) => retention::run(global, &options).await,
         Command::Bench(options) => bench::run(global, options).await,
         Command::Model(action) => model::run(global, action).await,
+        Command::Gate(action) => gate::run(global, action).await,
         Command::Cases(action) => cases::run(global, action).await,
     }
 }

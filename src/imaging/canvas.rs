@@ -62,7 +62,7 @@ impl Plane {
         (low <= high).then_some((low, high))
     }
 
-    fn check(&self) -> Result<(), PlaneError> {
+    pub(super) fn check(&self) -> Result<(), PlaneError> {
         let (rows, columns, values) = (self.rows, self.columns, self.values.len());
         if rows == 0 || columns == 0 || rows.checked_mul(columns) != Some(values) {
             return Err(PlaneError::Shape { rows, columns, values });

@@ -46,6 +46,8 @@ pub struct ImageHeader {
     pub patient_age: Option<PatientAge>,
     /// Body Part Examined (0018,0015).
     pub body_part_examined: Option<String>,
+    /// What the first item of Anatomic Region Sequence (0008,2218) says, when it says anything.
+    pub anatomic_region: Option<AnatomicRegion>,
     /// First Window Center (0028,1050) and Window Width (0028,1051).
     pub window: Option<(f64, f64)>,
     /// Rescale Slope (0028,1053) and Rescale Intercept (0028,1052).
@@ -114,6 +116,22 @@ impl View {
     }
 }
 
+/// Which part of the body an image shows, as a code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnatomicRegion {
+    /// Code Meaning, else Code Value, at most 64 characters.
+    pub meaning: String,
+    /// Whether it is the chest or a part of it.
+    pub is_chest: bool,
+}
+
+/// Whether a text that names parts of the body names the chest, as Body Part Examined does: `CHEST`, `THORAX`, `LUNG`, …
+#[must_use]
+pub fn names_chest(body_part: &str) -> bool {
+    let body_part = body_part.to_ascii_uppercase();
+    ["CHEST", "THORA", "LUNG", "PULMO"].iter().any(|word| body_part.contains(word))
+}
+
 impl ImageHeader {
     /// Reads the header of `object`. Nothing is required: what is missing or makes no sense is `None`.
     #[must_use]
@@ -142,6 +160,7 @@ impl ImageHeader {
                 .map(|direction| direction.to_ascii_uppercase()),
             patient_age: patient_age(object),
             body_part_examined: code(object, tags::BODY_PART_EXAMINED),
+            anatomic_region: anatomic_region(object),
             window: numbers(object, tags::WINDOW_CENTER)
                 .first()
                 .copied()
@@ -276,6 +295,21 @@ fn spacing(object: &InMemDicomObject, tag: Tag) -> Option<(f64, f64)> {
         [row, column, ..] if *row > 0.0 && *column > 0.0 => Some((*row, *column)),
         _ => None,
     }
+}
+
+/// Chest, thorax and lung in SNOMED CT and in the retired SRT form (PS3.16 CID 4009 "DX Anatomy Imaged" and CID 4031
+/// "Common Anatomic Region").
+const CHEST_CODES: [&str; 5] = ["816094009", "51185008", "39607008", "T-D3000", "T-28000"];
+
+pub(super) fn anatomic_region(object: &InMemDicomObject) -> Option<AnatomicRegion> {
+    let item = first_item(object, tags::ANATOMIC_REGION_SEQUENCE)?;
+    let value = text(item, tags::CODE_VALUE);
+    let is_chest_code = value.as_deref().is_some_and(|value| CHEST_CODES.contains(&value));
+    let meaning = text(item, tags::CODE_MEANING).or(value)?;
+    Some(AnatomicRegion {
+        is_chest: is_chest_code || names_chest(&meaning),
+        meaning: meaning.chars().take(64).collect(),
+    })
 }
 
 /// Codes of CID 4010 "DX View" in SNOMED CT and in the retired SRT form.
@@ -481,6 +515,25 @@ mod tests {
         let sequence = InMemElement::new(tags::VIEW_CODE_SEQUENCE, VR::SQ, DataSetSequence::from(vec![item]));
         let header = header_with(vec![text_element(tags::VIEW_POSITION, VR::CS, position), sequence], &[]);
         assert_eq!(header.view, expected);
+    }
+
+    #[rstest]
+    #[case("51185008", "Chest", Some(true))]
+    #[case("816094009", "", Some(true))]
+    #[case("T-D3000", "Brust", Some(true))]
+    #[case("", "Thoracic structure", Some(true))]
+    #[case("818981001", "Abdomen", Some(false))]
+    #[case("818981001", "", Some(false))]
+    #[case("", "", None)]
+    fn anatomic_regions(#[case] value: &str, #[case] meaning: &str, #[case] is_chest: Option<bool>) {
+        let item = InMemDicomObject::from_element_iter([
+            text_element(tags::CODE_VALUE, VR::SH, value),
+            text_element(tags::CODE_MEANING, VR::LO, meaning),
+        ]);
+        let sequence = InMemElement::new(tags::ANATOMIC_REGION_SEQUENCE, VR::SQ, DataSetSequence::from(vec![item]));
+        let header = header_with(vec![sequence], &[]);
+        assert_eq!(header.anatomic_region.map(|region| region.is_chest), is_chest);
+        assert_eq!(header_with(Vec::new(), &[]).anatomic_region, None);
     }
 
     #[rstest]

@@ -9,6 +9,8 @@ use crate::types::Placement;
 
 /// Output from which a pixel counts as lung.
 pub const MASK_THRESHOLD: f32 = 0.5;
+/// Outputs that say neither lung nor background.
+pub const DOUBTFUL: std::ops::Range<f32> = 0.25..0.75;
 /// Objects and holes smaller than this share of the image are cleaned away.
 pub const MINIMUM_OBJECT_FRACTION: f64 = 0.02;
 
@@ -42,6 +44,24 @@ pub struct LungMeasurements {
     /// The centres of the lungs lie side by side: the right lung's left of the left lung's, with a gap of at least a
     /// tenth of the width, neither far beyond the midline, and no more than a third of the height apart.
     pub is_side_by_side: bool,
+    /// How the two lungs stand; `None` unless both are there.
+    pub stance: Option<LungStance>,
+    /// Share of the outermost pixels of the image (not of its padding) that are lung, 0 to 1.
+    pub border_share: f64,
+    /// Pixels of the image about which the segmenter is in doubt, [`DOUBTFUL`], divided by those that are lung; `None`
+    /// without lung.
+    pub doubtful_ratio: Option<f64>,
+}
+
+/// How two lungs stand beside each other: high, upright and level in a frontal chest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LungStance {
+    /// Height of the lower of the two as a share of the image's, 0 to 1.
+    pub least_height_fraction: f64,
+    /// Rows that both lungs reach as a share of those of the lower one, 0 to 1.
+    pub level_fraction: f64,
+    /// Height divided by width of the less upright one.
+    pub least_height_to_width: f64,
 }
 
 impl Lungs {
@@ -83,8 +103,42 @@ impl Lungs {
             area_fraction: area as f64 / image.pixels().max(1) as f64,
             left_right_area_ratio: is_both.then(|| left.len() as f64 / right.len() as f64),
             is_side_by_side: is_both && is_side_by_side(&right, &left, side, &image),
+            stance: is_both.then(|| stance(&right, &left, side, &image)),
+            border_share: image.border_share(|row, column| labels[row * side + column] != BACKGROUND),
+            doubtful_ratio: (area > 0).then(|| {
+                let is_doubtful = |(pixel, value): &(usize, &f32)| {
+                    image.contains(pixel / side, pixel % side) && DOUBTFUL.contains(*value)
+                };
+                probabilities.values.iter().enumerate().filter(is_doubtful).count() as f64 / area as f64
+            }),
         };
         Self { side, labels, measurements }
+    }
+
+    /// How much brighter what lies between the two lungs is than the lungs, on the segmenter's canvas (0 to 1): -1 to 1,
+    /// below 0 in negatives. `None` unless both lungs are there with something between them, or when the canvas has
+    /// another size.
+    #[must_use]
+    pub fn mediastinal_contrast(&self, canvas: &Plane) -> Option<f64> {
+        if canvas.values.len() != self.labels.len() || canvas.columns != self.side {
+            return None;
+        }
+        let pixels_of =
+            |lung: u8| -> Vec<usize> { (0..self.labels.len()).filter(|&pixel| self.labels[pixel] == lung).collect() };
+        let (right, left) = (pixels_of(RIGHT_LUNG), pixels_of(LEFT_LUNG));
+        if right.is_empty() || left.is_empty() {
+            return None;
+        }
+        let columns = centroid(&right, self.side).1..centroid(&left, self.side).1;
+        let rows_of = |lung: &[usize]| extent(lung.iter().map(|pixel| pixel / self.side));
+        let ((right_first, right_last), (left_first, left_last)) = (rows_of(&right), rows_of(&left));
+        let rows = right_first.max(left_first)..=right_last.min(left_last);
+        let between = (0..self.labels.len()).filter(|pixel| {
+            self.labels[*pixel] == BACKGROUND
+                && rows.contains(&(pixel / self.side))
+                && columns.contains(&((pixel % self.side) as f64))
+        });
+        Some(mean(canvas, between)? - mean(canvas, right.into_iter().chain(left))?)
     }
 
     /// First and last row, first and last column that hold lung; `None` without lungs.
@@ -144,6 +198,21 @@ impl ImageArea {
 
     const fn contains(&self, row: usize, column: usize) -> bool {
         row >= self.top && row < self.bottom && column >= self.left && column < self.right
+    }
+
+    /// Share of the outermost pixels that are `wanted`.
+    fn border_share(&self, wanted: impl Fn(usize, usize) -> bool) -> f64 {
+        let (mut n_pixels, mut n_wanted) = (0_usize, 0_usize);
+        for row in self.top..self.bottom {
+            let is_end = row == self.top || row + 1 == self.bottom;
+            for column in self.left..self.right {
+                if is_end || column == self.left || column + 1 == self.right {
+                    n_pixels += 1;
+                    n_wanted += usize::from(wanted(row, column));
+                }
+            }
+        }
+        n_wanted as f64 / n_pixels.max(1) as f64
     }
 }
 
@@ -244,6 +313,34 @@ fn is_side_by_side(right: &[usize], left: &[usize], columns: usize, image: &Imag
         && (right_row - left_row).abs() <= height / 3.0
 }
 
+fn stance(right: &[usize], left: &[usize], columns: usize, image: &ImageArea) -> LungStance {
+    let length = |(first, last): (usize, usize)| (last + 1).saturating_sub(first) as f64;
+    let rows_of = |lung: &[usize]| extent(lung.iter().map(|pixel| pixel / columns));
+    let upright = |lung: &[usize]| length(rows_of(lung)) / length(extent(lung.iter().map(|pixel| pixel % columns)));
+    let (of_right, of_left) = (rows_of(right), rows_of(left));
+    let least_height = length(of_right).min(length(of_left));
+    let level = length((of_right.0.max(of_left.0), of_right.1.min(of_left.1)));
+    LungStance {
+        least_height_fraction: least_height / image.height().max(1) as f64,
+        level_fraction: level / least_height.max(1.0),
+        least_height_to_width: upright(right).min(upright(left)),
+    }
+}
+
+/// First and last; 0 and 0 of nothing.
+fn extent(mut values: impl Iterator<Item = usize>) -> (usize, usize) {
+    let first = values.next().unwrap_or(0);
+    values.fold((first, first), |(least, most), value| (least.min(value), most.max(value)))
+}
+
+/// Of some of a plane's pixels; `None` of none.
+fn mean(plane: &Plane, pixels: impl Iterator<Item = usize>) -> Option<f64> {
+    let (sum, n) = pixels
+        .filter_map(|pixel| plane.values.get(pixel))
+        .fold((0.0, 0_usize), |(sum, n), value| (sum + f64::from(*value), n + 1));
+    (n > 0).then(|| sum / n as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,6 +421,48 @@ mod tests {
     }
 
     #[test]
+    fn stance_border_and_doubt_are_measured() {
+        // Portrait, columns 25 to 75 of the canvas. The right lung is 60 rows high and 15 wide, the left one 40 and 20.
+        let mut plane = mask(100, &[(20, 30, 80, 45), (30, 50, 70, 70)]);
+        plane.values[10 * 100 + 30..10 * 100 + 60].fill(0.5);
+        plane.values[10 * 100..10 * 100 + 20].fill(0.5);
+        let measured = Lungs::from_probabilities(&plane, &placement(2000, 1000)).measurements;
+        let stance = measured.stance.unwrap();
+        assert!((stance.least_height_fraction - 0.4).abs() < 1e-9, "{stance:?}");
+        assert!((stance.level_fraction - 1.0).abs() < 1e-9, "{stance:?}");
+        assert!((stance.least_height_to_width - 2.0).abs() < 1e-9, "{stance:?}");
+        assert!(measured.border_share.abs() < 1e-9);
+        // The doubt in the padding does not count.
+        assert!((measured.doubtful_ratio.unwrap() - 30.0 / 1700.0).abs() < 1e-9, "{measured:?}");
+
+        let apart = Lungs::from_probabilities(&mask(100, &[(0, 0, 50, 30), (40, 70, 100, 100)]), &placement(10, 10));
+        assert!((apart.measurements.stance.unwrap().level_fraction - 0.2).abs() < 1e-9);
+        // 50 + 29 and 60 + 29 of 396 outermost pixels.
+        assert!((apart.measurements.border_share - 168.0 / 396.0).abs() < 1e-9, "{:?}", apart.measurements);
+        let never_level =
+            Lungs::from_probabilities(&mask(100, &[(0, 0, 30, 30), (40, 70, 100, 100)]), &placement(10, 10));
+        assert!(never_level.measurements.stance.unwrap().level_fraction.abs() < 1e-9);
+    }
+
+    #[test]
+    fn between_the_lungs_it_is_bright_unless_the_picture_is_a_negative() {
+        let lungs =
+            Lungs::from_probabilities(&mask(100, &[(20, 10, 80, 40), (20, 60, 80, 85)]), &placement(1000, 1000));
+        let mut canvas = Plane::filled(100, 100, 0.8);
+        for (value, label) in canvas.values.iter_mut().zip(&lungs.labels) {
+            if *label != BACKGROUND {
+                *value = 0.3;
+            }
+        }
+        assert!((lungs.mediastinal_contrast(&canvas).unwrap() - 0.5).abs() < 1e-6);
+        let negative = Plane { values: canvas.values.iter().map(|value| 1.0 - value).collect(), ..canvas };
+        assert!((lungs.mediastinal_contrast(&negative).unwrap() + 0.5).abs() < 1e-6);
+        assert_eq!(lungs.mediastinal_contrast(&Plane::filled(64, 64, 0.0)), None);
+        let single = Lungs::from_probabilities(&mask(100, &[(20, 60, 80, 85)]), &placement(10, 10));
+        assert_eq!(single.mediastinal_contrast(&negative), None);
+    }
+
+    #[test]
     fn nothing_segmented_gives_nothing() {
         let lungs = Lungs::from_probabilities(&Plane::filled(64, 64, 0.0), &placement(10, 10));
         let expected = LungMeasurements {
@@ -331,6 +470,9 @@ mod tests {
             area_fraction: 0.0,
             left_right_area_ratio: None,
             is_side_by_side: false,
+            stance: None,
+            border_share: 0.0,
+            doubtful_ratio: None,
         };
         assert_eq!(lungs.measurements, expected);
         assert!(lungs.labels.iter().all(|&label| label == BACKGROUND));

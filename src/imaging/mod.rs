@@ -26,6 +26,8 @@ mod jpeg12;
 pub mod lungs;
 mod lut;
 mod overlay;
+mod picture;
+pub mod quality;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text;
@@ -35,7 +37,8 @@ pub use error::ImagingError;
 pub use frame::{StoredFrame, decode_frame};
 pub use grey::{DecodeLimits, GreyImage, decode_grey, display_image, display_object};
 pub use guard::{GuardError, GuardLimits, check_part10, read_object};
-pub use header::{ImageHeader, PatientAge, View};
+pub use header::{AnatomicRegion, ImageHeader, PatientAge, View, names_chest};
 pub use jpeg12::decode as decode_jpeg_12_bit;
 pub use lut::{LookUpTable, Voi, WindowFunction};
 pub use overlay::{OverlayError, OverlayOptions, encode_png, render_overlay};
+pub use picture::{PictureError, PictureFacts, decode_picture, is_part10, picture_as_radiograph};

@@ -4,6 +4,8 @@ use dicom_core::{PrimitiveValue, Tag, VR, dicom_value, value::PixelFragmentSeque
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{DefaultDicomObject, FileMetaTableBuilder, InMemDicomObject, mem::InMemElement};
 
+use super::Plane;
+
 /// SOP Instance UID of every synthetic object.
 pub(crate) const INSTANCE_UID: &str = "2.25.1234567890";
 
@@ -28,6 +30,34 @@ pub(crate) fn radiograph(rows: u16, columns: u16, words: &[u16]) -> InMemDicomOb
         number(tags::PIXEL_REPRESENTATION, 0),
         InMemElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(words.into())),
     ])
+}
+
+/// What a frontal chest looks like from afar, 0 to 1: dark air beside it, dark lungs, a bright middle and belly, and grain.
+pub(crate) fn chest_plane(rows: usize, columns: usize) -> Plane {
+    let mut state = 1_u32;
+    let mut values = Vec::with_capacity(rows * columns);
+    for row in 0..rows {
+        let y = row as f32 / rows as f32;
+        for column in 0..columns {
+            let x = column as f32 / columns as f32;
+            let from_middle = (x - 0.5).abs();
+            let in_lung = (1.0 - ((from_middle - 0.24) / 0.17).powi(2) - ((y - 0.45) / 0.36).powi(2)) * 1.6;
+            let (in_lung, in_air) = (in_lung.clamp(0.0, 1.0), ((from_middle - 0.36) / 0.12).clamp(0.0, 1.0));
+            let body = 0.6 + 0.25 * y - 0.3 * from_middle;
+            let ribs = 0.05 * (y * 30.0 + from_middle * 12.0).sin();
+            let chest = body + in_lung * (ribs - 0.42 + 0.1 * y);
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let grain = ((state >> 8) as f32 / (1 << 24) as f32 - 0.5) * 0.02;
+            let value = chest * (1.0 - in_air) + in_air * (0.06 + 0.2 * y);
+            values.push((value + grain).clamp(0.0, 1.0));
+        }
+    }
+    Plane { rows, columns, values }
+}
+
+/// [`chest_plane`] as words of 12 bits.
+pub(crate) fn chest_words(rows: u16, columns: u16) -> Vec<u16> {
+    chest_plane(rows.into(), columns.into()).values.iter().map(|value| (value * 4095.0).round() as u16).collect()
 }
 
 /// A text element; values are separated by backslashes, as in a file.

@@ -1,10 +1,10 @@
 //! The networks of `nn/` behind the trait [`Models`], and a bundle's manifest as pipeline settings.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    ActivationMap, EmbeddingMethod, GateSettings, MemberOutput, ModelError, Models, PipelineSettings, SettingsProblem,
-    SimilarCaseSettings,
+    ActivationMap, EmbeddingMethod, FeatureGateSettings, GateSettings, MemberOutput, ModelError, Models,
+    PipelineSettings, SettingsProblem, SimilarCaseSettings, pipeline::OpenError,
 };
 use crate::{
     imaging::{
@@ -12,7 +12,7 @@ use crate::{
         classifier_input::{MaskMode, Recipe, ResizeMode},
         equalise::Equalisation,
     },
-    nn::{self, Classification, Ensemble, Input, Manifest, Preprocessing, VoiMode},
+    nn::{self, Bundle, Classification, Ensemble, Input, Manifest, Preprocessing, VoiMode},
     types::Errand,
 };
 
@@ -84,20 +84,28 @@ impl Models for NnModels {
     }
 }
 
-/// What the manifest of a bundle for radiographs prescribes, as the pipeline wants it.
+/// What a bundle for radiographs prescribes, as the pipeline wants it. Reads the feature space of its gate, if it has one.
 ///
 /// # Errors
-/// [`SettingsProblem`] when the bundle is of another kind.
+/// [`OpenError`] when the bundle is of another kind, or its feature space cannot be used.
 pub fn pipeline_settings(
-    manifest: &Manifest,
+    bundle: &Bundle,
     decode_limits: DecodeLimits,
-) -> Result<(PipelineSettings, Classification), SettingsProblem> {
+) -> Result<(PipelineSettings, Classification), OpenError> {
+    let manifest = bundle.manifest();
     let (Input::Image2d { preprocessing, gates }, Some(segmenter), Some(classification)) =
         (&manifest.input, &manifest.segmenter, &manifest.classification)
     else {
         let value = manifest.input.kind().to_owned();
-        return Err(SettingsProblem { setting: "input.kind", value, expected: "`image2d`" });
+        return Err(SettingsProblem { setting: "input.kind", value, expected: "`image2d`" }.into());
     };
+    let features = bundle.feature_space()?.zip(gates.features.as_ref()).map(|(space, gate)| FeatureGateSettings {
+        member: gate.member.clone(),
+        space: Arc::new(space),
+        neighbours: gate.neighbours as usize,
+        maximum_mahalanobis_distance: gate.maximum_mahalanobis_distance,
+        maximum_neighbour_distance: gate.maximum_neighbour_distance,
+    });
     let settings = PipelineSettings {
         member_inputs: manifest
             .members
@@ -118,6 +126,11 @@ pub fn pipeline_settings(
             lung_area_ratio: gates.minimum_lung_area_ratio..=gates.maximum_lung_area_ratio,
             minimum_rows: gates.minimum_rows,
             minimum_columns: gates.minimum_columns,
+            policies: gates.policies,
+            picture: gates.picture,
+            lungs: gates.lungs,
+            maximum_member_spread: gates.maximum_member_spread,
+            features,
         },
         decode_limits,
         similar_cases: similar_cases(manifest),

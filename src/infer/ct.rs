@@ -20,7 +20,7 @@ use crate::{
             NETWORK_METHOD, OtherSeries, RIGHT_LUNG, Refusal, SEGMENTATION_METHOD, ScanInput, SectionError,
             SliceHeader, Stack, Volume, choose_sections, choose_stacks, decode_hu, measure, segment,
         },
-        read_object,
+        names_chest, read_object,
     },
     types::{
         BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtLesions, CtLung, CtMethod, CtSection, CtSeries,
@@ -33,6 +33,8 @@ use crate::{
 const MAXIMUM_TRIES: usize = 4;
 /// Youngest patient: the limits below are those of adults.
 const MINIMUM_AGE_YEARS: u32 = 18;
+/// Thickest slices, in millimetres: thicker ones mix lung with what surrounds it.
+const MAXIMUM_SLICE_THICKNESS_MM: f64 = 10.0;
 /// Volume of one lung, in millilitres.
 const LUNG_ML: RangeInclusive<f64> = 300.0..=6000.0;
 /// Volume of the left lung divided by that of the right.
@@ -70,6 +72,7 @@ struct Headers {
 struct Read {
     source: SourceImage,
     patient_age: Option<PatientAge>,
+    body_part: Option<String>,
 }
 
 /// The volume of a stack, and what filling it left out.
@@ -233,13 +236,19 @@ impl CtPipeline {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let started = Instant::now();
-        let age = stack.slices.first().and_then(|&idx| images[idx].patient_age);
+        let first = stack.slices.first().map(|&idx| &images[idx]);
         let enforced = self.bundle.status != BundleStatus::Untrained;
+        let mut gates = check_headers(
+            stack,
+            first.and_then(|image| image.patient_age),
+            first.and_then(|image| image.body_part.as_deref()),
+            enforced,
+        );
         let (lungs, gates) = spawn_blocking({
             let (volume, labels) = (Arc::clone(&volume), Arc::clone(&labels));
             move || {
                 let lungs = measure(&volume, &labels);
-                let gates = check(&volume, &labels, &lungs, age, enforced);
+                gates.extend(check_lungs(&volume, &labels, &lungs, enforced));
                 (lungs, gates)
             }
         })
@@ -426,17 +435,19 @@ where
         let started = Instant::now();
         let facts = spawn_blocking(move || {
             let object = read_object(&bytes)?;
-            let age = ImageHeader::from_object(&object).patient_age;
-            Ok::<_, ImagingError>((SliceHeader::from_object(&object), age))
+            let header = ImageHeader::from_object(&object);
+            // The code says more than the old text, where both are there.
+            let body_part = header.anatomic_region.map(|region| region.meaning).or(header.body_part_examined);
+            Ok::<_, ImagingError>((SliceHeader::from_object(&object), header.patient_age, body_part))
         })
         .await?;
         times.add("headers", started);
         // The index knows the series of every object, also where a copy of the header is damaged.
         let series_instance_uid = source.series_instance_uid.as_str().to_owned();
         match facts {
-            Ok((slice, patient_age)) => {
+            Ok((slice, patient_age, body_part)) => {
                 headers.slices.push(SliceHeader { series_instance_uid, ..slice });
-                headers.images.push(Read { source, patient_age });
+                headers.images.push(Read { source, patient_age, body_part });
             }
             Err(error) => {
                 let (reason, words) = error.reason_and_words();
@@ -538,14 +549,8 @@ fn excluded_series(sources: Vec<SourceImage>, other_series: Vec<OtherSeries>) ->
         .collect()
 }
 
-/// Whether what was found can be the lungs of an adult, all of them.
-fn check(
-    volume: &Volume,
-    found: &LungLabels,
-    lungs: &[CtLung],
-    age: Option<PatientAge>,
-    enforced: bool,
-) -> Vec<GateResult> {
+/// What the headers of the stack say of patient, body part and reconstruction.
+fn check_headers(stack: &Stack, age: Option<PatientAge>, body_part: Option<&str>, enforced: bool) -> Vec<GateResult> {
     let gate = |id: &str, passed: bool, reason: ReasonCode, words: String| GateResult {
         id: id.to_owned(),
         passed,
@@ -560,7 +565,39 @@ fn check(
         }
         Some(_) => (false, format!("the patient is younger than {MINIMUM_AGE_YEARS} years")),
     };
-    let mut gates = vec![gate("header.age", is_adult, ReasonCode::AgeOutOfScope, words)];
+    let age = gate("header.age", is_adult, ReasonCode::AgeOutOfScope, words);
+    let (is_chest, words) = match body_part {
+        None => (true, "body part not stated".to_owned()),
+        Some(part) => (holds_chest(part), format!("the body part is {part}, one with the chest expected")),
+    };
+    let body_part = gate("header.body_part", is_chest, ReasonCode::NoSuitableImage, words);
+    let (is_thin, words) = match stack.slice_thickness_mm {
+        None => (true, "one slice thickness is not stated".to_owned()),
+        Some(mm) => (
+            mm <= MAXIMUM_SLICE_THICKNESS_MM,
+            format!("the slices are {mm:.2} mm thick, at most {MAXIMUM_SLICE_THICKNESS_MM} mm expected"),
+        ),
+    };
+    let thickness = gate("header.slice_thickness", is_thin, ReasonCode::ImageQuality, words);
+    vec![age, body_part, thickness]
+}
+
+/// Whether a body part, as a CT names it, has the chest in it: many examinations take in more.
+fn holds_chest(body_part: &str) -> bool {
+    let part = body_part.to_ascii_uppercase();
+    names_chest(&part) || ["BODY", "TRUNK", "TORSO"].iter().any(|word| part.contains(word))
+}
+
+/// Whether what was found can be the lungs of an adult, all of them.
+fn check_lungs(volume: &Volume, found: &LungLabels, lungs: &[CtLung], enforced: bool) -> Vec<GateResult> {
+    let gate = |id: &str, passed: bool, reason: ReasonCode, words: String| GateResult {
+        id: id.to_owned(),
+        passed,
+        enforced,
+        reason,
+        words,
+    };
+    let mut gates = Vec::new();
     for lung in lungs {
         let side = lung.side.name();
         let ml = lung.whole.volume_ml;

@@ -9,7 +9,7 @@ use super::{
     InferError, ModelError,
     adapter::{model_error, resize_mode},
     ct_lesions::LesionOutlining,
-    scores::{decide, spread, surviving},
+    scores::{decide, member_spread, surviving},
 };
 use crate::{
     imaging::{
@@ -169,7 +169,7 @@ impl CtNetworks {
         Ok(Some(Ok(CtClassification {
             aggregation: classifiers.aggregation.clone(),
             slices,
-            member_spread: spread(&members, target),
+            member_spread: member_spread(&members, target),
             decision: decide(bundle, output, &members),
             localised: output >= bundle.threshold,
             members,

@@ -12,7 +12,7 @@ use super::{
     gates::Gates,
     models::{MemberOutput, ModelError, Models},
     nearest::normalised,
-    scores::{decide, spread, surviving},
+    scores::{decide, member_spread, spread, surviving},
     settings::{EmbeddingMethod, PipelineSettings, SettingsProblem, SimilarCaseSettings},
 };
 use crate::{
@@ -21,10 +21,11 @@ use crate::{
         classifier_input::{self, Frame, Recipe},
         decode_grey, heat,
         lungs::Lungs,
+        quality::PictureMeasurements,
         read_object,
     },
     types::{
-        BundleIdentity, BundleStatus, CxrAnalysis, Errand, ExcludedImage, HeatMap, ImageAnalysis, LungMask,
+        BundleIdentity, BundleStatus, CxrAnalysis, Errand, ExcludedImage, GateResult, HeatMap, ImageAnalysis, LungMask,
         MemberScore, NotAnalysed, Placement, Progress, ReasonCode, RunOutcome, SourceImage,
     },
 };
@@ -138,10 +139,56 @@ pub(super) struct Inputs {
     pub(super) of_members: Vec<(Vec<Planes>, Frame)>,
 }
 
+/// What the members said of an image, all gates passed or not enforced.
+struct Answered {
+    gates: Gates,
+    placement: Placement,
+    lungs: Lungs,
+    /// The part of the canvas that each member's first input shows.
+    frames: Vec<Frame>,
+    outputs: Vec<Result<MemberOutput, String>>,
+}
+
 /// An image that is left out.
 pub(super) struct Exclusion {
-    reason: ReasonCode,
-    pub(super) words: String,
+    pub(super) refused: Refused,
+    /// The checks up to there.
+    gates: Vec<GateResult>,
+}
+
+/// Why an image is left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The gate that stopped it, else [`Refused::FILE`] or [`Refused::SOP_CLASS`].
+    pub gate: String,
+    /// Coded reason.
+    pub reason: ReasonCode,
+    /// One sentence without patient data.
+    pub words: String,
+}
+
+impl Refused {
+    /// The file cannot be used.
+    pub const FILE: &'static str = "file";
+    /// No computed or digital radiograph for presentation.
+    pub const SOP_CLASS: &'static str = "header.sop_class";
+
+    /// By a gate that failed.
+    #[must_use]
+    pub fn by(gate: &GateResult) -> Self {
+        Self { gate: gate.id.clone(), reason: gate.reason, words: gate.words.clone() }
+    }
+}
+
+/// What all gates say of one image, without scores.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Examination {
+    /// Every check that was made, in order.
+    pub gates: Vec<GateResult>,
+    /// Why a run would leave the image out; the checks end there.
+    pub refused: Option<Refused>,
+    /// The embedding of each member, of length 1, or in words why there is none; empty unless all checks were made.
+    pub embeddings: Vec<Result<Vec<f32>, String>>,
 }
 
 pub(super) enum Verdict<T> {
@@ -247,7 +294,7 @@ impl<M: Models> CxrPipeline<M> {
                     analysed.push(analysis);
                     embeddings.push(embedding);
                 }
-                Verdict::Excluded(Exclusion { reason, words }) => {
+                Verdict::Excluded(Exclusion { refused: Refused { reason, words, .. }, .. }) => {
                     excluded.push(ExcludedImage { source, reason, words });
                 }
             }
@@ -267,20 +314,73 @@ impl<M: Models> CxrPipeline<M> {
         errand: &Errand,
         times: &mut StageTimes,
     ) -> Result<Verdict<Embedded>, InferError> {
-        let Inputs { gates, placement, lungs, of_members } = match self.inputs(bytes, errand, times).await? {
+        let Answered { gates, placement, lungs, frames, outputs } = match self.answers(bytes, errand, times).await? {
+            Verdict::Goes(answered) => answered,
+            Verdict::Excluded(exclusion) => return Ok(Verdict::Excluded(exclusion)),
+        };
+        let started = Instant::now();
+        let embedding = self.embedding(&outputs);
+        let analysis = self.explain(source, placement, gates, &lungs, outputs, frames)?;
+        times.add("explain", started);
+        Ok(Verdict::Goes((analysis, embedding)))
+    }
+
+    /// What all gates say of one image, and its embeddings: for the tables of gates and for fitting them.
+    ///
+    /// # Errors
+    /// [`InferError`] when the networks or the worker fail.
+    ///
+    /// Cancel safety: as [`CxrPipeline::analyse`].
+    pub async fn examine(&self, bytes: Vec<u8>, errand: &Errand) -> Result<Examination, InferError> {
+        let answered = match self.answers(bytes, errand, &mut StageTimes::default()).await? {
+            Verdict::Goes(answered) => answered,
+            Verdict::Excluded(Exclusion { refused, gates }) => {
+                return Ok(Examination { gates, refused: Some(refused), embeddings: Vec::new() });
+            }
+        };
+        let embeddings = self.bundle.members.iter().zip(&answered.outputs);
+        Ok(Examination {
+            gates: answered.gates.into_results(),
+            refused: None,
+            embeddings: embeddings.map(|(member, output)| embedding_of(&member.name, output)).collect(),
+        })
+    }
+
+    /// From a file to the members' answers, with all gates on the way.
+    async fn answers(
+        &self,
+        bytes: Vec<u8>,
+        errand: &Errand,
+        times: &mut StageTimes,
+    ) -> Result<Verdict<Answered>, InferError> {
+        let Inputs { mut gates, placement, lungs, of_members } = match self.inputs(bytes, errand, times).await? {
             Verdict::Goes(inputs) => inputs,
             Verdict::Excluded(exclusion) => return Ok(Verdict::Excluded(exclusion)),
         };
         let started = Instant::now();
         let frames = of_members.iter().map(|(_, frame)| *frame).collect();
         let outputs = self.classify(of_members.into_iter().map(|(inputs, _)| inputs).collect(), errand).await?;
+        self.check_answers(&mut gates, &outputs);
         times.add("classify", started);
+        Ok(match gates.stopping().map(Refused::by) {
+            Some(refused) => Verdict::Excluded(Exclusion { refused, gates: gates.into_results() }),
+            None => Verdict::Goes(Answered { gates, placement, lungs, frames, outputs }),
+        })
+    }
 
-        let started = Instant::now();
-        let embedding = self.embedding(&outputs);
-        let analysis = self.explain(source, placement, gates, &lungs, outputs, frames)?;
-        times.add("explain", started);
-        Ok(Verdict::Goes((analysis, embedding)))
+    /// Whether the image is like those of the training, and whether the members agree.
+    fn check_answers(&self, gates: &mut Gates, outputs: &[Result<MemberOutput, String>]) {
+        if let Some(gate) = &self.settings.gates.features {
+            let mut members = self.bundle.members.iter().zip(outputs);
+            let embedding = match members.find(|(member, _)| member.name == gate.member) {
+                Some((member, output)) => embedding_of(&member.name, output),
+                None => Err("the bundle has no such member".to_owned()),
+            };
+            gates.check_features(gate, embedding.as_deref().map_err(Clone::clone));
+        }
+        let target = self.bundle.target_class_idx;
+        let of_target = outputs.iter().flatten().filter_map(|output| output.probabilities.get(target));
+        gates.check_spread(spread(of_target.map(|output| f64::from(*output))), &self.settings.gates);
     }
 
     /// From a file to what the members see of it, with the gates on the way.
@@ -302,7 +402,8 @@ impl<M: Models> CxrPipeline<M> {
 
         let started = Instant::now();
         let side = segmenter_canvas.rows;
-        let probabilities = self.models.segment(segmenter_canvas, errand).await.map_err(InferError::Segmenter)?;
+        let probabilities =
+            self.models.segment(segmenter_canvas.clone(), errand).await.map_err(InferError::Segmenter)?;
         if (probabilities.rows, probabilities.columns, probabilities.values.len()) != (side, side, side * side) {
             return Err(PlaneError::Shape {
                 rows: probabilities.rows,
@@ -311,11 +412,16 @@ impl<M: Models> CxrPipeline<M> {
             }
             .into());
         }
-        let lungs = spawn_blocking(move || Lungs::from_probabilities(&probabilities, &placement)).await?;
-        gates.check_lungs(&lungs.measurements, &self.settings.gates);
+        let (lungs, contrast) = spawn_blocking(move || {
+            let lungs = Lungs::from_probabilities(&probabilities, &placement);
+            let contrast = lungs.mediastinal_contrast(&segmenter_canvas);
+            (lungs, contrast)
+        })
+        .await?;
+        gates.check_lungs(&lungs.measurements, contrast, &self.settings.gates);
         times.add("segment", started);
-        if let Some(gate) = gates.stopping() {
-            return Ok(Verdict::Excluded(Exclusion { reason: gate.reason, words: gate.words.clone() }));
+        if let Some(refused) = gates.stopping().map(Refused::by) {
+            return Ok(Verdict::Excluded(Exclusion { refused, gates: gates.into_results() }));
         }
 
         let started = Instant::now();
@@ -365,12 +471,7 @@ impl<M: Models> CxrPipeline<M> {
             {
                 continue;
             }
-            let Ok(output) = output else {
-                return Err(format!("member {} failed, so that the image has no embedding", member.name));
-            };
-            let part = normalised(&output.embedding)
-                .ok_or_else(|| format!("the embedding of member {} has no direction", member.name))?;
-            parts.extend(part);
+            parts.extend(embedding_of(&member.name, output)?);
         }
         normalised(&parts).ok_or_else(|| "the members gave no embedding".to_owned())
     }
@@ -426,7 +527,7 @@ impl<M: Models> CxrPipeline<M> {
             placement,
             gates: gates.into_results(),
             decision: decide(&self.bundle, output, &members),
-            member_spread: spread(&members, target),
+            member_spread: member_spread(&members, target),
             members,
             fused,
             localised: output >= self.bundle.threshold,
@@ -442,6 +543,14 @@ impl<M: Models> CxrPipeline<M> {
             similar_cases: None,
         })
     }
+}
+
+/// The features of one member, of length 1.
+fn embedding_of(member: &str, output: &Result<MemberOutput, String>) -> Result<Vec<f32>, String> {
+    let Ok(output) = output else {
+        return Err(format!("member {member} failed, so that the image has no embedding"));
+    };
+    normalised(&output.embedding).ok_or_else(|| format!("the embedding of member {member} has no direction"))
 }
 
 /// A member's output, if it is one: a number per class, and a map that is one.
@@ -462,33 +571,57 @@ fn checked(output: MemberOutput, n_classes: usize) -> Result<MemberOutput, Strin
     Ok(output)
 }
 
-/// Everything that needs the file: header gates, decoding, quality gate, canvas. Heavy: runs on a blocking thread.
+/// As [`CxrPipeline::examine`] with the gates on header and picture alone, which ask no network. Blocks while it decodes.
+///
+/// # Errors
+/// [`InferError`] when the picture has no pixels.
+pub fn examine_before_networks(
+    bytes: &[u8],
+    status: BundleStatus,
+    settings: &PipelineSettings,
+) -> Result<Examination, InferError> {
+    let (gates, refused) = match prepare(bytes, settings, status != BundleStatus::Untrained)? {
+        Verdict::Goes(prepared) => (prepared.gates.into_results(), None),
+        Verdict::Excluded(Exclusion { refused, gates }) => (gates, Some(refused)),
+    };
+    Ok(Examination { gates, refused, embeddings: Vec::new() })
+}
+
+/// Everything that needs the file: header gates, decoding, picture gates, canvas. Heavy: runs on a blocking thread.
 fn prepare(part10: &[u8], settings: &PipelineSettings, enforced: bool) -> Result<Verdict<Prepared>, PlaneError> {
+    let stopped = |refused, gates: Gates| Ok(Verdict::Excluded(Exclusion { refused, gates: gates.into_results() }));
+    let mut gates = Gates::new(enforced);
     let object = match read_object(part10) {
         Ok(object) => object,
-        Err(error) => return Ok(Verdict::Excluded(exclusion(&error))),
+        Err(error) => return stopped(unusable(&error), gates),
     };
     let header = ImageHeader::from_object(&object);
     if let Some(words) = header.why_not_a_radiograph() {
-        return Ok(Verdict::Excluded(Exclusion { reason: ReasonCode::UnsupportedImage, words }));
+        return stopped(
+            Refused { gate: Refused::SOP_CLASS.to_owned(), reason: ReasonCode::UnsupportedImage, words },
+            gates,
+        );
     }
-    let mut gates = Gates::new(enforced);
     gates.check_header(&header, &settings.gates);
-    if let Some(gate) = gates.stopping() {
-        return Ok(Verdict::Excluded(Exclusion { reason: gate.reason, words: gate.words.clone() }));
+    if let Some(refused) = gates.stopping().map(Refused::by) {
+        return stopped(refused, gates);
     }
     let grey = match decode_grey(&object, settings.decode_limits) {
         Ok(grey) => grey,
-        Err(error) => return Ok(Verdict::Excluded(exclusion(&error))),
+        Err(error) => return stopped(unusable(&error), gates),
     };
     drop(object);
     let shown = grey.presentation(settings.use_voi_window);
     let percentiles = canvas::percentiles(&shown, settings.percentile_low, settings.percentile_high);
     gates.check_quality(&shown, percentiles, &settings.gates);
-    if let Some(gate) = gates.stopping() {
-        return Ok(Verdict::Excluded(Exclusion { reason: gate.reason, words: gate.words.clone() }));
+    if let Some(refused) = gates.stopping().map(Refused::by) {
+        return stopped(refused, gates);
     }
     let scaled = canvas::percentile_scale(&shown, settings.percentile_low, settings.percentile_high);
+    gates.check_picture(&PictureMeasurements::of(&scaled)?, &settings.gates);
+    if let Some(refused) = gates.stopping().map(Refused::by) {
+        return stopped(refused, gates);
+    }
     let (canvas, placement) = canvas::pad_to_square(&scaled)?;
     let side = settings.segmenter_side_pixels as usize;
     let segmenter_canvas = canvas::resize(&canvas, side, side)?;
@@ -536,9 +669,9 @@ pub(super) fn prepared_canvas(part10: &[u8], settings: &PipelineSettings) -> Opt
     }
 }
 
-fn exclusion(error: &ImagingError) -> Exclusion {
+fn unusable(error: &ImagingError) -> Refused {
     let (reason, words) = error.reason_and_words();
-    Exclusion { reason, words }
+    Refused { gate: Refused::FILE.to_owned(), reason, words }
 }
 
 /// The reason of a study without any suitable image: that of its images when they agree.

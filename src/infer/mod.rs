@@ -1,7 +1,7 @@
 //! Pipelines: from the stored images of a study to a finding, or to a reason why there is none.
 //!
 //! Start from [`CtPipeline`] for CT (series → volume → lungs → measurements → networks, if the bundle has some), from [`CxrPipeline`] for
-//! radiographs: header gates → decoding → quality gate → lungs → lung gate → ensemble → heat maps →
+//! radiographs: header gates → decoding → picture gates → lungs → lung gates → ensemble → gates on its answers → heat maps →
 //! decision. The networks come in behind the trait [`Models`].
 //!
 //! Architecture invariant: this room knows no SQL, writes no DICOM and holds no tensors. What it says about an image
@@ -32,7 +32,8 @@ pub mod worker;
 pub use adapter::{NnModels, pipeline_settings};
 pub use ct::CtPipeline;
 pub use ct_networks::CtNetworks;
-pub use cxr::{Analysis, CxrPipeline, InferError, LoadedImage};
+pub use cxr::{Analysis, CxrPipeline, Examination, InferError, LoadedImage, Refused, examine_before_networks};
+pub use gates::FeatureGateSettings;
 pub use models::{ActivationMap, MemberOutput, ModelError, Models};
 pub use on_demand::{MapWish, OnDemandError};
 pub use pipeline::Pipeline;

@@ -122,7 +122,7 @@ impl CxrPipeline<NnModels> {
     ) -> Result<ImageAnalysis, OnDemandError> {
         let inputs = match self.inputs(image.bytes, &Errand::default(), &mut StageTimes::default()).await? {
             Verdict::Goes(inputs) => inputs,
-            Verdict::Excluded(exclusion) => return Err(OnDemandError::Refused(exclusion.words)),
+            Verdict::Excluded(exclusion) => return Err(OnDemandError::Refused(exclusion.refused.words)),
         };
         let of_members =
             inputs.of_members.into_iter().filter_map(|(inputs, frame)| Some((inputs.into_iter().next()?, frame)));

@@ -92,7 +92,7 @@ impl Pipeline {
             let networks = CtNetworks::load(&bundle, options)?;
             return Ok(Self::Ct(CtPipeline::new(bundle.identity(), networks, decode_limits)?));
         }
-        let (settings, classification) = pipeline_settings(bundle.manifest(), decode_limits)?;
+        let (settings, classification) = pipeline_settings(&bundle, decode_limits)?;
         let models = NnModels::new(Ensemble::load(&bundle, options)?, classification);
         Ok(Self::Cxr(CxrPipeline::new(models, bundle.identity(), settings)?))
     }

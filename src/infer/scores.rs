@@ -49,9 +49,14 @@ pub(super) fn decide_by_rule(bundle: &BundleIdentity, is_positive: bool, is_whol
     }
 }
 
-/// Largest minus smallest output of the members for the target class.
-pub(super) fn spread(members: &[MemberScore], target_class_idx: usize) -> f64 {
-    let outputs = || members.iter().filter_map(|member| member.probabilities.get(target_class_idx)).copied();
-    let (largest, smallest) = (outputs().fold(f64::NEG_INFINITY, f64::max), outputs().fold(f64::INFINITY, f64::min));
-    (largest - smallest).max(0.0)
+/// Largest minus smallest output of the members for the target class; 0 of none.
+pub(super) fn member_spread(members: &[MemberScore], target_class_idx: usize) -> f64 {
+    spread(members.iter().filter_map(|member| member.probabilities.get(target_class_idx)).copied())
+}
+
+/// Largest minus smallest; 0 of none.
+pub(super) fn spread(outputs: impl Iterator<Item = f64>) -> f64 {
+    let (least, most) =
+        outputs.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), output| (least.min(output), most.max(output)));
+    (most - least).max(0.0)
 }

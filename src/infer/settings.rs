@@ -2,7 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use crate::imaging::{DecodeLimits, classifier_input::Recipe};
+use super::gates::FeatureGateSettings;
+use crate::{
+    imaging::{DecodeLimits, classifier_input::Recipe},
+    nn::{GatePolicies, LungLimits, PictureLimits},
+};
 
 /// How images are prepared and judged; from the bundle's manifest.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +82,16 @@ pub struct GateSettings {
     pub minimum_rows: u32,
     /// Fewest columns of the source image.
     pub minimum_columns: u32,
+    /// What becomes of images of a kind that may or may not be meant.
+    pub policies: GatePolicies,
+    /// Limits of the picture's grey values.
+    pub picture: PictureLimits,
+    /// Limits of the lung mask's shape.
+    pub lungs: LungLimits,
+    /// Largest difference between the members' outputs for the target class; 1 lets everything pass.
+    pub maximum_member_spread: f64,
+    /// The distance from the training images that is let pass; `None` when nothing is compared.
+    pub features: Option<FeatureGateSettings>,
 }
 
 /// Settings that no image could be analysed with.

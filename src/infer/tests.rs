@@ -5,19 +5,21 @@ use std::{
     time::Duration,
 };
 
-use dicom_core::{Tag, VR};
+use dicom_core::{PrimitiveValue, Tag, VR, value::DataSetSequence};
 use dicom_dictionary_std::tags;
-use dicom_object::InMemDicomObject;
+use dicom_object::{InMemDicomObject, mem::InMemElement};
 use rstest::rstest;
 
 use super::*;
 use crate::{
     imaging::{
         DecodeLimits, Plane, Planes,
+        canvas::resize,
         classifier_input::{MaskMode, Recipe, ResizeMode},
         equalise::Equalisation,
-        testing::{part10, radiograph, set_bits_stored, text},
+        testing::{chest_plane, chest_words, number, part10, radiograph, set_bits_stored, text},
     },
+    nn::{FeatureSpace, GatePolicies, LungLimits, Matrix, PictureLimits, Policy},
     telemetry::{Label as _, RunStage},
     types::{
         BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, Errand, MemberIdentity,
@@ -46,13 +48,18 @@ enum Member {
 /// Segments two upright rectangles, or nothing; classifies as told.
 struct FakeModels {
     finds_lungs: bool,
+    /// First row, past the last, and first and past the last column of each lung, in 32nds of the canvas.
+    lungs: [[usize; 4]; 2],
+    /// Probability of lung beside the lungs.
+    beside: f32,
     members: Vec<Member>,
     n_classified: AtomicUsize,
 }
 
 impl FakeModels {
     fn new(members: [Member; 3]) -> Self {
-        Self { finds_lungs: true, members: members.to_vec(), n_classified: AtomicUsize::new(0) }
+        let lungs = [[8, 24, 4, 12], [8, 24, 20, 28]];
+        Self { finds_lungs: true, lungs, beside: 0.0, members: members.to_vec(), n_classified: AtomicUsize::new(0) }
     }
 
     fn blind() -> Self {
@@ -70,11 +77,10 @@ impl Models for FakeModels {
         assert_eq!((canvas.rows, canvas.columns), (SIDE as usize, SIDE as usize));
         assert!(canvas.values.iter().all(|value| (0.0..=1.0).contains(value)));
         let side = SIDE as usize;
-        let mut probabilities = Plane::filled(side, side, 0.0);
-        if self.finds_lungs {
-            for row in side / 4..side * 3 / 4 {
-                probabilities.values[row * side + side / 8..row * side + side * 3 / 8].fill(0.9);
-                probabilities.values[row * side + side * 5 / 8..row * side + side * 7 / 8].fill(0.9);
+        let mut probabilities = Plane::filled(side, side, self.beside);
+        for [top, bottom, left, right] in self.lungs.into_iter().filter(|_| self.finds_lungs) {
+            for row in top..bottom {
+                probabilities.values[row * side + left..row * side + right].fill(0.9);
             }
         }
         Ok(probabilities)
@@ -193,6 +199,11 @@ fn settings() -> PipelineSettings {
             lung_area_ratio: 0.4..=2.5,
             minimum_rows: 40,
             minimum_columns: 40,
+            policies: GatePolicies::default(),
+            picture: PictureLimits::default(),
+            lungs: LungLimits::default(),
+            maximum_member_spread: 1.0,
+            features: None,
         },
         decode_limits: DecodeLimits::default(),
         similar_cases: SimilarCaseSettings::default(),
@@ -203,10 +214,16 @@ fn pipeline(status: BundleStatus, models: FakeModels) -> CxrPipeline<FakeModels>
     CxrPipeline::new(models, bundle(status), settings()).unwrap()
 }
 
-/// A gradient of 60 x 50 pixels.
+/// A chest of 60 x 50 pixels.
 fn chest() -> InMemDicomObject {
-    let words: Vec<u16> = (0..60 * 50).map(|index| (index % 50 * 40 + index / 50) as u16).collect();
-    radiograph(60, 50, &words)
+    radiograph(60, 50, &chest_words(60, 50))
+}
+
+/// A chest whose grey values, 0 to 4095 by row and column, were changed.
+fn changed_chest(change: impl Fn(usize, usize, u16) -> u16) -> InMemDicomObject {
+    let words = chest_words(60, 50);
+    let changed: Vec<u16> = words.iter().enumerate().map(|(idx, word)| change(idx / 50, idx % 50, *word)).collect();
+    radiograph(60, 50, &changed)
 }
 
 fn with(mut object: InMemDicomObject, tag: Tag, vr: VR, value: &str) -> InMemDicomObject {
@@ -311,8 +328,52 @@ fn flat() -> InMemDicomObject {
 }
 
 fn small() -> InMemDicomObject {
-    let words: Vec<u16> = (0..30 * 50).collect();
-    radiograph(30, 50, &words)
+    radiograph(39, 39, &chest_words(39, 39))
+}
+
+fn wide() -> InMemDicomObject {
+    radiograph(40, 100, &chest_words(40, 100))
+}
+
+/// Without anything sharp.
+fn blurred() -> InMemDicomObject {
+    let small = resize(&chest_plane(60, 50), 6, 5).unwrap();
+    let words: Vec<u16> = resize(&small, 60, 50).unwrap().values.iter().map(|value| (value * 4095.0) as u16).collect();
+    radiograph(60, 50, &words)
+}
+
+/// As bytes that were put together wrongly.
+fn scrambled() -> InMemDicomObject {
+    let words = chest_words(60, 50);
+    let scrambled: Vec<u16> = (0..words.len()).map(|idx| words[idx * 1049 % words.len()]).collect();
+    radiograph(60, 50, &scrambled)
+}
+
+fn with_region(mut object: InMemDicomObject, code: &str, meaning: &str) -> InMemDicomObject {
+    let item = InMemDicomObject::from_element_iter([
+        text(tags::CODE_VALUE, VR::SH, code),
+        text(tags::CODE_MEANING, VR::LO, meaning),
+    ]);
+    object.put(InMemElement::new(tags::ANATOMIC_REGION_SEQUENCE, VR::SQ, DataSetSequence::from(vec![item])));
+    object
+}
+
+/// Colour of which all three channels are the chest.
+fn colour() -> InMemDicomObject {
+    let mut object = chest();
+    let bytes: Vec<u8> = chest_words(60, 50).iter().flat_map(|word| [(word >> 4) as u8; 3]).collect();
+    for (tag, value) in [
+        (tags::SAMPLES_PER_PIXEL, 3),
+        (tags::PLANAR_CONFIGURATION, 0),
+        (tags::BITS_ALLOCATED, 8),
+        (tags::BITS_STORED, 8),
+        (tags::HIGH_BIT, 7),
+    ] {
+        object.put(number(tag, value));
+    }
+    object.put(text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "RGB"));
+    object.put(InMemElement::new(tags::PIXEL_DATA, VR::OB, PrimitiveValue::U8(bytes.into())));
+    object
 }
 
 /// Every gate: a failing input is analysed and reported by an untrained bundle, and stopped by the others.
@@ -325,8 +386,46 @@ fn small() -> InMemDicomObject {
 )]
 #[case::child("header.age", ReasonCode::AgeOutOfScope, with(chest(), tags::PATIENT_AGE, VR::AS, "007Y"))]
 #[case::knee("header.body_part", ReasonCode::NoSuitableImage, with(chest(), tags::BODY_PART_EXAMINED, VR::CS, "KNEE"))]
+#[case::mammogram("header.modality", ReasonCode::UnsupportedImage, with(chest(), tags::MODALITY, VR::CS, "MG"))]
+#[case::abdomen("header.anatomic_region", ReasonCode::NoSuitableImage, with_region(chest(), "818981001", "Abdomen"))]
+#[case::lateral_by_orientation(
+    "header.orientation",
+    ReasonCode::ViewNotFrontal,
+    with(chest(), tags::PATIENT_ORIENTATION, VR::CS, "A\\F")
+)]
+#[case::localizer(
+    "header.image_type",
+    ReasonCode::Localizer,
+    with(chest(), tags::IMAGE_TYPE, VR::CS, "ORIGINAL\\PRIMARY\\LOCALIZER")
+)]
+#[case::screenshot(
+    "header.image_type",
+    ReasonCode::UnsupportedImage,
+    with(chest(), tags::IMAGE_TYPE, VR::CS, "DERIVED\\SECONDARY")
+)]
+#[case::colour("header.colour", ReasonCode::UnsupportedImage, colour())]
 #[case::flat("quality.dynamic_range", ReasonCode::ImageQuality, flat())]
 #[case::small("quality.size", ReasonCode::ImageQuality, small())]
+#[case::wide("quality.aspect_ratio", ReasonCode::ImageQuality, wide())]
+#[case::collimated(
+    "quality.border",
+    ReasonCode::ImageQuality,
+    changed_chest(|row, column, word| if row < 12 || column < 20 { 700 } else { word })
+)]
+#[case::black(
+    "quality.black",
+    ReasonCode::ImageQuality,
+    changed_chest(|row, column, word| if (row + column) % 5 < 3 { 0 } else { word })
+)]
+#[case::overexposed("quality.white", ReasonCode::ImageQuality, changed_chest(|_, _, word| word.min(2300)))]
+#[case::few_shades(
+    "quality.entropy",
+    ReasonCode::ImageQuality,
+    changed_chest(|row, column, word| word / 640 * 640 + ((row * 50 + column) % 7) as u16)
+)]
+#[case::blurred("quality.sharpness", ReasonCode::ImageQuality, blurred())]
+#[case::scrambled("quality.sharpness", ReasonCode::ImageQuality, scrambled())]
+#[case::negative("quality.polarity", ReasonCode::ImageQuality, changed_chest(|_, _, word| 4095 - word))]
 #[tokio::test]
 async fn header_and_quality_gates_are_enforced_unless_untrained(
     #[case] gate_id: &str,
@@ -342,7 +441,9 @@ async fn header_and_quality_gates_are_enforced_unless_untrained(
     }
     let pipeline = pipeline(BundleStatus::Untrained, FakeModels::new([Member::Says(2.0, 0, 0); 3]));
     let analysis = analysed(&pipeline, vec![loaded(object)]).await;
-    assert_eq!(failed_gates(&analysis), [gate_id]);
+    // What is wrong with a picture often shows in more than one number.
+    assert_eq!(failed_gates(&analysis)[0], gate_id);
+    assert!(gate_id.starts_with("quality") || failed_gates(&analysis).len() == 1, "{:?}", failed_gates(&analysis));
     assert!(analysis.images[0].gates.iter().all(|gate| !gate.enforced));
 }
 
@@ -358,9 +459,198 @@ async fn the_lung_gate_is_enforced_unless_untrained() {
     let analysis = analysed(&pipeline, vec![loaded(chest())]).await;
     assert_eq!(
         failed_gates(&analysis),
-        ["lung_mask.components", "lung_mask.area", "lung_mask.ratio", "lung_mask.position"]
+        [
+            "lung_mask.components",
+            "lung_mask.area",
+            "lung_mask.ratio",
+            "lung_mask.position",
+            "lung_mask.contrast",
+            "view.lungs"
+        ]
     );
     assert_eq!(analysis.images[0].right_lung_heat_fraction, None);
+}
+
+/// Masks that no frontal chest has, each stopped by the gate that is made for it.
+#[rstest]
+#[case::low("view.height", ReasonCode::ViewNotFrontal, [[12, 20, 4, 12], [12, 21, 19, 28]], 0.0)]
+#[case::on_different_levels("view.level", ReasonCode::ViewNotFrontal, [[4, 15, 4, 12], [10, 24, 20, 28]], 0.0)]
+#[case::lying("view.upright", ReasonCode::ViewNotFrontal, [[10, 20, 3, 16], [10, 20, 17, 28]], 0.0)]
+#[case::beyond_the_picture("view.border", ReasonCode::ViewNotFrontal, [[0, 32, 3, 9], [0, 32, 23, 29]], 0.0)]
+#[case::in_doubt("lung_mask.doubt", ReasonCode::LungMask, [[8, 24, 4, 12], [8, 24, 20, 28]], 0.4)]
+#[tokio::test]
+async fn masks_of_other_views_are_stopped(
+    #[case] gate_id: &str,
+    #[case] reason: ReasonCode,
+    #[case] lungs: [[usize; 4]; 2],
+    #[case] beside: f32,
+) {
+    let models = || FakeModels { lungs, beside, ..FakeModels::new([Member::Says(2.0, 0, 0); 3]) };
+    let analysis = analysed(&pipeline(BundleStatus::Untrained, models()), vec![loaded(chest())]).await;
+    assert_eq!(failed_gates(&analysis), [gate_id]);
+    let enforcing = pipeline(BundleStatus::Validated, models());
+    let not = refused(&enforcing, vec![loaded(chest())]).await;
+    assert_eq!(not.reason, reason, "{}", not.words);
+    assert!(not.words.contains("expected"), "{}", not.words);
+    assert_eq!(enforcing.models().n_classified.load(Ordering::Relaxed), 0, "no score may exist for it");
+}
+
+#[tokio::test]
+async fn lungs_that_are_brighter_than_what_lies_between_them_are_stopped() {
+    let mut settings = settings();
+    settings.gates.picture.minimum_polarity = -2.0;
+    let models = FakeModels::new([Member::Says(2.0, 0, 0); 3]);
+    let pipeline = CxrPipeline::new(models, bundle(BundleStatus::Validated), settings).unwrap();
+    let not = refused(&pipeline, vec![loaded(changed_chest(|_, _, word| 4095 - word))]).await;
+    assert!(not.words.starts_with("between the lungs it is brighter than in them by -"), "{}", not.words);
+    assert_eq!(not.reason, ReasonCode::ImageQuality);
+}
+
+#[tokio::test]
+async fn policies_decide_on_what_may_be_meant() {
+    let burned_in = with(chest(), tags::BURNED_IN_ANNOTATION, VR::CS, "YES");
+    let derived = with(chest(), tags::IMAGE_TYPE, VR::CS, "DERIVED\\PRIMARY");
+    let secondary = with(chest(), tags::IMAGE_TYPE, VR::CS, "ORIGINAL\\SECONDARY");
+    let says = Member::Says(2.0, 0, 0);
+    for (object, gate_id, accepted_by_default) in [
+        (burned_in, "header.burned_in_annotation", true),
+        (derived, "header.image_type", true),
+        (secondary, "header.image_type", false),
+        (colour(), "header.colour", false),
+    ] {
+        let policy = if accepted_by_default { Policy::Refuse } else { Policy::Accept };
+        let mut other = settings();
+        other.gates.policies =
+            GatePolicies { derived: policy, secondary: policy, colour: policy, burned_in_annotation: policy };
+        let other = CxrPipeline::new(FakeModels::new([says; 3]), bundle(BundleStatus::Validated), other).unwrap();
+        let default = pipeline(BundleStatus::Validated, FakeModels::new([says; 3]));
+        let (accepts, refuses) = if accepted_by_default { (&default, &other) } else { (&other, &default) };
+        let accepted = analysed(accepts, vec![loaded(object.clone())]).await;
+        assert!(accepted.images[0].gates.iter().any(|gate| gate.id == gate_id && gate.passed), "{gate_id}");
+        assert_eq!(refused(refuses, vec![loaded(object)]).await.reason, ReasonCode::UnsupportedImage, "{gate_id}");
+    }
+}
+
+/// The fake members all have the embedding 1: this space has it at a distance of 2 and 0.5.
+fn far_features() -> FeatureGateSettings {
+    let matrix = |values: &[f64]| Matrix { columns: 1, values: values.to_vec() };
+    FeatureGateSettings {
+        member: "resnet50".to_owned(),
+        space: std::sync::Arc::new(FeatureSpace {
+            centre: vec![0.0],
+            components: matrix(&[1.0]),
+            class_means: matrix(&[0.0, -9.0]),
+            precision: matrix(&[4.0]),
+            vectors: matrix(&[0.5, 0.0]),
+        }),
+        neighbours: 1,
+        maximum_mahalanobis_distance: 2.5,
+        maximum_neighbour_distance: 0.6,
+    }
+}
+
+#[rstest]
+#[case::like_the_training(2.5, 0.6, &[])]
+#[case::far_by_mahalanobis(1.9, 0.6, &["features.mahalanobis"])]
+#[case::far_from_every_image(2.5, 0.4, &["features.neighbour"])]
+#[tokio::test]
+async fn images_unlike_the_training_are_stopped(
+    #[case] mahalanobis: f64,
+    #[case] neighbour: f64,
+    #[case] expected: &[&str],
+) {
+    let mut settings = settings();
+    settings.gates.features = Some(FeatureGateSettings {
+        maximum_mahalanobis_distance: mahalanobis,
+        maximum_neighbour_distance: neighbour,
+        ..far_features()
+    });
+    let models = || FakeModels::new([Member::Says(2.0, 0, 0); 3]);
+    let untrained = CxrPipeline::new(models(), bundle(BundleStatus::Untrained), settings.clone()).unwrap();
+    let analysis = analysed(&untrained, vec![loaded(chest())]).await;
+    assert_eq!(failed_gates(&analysis), expected);
+    let words: Vec<&str> = analysis.images[0].gates.iter().map(|gate| gate.words.as_str()).collect();
+    assert!(
+        words
+            .iter()
+            .any(|words| words.starts_with("the Mahalanobis distance from the training images is 2.00, at most"))
+    );
+
+    let enforcing = CxrPipeline::new(models(), bundle(BundleStatus::Unvalidated), settings).unwrap();
+    match analyse(&enforcing, vec![loaded(chest())]).await.unwrap().outcome {
+        RunOutcome::Analysed(_) => assert!(expected.is_empty()),
+        RunOutcome::NotAnalysed(not) => assert_eq!((not.reason, expected.len()), (ReasonCode::OutOfDistribution, 1)),
+        RunOutcome::CtMeasured(_) => panic!("a CT"),
+    }
+}
+
+#[tokio::test]
+async fn without_the_member_that_is_compared_no_score_is_shown() {
+    let mut settings = settings();
+    settings.gates.features = Some(far_features());
+    let says = Member::Says(2.0, 0, 0);
+    let models = FakeModels::new([says, Member::Fails, says]);
+    let pipeline = CxrPipeline::new(models, bundle(BundleStatus::Validated), settings.clone()).unwrap();
+    let not = refused(&pipeline, vec![loaded(chest())]).await;
+    assert_eq!(not.reason, ReasonCode::OutOfDistribution);
+    assert!(not.words.contains("is not known: member resnet50"), "{}", not.words);
+
+    // Of another network: the embedding has another length.
+    if let Some(features) = &mut settings.gates.features {
+        let mut space = (*features.space).clone();
+        space.centre = vec![0.0; 2];
+        features.space = std::sync::Arc::new(space);
+    }
+    let pipeline = CxrPipeline::new(FakeModels::new([says; 3]), bundle(BundleStatus::Validated), settings).unwrap();
+    let not = refused(&pipeline, vec![loaded(chest())]).await;
+    assert!(not.words.contains("1 numbers, 2 expected"), "{}", not.words);
+}
+
+#[tokio::test]
+async fn members_that_contradict_one_another_give_no_score() {
+    let mut settings = settings();
+    settings.gates.maximum_member_spread = 0.4;
+    let members =
+        |last: f32| FakeModels::new([Member::Says(0.0, 0, 0), Member::Says(0.0, 0, 0), Member::Says(last, 0, 0)]);
+    let open = |models, status| CxrPipeline::new(models, bundle(status), settings.clone()).unwrap();
+    let not = refused(&open(members(4.0), BundleStatus::Validated), vec![loaded(chest())]).await;
+    assert_eq!(not.reason, ReasonCode::MemberDisagreement);
+    assert_eq!(not.words, "the members' outputs differ by 0.48, at most 0.40 expected");
+    let agreed = analysed(&open(members(1.0), BundleStatus::Validated), vec![loaded(chest())]).await;
+    assert!(agreed.images[0].gates.iter().any(|gate| gate.id == "ensemble.disagreement" && gate.passed));
+    let told = analysed(&open(members(4.0), BundleStatus::Untrained), vec![loaded(chest())]).await;
+    assert_eq!(failed_gates(&told), ["ensemble.disagreement"]);
+    // Where the limit is 1 there is nothing to say.
+    let models = FakeModels::new([Member::Says(2.0, 0, 0); 3]);
+    let silent = analysed(&pipeline(BundleStatus::Validated, models), vec![loaded(chest())]).await;
+    assert!(silent.images[0].gates.iter().all(|gate| gate.id != "ensemble.disagreement"));
+}
+
+#[tokio::test]
+async fn an_examination_tells_every_gate_and_the_embeddings_or_where_it_ended() {
+    let says = Member::Says(2.0, 0, 0);
+    let whole = pipeline(BundleStatus::Validated, FakeModels::new([says, Member::Fails, says]));
+    let examined = whole.examine(part10(chest()), &Errand::default()).await.unwrap();
+    assert_eq!(examined.refused, None);
+    assert!(examined.gates.iter().all(|gate| gate.passed));
+    assert_eq!((examined.embeddings.len(), &examined.embeddings[0]), (3, &Ok(vec![1.0])));
+    assert!(examined.embeddings[1].is_err());
+
+    let negative = part10(changed_chest(|_, _, word| 4095 - word));
+    let examined = whole.examine(negative.clone(), &Errand::default()).await.unwrap();
+    let refused = examined.refused.clone().unwrap();
+    assert_eq!((refused.gate.as_str(), refused.reason), ("quality.polarity", ReasonCode::ImageQuality));
+    assert!(examined.embeddings.is_empty());
+    let alone = examine_before_networks(&negative, BundleStatus::Validated, &settings()).unwrap();
+    assert_eq!(alone, examined);
+
+    let of = |bytes: &[u8]| examine_before_networks(bytes, BundleStatus::Untrained, &settings()).unwrap();
+    assert_eq!(of(b"no DICOM").refused.unwrap().gate, Refused::FILE);
+    let ct = part10(with(chest(), tags::SOP_CLASS_UID, VR::UI, "1.2.840.10008.5.1.4.1.1.2"));
+    assert_eq!(of(&ct).refused.unwrap().gate, Refused::SOP_CLASS);
+    assert!(
+        of(&part10(chest())).gates.iter().all(|gate| gate.id.starts_with("header") || gate.id.starts_with("quality"))
+    );
 }
 
 #[tokio::test]
@@ -490,7 +780,7 @@ async fn networks_that_are_taken_out_are_waited_for(#[case] members: [Member; 3]
 #[tokio::test]
 async fn the_same_picture_gives_the_same_scores_in_every_encoding() {
     let models = || FakeModels::new([Member::Says(1.5, 1, 1), Member::Says(0.5, 2, 2), Member::Says(0.1, 3, 3)]);
-    let plain: Vec<u16> = (0..60 * 50).map(|index| (index % 50 * 40 + index / 50) as u16).collect();
+    let plain = chest_words(60, 50);
     let inverted: Vec<u16> = plain.iter().map(|word| (4095 - word) | 0xA000).collect();
     let mut monochrome1 = radiograph(60, 50, &inverted);
     set_bits_stored(&mut monochrome1, 12, false);

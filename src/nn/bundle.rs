@@ -74,9 +74,14 @@ impl Bundle {
         let manifest = Manifest::parse(text)
             .map_err(|problems| BundleError::Manifest { folder: folder_text.clone(), problems })?;
 
-        let problems: Vec<String> = manifest
-            .networks()
-            .filter_map(|network| weights_problem(folder, network.weights, network.sha256))
+        let feature_space = match &manifest.input {
+            Input::Image2d { gates, .. } => gates.features.as_ref().map(|gate| (gate.file.as_str(), gate.sha256)),
+            _ => None,
+        };
+        let networks = manifest.networks().map(|network| (network.weights, network.sha256));
+        let problems: Vec<String> = networks
+            .chain(feature_space)
+            .filter_map(|(file_name, sha256)| weights_problem(folder, file_name, sha256))
             .collect();
         if !problems.is_empty() {
             return Err(BundleError::Weights { folder: folder_text, problems });

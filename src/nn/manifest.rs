@@ -10,6 +10,7 @@ use super::{
     classifier::ClassifierOptions,
     covnet::BatchNormMode,
     explain::Explanation,
+    gates::Gates,
     precision::{MAX_TOLERANCE, NetworkPrecision, Precision},
     r231,
     scan_manifest::{Aggregation, LesionRule, ScanArchitecture, ScanPreprocessing, is_default_batch_norm},
@@ -433,28 +434,6 @@ pub enum MaskMode {
     Crop,
 }
 
-/// What the input must satisfy; reported for all bundles, enforced unless the bundle is untrained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Gates {
-    /// Youngest patient in years.
-    pub minimum_age_years: u32,
-    /// View Positions (0018,5101) that are read, such as `PA`; an empty text accepts an absent one.
-    pub accepted_views: Vec<String>,
-    /// Smallest share of the image that the lungs may cover, 0 to 1.
-    pub minimum_lung_area_fraction: f64,
-    /// Largest share of the image that the lungs may cover, 0 to 1.
-    pub maximum_lung_area_fraction: f64,
-    /// Smallest ratio of left to right lung area.
-    pub minimum_lung_area_ratio: f64,
-    /// Largest ratio of left to right lung area.
-    pub maximum_lung_area_ratio: f64,
-    /// Fewest rows of the source image.
-    pub minimum_rows: u32,
-    /// Fewest columns of the source image.
-    pub minimum_columns: u32,
-}
-
 /// The lung segmenter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -693,7 +672,8 @@ impl Manifest {
         match &self.input {
             Input::Image2d { preprocessing, gates } => {
                 preprocessing.check("input.preprocessing", &mut problems);
-                gates.check(&mut problems);
+                let members: Vec<&str> = self.members.iter().map(|member| member.name.as_str()).collect();
+                gates.check(&members, &mut problems);
                 problems.check(self.segmenter.is_some(), || {
                     "`segmenter` is missing: bundles of the kind `image2d` bring their lung segmenter".to_owned()
                 });
@@ -1074,34 +1054,6 @@ impl Preprocessing {
             problems
                 .check((1..=64).contains(&tiles), || format!("`{key}.equalisation.tiles` is {tiles}: give 1 to 64"));
         }
-    }
-}
-
-impl Gates {
-    fn check(&self, problems: &mut Problems) {
-        problems.check(!self.accepted_views.is_empty(), || {
-            "`input.gates.accepted_views` is empty: list View Positions such as \"PA\", and \"\" for an absent one"
-                .to_owned()
-        });
-        for view in &self.accepted_views {
-            problems.check(view.len() <= 16 && view.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()), || {
-                format!("`input.gates.accepted_views` lists {view:?}: give capital letters and digits, at most 16, or \"\"")
-            });
-        }
-        let (low, high) = (self.minimum_lung_area_fraction, self.maximum_lung_area_fraction);
-        problems.check(0.0 <= low && low < high && high <= 1.0, || {
-            format!(
-                "`input.gates.minimum_lung_area_fraction` is {low} and `maximum_lung_area_fraction` {high}: \
-                 give 0 <= minimum < maximum <= 1"
-            )
-        });
-        let (low, high) = (self.minimum_lung_area_ratio, self.maximum_lung_area_ratio);
-        problems.check(0.0 <= low && low < high && high.is_finite(), || {
-            format!(
-                "`input.gates.minimum_lung_area_ratio` is {low} and `maximum_lung_area_ratio` {high}: \
-                 give 0 <= minimum < maximum"
-            )
-        });
     }
 }
 

@@ -21,7 +21,9 @@ mod dre_net;
 mod ensemble;
 mod error;
 mod explain;
+mod feature_space;
 mod fusion;
+mod gates;
 #[cfg(test)]
 mod golden_tests;
 mod import;
@@ -68,7 +70,9 @@ pub use cuda::require_devices;
 pub use ensemble::{ActivationMap, Ensemble, EnsembleOptions, MemberOutput};
 pub use error::NnError;
 pub use explain::{Explanation, IntegratedGradientsOptions};
+pub use feature_space::{FeatureDistances, FeatureSpace, FittedGate, MAX_COMPONENTS, Matrix, write_feature_gate};
 pub use fusion::fuse;
+pub use gates::{FeatureGate, GatePolicies, Gates, LungLimits, PictureLimits, Policy};
 pub use import::{ImportError, ImportTarget, Imported, import};
 pub use init::{
     CT_BUNDLE_NAME, InitError, ScanOptions, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_ct_bundle,
@@ -77,9 +81,9 @@ pub use init::{
 #[cfg(test)]
 pub(crate) use lesions::script_of;
 pub use manifest::{
-    Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Gates, Input, Manifest,
-    MaskMode, Member, MemberArchitecture, Performance, Preprocessing, Prior, ResizeMode, Segmenter,
-    SegmenterArchitecture, SegmenterNormalisation, SimilarCasesSection, VoiMode, Whose,
+    Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Input, Manifest, MaskMode,
+    Member, MemberArchitecture, Performance, Preprocessing, Prior, ResizeMode, Segmenter, SegmenterArchitecture,
+    SegmenterNormalisation, SimilarCasesSection, VoiMode, Whose,
 };
 pub use measure::{Measured, measure};
 pub use on_demand::{ExplainedInput, explain_input};

@@ -188,6 +188,7 @@ pub(super) const fn reason(reason: ReasonCode) -> Concept<'static> {
         ReasonCode::NoSuitableImage
         | ReasonCode::UnsupportedImage
         | ReasonCode::AgeOutOfScope
+        | ReasonCode::OutOfDistribution
         | ReasonCode::Localizer
         | ReasonCode::NotAxial
         | ReasonCode::GantryTilt
@@ -204,7 +205,10 @@ pub(super) const fn reason(reason: ReasonCode) -> Concept<'static> {
         ReasonCode::ViewNotFrontal | ReasonCode::LungMask | ReasonCode::ImageQuality => {
             dcm("110531", "Insufficient quality for interpretation")
         }
-        ReasonCode::ProcessingFailure => dcm("110513", "Discontinued for unspecified reason"),
+        // No table has a code for an answer that is withheld: the words say why.
+        ReasonCode::MemberDisagreement | ReasonCode::ProcessingFailure => {
+            dcm("110513", "Discontinued for unspecified reason")
+        }
     }
 }
 

@@ -168,6 +168,10 @@ pub enum ReasonCode {
     LungMask,
     /// Not enough contrast or pixels.
     ImageQuality,
+    /// Unlike the images that the bundle was trained on.
+    OutOfDistribution,
+    /// The members of the ensemble contradict one another.
+    MemberDisagreement,
     /// A localizer of a CT examination.
     Localizer,
     /// Position, orientation or spacing of a CT image is not stated.
@@ -195,7 +199,7 @@ pub enum ReasonCode {
 }
 
 impl ReasonCode {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 21] = [
         Self::NoSuitableImage,
         Self::UnsupportedImage,
         Self::Undecodable,
@@ -203,6 +207,8 @@ impl ReasonCode {
         Self::AgeOutOfScope,
         Self::LungMask,
         Self::ImageQuality,
+        Self::OutOfDistribution,
+        Self::MemberDisagreement,
         Self::Localizer,
         Self::GeometryMissing,
         Self::MixedGeometry,
@@ -234,6 +240,8 @@ impl ReasonCode {
             Self::AgeOutOfScope => "input.age.out_of_scope",
             Self::LungMask => "quality.lung_mask",
             Self::ImageQuality => "quality.image",
+            Self::OutOfDistribution => "input.out_of_distribution",
+            Self::MemberDisagreement => "ensemble.disagreement",
             Self::Localizer => "input.ct.localizer",
             Self::GeometryMissing => "input.ct.geometry_missing",
             Self::MixedGeometry => "input.ct.mixed_geometry",

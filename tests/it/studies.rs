@@ -143,6 +143,12 @@ fn heavy_only_validated_weights_decide() {
         ("maximum_lung_area_fraction = 0.6", "maximum_lung_area_fraction = 1.0"),
         ("minimum_lung_area_ratio = 0.4", "minimum_lung_area_ratio = 0.0"),
         ("maximum_lung_area_ratio = 2.5", "maximum_lung_area_ratio = 1000000.0"),
+        (
+            "[classification]\n",
+            "[input.gates.lungs]\nminimum_height_fraction = 0.0\nminimum_level_fraction = 0.0\n\
+             minimum_height_to_width = 0.0\nmaximum_border_share = 1.0\nminimum_contrast = -1.0\n\
+             maximum_doubtful_ratio = 1000.0\n\n[classification]\n",
+        ),
     ];
     for (name, status, threshold) in
         [("low", "validated", "0.000001"), ("high", "validated", "0.999999"), ("research", "unvalidated", "0.000001")]

@@ -12,18 +12,18 @@ const MAX_DEPTH: usize = 16;
 
 /// An image file with what a list says of it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Listed {
-    pub(super) path: PathBuf,
-    pub(super) label: Option<String>,
-    pub(super) patient: Option<String>,
-    pub(super) study: Option<String>,
-    pub(super) view: Option<String>,
+pub(in crate::cli) struct Listed {
+    pub(in crate::cli) path: PathBuf,
+    pub(in crate::cli) label: Option<String>,
+    pub(in crate::cli) patient: Option<String>,
+    pub(in crate::cli) study: Option<String>,
+    pub(in crate::cli) view: Option<String>,
     /// Origin and licence.
-    pub(super) source: Option<String>,
+    pub(in crate::cli) source: Option<String>,
 }
 
 /// The files of a folder, in the order of their names, or of a list in CSV.
-pub(super) fn find(path: &Path) -> anyhow::Result<Vec<Listed>> {
+pub(in crate::cli) fn find(path: &Path) -> anyhow::Result<Vec<Listed>> {
     if fs_err::metadata(path)?.is_dir() {
         let mut files = Vec::new();
         below(path, 0, &mut files)?;

@@ -1,11 +1,10 @@
 //! `hilum cases`: the reference library of similar cases.
 
-mod files;
+pub(super) mod files;
 mod import;
 mod list;
 mod map;
 mod measure;
-mod picture;
 
 use clap::{Args, Subcommand};
 

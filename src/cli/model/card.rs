@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use crate::{
     nn::{
-        Bundle, Calibration, Fusion, Input, Manifest, MaskMode, Performance, Preprocessing, ScanPreprocessing, Whose,
+        Bundle, Calibration, FeatureGate, Fusion, GatePolicies, Input, LungLimits, Manifest, MaskMode, Performance,
+        PictureLimits, Policy, Preprocessing, ScanPreprocessing, Whose,
     },
     types::{BundleStatus, UNTRAINED_NOTICE},
 };
@@ -96,8 +97,79 @@ fn scope(card: &mut String, input: &Input) {
                 "Left to right lung, areas".to_owned(),
                 range(gates.minimum_lung_area_ratio, gates.maximum_lung_area_ratio),
             ],
+            vec!["Images of a kind that may or may not be meant".to_owned(), policies(&gates.policies)],
+            vec!["Grey values".to_owned(), picture_limits(&gates.picture)],
+            vec!["Shape of the lungs".to_owned(), lung_limits(&gates.lungs)],
+            vec!["Distance from the training images".to_owned(), feature_limits(gates.features.as_ref())],
+            vec!["Difference between the members' outputs".to_owned(), at_most(gates.maximum_member_spread)],
         ],
     );
+}
+
+fn at_most(limit: f64) -> String {
+    if limit < 1.0 { format!("at most {limit}") } else { "any".to_owned() }
+}
+
+fn policies(policies: &GatePolicies) -> String {
+    let named = [
+        ("derived", policies.derived),
+        ("secondary", policies.secondary),
+        ("colour", policies.colour),
+        ("burned-in annotation", policies.burned_in_annotation),
+    ];
+    let of = |wanted: Policy| {
+        let names: Vec<&str> = named.iter().filter(|(_, policy)| *policy == wanted).map(|(name, _)| *name).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    };
+    format!("accepted: {}; refused: {}", of(Policy::Accept), of(Policy::Refuse))
+}
+
+fn picture_limits(limits: &PictureLimits) -> String {
+    format!(
+        "width to height {} to {}; black at most {}, white {}, empty border {}; entropy at least {} bits; sharpness {} to \
+         {}; polarity at least {}",
+        limits.minimum_aspect_ratio,
+        limits.maximum_aspect_ratio,
+        limits.maximum_black_share,
+        limits.maximum_white_share,
+        limits.maximum_border_share,
+        limits.minimum_entropy_bits,
+        limits.minimum_sharpness,
+        limits.maximum_sharpness,
+        limits.minimum_polarity
+    )
+}
+
+fn lung_limits(limits: &LungLimits) -> String {
+    format!(
+        "height at least {}, rows shared {}, height to width {}; at the border at most {}; contrast at least {}; pixels in \
+         doubt at most {} for each of lung",
+        limits.minimum_height_fraction,
+        limits.minimum_level_fraction,
+        limits.minimum_height_to_width,
+        limits.maximum_border_share,
+        limits.minimum_contrast,
+        limits.maximum_doubtful_ratio
+    )
+}
+
+fn feature_limits(gate: Option<&FeatureGate>) -> String {
+    gate.map_or_else(
+        || "not compared".to_owned(),
+        |gate| {
+            format!(
+                "features of `{}`: Mahalanobis at most {:.3}, to training image {} by nearness {:.4}; fitted on n = {}, \
+                 limits at the quantile {} of n = {} of other patients",
+                gate.member,
+                gate.maximum_mahalanobis_distance,
+                gate.neighbours,
+                gate.maximum_neighbour_distance,
+                gate.n_fitted,
+                gate.quantile,
+                gate.n_held_out
+            )
+        },
+    )
 }
 
 fn networks(card: &mut String, manifest: &Manifest) {

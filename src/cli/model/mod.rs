@@ -110,7 +110,7 @@ fn architecture(text: &str) -> Result<MemberArchitecture, String> {
 }
 
 /// A folder name, never a way out of the folder of the bundles.
-fn bundle_name(text: &str) -> Result<String, String> {
+pub(super) fn bundle_name(text: &str) -> Result<String, String> {
     let good = !text.is_empty()
         && !text.starts_with('.')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
@@ -194,7 +194,7 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
 }
 
 impl Folder {
-    fn resolve(self, global: &Global) -> anyhow::Result<PathBuf> {
+    pub(super) fn resolve(self, global: &Global) -> anyhow::Result<PathBuf> {
         match self.models_dir {
             Some(models_dir) => Ok(models_dir),
             None => Ok(global.load()?.inference.models_dir),
