@@ -89,7 +89,8 @@ pub fn pipeline_settings(
         (&manifest.input, &manifest.segmenter, &manifest.classification)
     else {
         let value = manifest.input.kind().to_owned();
-        return Err(SettingsProblem { setting: "input.kind", value, expected: "`image2d`" });
+        let expected = "`image2d` with classifiers: a lung segmenter alone finds lungs and classifies nothing";
+        return Err(SettingsProblem { setting: "input.kind", value, expected });
     };
     let settings = PipelineSettings {
         member_inputs: manifest
@@ -136,7 +137,9 @@ pub(super) const fn resize_mode(resize: nn::ResizeMode) -> ResizeMode {
     }
 }
 
-fn recipe(preprocessing: &Preprocessing) -> Recipe {
+/// How a picture becomes a classifier's input, as a manifest says it.
+#[must_use]
+pub fn recipe(preprocessing: &Preprocessing) -> Recipe {
     Recipe {
         equalisation: match preprocessing.equalisation {
             nn::Equalisation::None => Equalisation::None,

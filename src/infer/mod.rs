@@ -27,7 +27,7 @@ mod settings;
 mod tests;
 pub mod worker;
 
-pub use adapter::{NnModels, pipeline_settings};
+pub use adapter::{NnModels, pipeline_settings, recipe};
 pub use ct::CtPipeline;
 pub use ct_networks::CtNetworks;
 pub use cxr::{Analysis, CxrPipeline, InferError, LoadedImage};
