@@ -26,6 +26,7 @@ mod jpeg12;
 pub mod lungs;
 mod lut;
 mod overlay;
+mod picture;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text;
@@ -39,3 +40,4 @@ pub use header::{ImageHeader, PatientAge, View};
 pub use jpeg12::decode as decode_jpeg_12_bit;
 pub use lut::{LookUpTable, Voi, WindowFunction};
 pub use overlay::{OverlayError, OverlayOptions, encode_png, render_overlay};
+pub use picture::{PictureError, PictureFacts, decode_picture, is_part10, picture_as_radiograph};

@@ -19,7 +19,6 @@ use super::{
         store::Store,
     },
     files::{self, Listed},
-    picture,
 };
 use crate::{
     app::tuning::network_threads,
@@ -27,7 +26,7 @@ use crate::{
         Db,
         case::{self, Case, CaseFilter, NewCase},
     },
-    imaging::{self, DecodeLimits},
+    imaging::{self, DecodeLimits, PictureFacts, picture_as_radiograph},
     infer::{
         CxrPipeline, LoadedImage, NnModels,
         library::{Asker, CaseLibrary, check_size},
@@ -38,8 +37,6 @@ use crate::{
     types::{Pseudonym, PseudonymKey, RunOutcome, RunPriority, Sha256Digest, SourceImage, Uid},
 };
 
-/// Part 10 files begin with a preamble and this.
-const PART_10_MAGIC: (usize, &[u8]) = (128, b"DICM");
 /// Larger files are no radiographs.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
@@ -342,10 +339,8 @@ fn describe_file(
 ) -> anyhow::Result<Described> {
     // A UID of our own: the file's would lead to a patient.
     let sop_instance_uid = report::uid("case", &[&sha256.to_string()]);
-    let (offset, magic) = PART_10_MAGIC;
-    let is_dicom = bytes.get(offset..offset + magic.len()) == Some(magic);
     let (mut patient, mut study, mut view) = (file.patient.clone(), file.study.clone(), file.view.clone());
-    let part10 = if is_dicom {
+    let part10 = if imaging::is_part10(&bytes) {
         let object = imaging::read_object(&bytes).map_err(|_| anyhow::anyhow!("the data set cannot be parsed"))?;
         let text = |tag| {
             let element = object.element_opt(tag).ok().flatten()?;
@@ -357,7 +352,8 @@ fn describe_file(
         view = view.or_else(|| text(tags::VIEW_POSITION));
         bytes
     } else {
-        picture::as_radiograph(&bytes, view.as_deref().unwrap_or_default(), sop_instance_uid.as_str())?
+        let facts = PictureFacts { view: view.as_deref().unwrap_or_default(), age_years: None };
+        picture_as_radiograph(&bytes, facts, sop_instance_uid.as_str())?
     };
     let patient = key.patient(patient.as_deref().unwrap_or_default()).context(
         "it names no patient, so that the same patient could not be left out later; give one in the list's column `patient`",

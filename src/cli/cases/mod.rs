@@ -5,7 +5,6 @@ mod import;
 mod list;
 mod map;
 mod measure;
-mod picture;
 
 use clap::{Args, Subcommand};
 
