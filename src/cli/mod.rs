@@ -49,6 +49,7 @@ mod study;
 mod tests;
 mod timeline;
 mod tls;
+mod train;
 mod trial;
 
 use std::{
@@ -198,6 +199,8 @@ enum Command {
     /// Bundles: networks with their weights and manifest
     #[command(subcommand)]
     Model(model::Action),
+    /// Trains a lung segmenter or classifiers and writes a bundle
+    Train(train::Options),
     /// The reference library of similar cases
     #[command(subcommand)]
     Cases(cases::Action),
@@ -255,6 +258,9 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Retention(options) => retention::run(global, &options).await,
         Command::Bench(options) => bench::run(global, options).await,
         Command::Model(action) => model::run(global, action).await,
+        Command::Train(options) => {
+            tokio::task::spawn_blocking(move || train::run(&options)).await.context("run the training")?
+        }
         Command::Cases(action) => cases::run(global, action).await,
     }
 }
