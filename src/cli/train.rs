@@ -100,7 +100,13 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
             print(&format!("kept       {network}: {}", epoch_words(epoch)))?;
         }
         let bundle = outcome.bundle;
-        print(&format!("bundle     {} {} in `{}/bundle`, digest {}", bundle.name, bundle.version, folder.display(), bundle.digest))?;
+        print(&format!(
+            "bundle     {} {} in `{}/bundle`, digest {}",
+            bundle.name,
+            bundle.version,
+            folder.display(),
+            bundle.digest
+        ))?;
     }
     Ok(())
 }
@@ -148,8 +154,12 @@ impl Display {
             Event::Reading { done, of } => self.advance(of, done, "reading images".to_owned()),
             Event::Began { network, epochs, batches, done } => {
                 (self.batches, self.epochs) = (batches, epochs);
-                let before = if done > 0 { format!(", {} of them done before", count(done as usize, "epoch")) } else { String::new() };
-                self.say(&format!("{network}: {epochs} epochs of {}{before}", count(batches, "batch")));
+                let before = if done > 0 {
+                    format!(", {} of them done before", count(done as usize, "epoch"))
+                } else {
+                    String::new()
+                };
+                self.say(&format!("{network}: {epochs} epochs of {batches} batches{before}"));
             }
             Event::Batch { epoch, batch, loss } => {
                 let (done, all) = (self.batches * (epoch as usize - 1) + batch, self.batches * self.epochs as usize);

@@ -204,7 +204,9 @@ pub fn write_trained_bundle(
 ) -> Result<BundleIdentity, InitError> {
     let digest_of = |name: &str| {
         let found = weights.iter().find(|(file_name, _)| file_name == name);
-        found.map(|(_, bytes)| Sha256Digest::of(bytes)).ok_or_else(|| InitError::Weights(format!("`{name}` is missing")))
+        found
+            .map(|(_, bytes)| Sha256Digest::of(bytes))
+            .ok_or_else(|| InitError::Weights(format!("`{name}` is missing")))
     };
     if let Some(segmenter) = &mut manifest.segmenter {
         segmenter.sha256 = digest_of(&segmenter.weights)?;
@@ -377,10 +379,7 @@ fn manifest(name: &str, options: UntrainedOptions, digests: &[Sha256Digest]) -> 
             .to_owned(),
         performance: Vec::new(),
         input: Input::Image2d {
-            preprocessing: Preprocessing {
-                image_side_pixels: options.image_side_pixels,
-                ..radiograph_preprocessing()
-            },
+            preprocessing: Preprocessing { image_side_pixels: options.image_side_pixels, ..radiograph_preprocessing() },
             gates: radiograph_gates(),
         },
         classification: Some(classification()),

@@ -478,6 +478,14 @@ pub struct Segmenter {
     pub precision: NetworkPrecision,
 }
 
+impl Segmenter {
+    /// Whether its weights are random numbers.
+    #[must_use]
+    pub fn is_untrained(&self) -> bool {
+        self.version.starts_with(UNTRAINED_VERSION)
+    }
+}
+
 /// Which network segments the lungs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -73,7 +73,8 @@ pub use fusion::fuse;
 pub use import::{ImportError, ImportTarget, Imported, import};
 pub use init::{
     CT_BUNDLE_NAME, InitError, ScanOptions, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_ct_bundle,
-    init_untrained_bundle, init_untrained_scan_bundle, radiograph_gates, radiograph_preprocessing, write_trained_bundle,
+    init_untrained_bundle, init_untrained_scan_bundle, radiograph_gates, radiograph_preprocessing,
+    write_trained_bundle,
 };
 #[cfg(test)]
 pub(crate) use lesions::script_of;

@@ -55,7 +55,7 @@ pub fn normal(seed: u64, name: &str, n_elements: usize, std: f32) -> Vec<f32> {
 /// | batch normalisation: weight | 0.8 to 1.2; at the end of a residual branch 0.1 to 0.3 |
 /// | batch normalisation: running mean | -0.1 to 0.1 |
 /// | batch normalisation: running variance | 0.75 to 1.25 |
-pub(super) fn seeded_values(
+pub(crate) fn seeded_values(
     seed: u64,
     network: &str,
     architecture: Option<Architecture>,

@@ -21,8 +21,9 @@ use super::{
     error::{NnError, cut},
     import::tensors_of,
     manifest::{MemberArchitecture, SegmenterArchitecture},
-    seeded, weights,
+    seeded,
     unet::UNet,
+    weights,
 };
 use crate::types::Device;
 
@@ -112,7 +113,8 @@ impl NetworkPlan {
                 let starts: [u32; 5] =
                     if architecture == Architecture::Vgg19 { [0, 5, 10, 19, 28] } else { [0, 5, 10, 17, 24] };
                 let layer: Option<u32> = layer.and_then(|number| number.parse().ok());
-                layer.and_then(|layer| known.get(starts.iter().filter(|start| **start <= layer).count().wrapping_sub(1)))
+                layer
+                    .and_then(|layer| known.get(starts.iter().filter(|start| **start <= layer).count().wrapping_sub(1)))
             }
             Architecture::InceptionV3 | Architecture::InceptionResNetV2 => {
                 let prefixes: [(&str, usize); 11] = [

@@ -324,8 +324,7 @@ mod tests {
             assert!((row - expected.0).abs() < 0.6 && (column - expected.1).abs() < 0.6, "{row} {column} {expected:?}");
             let moved = changes.warp_labels(&labels, 100);
             assert!(moved.iter().all(|label| [0, 2].contains(label)));
-            let mask =
-                Plane { rows: 100, columns: 100, values: moved.iter().map(|label| f32::from(*label)).collect() };
+            let mask = Plane { rows: 100, columns: 100, values: moved.iter().map(|label| f32::from(*label)).collect() };
             let (mask_row, mask_column) = centre(&mask);
             assert!((row - mask_row).abs() < 0.6 && (column - mask_column).abs() < 0.6);
         }
@@ -356,7 +355,10 @@ mod tests {
         let mut bright = Plane::filled(4, 4, 0.9);
         Changes { contrast: 1.5, ..still() }.shade(&mut bright, &placement(2, 4));
         let expected = [[0.9; 4], [1.0; 4], [1.0; 4], [0.9; 4]].concat();
-        assert!(bright.values.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-6), "{bright:?}");
+        assert!(
+            bright.values.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-6),
+            "{bright:?}"
+        );
     }
 
     #[test]

@@ -165,11 +165,7 @@ mod tests {
         assert!(Checkpoint::read(folder.path()).unwrap().is_none());
         let weights = BTreeMap::from([("a.weight".to_owned(), Tensor::from_slice(&[0.1f32, f32::MIN_POSITIVE]))]);
         let moments = BTreeMap::from([("first/a.weight".to_owned(), Tensor::from_slice(&[3.0f32]))]);
-        Checkpoint::new(progress())
-            .with("weights", &weights)
-            .with("optimiser", &moments)
-            .write(folder.path())
-            .unwrap();
+        Checkpoint::new(progress()).with("weights", &weights).with("optimiser", &moments).write(folder.path()).unwrap();
         let read = Checkpoint::read(folder.path()).unwrap().unwrap();
         assert_eq!(read.progress, progress());
         assert_eq!(read.part("weights")["a.weight"], weights["a.weight"]);

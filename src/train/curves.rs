@@ -56,14 +56,7 @@ fn svg(name: &str, history: &[EpochRecord]) -> String {
     picture
 }
 
-fn panel(
-    picture: &mut String,
-    left: f64,
-    title: &str,
-    lines: &[Vec<(f64, f64)>; 2],
-    last_epoch: f64,
-    top_value: f64,
-) {
+fn panel(picture: &mut String, left: f64, title: &str, lines: &[Vec<(f64, f64)>; 2], last_epoch: f64, top_value: f64) {
     let (width, height) = PLOT;
     let x = |epoch: f64| left + (epoch - 1.0) / (last_epoch - 1.0) * width;
     let y = |value: f64| TOP + (1.0 - (value / top_value).clamp(0.0, 1.0)) * height;
@@ -89,8 +82,7 @@ fn panel(
         TOP + height + 18.0,
         left + width
     );
-    for (line_idx, ((points, colour), meaning)) in
-        lines.iter().zip(COLOURS).zip(["training", "validation"]).enumerate()
+    for (line_idx, ((points, colour), meaning)) in lines.iter().zip(COLOURS).zip(["training", "validation"]).enumerate()
     {
         if points.is_empty() {
             continue;

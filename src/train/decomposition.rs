@@ -35,8 +35,11 @@ pub(super) fn sub_classes(
     let mut outputs = vec![0; classes.len()];
     for class in 0..classes.iter().max().map_or(0, |last| last + 1) {
         let of_class = |image: &usize| classes.get(*image) == Some(&class);
-        let members: Vec<&[f64]> =
-            training.iter().filter(|image| of_class(image)).filter_map(|image| Some(points.get(*image)?.as_slice())).collect();
+        let members: Vec<&[f64]> = training
+            .iter()
+            .filter(|image| of_class(image))
+            .filter_map(|image| Some(points.get(*image)?.as_slice()))
+            .collect();
         if members.len() < n_sub_classes {
             return Err(TrainError::Data(format!(
                 "class {class} has {} training images and shall have {n_sub_classes} sub-classes: lower `task.sub_classes`",
@@ -157,7 +160,10 @@ mod tests {
         assert_eq!(outputs, sub_classes(&embeddings, &classes, &training, 2, 1).unwrap());
         for class in 0..2 {
             let of = |heap| -> std::collections::BTreeSet<usize> {
-                (0..80).filter(|image| classes[*image] == class && heaps[*image] == heap).map(|image| outputs[image]).collect()
+                (0..80)
+                    .filter(|image| classes[*image] == class && heaps[*image] == heap)
+                    .map(|image| outputs[image])
+                    .collect()
             };
             assert_eq!((of(0).len(), of(1).len()), (1, 1), "a heap is divided");
             assert_ne!(of(0), of(1));

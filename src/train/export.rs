@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     nn::{
-        Bundle, Calibration, Classification, Input, Manifest, Member, MemberArchitecture, Segmenter, SegmenterArchitecture,
-        SegmenterNormalisation, write_trained_bundle,
+        Bundle, Calibration, Classification, Input, Manifest, Member, MemberArchitecture, Segmenter,
+        SegmenterArchitecture, SegmenterNormalisation, write_trained_bundle,
     },
     types::{BundleIdentity, BundleStatus, Sha256Digest},
 };
@@ -96,7 +96,14 @@ pub(super) fn export_classifiers(
         prior: None,
         classes: classes.iter().map(super::plan::Class::definition).collect(),
     };
-    let manifest = Manifest { segmenter, members, classification: Some(classification), ..manifest(plan, record) };
+    // What holds random weights is untrained, whatever else was trained.
+    let status = if segmenter.as_ref().is_some_and(Segmenter::is_untrained) {
+        BundleStatus::Untrained
+    } else {
+        BundleStatus::Unvalidated
+    };
+    let classification = Some(classification);
+    let manifest = Manifest { status, segmenter, members, classification, ..manifest(plan, record) };
     Ok(write_trained_bundle(folder, manifest, weights)?)
 }
 

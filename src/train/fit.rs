@@ -230,16 +230,17 @@ impl Fit<'_> {
             let accumulate = self.plan.optimisation.accumulate as usize;
             let mut step_loss = 0.0;
             for batch_idx in first..batches.len() {
-                let batch =
-                    receiver.recv().map_err(|_| TrainError::Internal("no batch is prepared".to_owned()))??;
+                let batch = receiver.recv().map_err(|_| TrainError::Internal("no batch is prepared".to_owned()))??;
                 let in_step = accumulate.min(batches.len() - batch_idx / accumulate * accumulate);
                 if batch_idx % accumulate == 0 {
                     optimiser.zero_gradients()?;
                     step_loss = 0.0;
                 }
-                tch::manual_seed(Stream::new(self.plan.compute.seed, u64::from(epoch), batch_idx as u64 ^ DROPOUT)
-                    .next_u64() as i64);
-                let (loss, score) = self.gradients(network, &batch, state.progress.loss_scale.scale / in_step as f64)?;
+                tch::manual_seed(
+                    Stream::new(self.plan.compute.seed, u64::from(epoch), batch_idx as u64 ^ DROPOUT).next_u64() as i64,
+                );
+                let (loss, score) =
+                    self.gradients(network, &batch, state.progress.loss_scale.scale / in_step as f64)?;
                 if !loss.is_finite() {
                     return Err(TrainError::Diverged { network: self.name.to_owned(), epoch: epoch + 1 });
                 }
@@ -274,9 +275,8 @@ impl Fit<'_> {
     fn gradients(&self, network: &Trainable, batch: &Batch, scale: f64) -> Result<(f64, f64), TrainError> {
         let optimisation = &self.plan.optimisation;
         let (input, targets) = self.tensors(batch, network.device())?;
-        let logits = tch::autocast(optimisation.mixed_precision, || {
-            network.training_logits(&input, optimisation.dropout)
-        })?;
+        let logits =
+            tch::autocast(optimisation.mixed_precision, || network.training_logits(&input, optimisation.dropout))?;
         let logits = logits.f_to_kind(Kind::Float)?;
         let loss = self.loss(&logits, &targets)?;
         loss.f_mul_scalar(scale)?.f_backward()?;
@@ -498,7 +498,8 @@ fn class_loss(logits: &Tensor, targets: &Tensor, weights: &Tensor, loss: Loss) -
     let of_target = logits.f_log_softmax(1, Kind::Float)?.f_gather(1, &targets.f_unsqueeze(1)?, false)?;
     let of_target = of_target.f_squeeze_dim(1)?;
     let weights = weights.f_index_select(0, targets)?;
-    let doubt = of_target.f_exp()?.f_neg()?.f_add_scalar(1.0)?.f_clamp_min(0.0)?.f_pow_tensor_scalar(loss.focal_gamma)?;
+    let doubt =
+        of_target.f_exp()?.f_neg()?.f_add_scalar(1.0)?.f_clamp_min(0.0)?.f_pow_tensor_scalar(loss.focal_gamma)?;
     let summed = doubt.f_mul(&of_target)?.f_mul(&weights)?.f_sum(Kind::Float)?.f_neg()?;
     Ok(summed.f_div(&weights.f_sum(Kind::Float)?)?)
 }
@@ -534,4 +535,123 @@ pub(super) fn json_lines<T: Serialize>(path: &Path, entries: &[T]) -> Result<(),
         text.push('\n');
     }
     replace(path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::{
+        super::optimiser::{Method, OptimiserOptions},
+        *,
+    };
+    use crate::{
+        nn::{Architecture, AttentionOptions, seeded},
+        types::Device,
+    };
+
+    #[derive(Deserialize)]
+    struct Golden {
+        seed: u64,
+        cases: Vec<GoldenCase>,
+    }
+
+    #[derive(Deserialize)]
+    struct GoldenCase {
+        network: String,
+        architecture: String,
+        width: f64,
+        side_pixels: i64,
+        n_images: i64,
+        method: Method,
+        learning_rate: f64,
+        losses: Vec<f64>,
+    }
+
+    /// From the same weights with the same images: deploy/golden/make_training.py.
+    #[test]
+    fn twenty_steps_lose_what_pytorch_loses() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/nn/training.json");
+        let golden: Golden = serde_json::from_slice(&fs_err::read(path).unwrap()).unwrap();
+        assert_eq!(golden.cases.len(), 5);
+        for case in golden.cases {
+            let found = losses(golden.seed, &case);
+            assert_eq!(case.losses.len(), 20);
+            assert!(case.losses[19] < 0.95 * case.losses[0], "{}: nothing is learned", case.network);
+            let most = found.iter().zip(&case.losses).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            assert!(most < 1e-3, "{}: {most}\n{found:?}\n{:?}", case.network, case.losses);
+        }
+    }
+
+    fn losses(seed: u64, case: &GoldenCase) -> Vec<f64> {
+        let architecture = Architecture::ALL.into_iter().find(|of| of.name() == case.architecture);
+        let plan = match architecture {
+            None => NetworkPlan::Segmenter { width: case.width },
+            Some(architecture) => NetworkPlan::Classifier {
+                architecture,
+                width: case.width,
+                n_outputs: 2,
+                attention: AttentionOptions::default(),
+            },
+        };
+        let network = Trainable::declare(plan, Device::Cpu).unwrap();
+        let start = network.variables().into_iter().map(|(name, variable)| {
+            let shape: Vec<usize> = variable.size().iter().map(|side| *side as usize).collect();
+            let values = seeded::seeded_values(seed, &case.network, architecture, &name, &shape);
+            (name, Tensor::from_slice(&values).view(variable.size().as_slice()))
+        });
+        network.copy_from(&start.collect()).unwrap();
+        let uniform = |what: &str, shape: &[i64], most: f32| {
+            let n_elements = shape.iter().product::<i64>() as usize;
+            let values = seeded::uniform(seed, &format!("{}/{what}", case.network), n_elements, -most, most);
+            Tensor::from_slice(&values).view(shape)
+        };
+        let (n, side) = (case.n_images, case.side_pixels);
+        let channels = if architecture.is_none() { 1 } else { 3 };
+        let images = uniform("images", &[n, channels, side, side], 2.0);
+        let options = OptimiserOptions { method: case.method, momentum: 0.9, weight_decay: 1e-4 };
+        let mut optimiser = Optimiser::new(network.variables(), options).unwrap();
+        let step = |_| {
+            optimiser.zero_gradients().unwrap();
+            let logits = network.training_logits(&images, 0.0).unwrap();
+            let loss = if architecture.is_none() {
+                let masks = uniform("masks", &[n, side, side], 1.0).gt(0.0).to_kind(Kind::Float);
+                lung_loss(&logits, &masks, 1.0).unwrap()
+            } else {
+                let targets = Tensor::arange(n, (Kind::Int64, tch::Device::Cpu)).remainder(2);
+                let smoothed = Loss { label_smoothing: 0.1, ..Loss::default() };
+                class_loss(&logits, &targets, &Tensor::from_slice(&[0.5f32, 2.0]), smoothed).unwrap()
+            };
+            loss.backward();
+            optimiser.step(case.learning_rate).unwrap();
+            number(&loss).unwrap()
+        };
+        (0..20).map(step).collect()
+    }
+
+    #[test]
+    fn the_focal_loss_without_focus_is_cross_entropy() {
+        let logits = Tensor::from_slice(&[1.0f32, -0.5, 0.2, 0.9, -2.0, 0.3]).view([3, 2]);
+        let (targets, weights) = (Tensor::from_slice(&[0i64, 1, 1]), Tensor::from_slice(&[0.5f32, 2.0]));
+        let of = |gamma| {
+            let loss = Loss { focal_gamma: gamma, ..Loss::default() };
+            number(&class_loss(&logits, &targets, &weights, loss).unwrap()).unwrap()
+        };
+        assert!((of(0.0) - of(1e-9)).abs() < 1e-6);
+        // By hand: (1 - p)^2 of each, as weighted.
+        let probabilities = [1.5f64, 0.7, 2.3].map(|off| 1.0 / (1.0 + (-off).exp()));
+        let expected: f64 =
+            probabilities.iter().zip([0.5, 2.0, 2.0]).map(|(p, w)| -w * (1.0 - p).powi(2) * p.ln()).sum();
+        assert!((of(2.0) - expected / 4.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn dice_and_balanced_accuracy_count_as_they_should() {
+        let masks = Tensor::from_slice(&[1.0f32, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).view([2, 2, 2]);
+        let found = Tensor::from_slice(&[1.0f32, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).view([2, 2, 2]);
+        let scores = Vec::<f64>::try_from(dice(&found, &masks, 0.0).unwrap().to_kind(Kind::Double)).unwrap();
+        assert!((scores[0] - 2.0 / 3.0).abs() < 1e-6 && (scores[1] - 1.0).abs() < 1e-6, "{scores:?}");
+        let balance = balanced(&[1.0, 1.0, 1.0, 0.0, 0.0, 1.0], &[0, 0, 0, 0, 1, 1]);
+        assert!((balance - 0.625).abs() < 1e-12);
+    }
 }

@@ -30,8 +30,8 @@ pub use fit::{Event, Observer};
 pub use folds::{FoldError, patient_folds, patient_split};
 pub use optimiser::{Method, Schedule};
 pub use plan::{
-    Balance, BundleWords, Class, Compute, Data, Loss, Monitor, Optimisation, PlanProblems, Sampling, Start, Task, TrainPlan,
-    TrainedMember, Validation, WeightsKind, read_plan,
+    Balance, BundleWords, Class, Compute, Data, Loss, Monitor, Optimisation, PlanProblems, Sampling, Start, Task,
+    TrainPlan, TrainedMember, Validation, WeightsKind, read_plan,
 };
 pub use record::RunRecord;
 pub use run::{Outcome, train};

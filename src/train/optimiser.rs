@@ -145,8 +145,7 @@ impl Optimiser {
                         let square = gradient.f_mul(&gradient)?.f_mul_scalar_(1.0 - BETAS.1)?;
                         let _ = second.f_mul_scalar_(BETAS.1)?.f_add_(&square)?;
                         let correction = (1.0 - BETAS.1.powi(steps)).sqrt();
-                        let denominator =
-                            second.f_sqrt()?.f_mul_scalar_(1.0 / correction)?.f_add_scalar_(EPSILON)?;
+                        let denominator = second.f_sqrt()?.f_mul_scalar_(1.0 / correction)?.f_add_scalar_(EPSILON)?;
                         first.f_div(&denominator)?.f_mul_scalar_(learning_rate / (1.0 - BETAS.0.powi(steps)))?
                     }
                     _ => gradient.f_mul_scalar(learning_rate)?,

@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{
     nn::{
-        Architecture, AttentionOptions, Explanation, Fusion, Gates, NetworkPlan, Preprocessing, Storage, radiograph_gates,
-        radiograph_preprocessing,
+        Architecture, AttentionOptions, Explanation, Fusion, Gates, NetworkPlan, Preprocessing, Storage,
+        radiograph_gates, radiograph_preprocessing,
     },
     types::{ClassDefinition, Code, Device},
 };
@@ -29,10 +29,10 @@ pub struct TrainPlan {
     /// The images.
     pub data: Data,
     /// How an image becomes the networks' input; goes into the bundle.
-    #[serde(default = "radiograph_preprocessing")]
+    #[serde(default = "radiograph_preprocessing", deserialize_with = "preprocessing")]
     pub preprocessing: Preprocessing,
     /// What images must satisfy at work; goes into the bundle, and leaves out no training image.
-    #[serde(default = "radiograph_gates")]
+    #[serde(default = "radiograph_gates", deserialize_with = "gates")]
     pub gates: Gates,
     /// How weights follow their gradients.
     #[serde(default)]
@@ -377,6 +377,26 @@ impl From<WeightsKind> for Storage {
 /// Of the words about the training data; the facts of the training are added to them.
 const MAX_DATA_CHARACTERS: usize = 3000;
 
+/// A section over its defaults: keys that it leaves out are those of the untrained bundle.
+fn over<'de, D, T>(deserializer: D, defaults: &T) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Serialize + serde::de::DeserializeOwned,
+{
+    let given = toml::Table::deserialize(deserializer)?;
+    let mut all = toml::Table::try_from(defaults).map_err(serde::de::Error::custom)?;
+    all.extend(given);
+    all.try_into().map_err(serde::de::Error::custom)
+}
+
+fn preprocessing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Preprocessing, D::Error> {
+    over(deserializer, &radiograph_preprocessing())
+}
+
+fn gates<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Gates, D::Error> {
+    over(deserializer, &radiograph_gates())
+}
+
 const fn half() -> f64 {
     0.5
 }
@@ -472,7 +492,9 @@ impl TrainPlan {
         }
         if let Validation::Fold { folds, fold } = self.data.validation {
             problems.check((2..=50).contains(&folds) && fold < folds, || {
-                format!("`data.validation` is fold {fold} of {folds}: give 2 to 50 folds, and one of them, counted from 0")
+                format!(
+                    "`data.validation` is fold {fold} of {folds}: give 2 to 50 folds, and one of them, counted from 0"
+                )
             });
         }
         self.optimisation.check(self.data.validation, &mut problems);
@@ -511,9 +533,8 @@ impl Optimisation {
             format!("`optimisation.learning_rate` is {}: give a number above 0 up to 10", self.learning_rate)
         });
         for (key, value) in [("momentum", self.momentum), ("dropout", self.dropout)] {
-            problems.check((0.0..1.0).contains(&value), || {
-                format!("`optimisation.{key}` is {value}: give 0 to below 1")
-            });
+            problems
+                .check((0.0..1.0).contains(&value), || format!("`optimisation.{key}` is {value}: give 0 to below 1"));
         }
         problems.range("optimisation.weight_decay", self.weight_decay, 0.0, 1.0);
         problems.range("optimisation.warm_up_epochs", self.warm_up_epochs, 0.0, 100.0);
@@ -522,9 +543,8 @@ impl Optimisation {
             ("accumulate", self.accumulate, 256),
             ("epochs", self.epochs, 10_000),
         ] {
-            problems.check((1..=most).contains(&value), || {
-                format!("`optimisation.{key}` is {value}: give 1 to {most}")
-            });
+            problems
+                .check((1..=most).contains(&value), || format!("`optimisation.{key}` is {value}: give 1 to {most}"));
         }
         if let Schedule::Step { every_epochs, factor } = self.schedule {
             problems.check(every_epochs > 0 && within(factor, 0.0, 1.0), || {
@@ -594,7 +614,9 @@ impl Problems {
         let mut seen = BTreeSet::new();
         for (class_idx, class) in classes.iter().enumerate() {
             self.check(!class.of_list.is_empty(), || {
-                format!("`task.classes[{class_idx}].of_list` is empty: give the labels of the list that mean this class")
+                format!(
+                    "`task.classes[{class_idx}].of_list` is empty: give the labels of the list that mean this class"
+                )
             });
             for label in &class.of_list {
                 self.check(seen.insert(label), || {
@@ -692,4 +714,102 @@ pub fn read_plan(file: &Path, changes: &[String]) -> Result<TrainPlan, PlanProbl
     let text = fs_err::read_to_string(file)
         .map_err(|error| PlanProblems(vec![format!("{error}; give the file of the training's configuration")]))?;
     TrainPlan::parse(&text, changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../config/train.example.toml");
+
+    /// Every key with its path; entries of arrays are one.
+    fn keys(value: &toml::Value, path: &str, found: &mut BTreeSet<String>) {
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    keys(value, &format!("{path}.{key}"), found);
+                }
+            }
+            toml::Value::Array(entries) => entries.iter().for_each(|entry| keys(entry, path, found)),
+            _ => {}
+        }
+        found.insert(path.to_owned());
+    }
+
+    #[test]
+    fn the_example_has_every_key_and_its_defaults() {
+        let plan = TrainPlan::parse(EXAMPLE, &[]).unwrap();
+        let (mut written, mut known) = (BTreeSet::new(), BTreeSet::new());
+        keys(&toml::from_str(EXAMPLE).unwrap(), "", &mut written);
+        keys(&toml::Value::try_from(&plan).unwrap(), "", &mut known);
+        assert_eq!(known.difference(&written).collect::<Vec<_>>(), Vec::<&String>::new(), "not in the example");
+        assert_eq!(written.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "unknown");
+        let defaults = Optimisation {
+            clip_length: plan.optimisation.clip_length,
+            average_decay: plan.optimisation.average_decay,
+            patience_epochs: plan.optimisation.patience_epochs,
+            checkpoint_steps: plan.optimisation.checkpoint_steps,
+            ..Optimisation::default()
+        };
+        assert_eq!(plan.optimisation, defaults);
+        assert_eq!((plan.loss, plan.sampling, plan.augmentation), Default::default());
+        assert_eq!(plan.compute, Compute::default());
+        assert_eq!(plan.preprocessing, radiograph_preprocessing());
+        assert_eq!(plan.gates, radiograph_gates());
+        assert_eq!(plan.data.validation, Validation::default());
+        let lungs =
+            EXAMPLE.lines().skip_while(|line| !line.starts_with("#   [task]")).take_while(|line| !line.is_empty());
+        let lungs: Vec<&str> = lungs.filter_map(|line| line.strip_prefix("#   ")).collect();
+        let rest = "[data]\nlist = \"x.csv\"\n[bundle]\nname = \"x\"\ndescription = \"\"\nlicence = \"x\"\ntraining_data = \"x\"\n";
+        assert!(matches!(
+            TrainPlan::parse(&format!("{}\n{rest}", lungs.join("\n")), &[]).unwrap().task,
+            Task::Lungs { .. }
+        ));
+    }
+
+    #[test]
+    fn keys_are_changed_one_by_one() {
+        let change = |changes: &[&str]| {
+            let changes: Vec<String> = changes.iter().map(|change| (*change).to_owned()).collect();
+            TrainPlan::parse(EXAMPLE, &changes)
+        };
+        let plan =
+            change(&["optimisation.epochs=3", "compute.device = cuda:1", "data.validation={ by = \"list\" }"]).unwrap();
+        assert_eq!((plan.optimisation.epochs, plan.device()), (3, Device::Cuda(1)));
+        assert_eq!(plan.data.validation, Validation::List);
+        let refused = |text: &str| change(&[text]).unwrap_err().to_string();
+        assert!(refused("epochs").contains("KEY=VALUE"));
+        assert!(refused("optimisation.epochs.more=3").contains("no section"));
+        assert!(refused("optimisation.momentun=3").contains("momentun"));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let changes = [
+            "task.threshold=1.5",
+            "task.segmenters=[]",
+            "optimisation.learning_rate=0",
+            "optimisation.dropout=1.0",
+            "loss.label_smoothing=0.9",
+            "augmentation.noise=3.0",
+            "compute.threads=0",
+            "compute.device=tpu",
+            "preprocessing.image_side_pixels=16",
+        ];
+        let changes: Vec<String> = changes.map(str::to_owned).to_vec();
+        let problems = TrainPlan::parse(EXAMPLE, &changes).unwrap_err().0;
+        for key in [
+            "task.threshold",
+            "task.segmenters",
+            "optimisation.learning_rate",
+            "optimisation.dropout",
+            "loss.label_smoothing",
+            "augmentation.noise",
+            "compute.threads",
+            "compute.device",
+            "preprocessing.image_side_pixels",
+        ] {
+            assert!(problems.iter().any(|problem| problem.contains(key)), "{key}: {problems:#?}");
+        }
+    }
 }

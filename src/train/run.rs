@@ -21,7 +21,7 @@ use super::{
     sampling::Group,
 };
 use crate::{
-    nn::{Bundle, NetworkPlan, Trainable},
+    nn::{Bundle, NetworkPlan, Segmenter, Trainable},
     types::{BundleIdentity, Sha256Digest},
 };
 
@@ -86,9 +86,10 @@ pub fn train(plan: &TrainPlan, folder: &Path, command: &str, observer: Observer<
     }
 }
 
-/// A folder is one training's at a time; the lock ends with the handle.
+/// A folder is one training's at a time; the lock ends with the handle. The folder itself is locked while its bundle is
+/// written.
 fn lock(folder: &Path) -> Result<fs_err::File, TrainError> {
-    let handle = fs_err::File::open(folder)?;
+    let handle = fs_err::File::create(folder.join(".lock"))?;
     match handle.file().try_lock() {
         Ok(()) => Ok(handle),
         Err(std::fs::TryLockError::WouldBlock) => Err(TrainError::Data(format!(
@@ -268,20 +269,35 @@ impl Training<'_> {
         let fit = Fit { frozen, ..self.fit("segmenter", network, &examples, Objective::Lungs)? };
         let begin = |network: &Trainable| begin(network, "segmenter", start, plan.compute.seed, &mut |_| {});
         let trained = fit.run(begin, observer)?;
-        let bundle = export_segmenter(plan, self.record, &trained, (width, side_pixels), &self.folder.join(BUNDLE_FOLDER))?;
+        let bundle =
+            export_segmenter(plan, self.record, &trained, (width, side_pixels), &self.folder.join(BUNDLE_FOLDER))?;
         Ok(Outcome { bundle, kept: kept_epoch("segmenter", &trained.progress).into_iter().collect() })
     }
 
     fn classifiers(&self, segmenters: &Segmenters, observer: Observer<'_>) -> Result<Outcome, TrainError> {
         let plan = self.plan;
         let Task::Classifier {
-            classes, sub_classes: n_sub_classes, members, segmenters: folders, segmenter_of_bundle, ..
+            classes,
+            sub_classes: n_sub_classes,
+            members,
+            segmenters: folders,
+            segmenter_of_bundle,
+            ..
         } = &plan.task
         else {
             return Err(TrainError::Internal("classifiers are trained for classes".to_owned()));
         };
         let n_sub_classes = *n_sub_classes as usize;
-        let class_of_output: Vec<usize> = (0..classes.len() * n_sub_classes).map(|output| output / n_sub_classes).collect();
+        let class_of_output: Vec<usize> =
+            (0..classes.len() * n_sub_classes).map(|output| output / n_sub_classes).collect();
+        let of_bundle = segmenter_of_bundle.as_ref().or(folders.first());
+        let of_bundle = of_bundle.ok_or_else(|| TrainError::Internal("there is no segmenter".to_owned()))?;
+        let (of_bundle, _): (Bundle, _) = open_bundle(of_bundle)?;
+        if of_bundle.manifest().segmenter.as_ref().is_some_and(Segmenter::is_untrained) {
+            let words =
+                "the segmenter of the bundle is random numbers: the bundle will be `untrained`, whatever it learns";
+            observer(Event::Note(words));
+        }
         let augmentation = (plan.augmentation, plan.compute.working_scale);
         let mut examples = ClassExamples::read(
             &self.chosen.samples,
@@ -300,8 +316,7 @@ impl Training<'_> {
             if n_sub_classes > 1 {
                 examples.outputs = self.sub_classes(member, network, &examples, n_sub_classes)?;
             }
-            let objective =
-                Objective::Classes { class_of_output: class_of_output.clone(), weights: weights.clone() };
+            let objective = Objective::Classes { class_of_output: class_of_output.clone(), weights: weights.clone() };
             let fit = Fit {
                 frozen: &member.frozen,
                 learning_rate: member.learning_rate.unwrap_or(plan.optimisation.learning_rate),
@@ -317,10 +332,7 @@ impl Training<'_> {
             trained.push((member, member_trained));
         }
         self.leave_predictions(classes, &class_of_output, &examples, &trained)?;
-        let of_bundle = segmenter_of_bundle.as_ref().or(folders.first());
-        let of_bundle = of_bundle.ok_or_else(|| TrainError::Internal("there is no segmenter".to_owned()))?;
-        let (segmenter, _): (Bundle, _) = open_bundle(of_bundle)?;
-        let bundle = export_classifiers(plan, self.record, &trained, &segmenter, &self.folder.join(BUNDLE_FOLDER))?;
+        let bundle = export_classifiers(plan, self.record, &trained, &of_bundle, &self.folder.join(BUNDLE_FOLDER))?;
         let kept = trained.iter().filter_map(|(member, trained)| kept_epoch(&member.name, &trained.progress)).collect();
         Ok(Outcome { bundle, kept })
     }
@@ -369,9 +381,9 @@ impl Training<'_> {
         let failed = |error: &dyn std::fmt::Display| TrainError::Internal(error.to_string());
         let mut writer = csv::Writer::from_writer(Vec::new());
         let facts = ["file", "patient", "site", "label", "class"].map(str::to_owned);
-        let of_members = trained.iter().flat_map(|(member, _)| {
-            classes.iter().map(move |class| format!("{}: {}", member.name, class.label))
-        });
+        let of_members = trained
+            .iter()
+            .flat_map(|(member, _)| classes.iter().map(move |class| format!("{}: {}", member.name, class.label)));
         writer.write_record(facts.into_iter().chain(of_members)).map_err(|error| failed(&error))?;
         let [channels, rows, columns] = examples.shape();
         for image in &self.chosen.validation {

@@ -39,4 +39,5 @@ mod site;
 mod status;
 mod studies;
 mod tls;
+mod train;
 mod trial;
