@@ -39,7 +39,7 @@ pub struct Outcome {
 /// | | |
 /// | --- | --- |
 /// | `bundle/` | the bundle |
-/// | `<network>/` | its checkpoint, `epochs.jsonl`, `steps.jsonl`, `curves.svg` |
+/// | `<network>/` | its checkpoint, `epochs.jsonl`, `steps.jsonl`, `curves.svg`, `curves.png` |
 /// | `train.toml`, `run.json` | configuration; patients, digests, command |
 /// | `training.csv`, `validation.csv` | the images, as `hilum evaluate --data` takes them |
 /// | `predictions.csv` | what the classifiers say of the validation images |
