@@ -118,13 +118,11 @@ impl Ensemble {
         require_devices(&options.devices)?;
         let manifest = bundle.manifest();
         let load_error = |problems| NnError::Load { bundle: manifest.name.clone(), problems };
-        let (Input::Image2d { .. }, Some(segmenter), Some(classification)) =
-            (&manifest.input, &manifest.segmenter, &manifest.classification)
-        else {
+        let (Input::Image2d { .. }, Some(segmenter)) = (&manifest.input, &manifest.segmenter) else {
             let kind = manifest.input.kind();
             return Err(load_error(vec![format!("a bundle of the kind `{kind}` has no classifiers of radiographs")]));
         };
-        let class_of_output = classification.class_of_output();
+        let class_of_output = manifest.class_of_output();
         let segmenter_threads = options.segmenter_threads;
         let mut entries = manifest.networks().map(move |entry| LoadPlan::new(bundle, &entry, options.clone()));
         let mut problems = Vec::new();
@@ -168,7 +166,7 @@ impl Ensemble {
                 networks: Arc::new(Networks {
                     segmenter: segmenter_network,
                     members,
-                    n_classes: classification.classes.len(),
+                    n_classes: manifest.classification.as_ref().map_or(0, |of| of.classes.len()),
                 }),
             }),
             _ => Err(load_error(problems)),

@@ -697,7 +697,10 @@ impl Manifest {
                 problems.check(self.segmenter.is_some(), || {
                     "`segmenter` is missing: bundles of the kind `image2d` bring their lung segmenter".to_owned()
                 });
-                self.check_members(&mut problems);
+                // One without classifiers only finds lungs.
+                if self.classification.is_some() || !self.members.is_empty() {
+                    self.check_members(&mut problems);
+                }
             }
             Input::CtMeasurement {} => {
                 for (key, is_there) in
