@@ -92,14 +92,12 @@ fn words(found: &Calibrated, left_out: usize) -> String {
         }
     };
     let mut table = Table::new(&["ON THESE IMAGES", "BEFORE", "AFTER"]);
-    let of: [(&str, fn(&Fit) -> f64); 3] = [
-        ("negative log-likelihood", |fit| fit.negative_log_likelihood),
-        ("Brier score", |fit| fit.brier),
-        ("expected calibration error", |fit| fit.expected_calibration_error),
-    ];
-    for (name, figure) in of {
+    let mut row = |name: &str, figure: fn(&Fit) -> f64| {
         table.row([name.to_owned(), format!("{:.4}", figure(&found.before)), format!("{:.4}", figure(&found.after))]);
-    }
+    };
+    row("negative log-likelihood", |fit| fit.negative_log_likelihood);
+    row("Brier score", |fit| fit.brier);
+    row("expected calibration error", |fit| fit.expected_calibration_error);
     format!(
         "{what}, fitted on {} ({} left out)\n{}These figures are of the images of the fit; `hilum evaluate --split test` has those of \
          others.",

@@ -145,7 +145,7 @@ pub(super) async fn open_bundle(
     } else {
         CxrPipeline::of_lungs(models, identity, settings)?
     };
-    Ok(Opened { pipeline, bundle })
+    Ok(Opened { bundle, pipeline })
 }
 
 impl Opened {

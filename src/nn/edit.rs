@@ -75,7 +75,7 @@ fn make(document: &mut DocumentMut, edit: &Edit) -> Result<(), String> {
                 .and_then(Item::as_table_like_mut)
                 .ok_or("`classification.calibration` is no table: write `[classification.calibration]`")?;
             table.clear();
-            for (key, item) in as_table(calibration)?.iter() {
+            for (key, item) in &as_table(calibration)? {
                 table.insert(key, item.clone());
             }
         }

@@ -120,6 +120,7 @@ mod tests {
         for (tag, vr, value) in [
             (tags::PATIENT_NAME, VR::PN, "Doe^Jane"),
             (tags::PATIENT_ID, VR::LO, "SECRET-1"),
+            (tags::PATIENT_AGE, VR::AS, ""),
             (tags::PATIENT_BIRTH_DATE, VR::DA, "19200101"),
             (tags::STUDY_DATE, VR::DA, "20200601"),
             (tags::PATIENT_SEX, VR::CS, "F"),

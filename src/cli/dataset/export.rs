@@ -38,9 +38,9 @@ pub(in crate::cli) struct Options {
     out: PathBuf,
 }
 
-/// A line of the labels.
+/// A line of what people say.
 #[derive(Debug, Clone, Deserialize)]
-struct Label {
+struct Said {
     uid: String,
     label: String,
     #[serde(default)]
@@ -125,25 +125,25 @@ pub(in crate::cli) async fn run(global: &Global, options: Options) -> anyhow::Re
 }
 
 /// What is said of each UID.
-fn read_labels(path: &Path) -> anyhow::Result<BTreeMap<String, Label>> {
+fn read_labels(path: &Path) -> anyhow::Result<BTreeMap<String, Said>> {
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(fs_err::File::open(path)?);
     let mut labels = BTreeMap::new();
     for (idx, row) in reader.deserialize().enumerate() {
-        let label: Label = row.with_context(|| {
+        let said: Said = row.with_context(|| {
             format!("read `{}`: its first line names the columns uid, label and if known split", path.display())
         })?;
         let line = idx + 2;
         anyhow::ensure!(
-            !label.uid.is_empty() && !label.label.is_empty(),
+            !said.uid.is_empty() && !said.label.is_empty(),
             "`{}`, line {line}: give a uid and a label",
             path.display()
         );
-        if let Some(known) = labels.insert(label.uid.clone(), label.clone()) {
+        if let Some(known) = labels.insert(said.uid.clone(), said.clone()) {
             anyhow::ensure!(
-                known.label == label.label,
+                known.label == said.label,
                 "`{}`, line {line}: `{}` has two labels; keep one of them",
                 path.display(),
-                label.uid
+                said.uid
             );
         }
     }
@@ -156,7 +156,7 @@ fn write_image(
     folder: &Path,
     image: &Exported,
     bytes: &[u8],
-    said: &Label,
+    said: &Said,
     key: &crate::types::PseudonymKey,
 ) -> anyhow::Result<Line> {
     // Neither name nor UID leads back: both are keyed.

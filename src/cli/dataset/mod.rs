@@ -44,9 +44,9 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
             });
             let (found, json) = found.await??;
             if json {
-                print_json(&found)?
+                print_json(&found)?;
             } else {
-                print(&words(&found))?
+                print(&words(&found))?;
             }
             anyhow::ensure!(
                 found.unreadable.is_empty() && found.patients_on_two_sides.is_empty(),

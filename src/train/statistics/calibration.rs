@@ -226,7 +226,7 @@ mod tests {
             let surer = p.powi(2) / (p.powi(2) + (1.0 - p).powi(2));
             for of_hundred in 0..100 {
                 outputs.push([1.0 - surer, surer]);
-                classes.push(usize::from(f64::from(of_hundred) < p * 100.0));
+                classes.push(usize::from(of_hundred < share * 5));
             }
         }
         let outputs: Vec<&[f64]> = outputs.iter().map(<[f64; 2]>::as_slice).collect();
