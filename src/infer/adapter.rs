@@ -20,14 +20,14 @@ use crate::{
 #[derive(Clone)]
 pub struct NnModels {
     ensemble: Ensemble,
-    classification: Classification,
+    classification: Option<Classification>,
 }
 
 impl NnModels {
-    /// The networks with what their outputs mean.
+    /// The networks with what their outputs mean; nothing where there are no classifiers.
     #[must_use]
-    pub const fn new(ensemble: Ensemble, classification: Classification) -> Self {
-        Self { ensemble, classification }
+    pub fn new(ensemble: Ensemble, classification: impl Into<Option<Classification>>) -> Self {
+        Self { ensemble, classification: classification.into() }
     }
 }
 
@@ -73,26 +73,38 @@ impl Models for NnModels {
     }
 
     fn fuse(&self, member_logits: &[&[f32]]) -> Option<Vec<f64>> {
-        nn::fuse(&self.classification, member_logits)
+        nn::fuse(self.classification.as_ref()?, member_logits)
     }
 }
 
 /// What the manifest of a bundle for radiographs prescribes, as the pipeline wants it.
 ///
 /// # Errors
-/// [`SettingsProblem`] when the bundle is of another kind.
+/// [`SettingsProblem`] when the bundle is of another kind, or has no classifiers.
 pub fn pipeline_settings(
     manifest: &Manifest,
     decode_limits: DecodeLimits,
 ) -> Result<(PipelineSettings, Classification), SettingsProblem> {
-    let (Input::Image2d { preprocessing, gates }, Some(segmenter), Some(classification)) =
-        (&manifest.input, &manifest.segmenter, &manifest.classification)
-    else {
+    let settings = lung_settings(manifest, decode_limits)?;
+    let classification = manifest.classification.clone().ok_or_else(|| SettingsProblem {
+        setting: "classification",
+        value: "missing".to_owned(),
+        expected: "there, with members: this bundle only finds lungs",
+    })?;
+    Ok((settings, classification))
+}
+
+/// The same of a bundle that may do without classifiers.
+///
+/// # Errors
+/// [`SettingsProblem`] when the bundle is of another kind.
+pub fn lung_settings(manifest: &Manifest, decode_limits: DecodeLimits) -> Result<PipelineSettings, SettingsProblem> {
+    let (Input::Image2d { preprocessing, gates }, Some(segmenter)) = (&manifest.input, &manifest.segmenter) else {
         let value = manifest.input.kind().to_owned();
         let expected = "`image2d` with classifiers: a lung segmenter alone finds lungs and classifies nothing";
         return Err(SettingsProblem { setting: "input.kind", value, expected });
     };
-    let settings = PipelineSettings {
+    Ok(PipelineSettings {
         member_inputs: manifest
             .members
             .iter()
@@ -115,8 +127,7 @@ pub fn pipeline_settings(
         },
         decode_limits,
         similar_cases: similar_cases(manifest),
-    };
-    Ok((settings, classification.clone()))
+    })
 }
 
 fn similar_cases(manifest: &Manifest) -> SimilarCaseSettings {

@@ -125,6 +125,26 @@ struct Prepared {
     segmenter_canvas: Plane,
 }
 
+/// An image on its canvas with its lungs, before the classifiers.
+pub(super) struct Seen {
+    pub(super) gates: Gates,
+    pub(super) placement: Placement,
+    /// As [`Prepared::canvas`].
+    pub(super) canvas: Plane,
+    pub(super) lungs: Lungs,
+}
+
+/// What the members say together.
+pub(super) struct Fused {
+    /// Output per class, 0 to 1.
+    pub(super) outputs: Vec<f64>,
+    /// Of the target class.
+    pub(super) output: f64,
+    pub(super) members: Vec<MemberScore>,
+    pub(super) heat_map: HeatMap,
+    pub(super) member_heat_maps: Vec<(String, HeatMap)>,
+}
+
 /// What the members see of an image.
 pub(super) struct Inputs {
     gates: Gates,
@@ -136,7 +156,7 @@ pub(super) struct Inputs {
 
 /// An image that is left out.
 pub(super) struct Exclusion {
-    reason: ReasonCode,
+    pub(super) reason: ReasonCode,
     pub(super) words: String,
 }
 
@@ -190,6 +210,15 @@ impl<M: Models> CxrPipeline<M> {
         if !(0.0..=1.0).contains(&bundle.threshold) {
             return problem("threshold", bundle.threshold.to_string(), "0 to 1");
         }
+        Ok(Self { models: Arc::new(models), bundle, settings: Arc::new(settings) })
+    }
+
+    /// The same of a bundle without classifiers: its images can be examined and not judged.
+    ///
+    /// # Errors
+    /// [`SettingsProblem`] when no image could be examined with this bundle.
+    pub fn of_lungs(models: M, bundle: BundleIdentity, settings: PipelineSettings) -> Result<Self, SettingsProblem> {
+        settings.check()?;
         Ok(Self { models: Arc::new(models), bundle, settings: Arc::new(settings) })
     }
 
@@ -280,9 +309,27 @@ impl<M: Models> CxrPipeline<M> {
         priority: RunPriority,
         times: &mut StageTimes,
     ) -> Result<Verdict<Inputs>, InferError> {
+        let enforced = self.bundle.status != BundleStatus::Untrained;
+        let Seen { gates, placement, canvas, lungs } = match self.see(bytes, enforced, priority, times).await? {
+            Verdict::Goes(seen) => seen,
+            Verdict::Excluded(exclusion) => return Ok(Verdict::Excluded(exclusion)),
+        };
+        let started = Instant::now();
+        let (of_members, lungs) = self.compose(canvas, placement, lungs).await?;
+        times.add("classify", started);
+        Ok(Verdict::Goes(Inputs { gates, placement, lungs, of_members }))
+    }
+
+    /// From a file to its canvas and lungs; gates that fail stop it if they are `enforced`.
+    pub(super) async fn see(
+        &self,
+        bytes: Vec<u8>,
+        enforced: bool,
+        priority: RunPriority,
+        times: &mut StageTimes,
+    ) -> Result<Verdict<Seen>, InferError> {
         let started = Instant::now();
         let settings = Arc::clone(&self.settings);
-        let enforced = self.bundle.status != BundleStatus::Untrained;
         let prepared = spawn_blocking(move || prepare(&bytes, &settings, enforced)).await??;
         times.add("decode", started);
         let Prepared { mut gates, placement, canvas, segmenter_canvas } = match prepared {
@@ -307,19 +354,25 @@ impl<M: Models> CxrPipeline<M> {
         if let Some(gate) = gates.stopping() {
             return Ok(Verdict::Excluded(Exclusion { reason: gate.reason, words: gate.words.clone() }));
         }
+        Ok(Verdict::Goes(Seen { gates, placement, canvas, lungs }))
+    }
 
-        let started = Instant::now();
+    /// The inputs of each member with the part of the canvas that its first input shows, on a thread for heavy work.
+    pub(super) async fn compose(
+        &self,
+        canvas: Plane,
+        placement: Placement,
+        lungs: Lungs,
+    ) -> Result<(Vec<(Vec<Planes>, Frame)>, Lungs), InferError> {
         let settings = Arc::clone(&self.settings);
-        let (of_members, lungs) = spawn_blocking(move || {
+        let composed = spawn_blocking(move || {
             classifier_inputs(&settings.member_inputs, &canvas, &placement, &lungs).map(|inputs| (inputs, lungs))
-        })
-        .await??;
-        times.add("classify", started);
-        Ok(Verdict::Goes(Inputs { gates, placement, lungs, of_members }))
+        });
+        Ok(composed.await??)
     }
 
     /// Runs all members at the same time; one entry each, in the bundle's order.
-    async fn classify(
+    pub(super) async fn classify(
         &self,
         inputs: Vec<Vec<Planes>>,
         priority: RunPriority,
@@ -347,7 +400,7 @@ impl<M: Models> CxrPipeline<M> {
 
     /// The vector that similar images are found by. A member that failed leaves none: the vectors of an ensemble with
     /// and without it cannot be compared.
-    fn embedding(&self, outputs: &[Result<MemberOutput, String>]) -> Result<Vec<f32>, String> {
+    pub(super) fn embedding(&self, outputs: &[Result<MemberOutput, String>]) -> Result<Vec<f32>, String> {
         let mut parts: Vec<f32> = Vec::new();
         for (member, output) in self.bundle.members.iter().zip(outputs) {
             if let EmbeddingMethod::Member(name) = &self.settings.similar_cases.method
@@ -380,6 +433,36 @@ impl<M: Models> CxrPipeline<M> {
         outputs: Vec<Result<MemberOutput, String>>,
         frames: Vec<Frame>,
     ) -> Result<ImageAnalysis, InferError> {
+        let Fused { outputs: fused, output, members, heat_map, member_heat_maps } = self.fused(outputs, frames)?;
+        let (right_lung_heat_fraction, left_lung_heat_fraction) = heat::hot_fractions(&heat_map, lungs);
+        Ok(ImageAnalysis {
+            source: source.clone(),
+            placement,
+            gates: gates.into_results(),
+            decision: decide(&self.bundle, output, &members),
+            member_spread: spread(&members, self.bundle.target_class_idx),
+            members,
+            fused,
+            localised: output >= self.bundle.threshold,
+            heat_map,
+            member_heat_maps,
+            lung_mask: LungMask {
+                side_pixels: lungs.side as u32,
+                png_base64: STANDARD.encode(lungs.to_png()),
+                area_fraction: lungs.measurements.area_fraction,
+            },
+            right_lung_heat_fraction,
+            left_lung_heat_fraction,
+            similar_cases: None,
+        })
+    }
+
+    /// The members' outputs and maps as one.
+    pub(super) fn fused(
+        &self,
+        outputs: Vec<Result<MemberOutput, String>>,
+        frames: Vec<Frame>,
+    ) -> Result<Fused, InferError> {
         let target = self.bundle.target_class_idx;
         let logits: Vec<&[f32]> = outputs.iter().flatten().map(|output| output.logits.as_slice()).collect();
         let fused = self.models.fuse(&logits).filter(|fused| fused.iter().all(|output| output.is_finite()));
@@ -410,27 +493,7 @@ impl<M: Models> CxrPipeline<M> {
         }
         let weighted: Vec<(&HeatMap, f64)> = member_heat_maps.iter().map(|(_, map)| map).zip(map_weights).collect();
         let heat_map = heat::fuse(&weighted);
-        let (right_lung_heat_fraction, left_lung_heat_fraction) = heat::hot_fractions(&heat_map, lungs);
-        Ok(ImageAnalysis {
-            source: source.clone(),
-            placement,
-            gates: gates.into_results(),
-            decision: decide(&self.bundle, output, &members),
-            member_spread: spread(&members, target),
-            members,
-            fused,
-            localised: output >= self.bundle.threshold,
-            heat_map,
-            member_heat_maps,
-            lung_mask: LungMask {
-                side_pixels: lungs.side as u32,
-                png_base64: STANDARD.encode(lungs.to_png()),
-                area_fraction: lungs.measurements.area_fraction,
-            },
-            right_lung_heat_fraction,
-            left_lung_heat_fraction,
-            similar_cases: None,
-        })
+        Ok(Fused { outputs: fused, output, members, heat_map, member_heat_maps })
     }
 }
 

@@ -15,6 +15,7 @@ mod ct_networks;
 #[cfg(test)]
 mod ct_tests;
 mod cxr;
+mod examine;
 mod gates;
 pub mod library;
 mod models;
@@ -27,10 +28,11 @@ mod settings;
 mod tests;
 pub mod worker;
 
-pub use adapter::{NnModels, pipeline_settings, recipe};
+pub use adapter::{NnModels, lung_settings, pipeline_settings, recipe};
 pub use ct::CtPipeline;
 pub use ct_networks::CtNetworks;
 pub use cxr::{Analysis, CxrPipeline, InferError, LoadedImage};
+pub use examine::{Examination, Examined, Judgement};
 pub use models::{ActivationMap, MemberOutput, ModelError, Models};
 pub use on_demand::{MapWish, OnDemandError};
 pub use pipeline::Pipeline;

@@ -18,6 +18,7 @@ mod cuda;
 mod decovnet;
 mod detrac;
 mod dre_net;
+mod edit;
 mod ensemble;
 mod error;
 mod explain;
@@ -66,10 +67,11 @@ pub use attention_vgg::{AttentionFusion, AttentionNorm, AttentionOptions, Attent
 pub use bundle::{Bundle, BundleError, MANIFEST_FILE_NAME, MAX_MANIFEST_BYTES, MAX_WEIGHTS_BYTES};
 pub use covnet::BatchNormMode;
 pub use cuda::require_devices;
+pub use edit::{Edit, EditError, edit_manifest};
 pub use ensemble::{ActivationMap, Ensemble, EnsembleOptions, MemberOutput};
 pub use error::NnError;
 pub use explain::{Explanation, IntegratedGradientsOptions};
-pub use fusion::fuse;
+pub use fusion::{calibrated, fuse, platt_logit};
 pub use import::{ImportError, ImportTarget, Imported, import};
 pub use init::{
     CT_BUNDLE_NAME, InitError, ScanOptions, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_ct_bundle,

@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(folds.len(), 150);
         let mut fold_of = BTreeMap::new();
         for (sample, fold) in samples.iter().zip(&folds) {
-            assert_eq!(fold_of.entry(&sample.patient).or_insert(*fold), &fold, "{}", sample.patient);
+            assert_eq!(*fold_of.entry(&sample.patient).or_insert(*fold), *fold, "{}", sample.patient);
         }
         let whole = samples.iter().filter(|sample| sample.label.as_deref() == Some("covid")).count() as f64 / 150.0;
         for fold in 0..5 {

@@ -22,6 +22,7 @@ mod cases;
 mod commitment;
 mod crash;
 mod ct;
+mod dataset;
 mod doctor;
 mod duplicates;
 mod evidence;

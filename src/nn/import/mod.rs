@@ -380,7 +380,7 @@ fn to_safetensors(
 }
 
 /// Durable before it has its name.
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let folder: PathBuf = path.parent().map(Path::to_owned).unwrap_or_default();
     let temporary = folder.join(format!(".{name}.part"));
