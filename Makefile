@@ -70,6 +70,21 @@ bench-infer: setup-bench setup-golden ## Measures the networks beside PyTorch (P
 	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
 	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh infer $(ARGS)
 
+.PHONY: bench-train
+bench-train: setup-golden setup-bench ## Measures training beside the same loop in PyTorch (PROFILE=release; a 5 GB environment)
+	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
+	@HILUM=$(CARGO_TARGET_DIR)/$(if $(filter release,$(PROFILE)),release,debug)/hilum bash benches/run.sh train $(ARGS)
+
+.PHONY: train-smoke
+train-smoke: setup-test ## Trains on made-up chests, kills and resumes; part of make test
+	@cargo build --bin hilum
+	@cargo nextest run --test it -E 'test(/^train::/)' $(ARGS)
+
+.PHONY: train-parity
+train-parity: setup-golden setup-run ## Fine-tunes the full-width ensemble beside PyTorch and compares losses (a 5 GB environment)
+	@cargo build --bin hilum
+	@$(HILUM_CACHE)/golden-venv/bin/python deploy/golden/train_parity.py --hilum $(hilum) $(ARGS)
+
 .PHONY: bench-e2e
 bench-e2e: setup-bench ## Measures from the last image to the results in the PACS at 1, 10 and 60 studies a minute
 	@cargo build $(if $(filter release,$(PROFILE)),--release) --bin hilum
@@ -102,6 +117,7 @@ faults: setup-test ## A thousand random faults under load; nothing acknowledged 
 golden: setup-golden ## Writes the reference outputs of the networks anew with PyTorch (a 5 GB environment; ARGS='NAME ...': only these of parity)
 	@$(HILUM_CACHE)/golden-venv/bin/python deploy/golden/make_golden.py --out tests/golden/nn
 	@$(HILUM_CACHE)/golden-venv/bin/python deploy/golden/make_parity.py --out tests/golden/nn/parity $(ARGS)
+	@$(HILUM_CACHE)/golden-venv/bin/python deploy/golden/make_training.py --out tests/golden/nn
 
 .PHONY: parity
 parity: setup-test ## Compares every network with PyTorch's outputs over eight inputs and prints the differences

@@ -2,7 +2,7 @@
 # Starts one of the measurements that run beside other people's programs; `make bench`, `make bench-receive`, `make
 # bench-scale`, `make interop`, `make faults` and `make bench-cases` do it.
 #
-#   run.sh bench|receive|scale|infer|e2e|cases|interop|faults [OPTIONS]     --help lists the options of each
+#   run.sh bench|receive|scale|infer|train|e2e|cases|interop|faults [OPTIONS]     --help lists the options of each
 #
 #   HILUM   the binary to measure (default: the one that `make run` builds)
 #
@@ -14,14 +14,14 @@ export HILUM_CACHE="${HILUM_CACHE:-$HOME/.cache/hilum}"
 export HILUM="${HILUM:-${CARGO_TARGET_DIR:-$HILUM_CACHE/target}/debug/hilum}"
 export PATH="$PATH:/usr/sbin" # Debian's Orthanc
 
-what="${1:?usage: benches/run.sh bench|receive|scale|infer|e2e|cases|interop|faults [OPTIONS]}"
+what="${1:?usage: benches/run.sh bench|receive|scale|infer|train|e2e|cases|interop|faults [OPTIONS]}"
 shift
 case "$what" in
-bench | receive | scale | infer | e2e | interop) script="$folder/$what.py" setup=bench ;;
+bench | receive | scale | infer | train | e2e | interop) script="$folder/$what.py" setup=bench ;;
 faults) script="$folder/../tests/faults/faults.py" setup=test ;;
 cases) exec "$HILUM" cases measure "$@" ;; # needs nobody else's programs
 *)
-    printf 'run.sh: there is no %s; expected bench, receive, scale, infer, e2e, cases, interop or faults\n' "$what" >&2
+    printf 'run.sh: there is no %s; expected bench, receive, scale, infer, train, e2e, cases, interop or faults\n' "$what" >&2
     exit 2
     ;;
 esac

@@ -61,6 +61,7 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (&["sqlx"], &["db", "jobs"], "SQL lives in db/, and jobs/ hands its pool to the queue"),
     (&["graphile_worker"], &["jobs"], "only jobs/ knows the queue"),
     (&["hmac"], &["types"], "pseudonyms are made in types/"),
+    (&["libm"], &["train"], "the normal distribution of a test is statistics"),
     (&["csv"], &["cli", "train"], "lists of files are read on the command line and for training"),
     (&["chrono"], &["jobs", "app"], "the queue speaks chrono, and app/ asks it for the machine's time zone"),
     (&["dicom_ul"], &["dimse"], "PDUs and associations stay in dimse/"),
@@ -82,7 +83,8 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (&["tokio_rustls"], &["dimse"], "handshakes are dimse/'s"),
     (&["x509_parser"], &["tls"], "certificates are read in tls/"),
     (&["argon2"], &["receive", "cli"], "passcodes are checked in receive/ and hashed on the command line"),
-    (&["axum", "askama"], &["admin", "app"], "HTTP ends in admin/"),
+    (&["axum"], &["admin", "app"], "HTTP ends in admin/"),
+    (&["askama"], &["admin", "app", "train"], "pages are made in admin/, and reports of evaluations in train/"),
     (&["clap", "indicatif"], &["cli"], "only the command line talks to a terminal"),
     (
         &["tracing_subscriber"],

@@ -11,15 +11,18 @@
 mod address;
 mod apply;
 mod bench;
+mod calibrate;
 mod cases;
 mod check_config;
 mod commit;
 mod commitments;
+mod dataset;
 mod deliveries;
 mod destination;
 pub mod dev;
 mod doctor;
 pub mod echo;
+mod evaluate;
 mod explain;
 mod failure;
 mod gate;
@@ -28,6 +31,7 @@ mod infer;
 mod local_ae;
 mod migrate;
 mod model;
+mod on_data;
 mod output;
 mod peer;
 #[cfg(test)]
@@ -48,8 +52,10 @@ mod studies;
 mod study;
 #[cfg(test)]
 mod tests;
+mod threshold;
 mod timeline;
 mod tls;
+mod train;
 mod trial;
 
 use std::{
@@ -202,9 +208,20 @@ enum Command {
     /// Gates: what a bundle refuses to look at, and why
     #[command(subcommand)]
     Gate(gate::Action),
+    /// Trains a lung segmenter or classifiers and writes a bundle
+    Train(train::Options),
     /// The reference library of similar cases
     #[command(subcommand)]
     Cases(cases::Action),
+    /// Lists of labelled images, for training and evaluation
+    #[command(subcommand)]
+    Dataset(dataset::Action),
+    /// Says how good a bundle is on a data set, with intervals, and what it looks at
+    Evaluate(evaluate::Options),
+    /// Fits the calibration of a bundle's outputs on a data set
+    Calibrate(calibrate::Options),
+    /// Chooses a bundle's threshold for a sensitivity or specificity on a data set
+    Threshold(threshold::Options),
 }
 
 /// Reads the command line; on wrong usage, `--help` and `--version` it says so and ends the process.
@@ -260,7 +277,14 @@ async fn run_command(global: &Global, command: Command) -> anyhow::Result<()> {
         Command::Bench(options) => bench::run(global, options).await,
         Command::Model(action) => model::run(global, action).await,
         Command::Gate(action) => gate::run(global, action).await,
+        Command::Train(options) => {
+            tokio::task::spawn_blocking(move || train::run(&options)).await.context("run the training")?
+        }
         Command::Cases(action) => cases::run(global, action).await,
+        Command::Dataset(action) => dataset::run(global, action).await,
+        Command::Evaluate(options) => Box::pin(evaluate::run(global, options)).await,
+        Command::Calibrate(options) => Box::pin(calibrate::run(global, options)).await,
+        Command::Threshold(options) => Box::pin(threshold::run(global, options)).await,
     }
 }
 

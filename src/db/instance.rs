@@ -443,6 +443,37 @@ pub async fn of_study(
         .collect()
 }
 
+/// A radiograph that is exported as part of a data set.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct Exported {
+    /// (0008,0018)
+    pub sop_instance_uid: String,
+    /// (0020,000D)
+    pub study_instance_uid: String,
+    /// (0010,0020); `None` when there is none.
+    pub patient_id: Option<String>,
+    /// Who sent it.
+    pub calling_ae_title: String,
+    /// Where its file is.
+    pub archive_key: String,
+}
+
+/// The newest version of every radiograph (CR, DX) that is one of these SOP Instance UIDs, or of a study that is, own results
+/// left out, ordered by SOP Instance UID.
+pub async fn radiographs(connection: &mut Connection, uids: &[String]) -> Result<Vec<Exported>> {
+    Ok(sqlx::query_as(
+        "select distinct on (i.sop_instance_uid) i.sop_instance_uid, i.study_instance_uid,
+                nullif(trim(s.patient_id), '') patient_id, i.calling_ae_title, i.archive_key
+         from instance i join study s using (study_instance_uid)
+         where (i.study_instance_uid = any($1) or i.sop_instance_uid = any($1)) and i.modality in ('CR', 'DX')
+           and not i.own_output and i.removed_at is null
+         order by i.sop_instance_uid, i.version desc",
+    )
+    .bind(uids)
+    .fetch_all(connection)
+    .await?)
+}
+
 /// When each of these objects was received.
 pub async fn received_at(
     connection: &mut Connection,

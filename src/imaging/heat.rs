@@ -2,7 +2,7 @@
 
 use super::{
     Plane,
-    lungs::{LEFT_LUNG, Lungs, RIGHT_LUNG},
+    lungs::{BACKGROUND, LEFT_LUNG, Lungs, RIGHT_LUNG},
 };
 use crate::types::HeatMap;
 
@@ -90,6 +90,21 @@ pub fn hot_fractions(map: &HeatMap, lungs: &Lungs) -> (Option<f64>, Option<f64>)
     (fraction(RIGHT_LUNG), fraction(LEFT_LUNG))
 }
 
+/// Share of the map's heat that lies in the lungs, 0 to 1; `None` for a cold map.
+#[must_use]
+pub fn lung_share(map: &HeatMap, lungs: &Lungs) -> Option<f64> {
+    let rows = lungs.labels.len().checked_div(lungs.side).unwrap_or(0);
+    let (mut all, mut inside) = (0.0, 0.0);
+    for (index, &label) in lungs.labels.iter().enumerate() {
+        let y = ((index / lungs.side) as f64 + 0.5) / rows as f64;
+        let x = ((index % lungs.side) as f64 + 0.5) / lungs.side as f64;
+        let heat = f64::from(sample(map, x, y).max(0.0));
+        all += heat;
+        inside += if label == BACKGROUND { 0.0 } else { heat };
+    }
+    (all > 0.0).then(|| inside / all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +163,9 @@ mod tests {
         let (right, left) = hot_fractions(&map, &lungs);
         assert!((right.unwrap() - 1.0).abs() < 1e-9);
         assert!(left.unwrap().abs() < 1e-9);
+        // A lung of 32 by 12 cells of a picture of 40 by 40.
+        let everywhere = heat_map(&plane(1, 1, &[1.0]), "cam");
+        assert!((lung_share(&everywhere, &lungs).unwrap() - 2.0 * 32.0 * 12.0 / 1600.0).abs() < 1e-6);
+        assert_eq!(lung_share(&heat_map(&plane(1, 1, &[-1.0]), "cam"), &lungs), None);
     }
 }

@@ -42,3 +42,4 @@ pub use jpeg12::decode as decode_jpeg_12_bit;
 pub use lut::{LookUpTable, Voi, WindowFunction};
 pub use overlay::{OverlayError, OverlayOptions, encode_png, render_overlay};
 pub use picture::{PictureError, PictureFacts, decode_picture, is_part10, picture_as_radiograph};
+pub use text::TextFont;

@@ -5,14 +5,15 @@ use image::{Rgb, RgbImage};
 
 static FONT_DATA: &[u8] = include_bytes!("fonts/DejaVuSans.ttf");
 
-/// The font of all burnt-in text.
-pub(super) struct TextFont {
+/// The font of all text in pictures.
+pub struct TextFont {
     font: FontRef<'static>,
 }
 
 impl TextFont {
     /// `None` when the vendored font is damaged.
-    pub(super) fn load() -> Option<Self> {
+    #[must_use]
+    pub fn load() -> Option<Self> {
         FontRef::try_from_slice(FONT_DATA).ok().map(|font| Self { font })
     }
 
@@ -23,7 +24,8 @@ impl TextFont {
     }
 
     /// Width of one line in pixels.
-    pub(super) fn width(&self, text: &str, size: f32) -> u32 {
+    #[must_use]
+    pub fn width(&self, text: &str, size: f32) -> u32 {
         self.layout(text, size).1.ceil() as u32
     }
 
@@ -57,7 +59,7 @@ impl TextFont {
     }
 
     /// Draws one line with its top left corner at `x`, `y`; what lies outside of the picture is cut.
-    pub(super) fn draw(&self, picture: &mut RgbImage, text: &str, (x, y): (u32, u32), size: f32, colour: Rgb<u8>) {
+    pub fn draw(&self, picture: &mut RgbImage, text: &str, (x, y): (u32, u32), size: f32, colour: Rgb<u8>) {
         let (glyphs, _) = self.layout(text, size);
         let ascent = self.font.as_scaled(PxScale::from(size)).ascent();
         for mut glyph in glyphs {

@@ -20,14 +20,14 @@ use crate::{
 #[derive(Clone)]
 pub struct NnModels {
     ensemble: Ensemble,
-    classification: Classification,
+    classification: Option<Classification>,
 }
 
 impl NnModels {
-    /// The networks with what their outputs mean.
+    /// The networks with what their outputs mean; nothing where there are no classifiers.
     #[must_use]
-    pub const fn new(ensemble: Ensemble, classification: Classification) -> Self {
-        Self { ensemble, classification }
+    pub fn new(ensemble: Ensemble, classification: impl Into<Option<Classification>>) -> Self {
+        Self { ensemble, classification: classification.into() }
     }
 }
 
@@ -80,24 +80,37 @@ impl Models for NnModels {
     }
 
     fn fuse(&self, member_logits: &[&[f32]]) -> Option<Vec<f64>> {
-        nn::fuse(&self.classification, member_logits)
+        nn::fuse(self.classification.as_ref()?, member_logits)
     }
 }
 
 /// What a bundle for radiographs prescribes, as the pipeline wants it. Reads the feature space of its gate, if it has one.
 ///
 /// # Errors
-/// [`OpenError`] when the bundle is of another kind, or its feature space cannot be used.
+/// [`OpenError`] when the bundle is of another kind, has no classifiers, or its feature space cannot be used.
 pub fn pipeline_settings(
     bundle: &Bundle,
     decode_limits: DecodeLimits,
 ) -> Result<(PipelineSettings, Classification), OpenError> {
+    let settings = lung_settings(bundle, decode_limits)?;
+    let classification = bundle.manifest().classification.clone().ok_or_else(|| SettingsProblem {
+        setting: "classification",
+        value: "missing".to_owned(),
+        expected: "there, with members: this bundle only finds lungs",
+    })?;
+    Ok((settings, classification))
+}
+
+/// The same of a bundle that may do without classifiers.
+///
+/// # Errors
+/// [`OpenError`] when the bundle is of another kind, or its feature space cannot be used.
+pub fn lung_settings(bundle: &Bundle, decode_limits: DecodeLimits) -> Result<PipelineSettings, OpenError> {
     let manifest = bundle.manifest();
-    let (Input::Image2d { preprocessing, gates }, Some(segmenter), Some(classification)) =
-        (&manifest.input, &manifest.segmenter, &manifest.classification)
-    else {
+    let (Input::Image2d { preprocessing, gates }, Some(segmenter)) = (&manifest.input, &manifest.segmenter) else {
         let value = manifest.input.kind().to_owned();
-        return Err(SettingsProblem { setting: "input.kind", value, expected: "`image2d`" }.into());
+        let expected = "`image2d` with classifiers: a lung segmenter alone finds lungs and classifies nothing";
+        return Err(SettingsProblem { setting: "input.kind", value, expected }.into());
     };
     let features = bundle.feature_space()?.zip(gates.features.as_ref()).map(|(space, gate)| FeatureGateSettings {
         member: gate.member.clone(),
@@ -106,7 +119,7 @@ pub fn pipeline_settings(
         maximum_mahalanobis_distance: gate.maximum_mahalanobis_distance,
         maximum_neighbour_distance: gate.maximum_neighbour_distance,
     });
-    let settings = PipelineSettings {
+    Ok(PipelineSettings {
         member_inputs: manifest
             .members
             .iter()
@@ -134,8 +147,7 @@ pub fn pipeline_settings(
         },
         decode_limits,
         similar_cases: similar_cases(manifest),
-    };
-    Ok((settings, classification.clone()))
+    })
 }
 
 fn similar_cases(manifest: &Manifest) -> SimilarCaseSettings {
@@ -156,7 +168,9 @@ pub(super) const fn resize_mode(resize: nn::ResizeMode) -> ResizeMode {
     }
 }
 
-fn recipe(preprocessing: &Preprocessing) -> Recipe {
+/// How a picture becomes a classifier's input, as a manifest says it.
+#[must_use]
+pub fn recipe(preprocessing: &Preprocessing) -> Recipe {
     Recipe {
         equalisation: match preprocessing.equalisation {
             nn::Equalisation::None => Equalisation::None,

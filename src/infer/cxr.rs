@@ -130,6 +130,26 @@ struct Prepared {
     segmenter_canvas: Plane,
 }
 
+/// An image on its canvas with its lungs, before the classifiers.
+pub(super) struct Seen {
+    pub(super) gates: Gates,
+    pub(super) placement: Placement,
+    /// As [`Prepared::canvas`].
+    pub(super) canvas: Plane,
+    pub(super) lungs: Lungs,
+}
+
+/// What the members say together.
+pub(super) struct Fused {
+    /// Output per class, 0 to 1.
+    pub(super) outputs: Vec<f64>,
+    /// Of the target class.
+    pub(super) output: f64,
+    pub(super) members: Vec<MemberScore>,
+    pub(super) heat_map: HeatMap,
+    pub(super) member_heat_maps: Vec<(String, HeatMap)>,
+}
+
 /// What the members see of an image.
 pub(super) struct Inputs {
     gates: Gates,
@@ -182,7 +202,7 @@ impl Refused {
 
 /// What all gates say of one image, without scores.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Examination {
+pub struct GateCheck {
     /// Every check that was made, in order.
     pub gates: Vec<GateResult>,
     /// Why a run would leave the image out; the checks end there.
@@ -248,6 +268,15 @@ impl<M: Models> CxrPipeline<M> {
         if !(0.0..=1.0).contains(&bundle.threshold) {
             return problem("threshold", bundle.threshold.to_string(), "0 to 1");
         }
+        Ok(Self { models: Arc::new(models), bundle, settings: Arc::new(settings) })
+    }
+
+    /// The same of a bundle without classifiers: its images can be examined and not judged.
+    ///
+    /// # Errors
+    /// [`SettingsProblem`] when no image could be examined with this bundle.
+    pub fn of_lungs(models: M, bundle: BundleIdentity, settings: PipelineSettings) -> Result<Self, SettingsProblem> {
+        settings.check()?;
         Ok(Self { models: Arc::new(models), bundle, settings: Arc::new(settings) })
     }
 
@@ -331,15 +360,15 @@ impl<M: Models> CxrPipeline<M> {
     /// [`InferError`] when the networks or the worker fail.
     ///
     /// Cancel safety: as [`CxrPipeline::analyse`].
-    pub async fn examine(&self, bytes: Vec<u8>, errand: &Errand) -> Result<Examination, InferError> {
+    pub async fn check_gates(&self, bytes: Vec<u8>, errand: &Errand) -> Result<GateCheck, InferError> {
         let answered = match self.answers(bytes, errand, &mut StageTimes::default()).await? {
             Verdict::Goes(answered) => answered,
             Verdict::Excluded(Exclusion { refused, gates }) => {
-                return Ok(Examination { gates, refused: Some(refused), embeddings: Vec::new() });
+                return Ok(GateCheck { gates, refused: Some(refused), embeddings: Vec::new() });
             }
         };
         let embeddings = self.bundle.members.iter().zip(&answered.outputs);
-        Ok(Examination {
+        Ok(GateCheck {
             gates: answered.gates.into_results(),
             refused: None,
             embeddings: embeddings.map(|(member, output)| embedding_of(&member.name, output)).collect(),
@@ -390,9 +419,27 @@ impl<M: Models> CxrPipeline<M> {
         errand: &Errand,
         times: &mut StageTimes,
     ) -> Result<Verdict<Inputs>, InferError> {
+        let enforced = self.bundle.status != BundleStatus::Untrained;
+        let Seen { gates, placement, canvas, lungs } = match self.see(bytes, enforced, errand, times).await? {
+            Verdict::Goes(seen) => seen,
+            Verdict::Excluded(exclusion) => return Ok(Verdict::Excluded(exclusion)),
+        };
+        let started = Instant::now();
+        let (of_members, lungs) = self.compose(canvas, placement, lungs).await?;
+        times.add("classify", started);
+        Ok(Verdict::Goes(Inputs { gates, placement, lungs, of_members }))
+    }
+
+    /// From a file to its canvas and lungs; gates that fail stop it if they are `enforced`.
+    pub(super) async fn see(
+        &self,
+        bytes: Vec<u8>,
+        enforced: bool,
+        errand: &Errand,
+        times: &mut StageTimes,
+    ) -> Result<Verdict<Seen>, InferError> {
         let started = Instant::now();
         let settings = Arc::clone(&self.settings);
-        let enforced = self.bundle.status != BundleStatus::Untrained;
         let prepared = spawn_blocking(move || prepare(&bytes, &settings, enforced)).await??;
         times.add("decode", started);
         let Prepared { mut gates, placement, canvas, segmenter_canvas } = match prepared {
@@ -423,19 +470,25 @@ impl<M: Models> CxrPipeline<M> {
         if let Some(refused) = gates.stopping().map(Refused::by) {
             return Ok(Verdict::Excluded(Exclusion { refused, gates: gates.into_results() }));
         }
+        Ok(Verdict::Goes(Seen { gates, placement, canvas, lungs }))
+    }
 
-        let started = Instant::now();
+    /// The inputs of each member with the part of the canvas that its first input shows, on a thread for heavy work.
+    pub(super) async fn compose(
+        &self,
+        canvas: Plane,
+        placement: Placement,
+        lungs: Lungs,
+    ) -> Result<(Vec<(Vec<Planes>, Frame)>, Lungs), InferError> {
         let settings = Arc::clone(&self.settings);
-        let (of_members, lungs) = spawn_blocking(move || {
+        let composed = spawn_blocking(move || {
             classifier_inputs(&settings.member_inputs, &canvas, &placement, &lungs).map(|inputs| (inputs, lungs))
-        })
-        .await??;
-        times.add("classify", started);
-        Ok(Verdict::Goes(Inputs { gates, placement, lungs, of_members }))
+        });
+        Ok(composed.await??)
     }
 
     /// Runs all members at the same time; one entry each, in the bundle's order.
-    async fn classify(
+    pub(super) async fn classify(
         &self,
         inputs: Vec<Vec<Planes>>,
         errand: &Errand,
@@ -463,7 +516,7 @@ impl<M: Models> CxrPipeline<M> {
 
     /// The vector that similar images are found by. A member that failed leaves none: the vectors of an ensemble with
     /// and without it cannot be compared.
-    fn embedding(&self, outputs: &[Result<MemberOutput, String>]) -> Result<Vec<f32>, String> {
+    pub(super) fn embedding(&self, outputs: &[Result<MemberOutput, String>]) -> Result<Vec<f32>, String> {
         let mut parts: Vec<f32> = Vec::new();
         for (member, output) in self.bundle.members.iter().zip(outputs) {
             if let EmbeddingMethod::Member(name) = &self.settings.similar_cases.method
@@ -491,6 +544,36 @@ impl<M: Models> CxrPipeline<M> {
         outputs: Vec<Result<MemberOutput, String>>,
         frames: Vec<Frame>,
     ) -> Result<ImageAnalysis, InferError> {
+        let Fused { outputs: fused, output, members, heat_map, member_heat_maps } = self.fused(outputs, frames)?;
+        let (right_lung_heat_fraction, left_lung_heat_fraction) = heat::hot_fractions(&heat_map, lungs);
+        Ok(ImageAnalysis {
+            source: source.clone(),
+            placement,
+            gates: gates.into_results(),
+            decision: decide(&self.bundle, output, &members),
+            member_spread: member_spread(&members, self.bundle.target_class_idx),
+            members,
+            fused,
+            localised: output >= self.bundle.threshold,
+            heat_map,
+            member_heat_maps,
+            lung_mask: LungMask {
+                side_pixels: lungs.side as u32,
+                png_base64: STANDARD.encode(lungs.to_png()),
+                area_fraction: lungs.measurements.area_fraction,
+            },
+            right_lung_heat_fraction,
+            left_lung_heat_fraction,
+            similar_cases: None,
+        })
+    }
+
+    /// The members' outputs and maps as one.
+    pub(super) fn fused(
+        &self,
+        outputs: Vec<Result<MemberOutput, String>>,
+        frames: Vec<Frame>,
+    ) -> Result<Fused, InferError> {
         let target = self.bundle.target_class_idx;
         let logits: Vec<&[f32]> = outputs.iter().flatten().map(|output| output.logits.as_slice()).collect();
         let fused = self.models.fuse(&logits).filter(|fused| fused.iter().all(|output| output.is_finite()));
@@ -521,27 +604,7 @@ impl<M: Models> CxrPipeline<M> {
         }
         let weighted: Vec<(&HeatMap, f64)> = member_heat_maps.iter().map(|(_, map)| map).zip(map_weights).collect();
         let heat_map = heat::fuse(&weighted);
-        let (right_lung_heat_fraction, left_lung_heat_fraction) = heat::hot_fractions(&heat_map, lungs);
-        Ok(ImageAnalysis {
-            source: source.clone(),
-            placement,
-            gates: gates.into_results(),
-            decision: decide(&self.bundle, output, &members),
-            member_spread: member_spread(&members, target),
-            members,
-            fused,
-            localised: output >= self.bundle.threshold,
-            heat_map,
-            member_heat_maps,
-            lung_mask: LungMask {
-                side_pixels: lungs.side as u32,
-                png_base64: STANDARD.encode(lungs.to_png()),
-                area_fraction: lungs.measurements.area_fraction,
-            },
-            right_lung_heat_fraction,
-            left_lung_heat_fraction,
-            similar_cases: None,
-        })
+        Ok(Fused { outputs: fused, output, members, heat_map, member_heat_maps })
     }
 }
 
@@ -571,20 +634,20 @@ fn checked(output: MemberOutput, n_classes: usize) -> Result<MemberOutput, Strin
     Ok(output)
 }
 
-/// As [`CxrPipeline::examine`] with the gates on header and picture alone, which ask no network. Blocks while it decodes.
+/// As [`CxrPipeline::check_gates`] with the gates on header and picture alone, which ask no network. Blocks while it decodes.
 ///
 /// # Errors
 /// [`InferError`] when the picture has no pixels.
-pub fn examine_before_networks(
+pub fn check_gates_before_networks(
     bytes: &[u8],
     status: BundleStatus,
     settings: &PipelineSettings,
-) -> Result<Examination, InferError> {
+) -> Result<GateCheck, InferError> {
     let (gates, refused) = match prepare(bytes, settings, status != BundleStatus::Untrained)? {
         Verdict::Goes(prepared) => (prepared.gates.into_results(), None),
         Verdict::Excluded(Exclusion { refused, gates }) => (gates, Some(refused)),
     };
-    Ok(Examination { gates, refused, embeddings: Vec::new() })
+    Ok(GateCheck { gates, refused, embeddings: Vec::new() })
 }
 
 /// Everything that needs the file: header gates, decoding, picture gates, canvas. Heavy: runs on a blocking thread.

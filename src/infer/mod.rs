@@ -15,6 +15,7 @@ mod ct_networks;
 #[cfg(test)]
 mod ct_tests;
 mod cxr;
+mod examine;
 mod gates;
 pub mod library;
 mod loaded;
@@ -29,10 +30,11 @@ mod settings;
 mod tests;
 pub mod worker;
 
-pub use adapter::{NnModels, pipeline_settings};
+pub use adapter::{NnModels, lung_settings, pipeline_settings, recipe};
 pub use ct::CtPipeline;
 pub use ct_networks::CtNetworks;
-pub use cxr::{Analysis, CxrPipeline, Examination, InferError, LoadedImage, Refused, examine_before_networks};
+pub use cxr::{Analysis, CxrPipeline, GateCheck, InferError, LoadedImage, Refused, check_gates_before_networks};
+pub use examine::{Examination, Examined, Judgement};
 pub use gates::FeatureGateSettings;
 pub use models::{ActivationMap, MemberOutput, ModelError, Models};
 pub use on_demand::{MapWish, OnDemandError};

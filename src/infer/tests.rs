@@ -630,21 +630,21 @@ async fn members_that_contradict_one_another_give_no_score() {
 async fn an_examination_tells_every_gate_and_the_embeddings_or_where_it_ended() {
     let says = Member::Says(2.0, 0, 0);
     let whole = pipeline(BundleStatus::Validated, FakeModels::new([says, Member::Fails, says]));
-    let examined = whole.examine(part10(chest()), &Errand::default()).await.unwrap();
+    let examined = whole.check_gates(part10(chest()), &Errand::default()).await.unwrap();
     assert_eq!(examined.refused, None);
     assert!(examined.gates.iter().all(|gate| gate.passed));
     assert_eq!((examined.embeddings.len(), &examined.embeddings[0]), (3, &Ok(vec![1.0])));
     assert!(examined.embeddings[1].is_err());
 
     let negative = part10(changed_chest(|_, _, word| 4095 - word));
-    let examined = whole.examine(negative.clone(), &Errand::default()).await.unwrap();
+    let examined = whole.check_gates(negative.clone(), &Errand::default()).await.unwrap();
     let refused = examined.refused.clone().unwrap();
     assert_eq!((refused.gate.as_str(), refused.reason), ("quality.polarity", ReasonCode::ImageQuality));
     assert!(examined.embeddings.is_empty());
-    let alone = examine_before_networks(&negative, BundleStatus::Validated, &settings()).unwrap();
+    let alone = check_gates_before_networks(&negative, BundleStatus::Validated, &settings()).unwrap();
     assert_eq!(alone, examined);
 
-    let of = |bytes: &[u8]| examine_before_networks(bytes, BundleStatus::Untrained, &settings()).unwrap();
+    let of = |bytes: &[u8]| check_gates_before_networks(bytes, BundleStatus::Untrained, &settings()).unwrap();
     assert_eq!(of(b"no DICOM").refused.unwrap().gate, Refused::FILE);
     let ct = part10(with(chest(), tags::SOP_CLASS_UID, VR::UI, "1.2.840.10008.5.1.4.1.1.2"));
     assert_eq!(of(&ct).refused.unwrap().gate, Refused::SOP_CLASS);

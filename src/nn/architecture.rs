@@ -131,6 +131,22 @@ impl Architecture {
         }
     }
 
+    /// The layers that make the logits: they are made anew when the classes are others.
+    pub(super) const fn last_layers(self) -> &'static [&'static str] {
+        match self {
+            Self::ResNet18
+            | Self::ResNet34
+            | Self::ResNet50
+            | Self::ResNet101
+            | Self::ResNet152
+            | Self::InceptionV3 => &["fc"],
+            Self::Vgg16 | Self::Vgg19 => &["classifier.6"],
+            Self::InceptionResNetV2 => &["classif"],
+            Self::DetracResNet50 => &["fc2"],
+            Self::AttentionVgg16 => &["classifier", "classifier1", "classifier2", "classifier3"],
+        }
+    }
+
     /// Whether a checkpoint's tensor of this name plays no part in inference and may be there or not.
     #[must_use]
     pub fn ignores_tensor(self, name: &str) -> bool {

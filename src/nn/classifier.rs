@@ -123,6 +123,23 @@ impl Classifier {
         }
     }
 
+    /// The logits while the network is trained, `n x classes`; `dropout` is the share of features that is left out where
+    /// the publication has dropout.
+    pub(super) fn training_logits(&self, input: &Tensor, dropout: f64) -> Result<Tensor, TchError> {
+        match &self.network {
+            Network::Convolutional(network) => network.training_logits(&network.feature_map(input)?, dropout),
+            Network::AttentionVgg16(network) => Ok(network.forward(input)?.logits),
+        }
+    }
+
+    /// Logits (n x classes) and embedding (n x features), without any map.
+    pub(super) fn head(&self, input: &Tensor) -> Result<(Tensor, Tensor), TchError> {
+        match &self.network {
+            Network::Convolutional(network) => network.head(&network.feature_map(input)?),
+            Network::AttentionVgg16(network) => network.forward(input).map(|output| (output.logits, output.embedding)),
+        }
+    }
+
     /// Integrated Gradients of one image (`1 x 3 x rows x columns`) for a class: the attribution, of the image's
     /// shape. Seconds on a processor: on demand only.
     pub(super) fn integrated_gradients(

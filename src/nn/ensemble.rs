@@ -128,13 +128,11 @@ impl Ensemble {
         require_devices(&options.devices)?;
         let manifest = bundle.manifest();
         let load_error = |problems| NnError::Load { bundle: manifest.name.clone(), problems };
-        let (Input::Image2d { .. }, Some(segmenter), Some(classification)) =
-            (&manifest.input, &manifest.segmenter, &manifest.classification)
-        else {
+        let (Input::Image2d { .. }, Some(segmenter)) = (&manifest.input, &manifest.segmenter) else {
             let kind = manifest.input.kind();
-            return Err(load_error(vec![format!("a bundle of the kind `{kind}` has no classifiers of radiographs")]));
+            return Err(load_error(vec![format!("a bundle of the kind `{kind}` has no networks of radiographs")]));
         };
-        let class_of_output = classification.class_of_output();
+        let class_of_output = manifest.class_of_output();
         let (segmenter_threads, n_members) = (options.segmenter_threads, options.n_members(manifest));
         let mut entries = manifest.networks().map(move |entry| LoadPlan::new(bundle, &entry, options.clone()));
         let mut problems = Vec::new();
@@ -181,7 +179,7 @@ impl Ensemble {
                 networks: Arc::new(Networks {
                     segmenter: segmenter_network,
                     members,
-                    n_classes: classification.classes.len(),
+                    n_classes: manifest.classification.as_ref().map_or(0, |of| of.classes.len()),
                 }),
             }),
             _ => Err(load_error(problems)),
@@ -237,7 +235,7 @@ impl Ensemble {
     }
 }
 
-fn z_score(values: &[f32]) -> Vec<f32> {
+pub(super) fn z_score(values: &[f32]) -> Vec<f32> {
     let n_values = values.len() as f64;
     let mean = values.iter().map(|value| f64::from(*value)).sum::<f64>() / n_values;
     let variance = values.iter().map(|value| (f64::from(*value) - mean).powi(2)).sum::<f64>() / n_values;

@@ -107,6 +107,12 @@ pub(super) trait Convolutional: fmt::Debug + Send {
     /// is differentiated.
     fn head(&self, feature_map: &Tensor) -> Result<(Tensor, Tensor), TchError>;
 
+    /// The logits while the network is trained: dropout, where the publication has it, leaves out this share of the
+    /// features.
+    fn training_logits(&self, feature_map: &Tensor, _dropout: f64) -> Result<Tensor, TchError> {
+        Ok(self.head(feature_map)?.0)
+    }
+
     /// The head's answer and the gradient of the logits of `target_class_idxs` (n whole numbers) with respect to the
     /// feature map. Differentiated automatically here; a head that writes its gradient out can be recorded and
     /// optimised.

@@ -38,11 +38,27 @@ pub fn fuse(classification: &Classification, member_logits: &[&[f32]]) -> Option
         Fusion::MeanLogit => by_class(&softmax(&mean(&members), 1.0)),
         Fusion::Vote => vote(&probabilities).unwrap_or_else(|| mean(&probabilities)),
     };
+    Some(calibrated(classification, fused))
+}
+
+/// The calibration and the shift of the prior, of outputs per class that are fused already.
+#[must_use]
+pub fn calibrated(classification: &Classification, fused: Vec<f64>) -> Vec<f64> {
     let calibrated = calibrate(fused, &classification.calibration, classification.target_class_idx);
-    Some(match classification.prior {
+    match classification.prior {
         None => calibrated,
         Some(prior) => shift(calibrated, prior, classification.target_class_idx),
-    })
+    }
+}
+
+/// The logit that Platt scaling takes of fused outputs: of the target class against all others. `None` when there is no such
+/// class.
+#[must_use]
+pub fn platt_logit(fused: &[f64], target_class_idx: usize) -> Option<f64> {
+    let p = fused.get(target_class_idx)?;
+    // Not `1 - p`, which is 0 long before the others are.
+    let others: f64 = fused.iter().enumerate().filter(|(idx, _)| *idx != target_class_idx).map(|(_, p)| p).sum();
+    Some(p.max(f64::MIN_POSITIVE).ln() - others.max(f64::MIN_POSITIVE).ln())
 }
 
 /// Probability per class of one member: softmax of its logits, summed over the outputs of a class.
@@ -77,11 +93,7 @@ fn calibrate(fused: Vec<f64>, calibration: &Calibration, target_class_idx: usize
             softmax(&fused.iter().map(|p| p.max(f64::MIN_POSITIVE).ln()).collect::<Vec<_>>(), *temperature)
         }
         Calibration::Platt { slope, intercept, .. } => {
-            let Some(p) = fused.get(target_class_idx).copied() else { return fused };
-            // Not `1 - p`, which is 0 long before the others are.
-            let others: f64 =
-                fused.iter().enumerate().filter(|(idx, _)| *idx != target_class_idx).map(|(_, p)| p).sum();
-            let logit = p.max(f64::MIN_POSITIVE).ln() - others.max(f64::MIN_POSITIVE).ln();
+            let Some(logit) = platt_logit(&fused, target_class_idx) else { return fused };
             with_target(fused, target_class_idx, 1.0 / (1.0 + (-(slope * logit + intercept)).exp()))
         }
     }

@@ -155,6 +155,11 @@ impl Convolutional for InceptionResNetV2 {
         Ok((self.classif.apply(&embedding)?, embedding))
     }
 
+    /// With dropout of the pooled features.
+    fn training_logits(&self, feature_map: &Tensor, dropout: f64) -> Result<Tensor, TchError> {
+        self.classif.apply(&global_average(feature_map)?.f_dropout(dropout, true)?)
+    }
+
     fn pooled_linear_weight(&self) -> Option<&Tensor> {
         Some(self.classif.weight())
     }

@@ -147,6 +147,11 @@ impl Convolutional for InceptionV3 {
         Ok((self.fc.apply(&embedding)?, embedding))
     }
 
+    /// With dropout of the pooled features.
+    fn training_logits(&self, feature_map: &Tensor, dropout: f64) -> Result<Tensor, TchError> {
+        self.fc.apply(&global_average(feature_map)?.f_dropout(dropout, true)?)
+    }
+
     fn pooled_linear_weight(&self) -> Option<&Tensor> {
         Some(self.fc.weight())
     }

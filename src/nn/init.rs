@@ -192,6 +192,37 @@ pub fn init_ct_bundle(folder: &Path) -> Result<BundleIdentity, InitError> {
     write_bundle(folder, &[(MANIFEST_FILE_NAME.to_owned(), text.into_bytes())])
 }
 
+/// Writes a bundle of trained weights: the manifest, whose digests are set here, and the weights of its networks by their
+/// names in the manifest. As with [`init_untrained_bundle`], the bundle is complete or absent; a folder that holds
+/// something else is left alone.
+///
+/// # Errors
+/// [`InitError`] when the manifest is not valid, weights are missing, the folder is taken, or writing fails.
+pub fn write_trained_bundle(
+    folder: &Path,
+    mut manifest: Manifest,
+    weights: Vec<(String, Vec<u8>)>,
+) -> Result<BundleIdentity, InitError> {
+    let digest_of = |name: &str| {
+        let found = weights.iter().find(|(file_name, _)| file_name == name);
+        found
+            .map(|(_, bytes)| Sha256Digest::of(bytes))
+            .ok_or_else(|| InitError::Weights(format!("`{name}` is missing")))
+    };
+    if let Some(segmenter) = &mut manifest.segmenter {
+        segmenter.sha256 = digest_of(&segmenter.weights)?;
+    }
+    for member in &mut manifest.members {
+        member.sha256 = digest_of(&member.weights)?;
+    }
+    let text = toml::to_string(&manifest).map_err(|error| InitError::Weights(error.to_string()))?;
+    Manifest::parse(&text).map_err(InitError::Options)?;
+    let text = format!("# Every key is described in models/README.md.\n\n{text}");
+    let files: Vec<(String, Vec<u8>)> =
+        weights.into_iter().chain([(MANIFEST_FILE_NAME.to_owned(), text.into_bytes())]).collect();
+    write_bundle(folder, &files)
+}
+
 fn write_bundle(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<BundleIdentity, InitError> {
     let (parent, temporary) = neighbours(folder).ok_or_else(|| InitError::Occupied(folder.display().to_string()))?;
     fs_err::create_dir_all(&parent)?;
@@ -349,37 +380,8 @@ fn manifest(name: &str, options: UntrainedOptions, digests: &[Sha256Digest]) -> 
             .to_owned(),
         performance: Vec::new(),
         input: Input::Image2d {
-            preprocessing: Preprocessing {
-                voi: VoiMode::Window,
-                percentile_low: 0.5,
-                percentile_high: 99.5,
-                equalisation: Equalisation::None,
-                top_crop_fraction: 0.0,
-                resize: ResizeMode::Pad,
-                image_side_pixels: options.image_side_pixels,
-                mask_mode: MaskMode::Channel3,
-                crop_margin_fraction: 0.05,
-                normalisation: ChannelNormalisation::MeanStd,
-                mean: [0.485, 0.456, 0.406],
-                std: [0.229, 0.224, 0.225],
-                channel_order: ChannelOrder::Rgb,
-                single_channel: false,
-            },
-            gates: Gates {
-                minimum_age_years: 18,
-                accepted_views: vec!["PA".to_owned(), "AP".to_owned(), String::new()],
-                minimum_lung_area_fraction: 0.10,
-                maximum_lung_area_fraction: 0.60,
-                minimum_lung_area_ratio: 0.4,
-                maximum_lung_area_ratio: 2.5,
-                minimum_rows: 512,
-                minimum_columns: 512,
-                maximum_member_spread: 1.0,
-                policies: GatePolicies::default(),
-                picture: PictureLimits::default(),
-                lungs: LungLimits::default(),
-                features: None,
-            },
+            preprocessing: Preprocessing { image_side_pixels: options.image_side_pixels, ..radiograph_preprocessing() },
+            gates: radiograph_gates(),
         },
         classification: Some(classification()),
         similar_cases: None,
@@ -412,6 +414,48 @@ fn manifest(name: &str, options: UntrainedOptions, digests: &[Sha256Digest]) -> 
                 precision: NetworkPrecision::default(),
             })
             .collect(),
+    }
+}
+
+/// The preprocessing of radiographs of the untrained bundle, which trained ones start from: 224 pixels, grey, grey and lung
+/// mask, ImageNet's mean and standard deviation.
+#[must_use]
+pub fn radiograph_preprocessing() -> Preprocessing {
+    Preprocessing {
+        voi: VoiMode::Window,
+        percentile_low: 0.5,
+        percentile_high: 99.5,
+        equalisation: Equalisation::None,
+        top_crop_fraction: 0.0,
+        resize: ResizeMode::Pad,
+        image_side_pixels: 224,
+        mask_mode: MaskMode::Channel3,
+        crop_margin_fraction: 0.05,
+        normalisation: ChannelNormalisation::MeanStd,
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+        channel_order: ChannelOrder::Rgb,
+        single_channel: false,
+    }
+}
+
+/// The gates of the same bundle.
+#[must_use]
+pub fn radiograph_gates() -> Gates {
+    Gates {
+        minimum_age_years: 18,
+        accepted_views: vec!["PA".to_owned(), "AP".to_owned(), String::new()],
+        minimum_lung_area_fraction: 0.10,
+        maximum_lung_area_fraction: 0.60,
+        minimum_lung_area_ratio: 0.4,
+        maximum_lung_area_ratio: 2.5,
+        minimum_rows: 512,
+        minimum_columns: 512,
+        maximum_member_spread: 1.0,
+        policies: GatePolicies::default(),
+        picture: PictureLimits::default(),
+        lungs: LungLimits::default(),
+        features: None,
     }
 }
 

@@ -140,8 +140,11 @@ impl BatchNorm {
         self.apply_with(input, Statistics::Running)
     }
 
-    /// With the stored statistics or the input's own. The stored ones never change.
+    /// With the stored statistics or the input's own. A layer whose weights want gradients is being trained: it uses the
+    /// input's own, and the stored ones follow them (by a tenth, with the unbiased variance, as PyTorch's do). Of a frozen
+    /// layer the stored ones never change.
     pub(super) fn apply_with(&self, input: &Tensor, statistics: Statistics) -> Result<Tensor, TchError> {
+        let is_trained = self.weight.requires_grad();
         let (running_mean, running_var) = match statistics {
             Statistics::Running => (Some(&self.running_mean), Some(&self.running_var)),
             Statistics::Batch => (None, None),
@@ -151,7 +154,7 @@ impl BatchNorm {
             Some(&self.bias),
             running_mean,
             running_var,
-            statistics == Statistics::Batch,
+            is_trained || statistics == Statistics::Batch,
             0.1,
             self.epsilon,
             true,

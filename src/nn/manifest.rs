@@ -457,6 +457,14 @@ pub struct Segmenter {
     pub precision: NetworkPrecision,
 }
 
+impl Segmenter {
+    /// Whether its weights are random numbers.
+    #[must_use]
+    pub fn is_untrained(&self) -> bool {
+        self.version.starts_with(UNTRAINED_VERSION)
+    }
+}
+
 /// Which network segments the lungs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -677,7 +685,10 @@ impl Manifest {
                 problems.check(self.segmenter.is_some(), || {
                     "`segmenter` is missing: bundles of the kind `image2d` bring their lung segmenter".to_owned()
                 });
-                self.check_members(&mut problems);
+                // A lung segmenter alone finds lungs and classifies nothing.
+                if self.classification.is_some() || !self.members.is_empty() {
+                    self.check_members(&mut problems);
+                }
             }
             Input::CtMeasurement {} => {
                 for (key, is_there) in
@@ -1189,7 +1200,8 @@ impl Problems {
 
 /// Letters, digits, `.`, `_`, `-`; not starting with a dot; at most 64 characters. Such a name cannot leave its
 /// folder.
-pub(super) fn is_plain_name(name: &str) -> bool {
+#[must_use]
+pub fn is_plain_name(name: &str) -> bool {
     (1..=64).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))

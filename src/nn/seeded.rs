@@ -35,6 +35,16 @@ pub fn uniform(seed: u64, name: &str, n_elements: usize, low: f32, high: f32) ->
         .collect()
 }
 
+/// Elements of the stream of `name` under `seed`, normal with mean 0 and this standard deviation (Box and Muller 1958, of
+/// two uniform streams).
+#[must_use]
+pub fn normal(seed: u64, name: &str, n_elements: usize, std: f32) -> Vec<f32> {
+    let radii = uniform(seed, &format!("{name}/radius"), n_elements, 0.0, 1.0);
+    let angles = uniform(seed, &format!("{name}/angle"), n_elements, 0.0, std::f32::consts::TAU);
+    // The streams end below 1: the logarithm is finite.
+    radii.iter().zip(angles).map(|(radius, angle)| std * (-2.0 * (1.0 - radius).ln()).sqrt() * angle.cos()).collect()
+}
+
 /// Seeded values of one tensor. The ranges keep activations of like size from layer to layer:
 ///
 /// | tensor | range |
@@ -45,7 +55,7 @@ pub fn uniform(seed: u64, name: &str, n_elements: usize, low: f32, high: f32) ->
 /// | batch normalisation: weight | 0.8 to 1.2; at the end of a residual branch 0.1 to 0.3 |
 /// | batch normalisation: running mean | -0.1 to 0.1 |
 /// | batch normalisation: running variance | 0.75 to 1.25 |
-pub(super) fn seeded_values(
+pub(crate) fn seeded_values(
     seed: u64,
     network: &str,
     architecture: Option<Architecture>,

@@ -78,6 +78,11 @@ impl UNet {
 
     /// `n x 1 x side x side` in, `n x side x side` probabilities out.
     pub(super) fn forward(&self, input: &Tensor) -> Result<Tensor, TchError> {
+        self.logits(input)?.f_sigmoid()
+    }
+
+    /// `n x 1 x side x side` in, `n x side x side` logits out.
+    pub(super) fn logits(&self, input: &Tensor) -> Result<Tensor, TchError> {
         let mut map = input.shallow_clone();
         let mut skipped = Vec::new();
         for (conv1, conv2) in &self.down {
@@ -92,6 +97,6 @@ impl UNet {
             map = up.conv2.apply(&up.conv1.apply(&enlarged)?.f_relu_()?)?.f_relu_()?;
             map = up.merge.apply(&Tensor::f_cat(&[&map, skip], 1)?)?.f_relu_()?;
         }
-        self.out.apply(&map)?.f_squeeze_dim(1)?.f_sigmoid()
+        self.out.apply(&map)?.f_squeeze_dim(1)
     }
 }

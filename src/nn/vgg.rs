@@ -123,6 +123,14 @@ impl Convolutional for Vgg {
         Ok((self.fc8.apply(&embedding)?, embedding))
     }
 
+    /// With dropout after each hidden layer.
+    fn training_logits(&self, feature_map: &Tensor, dropout: f64) -> Result<Tensor, TchError> {
+        let grid = AveragePool::to_square(feature_map, HEAD_GRID_SIDE)?.apply(feature_map)?;
+        let hidden = self.fc6.apply(&grid.f_flatten(1, -1)?)?.f_relu()?.f_dropout(dropout, true)?;
+        let embedding = self.fc7.apply(&hidden)?.f_relu()?.f_dropout(dropout, true)?;
+        self.fc8.apply(&embedding)
+    }
+
     fn head_gradient(&self, feature_map: &Tensor, target_class_idxs: &Tensor) -> Result<HeadGradient, TchError> {
         let pool = AveragePool::to_square(feature_map, HEAD_GRID_SIDE)?;
         let grid = pool.apply(feature_map)?;

@@ -12,10 +12,33 @@ const MAX_LISTED: usize = 20;
 /// freezes the store. Tensors that `is_ignored` knows play no part in inference and may be there.
 /// The error lists every tensor that is missing, unexpected, of the wrong shape or type, or not finite.
 pub(super) fn fill(store: &mut VarStore, bytes: &[u8], is_ignored: impl Fn(&str) -> bool) -> Result<(), Vec<String>> {
+    copy_into(store, bytes, is_ignored, &[])?;
+    store.freeze();
+    Ok(())
+}
+
+/// As [`fill`], but nothing is frozen, and of the layers `replaceable` what the file has not or has in another shape stays
+/// as it is in the store. Returns the names of those variables.
+pub(super) fn copy_into(
+    store: &VarStore,
+    bytes: &[u8],
+    is_ignored: impl Fn(&str) -> bool,
+    replaceable: &[&str],
+) -> Result<Vec<String>, Vec<String>> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| {
         vec![format!("not a sound safetensors file ({error}): restore it, or convert the checkpoint again")]
     })?;
-    let variables: BTreeMap<String, Tensor> = store.variables().into_iter().collect();
+    let mut variables: BTreeMap<String, Tensor> = store.variables().into_iter().collect();
+    let is_replaceable = |name: &str| name.rsplit_once('.').is_some_and(|(layer, _)| replaceable.contains(&layer));
+    let mut kept = Vec::new();
+    variables.retain(|name, variable| {
+        let shape: Vec<usize> = variable.size().iter().map(|side| *side as usize).collect();
+        let stays = is_replaceable(name) && file.tensor(name).map_or(true, |view| view.shape() != shape);
+        if stays {
+            kept.push(name.clone());
+        }
+        !stays
+    });
     let present: BTreeSet<&str> = file.names().into_iter().filter(|name| !is_ignored(name)).collect();
 
     let mut missing = Vec::new();
@@ -31,7 +54,8 @@ pub(super) fn fill(store: &mut VarStore, bytes: &[u8], is_ignored: impl Fn(&str)
         }
     }
     let known: BTreeSet<String> = store.variables().into_keys().collect();
-    let unexpected: Vec<String> = present.into_iter().filter(|name| !known.contains(*name)).map(quoted).collect();
+    let is_unexpected = |name: &&str| !known.contains(*name) && !is_replaceable(name);
+    let unexpected: Vec<String> = present.into_iter().filter(is_unexpected).map(quoted).collect();
 
     let mut problems = Vec::new();
     if !missing.is_empty() {
@@ -45,8 +69,7 @@ pub(super) fn fill(store: &mut VarStore, bytes: &[u8], is_ignored: impl Fn(&str)
         problems.push(format!("unfit tensors: {}", listed(&wrong)));
     }
     if problems.is_empty() {
-        store.freeze();
-        Ok(())
+        Ok(kept)
     } else {
         problems.push("check `architecture`, `width` and the number of classes against the checkpoint".to_owned());
         Err(problems)

@@ -127,25 +127,31 @@ impl<'a> Reading<'a> {
 
     fn rows(&mut self, bytes: &[u8]) {
         let mut reader = ReaderBuilder::new().trim(Trim::All).from_reader(bytes);
-        for record in reader.records() {
-            match record {
+        for record in reader.byte_records() {
+            let at = |position: Option<&csv::Position>| position.map_or(0, csv::Position::line);
+            let (line, words) = match record {
                 Ok(record) => {
-                    let line = record.position().map_or(0, csv::Position::line);
-                    self.row(line, &record);
+                    let line = at(record.position());
+                    match StringRecord::from_byte_record(record) {
+                        Ok(record) => {
+                            self.row(line, &record);
+                            continue;
+                        }
+                        Err(_) => (line, "is not UTF-8 text: save the list as UTF-8".to_owned()),
+                    }
                 }
                 Err(error) => {
-                    let line = error.position().map_or(0, csv::Position::line);
                     let words = match error.kind() {
                         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!(
                             "has {len} cells and the first line {expected_len}: give every column a cell, and put cells \
                              with commas into quotation marks"
                         ),
-                        csv::ErrorKind::Utf8 { .. } => "is not UTF-8 text: save the list as UTF-8".to_owned(),
                         _ => format!("cannot be read: {error}"),
                     };
-                    self.problems.push(format!("line {line} {words}"));
+                    (at(error.position()), words)
                 }
-            }
+            };
+            self.problems.push(format!("line {line} {words}"));
         }
     }
 

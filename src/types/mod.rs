@@ -18,6 +18,7 @@ mod run;
 mod sha256;
 mod similar;
 mod site;
+mod statistics;
 mod trial;
 mod uid;
 
@@ -49,8 +50,9 @@ pub use similar::{
 pub use site::{
     Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig, SiteProblem,
 };
+pub use statistics::{NORMAL_QUANTILE_975, wilson_interval};
 pub use trial::{
     Compared, ComparedBundle, ComparedClass, FurthestStudy, Judged, OutputComparison, RunRole, Trial, TrialComparison,
-    TrialMode, TrialPair, TrialSide, wilson_interval,
+    TrialMode, TrialPair, TrialSide,
 };
 pub use uid::{Uid, UidError};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BundleStatus, Sha256Digest};
+use super::{BundleStatus, Sha256Digest, wilson_interval};
 
 /// A bundle that a route tries beside its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -332,19 +332,6 @@ impl OutputComparison {
     }
 }
 
-/// The 95 % interval of a share of `count` in `n`, 0 to 1; everything for an `n` of 0 (Wilson, J Am Stat Assoc
-/// 1927;22:209-212).
-#[must_use]
-pub fn wilson_interval(count: usize, n: usize) -> [f64; 2] {
-    if n == 0 {
-        return [0.0, 1.0];
-    }
-    let (n, share, z) = (n as f64, count as f64 / n as f64, 1.959_963_985);
-    let middle = (share + z * z / (2.0 * n)) / (1.0 + z * z / n);
-    let margin = z / (1.0 + z * z / n) * (share * (1.0 - share) / n + z * z / (4.0 * n * n)).sqrt();
-    [(middle - margin).max(0.0), (middle + margin).min(1.0)]
-}
-
 fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;
@@ -458,16 +445,5 @@ mod tests {
         assert_eq!((found.both_analysed, found.outputs, found.furthest.len()), (1, None, 0));
         let nothing = TrialComparison::of(&[], None);
         assert_eq!((nothing.studies, nothing.median_time_ratio), (0, None));
-    }
-
-    /// 316 of 350 is the accuracy of Keidar et al.; the values come from the formula in another program.
-    #[rstest::rstest]
-    #[case(10, 10, [0.722_467, 1.0])]
-    #[case(0, 10, [0.0, 0.277_533])]
-    #[case(316, 350, [0.867_318, 0.929_649])]
-    #[case(0, 0, [0.0, 1.0])]
-    fn intervals_are_wilson_s(#[case] count: usize, #[case] n: usize, #[case] expected: [f64; 2]) {
-        let found = wilson_interval(count, n);
-        assert!((found[0] - expected[0]).abs() < 1e-6 && (found[1] - expected[1]).abs() < 1e-6, "{found:?}");
     }
 }

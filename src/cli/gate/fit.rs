@@ -100,7 +100,7 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     for (sample, part) in data.samples.iter().zip(parts).filter(|(_, part)| *part != Split::Test) {
         let about = || format!("`{}`", sample.file.display());
         let label = sample.label.as_deref().with_context(about).context("an image has no label: give each one")?;
-        let mut examined = pipeline.examine(sample.part10()?, &Errand::default()).await?;
+        let mut examined = pipeline.check_gates(sample.part10()?, &Errand::default()).await?;
         if let Some(refused) = examined.refused {
             *embedded.refused.entry(refused.gate).or_default() += 1;
             continue;

@@ -17,7 +17,7 @@ use super::{
     Which,
 };
 use crate::{
-    infer::{CxrPipeline, Examination, NnModels, PipelineSettings, Refused, examine_before_networks},
+    infer::{CxrPipeline, GateCheck, NnModels, PipelineSettings, Refused, check_gates_before_networks},
     train::{DataSet, Sample, SampleError},
     types::{BundleStatus, Errand, ReasonCode, Sha256Digest, wilson_interval},
 };
@@ -69,9 +69,9 @@ impl Judge {
             }
             Err(error) => return Err(error.into()),
         };
-        let Examination { gates, refused, .. } = match self {
-            Self::BeforeNetworks(status, settings) => examine_before_networks(&bytes, *status, settings)?,
-            Self::All(pipeline) => pipeline.examine(bytes, &Errand::default()).await?,
+        let GateCheck { gates, refused, .. } = match self {
+            Self::BeforeNetworks(status, settings) => check_gates_before_networks(&bytes, *status, settings)?,
+            Self::All(pipeline) => pipeline.check_gates(bytes, &Errand::default()).await?,
         };
         Ok(refused.or_else(|| gates.iter().find(|gate| !gate.passed).map(Refused::by)))
     }

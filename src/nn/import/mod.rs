@@ -140,6 +140,17 @@ pub fn import(folder: &Path, file: &Path, target: &ImportTarget, version: &str) 
     Ok(Imported { file_name, sha256, n_tensors, architecture: network.architecture.to_owned() })
 }
 
+/// The tensors of a checkpoint (safetensors, or a file of `torch.save`) as safetensors, without those that `is_ignored`
+/// knows. The error says what the file is not.
+pub(super) fn tensors_of(file: &Path, is_ignored: impl Fn(&str) -> bool) -> Result<Vec<u8>, String> {
+    match checkpoint::read(&read_bounded(file, MAX_WEIGHTS_BYTES)?)? {
+        Checkpoint::Tensors(tensors) => to_safetensors(&tensors, is_ignored).map(|(bytes, _)| bytes),
+        Checkpoint::TorchScript => {
+            Err("a TorchScript file is a program and cannot be trained: give the checkpoint of a network".to_owned())
+        }
+    }
+}
+
 const TORCH_SCRIPT: &str = MemberArchitecture::TorchScript.name();
 
 /// Characters of a member's name in the name of its file, which may have 64.
