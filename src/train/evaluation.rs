@@ -22,8 +22,8 @@ use crate::types::{BundleIdentity, BundleStatus, UNTRAINED_NOTICE, wilson_interv
 const SMALL_CHANGE: f64 = 0.05;
 /// Share of the heat that should lie in the lungs.
 const ENOUGH_HEAT: f64 = 0.5;
-/// Areas up to which a classifier of nothing, or of sites, is taken for a guess.
-const GUESS: f64 = 0.6;
+/// How far from 0.5 an area may be to be taken for that of a guess.
+const GUESS: f64 = 0.1;
 /// Images that the classifier of sites looks at, at most: its cost grows with their third power.
 const MOST_OF_SITES: usize = 2000;
 /// Folds of the classifier of sites.
@@ -637,6 +637,12 @@ fn share(count: usize, n: usize) -> Result<Estimate, Undefined> {
     Ok(Estimate { value: count as f64 / n as f64, interval: wilson_interval(count, n), n, method: "Wilson" })
 }
 
+/// Whether an area is far from 0.5, on either side, and its interval leaves that out.
+fn is_no_guess(area: &Estimate) -> bool {
+    let [low, high] = area.interval;
+    (area.value - 0.5).abs() > GUESS && !(low..=high).contains(&0.5)
+}
+
 fn shortcuts(plan: &Plan, scores: &Judged<'_>) -> Option<Shortcuts> {
     if scores.of.is_empty() || scores.of.iter().any(|(_, _, scored)| scored.altered.is_empty()) {
         return None;
@@ -656,7 +662,7 @@ fn shortcuts(plan: &Plan, scores: &Judged<'_>) -> Option<Shortcuts> {
             mean_change: mean(plan, &scores.patients(), &changes).into(),
             large_changes: share(large, changes.len()).into(),
         };
-        if let Some(area) = found.roc_area.known().filter(|area| alteration.leaves_nothing() && area.value > GUESS) {
+        if let Some(area) = found.roc_area.known().filter(|area| alteration.leaves_nothing() && is_no_guess(area)) {
             warnings.push(format!(
                 "with {} the classes are still told apart with an area of {:.3}, where 0.5 is expected: the classifier reads \
                  something other than the lungs",
@@ -697,7 +703,7 @@ fn shortcuts(plan: &Plan, scores: &Judged<'_>) -> Option<Shortcuts> {
         Err(undefined) => (Vec::new(), Some(undefined.to_string())),
     };
     for site in &sites {
-        if let Some(area) = site.roc_area.known().filter(|area| area.value > GUESS) {
+        if let Some(area) = site.roc_area.known().filter(|area| is_no_guess(area)) {
             warnings.push(format!(
                 "among {} the embeddings tell site `{}` from the others with an area of {:.3}: where label and site go together, \
                  the classifier can use the site",
