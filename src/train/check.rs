@@ -1,6 +1,9 @@
 //! What is wrong with a data set before anything is trained on it, in words.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+};
 
 use serde::Serialize;
 
@@ -266,7 +269,9 @@ pub(super) fn confounding(samples: &[Sample], group: Group) -> Option<String> {
         format!("the {name} changes how likely each label is")
     };
     if let Some((label, always, by_value)) = most_given_away(&pairs, &table) {
-        reach += &format!(
+        // Writing to a String cannot fail.
+        let _ = write!(
+            reach,
             "; for `{label}` against all others it can reach {}, where always saying the more frequent one reaches {}",
             percent(by_value),
             percent(always)
@@ -328,7 +333,7 @@ mod tests {
             picture(number).save(at(&format!("{number}.png"))).unwrap();
             let (label, site) = if number % 2 == 0 { ("covid", "web") } else { ("normal", "hospital") };
             let split = if number < 8 { "train" } else { "test" };
-            list += &format!("{number}.png,{label},p{number},{site},{split},\n");
+            writeln!(list, "{number}.png,{label},p{number},{site},{split},").unwrap();
         }
         // The first again: the same pixels in another file and split, then smaller and paler.
         picture(0).save(at("again.bmp.png")).unwrap();
@@ -380,7 +385,7 @@ mod tests {
             patient: number.to_string(),
             view: None,
             mask: None,
-            site: Some(if number % 3 == 0 { "web" } else { "hospital" }.to_owned()),
+            site: Some(if number.is_multiple_of(3) { "web" } else { "hospital" }.to_owned()),
             split: None,
             age_years: None,
             sex: None,
@@ -406,11 +411,8 @@ mod tests {
         let mut list = "file,label,patient,site\n".to_owned();
         for number in 0..16 {
             picture(number).save(folder.path().join(format!("{number}.png"))).unwrap();
-            list += &format!(
-                "{number}.png,{},p{number},{}\n",
-                ["x", "y"][number as usize % 2],
-                ["a", "b"][number as usize / 2 % 2]
-            );
+            let (label, site) = (["x", "y"][number as usize % 2], ["a", "b"][number as usize / 2 % 2]);
+            writeln!(list, "{number}.png,{label},p{number},{site}").unwrap();
         }
         fs_err::write(folder.path().join("list.csv"), list).unwrap();
         let found = check(&DataSet::read(folder.path()).unwrap(), |_| {});
@@ -424,7 +426,7 @@ mod tests {
             label: Some(["covid", "normal"][number % 2].to_owned()),
             patient: number.to_string(),
             view: None,
-            mask: (number % 2 == 0).then(|| "mask.png".into()),
+            mask: number.is_multiple_of(2).then(|| "mask.png".into()),
             site: None,
             split: None,
             age_years: None,
