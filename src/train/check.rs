@@ -331,7 +331,7 @@ mod tests {
         let mut list = "file,label,patient,site,split,mask\n".to_owned();
         for number in 0..12 {
             picture(number).save(at(&format!("{number}.png"))).unwrap();
-            let (label, site) = if number % 2 == 0 { ("covid", "web") } else { ("normal", "hospital") };
+            let (label, site) = if number.is_multiple_of(2) { ("covid", "web") } else { ("normal", "hospital") };
             let split = if number < 8 { "train" } else { "test" };
             writeln!(list, "{number}.png,{label},p{number},{site},{split},").unwrap();
         }
