@@ -154,6 +154,7 @@ fn flipped(seen: &Examination) -> (Plane, Placement, Lungs) {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "black is 0 and what is left alone keeps its bits")]
 mod tests {
     use super::*;
     use crate::imaging::canvas;

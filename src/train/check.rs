@@ -1,6 +1,9 @@
 //! What is wrong with a data set before anything is trained on it, in words.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Write as _,
+};
 
 use serde::Serialize;
 
@@ -248,20 +251,48 @@ pub(super) fn confounding(samples: &[Sample], group: Group) -> Option<String> {
     let pairs = as_text(&pairs);
     let table = CrossTable::of(&pairs);
     let v = table.cramers_v().ok().filter(|v| *v >= CONFOUNDED)?;
-    let (always, by_value) = site_guess(&table).ok()?;
     let name = group.name();
     let stated = if pairs.len() == samples.len() {
         String::new()
     } else {
         format!(" (of the {} images that state both)", pairs.len())
     };
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    let (always, by_value) = site_guess(&table).ok()?;
+    let mut reach = if by_value > always {
+        format!(
+            "a network can reach {} by recognising the {name} alone, where always saying the most frequent label reaches {}",
+            percent(by_value),
+            percent(always)
+        )
+    } else {
+        format!("the {name} changes how likely each label is")
+    };
+    if let Some((label, always, by_value)) = most_given_away(&pairs, &table) {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            reach,
+            "; for `{label}` against all others it can reach {}, where always saying the more frequent one reaches {}",
+            percent(by_value),
+            percent(always)
+        );
+    }
     Some(format!(
-        "label and {name} go together (Cramér's V {v:.2}){stated}: a network can reach {:.1} % by recognising the {name} alone, \
-         where always saying the most frequent label reaches {:.1} %; figures over all images say little, look at those within \
-         one {name}",
-        by_value * 100.0,
-        always * 100.0
+        "label and {name} go together (Cramér's V {v:.2}){stated}: {reach}; figures over all images say little, look at those \
+         within one {name}"
     ))
+}
+
+/// Of three or more labels the one that the column gives away most, with the shares of [`site_guess`] against all others.
+fn most_given_away<'a>(pairs: &[(&'a str, &'a str)], table: &CrossTable<'a>) -> Option<(&'a str, f64, f64)> {
+    let against_others = |label: &&'a str| {
+        let is_label = |of: &str| if of == *label { "it" } else { "another" };
+        let pairs: Vec<(&str, &str)> = pairs.iter().map(|(of, value)| (is_label(of), *value)).collect();
+        let (always, by_value) = site_guess(&CrossTable::of(&pairs)).ok()?;
+        (by_value > always).then_some((*label, always, by_value))
+    };
+    let labels = if table.rows.len() > 2 { table.rows.as_slice() } else { &[] };
+    labels.iter().filter_map(against_others).max_by(|one, other| (one.2 - one.1).total_cmp(&(other.2 - other.1)))
 }
 
 /// Masks that only some labels have give the label away to a network that gets them.
@@ -300,9 +331,9 @@ mod tests {
         let mut list = "file,label,patient,site,split,mask\n".to_owned();
         for number in 0..12 {
             picture(number).save(at(&format!("{number}.png"))).unwrap();
-            let (label, site) = if number % 2 == 0 { ("covid", "web") } else { ("normal", "hospital") };
+            let (label, site) = if number.is_multiple_of(2) { ("covid", "web") } else { ("normal", "hospital") };
             let split = if number < 8 { "train" } else { "test" };
-            list += &format!("{number}.png,{label},p{number},{site},{split},\n");
+            writeln!(list, "{number}.png,{label},p{number},{site},{split},").unwrap();
         }
         // The first again: the same pixels in another file and split, then smaller and paler.
         picture(0).save(at("again.bmp.png")).unwrap();
@@ -347,16 +378,41 @@ mod tests {
     }
 
     #[test]
+    fn of_three_labels_the_one_that_is_given_away_is_named() {
+        let sample = |number: usize| Sample {
+            file: format!("{number}.png").into(),
+            label: Some(["covid", "normal", "pneumonia"][number % 3].to_owned()),
+            patient: number.to_string(),
+            view: None,
+            mask: None,
+            site: Some(if number.is_multiple_of(3) { "web" } else { "hospital" }.to_owned()),
+            split: None,
+            age_years: None,
+            sex: None,
+        };
+        let samples: Vec<Sample> = (0..60).map(sample).collect();
+        let words = confounding(&samples, Group::Site).unwrap();
+        assert!(words.contains("can reach 66.7 % by recognising the site alone"), "{words}");
+        assert!(words.contains("for `covid` against all others it can reach 100.0 %"), "{words}");
+        // Far more of one label at both sites: the site makes no guess better, and still tells something.
+        let samples: Vec<Sample> = (0..100)
+            .map(|number| Sample {
+                label: Some(if number < 12 { "covid" } else { "normal" }.to_owned()),
+                site: Some(if number < 12 || number >= 80 { "web" } else { "hospital" }.to_owned()),
+                ..sample(number)
+            })
+            .collect();
+        assert!(confounding(&samples, Group::Site).unwrap().contains("changes how likely each label is"));
+    }
+
+    #[test]
     fn a_sound_data_set_has_no_warnings() {
         let folder = tempfile::tempdir().unwrap();
         let mut list = "file,label,patient,site\n".to_owned();
         for number in 0..16 {
             picture(number).save(folder.path().join(format!("{number}.png"))).unwrap();
-            list += &format!(
-                "{number}.png,{},p{number},{}\n",
-                ["x", "y"][number as usize % 2],
-                ["a", "b"][number as usize / 2 % 2]
-            );
+            let (label, site) = (["x", "y"][number as usize % 2], ["a", "b"][number as usize / 2 % 2]);
+            writeln!(list, "{number}.png,{label},p{number},{site}").unwrap();
         }
         fs_err::write(folder.path().join("list.csv"), list).unwrap();
         let found = check(&DataSet::read(folder.path()).unwrap(), |_| {});
@@ -370,7 +426,7 @@ mod tests {
             label: Some(["covid", "normal"][number % 2].to_owned()),
             patient: number.to_string(),
             view: None,
-            mask: (number % 2 == 0).then(|| "mask.png".into()),
+            mask: number.is_multiple_of(2).then(|| "mask.png".into()),
             site: None,
             split: None,
             age_years: None,

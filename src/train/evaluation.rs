@@ -22,8 +22,8 @@ use crate::types::{BundleIdentity, BundleStatus, UNTRAINED_NOTICE, wilson_interv
 const SMALL_CHANGE: f64 = 0.05;
 /// Share of the heat that should lie in the lungs.
 const ENOUGH_HEAT: f64 = 0.5;
-/// Areas up to which a classifier of nothing, or of sites, is taken for a guess.
-const GUESS: f64 = 0.6;
+/// How far from 0.5 an area may be to be taken for that of a guess.
+const GUESS: f64 = 0.1;
 /// Images that the classifier of sites looks at, at most: its cost grows with their third power.
 const MOST_OF_SITES: usize = 2000;
 /// Folds of the classifier of sites.
@@ -372,8 +372,13 @@ impl Evaluation {
         let bundle = &plan.bundle;
         let target = bundle.target_class_idx;
         let scores = scores_of(predictions, target);
-        let samples: Vec<Sample> = scores.of.iter().map(|(sample, _, _)| (*sample).clone()).collect();
         let classes: Vec<String> = bundle.classes.iter().map(|class| class.label.clone()).collect();
+        // What gives the target class away, whatever labels stand for it and for the rest.
+        let as_told_apart = |(sample, class_idx, _): &(&Sample, usize, &Scored)| Sample {
+            label: Some(if *class_idx == target { "target class" } else { "rest" }.to_owned()),
+            ..(*sample).clone()
+        };
+        let samples: Vec<Sample> = scores.of.iter().map(as_told_apart).collect();
         let untrained = bundle.status == BundleStatus::Untrained;
         let (within_site, sites_of_one_class) = within_sites(plan, &scores);
         let groups = Group::ALL.into_iter().map(|group| group_table(plan, &scores, group)).collect();
@@ -457,25 +462,39 @@ fn picked(scores: &[f64], truths: &[bool], images: &[usize]) -> (Vec<f64>, Vec<b
     images.iter().filter_map(|idx| Some((*scores.get(*idx)?, *truths.get(*idx)?))).unzip()
 }
 
-/// The area under the ROC curve. Where no resample differs, which is no certainty: the share of the rarer class that is
-/// ordered rightly against all of the other (or against none) bounds the area, and has Wilson's interval.
+/// The area under the ROC curve, with its interval by resampling patients.
+///
+/// Where too many resamples lack a class, the interval is DeLong's. Where no resample differs, which is no certainty: the share of
+/// the rarer class that is ordered rightly against all of the other (or against none) bounds the area, and has Wilson's
+/// interval.
 fn roc_area(plan: &Plan, scores: &Judged<'_>, values: &[f64]) -> Result<Estimate, Undefined> {
-    let estimate = resampled(plan, scores, |images| {
+    let area = Roc::of(values, &scores.truths)?.area;
+    let resampled = resampled(plan, scores, |images| {
         let (scores, truths) = picked(values, &scores.truths, images);
         Ok(Roc::of(&scores, &truths)?.area)
-    })?;
-    let [low, high] = estimate.interval;
-    if high - low > 1e-12 {
-        return Ok(estimate);
-    }
+    });
     let positives = scores.truths.iter().filter(|truth| **truth).count();
     let rarer = positives.min(scores.truths.len() - positives);
-    let interval = match estimate.value {
-        value if value > 1.0 - 1e-12 => wilson_interval(rarer, rarer),
-        value if value < 1e-12 => wilson_interval(0, rarer),
-        _ => return Ok(estimate),
+    let bounded = match area {
+        area if area > 1.0 - 1e-12 => Some(wilson_interval(rarer, rarer)),
+        area if area < 1e-12 => Some(wilson_interval(0, rarer)),
+        _ => None,
     };
-    Ok(Estimate { interval, method: "Wilson over the rarer class, as no resample differs", ..estimate })
+    match (resampled, bounded) {
+        (_, Some(interval)) => {
+            Ok(Estimate { value: area, interval, n: scores.n_patients(), method: "Wilson over the rarer class" })
+        }
+        (Ok(estimate), None) => Ok(estimate),
+        (Err(undefined), None) => match delong(values, &scores.truths) {
+            Ok(found) => Ok(Estimate {
+                value: found.area,
+                interval: found.interval,
+                n: scores.n_patients(),
+                method: "DeLong, as too many resamples lack a class",
+            }),
+            Err(_) => Err(undefined),
+        },
+    }
 }
 
 fn figures(plan: &Plan, scores: &Judged<'_>, threshold: f64) -> Figures {
@@ -618,6 +637,12 @@ fn share(count: usize, n: usize) -> Result<Estimate, Undefined> {
     Ok(Estimate { value: count as f64 / n as f64, interval: wilson_interval(count, n), n, method: "Wilson" })
 }
 
+/// Whether an area is far from 0.5, on either side, and its interval leaves that out.
+fn is_no_guess(area: &Estimate) -> bool {
+    let [low, high] = area.interval;
+    (area.value - 0.5).abs() > GUESS && !(low..=high).contains(&0.5)
+}
+
 fn shortcuts(plan: &Plan, scores: &Judged<'_>) -> Option<Shortcuts> {
     if scores.of.is_empty() || scores.of.iter().any(|(_, _, scored)| scored.altered.is_empty()) {
         return None;
@@ -637,7 +662,7 @@ fn shortcuts(plan: &Plan, scores: &Judged<'_>) -> Option<Shortcuts> {
             mean_change: mean(plan, &scores.patients(), &changes).into(),
             large_changes: share(large, changes.len()).into(),
         };
-        if let Some(area) = found.roc_area.known().filter(|area| alteration.leaves_nothing() && area.value > GUESS) {
+        if let Some(area) = found.roc_area.known().filter(|area| alteration.leaves_nothing() && is_no_guess(area)) {
             warnings.push(format!(
                 "with {} the classes are still told apart with an area of {:.3}, where 0.5 is expected: the classifier reads \
                  something other than the lungs",
@@ -678,7 +703,7 @@ fn shortcuts(plan: &Plan, scores: &Judged<'_>) -> Option<Shortcuts> {
         Err(undefined) => (Vec::new(), Some(undefined.to_string())),
     };
     for site in &sites {
-        if let Some(area) = site.roc_area.known().filter(|area| area.value > GUESS) {
+        if let Some(area) = site.roc_area.known().filter(|area| is_no_guess(area)) {
             warnings.push(format!(
                 "among {} the embeddings tell site `{}` from the others with an area of {:.3}: where label and site go together, \
                  the classifier can use the site",

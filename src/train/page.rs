@@ -3,7 +3,7 @@
 use askama::Template;
 
 use super::{
-    evaluation::{Evaluation, Figures},
+    evaluation::{Evaluation, Figure, Figures},
     plots,
 };
 
@@ -42,27 +42,30 @@ impl Evaluation {
     }
 }
 
-/// Name and text of each figure of some images.
-fn lines(figures: &Figures) -> Vec<(String, String)> {
-    let named = |name: &str, text: String| (name.to_owned(), text);
-    let mut lines = vec![
-        named(
-            "Images, patients, with the target class",
-            format!("{}, {}, {}", figures.images, figures.patients, figures.positives),
-        ),
-        named("Area under the ROC curve (bootstrap by patient)", figures.roc_area.text()),
-        named("The same, DeLong, images taken for independent", figures.roc_area_delong.text()),
-        named("Average precision (bootstrap by patient)", figures.average_precision.text()),
-        named("Sensitivity (Wilson)", figures.sensitivity.text()),
-        named("Specificity (Wilson)", figures.specificity.text()),
-        named("Accuracy (Wilson)", figures.accuracy.text()),
-        named("PPV in these images (Wilson)", figures.ppv.text()),
-        named("NPV in these images (Wilson)", figures.npv.text()),
-    ];
+/// Name, value and kind of interval of each figure of some images.
+fn lines(figures: &Figures) -> Vec<(String, String, &'static str)> {
+    let Figures { images, patients, positives, .. } = figures;
+    let counts = format!("{images}, {patients}, {positives}");
+    let mut lines = vec![("Images, patients, with the target class".to_owned(), counts, "")];
+    let mut line = |name: String, figure: &Figure| {
+        lines.push((name, figure.text(), figure.known().map_or("", |known| known.method)));
+    };
+    for (name, figure) in [
+        ("Area under the ROC curve", &figures.roc_area),
+        ("The same, images taken for independent", &figures.roc_area_delong),
+        ("Average precision", &figures.average_precision),
+        ("Sensitivity", &figures.sensitivity),
+        ("Specificity", &figures.specificity),
+        ("Accuracy", &figures.accuracy),
+        ("PPV in these images", &figures.ppv),
+        ("NPV in these images", &figures.npv),
+    ] {
+        line(name.to_owned(), figure);
+    }
     for at in &figures.at_prevalences {
         let percent = at.prevalence * 100.0;
-        lines.push((format!("PPV where {percent} % have it"), at.ppv.text()));
-        lines.push((format!("NPV where {percent} % have it"), at.npv.text()));
+        line(format!("PPV where {percent} % have it"), &at.ppv);
+        line(format!("NPV where {percent} % have it"), &at.npv);
     }
     lines
 }

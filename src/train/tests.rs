@@ -1,6 +1,6 @@
 //! From pictures to a report, with networks whose answers are known.
 
-use std::path::Path;
+use std::{fmt::Write as _, path::Path};
 
 use image::{GrayImage, Luma};
 
@@ -92,7 +92,7 @@ fn films(folder: &Path) -> DataSet {
     mask.save(folder.join("mask.png")).unwrap();
     for number in 0..40_u32 {
         let patient = number / 2;
-        let positive = patient % 2 == 0;
+        let positive = patient.is_multiple_of(2);
         let noise = crate::nn::seeded::uniform(4, &format!("film {number}"), (SIDE * SIDE) as usize, -6.0, 6.0);
         let film = GrayImage::from_fn(SIDE, SIDE, |x, y| {
             let grey = match (is_lung(y, x), x < 6 && y < 6, positive) {
@@ -105,15 +105,17 @@ fn films(folder: &Path) -> DataSet {
         });
         let file = format!("{number}.png");
         film.save(folder.join(&file)).unwrap();
-        list += &format!(
-            "{file},{},p{patient},{},{},{},{},{}\n",
+        writeln!(
+            list,
+            "{file},{},p{patient},{},{},{},{},{}",
             if positive { "covid19" } else { "normal" },
             ["north", "south"][patient as usize / 2 % 2],
             ["F", "M"][patient as usize / 3 % 2],
             30 + patient,
-            if number % 4 == 0 { "mask.png" } else { "" },
+            if number.is_multiple_of(4) { "mask.png" } else { "" },
             if patient < 10 { "validation" } else { "test" },
-        );
+        )
+        .unwrap();
     }
     fs_err::write(folder.join("list.csv"), list).unwrap();
     DataSet::read(folder).unwrap()

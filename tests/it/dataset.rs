@@ -15,8 +15,8 @@ fn labelled(node: &Node) -> (Vec<Sample>, String) {
         let film = Radiograph { rows: 600, columns: 560, patient_id, seed: number as u32 + 1, ..Radiograph::default() };
         let sample = film.write(&sent);
         // By study or by image.
-        let uid = if number % 2 == 0 { &sample.study_instance_uid } else { &sample.sop_instance_uid };
-        let label = if number % 3 == 0 { "covid" } else { "normal" };
+        let uid = if number.is_multiple_of(2) { &sample.study_instance_uid } else { &sample.sop_instance_uid };
+        let label = if number.is_multiple_of(3) { "covid" } else { "normal" };
         writeln!(labels, "{uid},{label},{}", if number < 5 { "validation" } else { "test" }).unwrap();
         samples.push(sample);
     }

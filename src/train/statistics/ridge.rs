@@ -44,7 +44,9 @@ pub fn out_of_fold_scores(products: &[Vec<f64>], truths: &[bool], folds: &[usize
     for fold in all_folds {
         let fitted: Vec<usize> = (0..n).filter(|idx| folds.get(*idx) != Some(&fold)).collect();
         let targets: Vec<bool> = fitted.iter().filter_map(|idx| truths.get(*idx).copied()).collect();
-        let (positive, negative) = both_classes(&targets)?;
+        let (positive, negative) = both_classes(&targets).map_err(|_| {
+            Undefined::because("the images that a fold is fitted on are all of one kind: there are too few")
+        })?;
         let count = fitted.len() as f64;
         // Centring the vectors is centring their products.
         let mean_with = |idx: usize| fitted.iter().map(|other| at(idx, *other)).sum::<f64>() / count;
