@@ -85,7 +85,8 @@ pub(crate) fn seeded_values(
 }
 
 /// SplitMix64's finaliser (Steele, Lea, Flood 2014).
-fn mix(state: u64) -> u64 {
+#[must_use]
+pub const fn mix(state: u64) -> u64 {
     let state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     state ^ (state >> 31)

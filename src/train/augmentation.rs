@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{imaging::Plane, types::Placement};
+use crate::{imaging::Plane, nn::seeded, types::Placement};
 
 /// How far training pictures are changed; 0 leaves out a change.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -264,12 +264,9 @@ impl Stream {
     }
 }
 
-/// SplitMix64's finaliser.
+/// One step of SplitMix64: far apart for neighbouring numbers.
 const fn mix(state: u64) -> u64 {
-    let state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let state = (state ^ (state >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    state ^ (state >> 31)
+    seeded::mix(state.wrapping_add(0x9E37_79B9_7F4A_7C15))
 }
 
 #[cfg(test)]
