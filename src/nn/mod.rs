@@ -85,9 +85,9 @@ pub use init::{
 #[cfg(test)]
 pub(crate) use lesions::script_of;
 pub use manifest::{
-    Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Input, Manifest,
-    MaskMode, Member, MemberArchitecture, Performance, Preprocessing, Prior, ResizeMode, Segmenter,
-    SegmenterArchitecture, SegmenterNormalisation, SimilarCasesSection, VoiMode, Whose, is_plain_name,
+    Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Input, Manifest, MaskMode,
+    Member, MemberArchitecture, Performance, Preprocessing, Prior, ResizeMode, Segmenter, SegmenterArchitecture,
+    SegmenterNormalisation, SimilarCasesSection, VoiMode, Whose, is_plain_name,
 };
 pub use measure::{Measured, measure};
 pub use on_demand::{ExplainedInput, explain_input};

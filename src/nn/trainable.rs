@@ -232,14 +232,9 @@ impl Trainable {
         for (name, variable) in &variables {
             let weight = name.rsplit_once('.').and_then(|(layer, _)| variables.get(&format!("{layer}.weight")));
             let values = initial_values(self.plan, seed, name, variable, weight);
-            self.set(variable, &values).map_err(|error| NnError::torch(self.plan.name(), &error))?;
+            set(variable, &values).map_err(|error| NnError::torch(self.plan.name(), &error))?;
         }
         Ok(())
-    }
-
-    fn set(&self, variable: &Tensor, values: &[f32]) -> Result<(), TchError> {
-        let values = Tensor::f_from_slice(values)?.f_view(variable.size().as_slice())?;
-        tch::no_grad(|| variable.shallow_clone().f_copy_(&values))
     }
 
     /// Takes over the weights of a file (safetensors, or a checkpoint of `torch.save` with torchvision's names). A last
@@ -471,4 +466,9 @@ fn initial_values(plan: NetworkPlan, seed: u64, name: &str, variable: &Tensor, w
             Some(_) => uniform(1.0 / fan_in.sqrt()),
         },
     }
+}
+
+fn set(variable: &Tensor, values: &[f32]) -> Result<(), TchError> {
+    let values = Tensor::f_from_slice(values)?.f_view(variable.size().as_slice())?;
+    tch::no_grad(|| variable.shallow_clone().f_copy_(&values))
 }

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     nn::{
-        Bundle, Calibration, Classification, Input, Manifest, Member, MemberArchitecture, Segmenter,
-        SegmenterArchitecture, SegmenterNormalisation, write_trained_bundle,
+        BatchNormMode, Bundle, Calibration, Classification, Input, Manifest, Member, MemberArchitecture,
+        NetworkPrecision, Segmenter, SegmenterArchitecture, SegmenterNormalisation, write_trained_bundle,
     },
     types::{BundleIdentity, BundleStatus, Sha256Digest},
 };
@@ -36,7 +36,7 @@ pub(super) fn export_segmenter(
         weights: file_name.clone(),
         sha256: UNKNOWN,
         version: plan.bundle.version.clone(),
-        precision: Default::default(),
+        precision: NetworkPrecision::default(),
     };
     let manifest = Manifest { segmenter: Some(segmenter), ..manifest(plan, record) };
     let weights = trained.network.to_safetensors(plan.bundle.weights.into())?;
@@ -80,10 +80,10 @@ pub(super) fn export_classifiers(
             weights: file_name,
             sha256: UNKNOWN,
             version: plan.bundle.version.clone(),
-            batch_norm: Default::default(),
+            batch_norm: BatchNormMode::default(),
             explanation: member.explanation,
             attention: member.attention,
-            precision: Default::default(),
+            precision: NetworkPrecision::default(),
         });
     }
     let classification = Classification {
@@ -103,7 +103,7 @@ pub(super) fn export_classifiers(
         BundleStatus::Unvalidated
     };
     let classification = Some(classification);
-    let manifest = Manifest { status, segmenter, members, classification, ..manifest(plan, record) };
+    let manifest = Manifest { status, classification, segmenter, members, ..manifest(plan, record) };
     Ok(write_trained_bundle(folder, manifest, weights)?)
 }
 

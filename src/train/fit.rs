@@ -310,7 +310,8 @@ impl Fit<'_> {
         state.progress.steps += 1;
         state.progress.step_losses.push(step_loss);
         // The end of an epoch writes its own.
-        let is_due = optimisation.checkpoint_steps.is_some_and(|every| state.progress.steps as u64 % every == 0);
+        let is_due =
+            optimisation.checkpoint_steps.is_some_and(|every| (state.progress.steps as u64).is_multiple_of(every));
         if is_due && state.progress.batch < n_batches {
             self.keep(network, optimiser, state)?;
         }

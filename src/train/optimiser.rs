@@ -96,7 +96,7 @@ impl Optimiser {
                     gradients.push(gradient);
                 }
             }
-            let norms = gradients.iter().map(|of| of.f_norm()).collect::<Result<Vec<_>, _>>()?;
+            let norms = gradients.iter().map(Tensor::f_norm).collect::<Result<Vec<_>, _>>()?;
             if norms.is_empty() {
                 return Ok(0.0);
             }
