@@ -23,10 +23,12 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from make_pictures import PATIENCE_SECONDS, dx_image, node, save_small, take_page
+from make_pictures import dx_image, node, save_small, take_page
 
+# Two shadows and a library on a busy machine take their time.
+PATIENCE_SECONDS = 1200
 # Columns (patient's right first), rows (front first), slices (feet first), and their distances in millimetres.
-SIZE, SPACING_MM = (224, 176, 60), (1.6, 1.6, 5.0)
+SIZE, SPACING_MM = (224, 176, 40), (1.6, 1.6, 7.5)
 
 
 def phantom(seed: int, opacity: tuple[float, float, float]) -> numpy.ndarray:
@@ -116,10 +118,6 @@ def wait_until_compared(http: int, uid: str) -> None:
             return
         time.sleep(0.5)
     raise SystemExit("the shadow did not end in time")
-
-
-def crop(name: str, box: tuple[int, int, int, int], scratch: pathlib.Path) -> None:
-    save_small(Image.open(scratch / "shot.png").convert("RGB").crop(box), name)
 
 
 def main() -> None:
