@@ -23,10 +23,12 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from make_pictures import PATIENCE_SECONDS, dx_image, node, save_small, take_page
+from make_pictures import FOLDER, dx_image, node, save_small, take_page
 
+# Two shadows and a library on a busy machine take their time.
+PATIENCE_SECONDS = 1200
 # Columns (patient's right first), rows (front first), slices (feet first), and their distances in millimetres.
-SIZE, SPACING_MM = (224, 176, 60), (1.6, 1.6, 5.0)
+SIZE, SPACING_MM = (224, 176, 40), (1.6, 1.6, 7.5)
 
 
 def phantom(seed: int, opacity: tuple[float, float, float]) -> numpy.ndarray:
@@ -118,8 +120,9 @@ def wait_until_compared(http: int, uid: str) -> None:
     raise SystemExit("the shadow did not end in time")
 
 
-def crop(name: str, box: tuple[int, int, int, int], scratch: pathlib.Path) -> None:
-    save_small(Image.open(scratch / "shot.png").convert("RGB").crop(box), name)
+def reduced(picture: Image.Image, width: int, height: int) -> Image.Image:
+    picture.thumbnail((width, height), Image.Resampling.LANCZOS)
+    return picture
 
 
 def main() -> None:
@@ -165,14 +168,14 @@ def main() -> None:
             wait_until_compared(http, of["CT"])
             page = f"http://127.0.0.1:{http}"
             take_page(f"{page}/studies/{of['CT']}", "ct-page.jpg", 1280, 1700, scratch)
-            take_page(f"{page}/routes/scans/trial", "trial-page.png", 1280, 900, scratch)
+            take_page(f"{page}/routes/scans/trial", "trial-page.png", 1280, 640, scratch)
             take_page(f"{page}/studies/{of['DX']}", "cases-page.jpg", 1280, 1900, scratch)
+            for name in ("ct-page.jpg", "cases-page.jpg"):
+                save_small(reduced(Image.open(FOLDER / name), 900, 1400), name)
             [radiograph_run] = [run["id"] for run in runs_of(http, of["DX"])]
             picture = scratch / "map.png"
             run("explain", radiograph_run, "--method", "integrated_gradients", "--steps", 10, "--output", picture)
-        drawn = Image.open(picture).convert("RGB")
-        drawn.thumbnail((800, 800), Image.Resampling.LANCZOS)
-        save_small(drawn, "map-on-demand.jpg")
+        save_small(reduced(Image.open(picture).convert("RGB"), 800, 800), "map-on-demand.jpg")
 
 
 if __name__ == "__main__":
