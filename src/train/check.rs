@@ -398,7 +398,7 @@ mod tests {
         let samples: Vec<Sample> = (0..100)
             .map(|number| Sample {
                 label: Some(if number < 12 { "covid" } else { "normal" }.to_owned()),
-                site: Some(if !(12..80).contains(&number) { "web" } else { "hospital" }.to_owned()),
+                site: Some(if (12..80).contains(&number) { "hospital" } else { "web" }.to_owned()),
                 ..sample(number)
             })
             .collect();

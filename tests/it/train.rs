@@ -54,7 +54,7 @@ impl Chests {
             picture.save(folder.path().join(format!("{film}.png"))).expect("a picture is written");
             mask.save(folder.path().join(format!("{film}-mask.png"))).expect("a mask is written");
             let label = if is_sick { "sick" } else { "well" };
-            list += &format!("{film}.png,{label},patient-{film},{film}-mask.png,site-{}\n", film % 3);
+            writeln!(list, "{film}.png,{label},patient-{film},{film}-mask.png,site-{}", film % 3).unwrap();
         }
         fs_err::write(folder.path().join("list.csv"), list).expect("a list is written");
         Self { folder }
