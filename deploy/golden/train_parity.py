@@ -29,6 +29,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 N_STEPS, N_FILMS, SIDE, TOLERANCE = 20, 8, 64, 1e-3
+# At 1e-3 the seeded VGG-16 overshoots (its loss triples in the fourth step), and PyTorch with one thread differs from PyTorch
+# with two by 1.3e-3: no rate to fine-tune with, or to compare at.
+RATES = {"vgg16": 2e-4}
 RATE = 1e-3
 MEAN, STD = 0.5, 0.25
 
@@ -105,10 +108,10 @@ def write_films(folder):
     return (batch - MEAN) / STD
 
 
-def pytorch_losses(model, batch):
+def pytorch_losses(model, batch, rate):
     targets = torch.arange(N_FILMS) % 2
     without_dropout(model).train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+    optimiser = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
     losses = []
     for _ in range(N_STEPS):
         optimiser.zero_grad()
@@ -162,10 +165,11 @@ def main():
             subprocess.run([hilum, "model", "import", *models, str(folder / f"{name}.pth"), "--name", "full", "--member", name,
                             "--weights-version", "seeded"], check=True, capture_output=True)
             (folder / f"{name}.pth").unlink()
+            rate = RATES.get(name, RATE)
             (folder / f"{name}.toml").write_text(
-                PLAN.format(name=name, side=SIDE, mean=MEAN, std=STD, rate=RATE, films=N_FILMS, steps=N_STEPS))
+                PLAN.format(name=name, side=SIDE, mean=MEAN, std=STD, rate=rate, films=N_FILMS, steps=N_STEPS))
             started = time.monotonic()
-            expected = pytorch_losses(model, batch)
+            expected = pytorch_losses(model, batch, rate)
             pytorch_seconds = time.monotonic() - started
             found, killed_after = hilum_losses(hilum, folder, name)
             if len(found) != N_STEPS:
