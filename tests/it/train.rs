@@ -2,6 +2,7 @@
 //! which is killed and taken up again ends with the very bits of one that was not. `make train-smoke` runs these.
 
 use std::{
+    fmt::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
