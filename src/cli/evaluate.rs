@@ -128,6 +128,11 @@ fn write_report(
     predictions: &[Prediction<'_>],
     target_class_idx: usize,
 ) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !out.join("run.json").exists(),
+        "`{}` is the folder of a training, whose files would be overwritten: give another one with --out",
+        out.display()
+    );
     fs_err::create_dir_all(out)?;
     fs_err::write(out.join("report.json"), serde_json::to_string_pretty(evaluation)? + "\n")?;
     fs_err::write(out.join("report.html"), evaluation.html()?)?;

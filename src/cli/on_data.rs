@@ -1,6 +1,7 @@
 //! A bundle beside a data set, as `evaluate`, `calibrate` and `threshold` want them.
 
 use std::{
+    collections::BTreeSet,
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
 };
@@ -16,7 +17,7 @@ use crate::{
     imaging::DecodeLimits,
     infer::{CxrPipeline, NnModels, lung_settings},
     nn::{Bundle, Classification, Ensemble, EnsembleOptions, MANIFEST_FILE_NAME},
-    train::{ClassMap, DataSet, Prediction, Questions, Sample, Split, patients_on_two_sides, predict},
+    train::{ClassMap, DataSet, Prediction, Questions, RunRecord, Sample, Split, patients_on_two_sides, predict},
 };
 
 /// Which bundle, which images, and what their labels mean.
@@ -161,10 +162,31 @@ impl Opened {
 
     /// What the labels of these images mean to the bundle.
     pub(super) fn classes(&self, subject: &Subject, samples: &[&Sample]) -> anyhow::Result<ClassMap> {
-        let labels: std::collections::BTreeSet<&str> =
-            samples.iter().filter_map(|sample| sample.label.as_deref()).collect();
+        let labels: BTreeSet<&str> = samples.iter().filter_map(|sample| sample.label.as_deref()).collect();
         let labels: Vec<&str> = labels.into_iter().collect();
         Ok(ClassMap::new(&self.pipeline.bundle().classes, &labels, &subject.map)?)
+    }
+
+    /// When the bundle lies in the folder of its training, whom it was trained on is known. Images that the list itself calls
+    /// `train` may be looked at.
+    fn require_other_patients(&self, samples: &[&Sample]) -> anyhow::Result<()> {
+        let Some(record) = self.bundle.folder().parent().map(RunRecord::read).transpose()?.flatten() else {
+            return Ok(());
+        };
+        let known: BTreeSet<&str> = samples
+            .iter()
+            .filter(|sample| sample.split != Some(Split::Train) && record.training_patients.contains(&sample.patient))
+            .map(|sample| sample.patient.as_str())
+            .collect();
+        anyhow::ensure!(
+            known.is_empty(),
+            "bundle `{}` was trained on {} patient(s) of these images: figures on them say nothing of others; leave them out \
+             (`validation.csv` beside the bundle has those that it was not trained on), or call them `train` in the column \
+             `split`",
+            self.pipeline.bundle().name,
+            known.len()
+        );
+        Ok(())
     }
 
     /// Judges the images with a bar that says how far it is.
@@ -174,6 +196,7 @@ impl Opened {
         classes: &ClassMap,
         questions: Questions,
     ) -> anyhow::Result<Vec<Prediction<'a>>> {
+        self.require_other_patients(samples)?;
         // An image whose label is left out, or that has a mask only, still tells of gates and lungs.
         let asked: Vec<(&Sample, Option<usize>)> =
             samples.iter().map(|sample| (*sample, classes.class_of(sample.label.as_deref()))).collect();

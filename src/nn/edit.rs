@@ -46,6 +46,8 @@ pub enum EditError {
 
 /// Makes the changes in the manifest of the bundle in `folder`, which is replaced in one step. Its comments stay, and so do
 /// the weights and their digests; the bundle's own digest is another one afterwards, because results name what decided.
+/// A change of calibration or operating point removes what `hilum evaluate` measured before it, and makes a `validated`
+/// bundle `unvalidated`.
 ///
 /// # Errors
 /// [`EditError`] when the changed manifest would not be valid.
@@ -61,10 +63,38 @@ pub fn edit_manifest(folder: &Path, edits: &[Edit]) -> Result<(), EditError> {
     for edit in edits {
         make(&mut document, edit).map_err(|problem| failed(vec![problem]))?;
     }
+    if edits.iter().any(Edit::changes_decisions) {
+        forget_what_was_measured(&mut document);
+    }
     let changed = document.to_string();
     Manifest::parse(&changed).map_err(failed)?;
     replace(&path, changed.as_bytes())?;
     Ok(())
+}
+
+impl Edit {
+    const fn changes_decisions(&self) -> bool {
+        matches!(self, Self::Calibration(_) | Self::OperatingPoint { .. })
+    }
+}
+
+/// Figures of ours are about the decisions before, and so is a validation.
+fn forget_what_was_measured(document: &mut DocumentMut) {
+    if let Some(figures) = document.get_mut("performance").and_then(Item::as_array_of_tables_mut) {
+        let is_of_evaluation = |table: &Table| {
+            table
+                .get("reference")
+                .and_then(Item::as_str)
+                .is_some_and(|reference| reference.starts_with("hilum evaluate"))
+        };
+        figures.retain(|table| !is_of_evaluation(table));
+        if figures.is_empty() {
+            document.remove("performance");
+        }
+    }
+    if document.get("status").and_then(Item::as_str) == Some("validated") {
+        document.insert("status", value("unvalidated"));
+    }
 }
 
 fn make(document: &mut DocumentMut, edit: &Edit) -> Result<(), String> {

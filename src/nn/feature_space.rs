@@ -98,7 +98,9 @@ impl FeatureSpace {
             return None;
         }
         let (_, &mut square, _) = squares.select_nth_unstable_by(wanted, f64::total_cmp);
-        Some(FeatureDistances { mahalanobis: nearest_class.max(0.0).sqrt(), neighbour: square.sqrt() })
+        // Rounding may go below 0; what is no number stays none.
+        let nearest_class = if nearest_class < 0.0 { 0.0 } else { nearest_class };
+        Some(FeatureDistances { mahalanobis: nearest_class.sqrt(), neighbour: square.sqrt() })
     }
 
     fn reduced(&self, embedding: &[f32]) -> Option<Vec<f64>> {
@@ -322,6 +324,8 @@ mod tests {
         assert!((of(0.0, 0.0, 3).neighbour - 5.0).abs() < 1e-12);
         assert_eq!(of(0.0, 0.0, 99), of(0.0, 0.0, 3));
         assert_eq!(space().distances(&[1.0, 2.0], 1), None);
+        let no_number = of(f32::NAN, 0.0, 1);
+        assert!(no_number.mahalanobis.is_nan() && no_number.neighbour.is_nan(), "{no_number:?}");
     }
 
     #[test]

@@ -128,7 +128,7 @@ FOR_EVERY_PROCESSOR void transform_output(const float *products, const float *bi
                 transform_products(half + r * PATCH, 1, row, 1);
                 for (int64_t c = 0; c < n_columns; ++c) {
                     Lanes result = row[c] + added;
-                    if (with_relu) result = result > 0.0f ? result : Lanes{};
+                    if (with_relu) result = result < 0.0f ? Lanes{} : result; // what is no number stays none
                     write(corner + (r * maps.columns + c) * maps.channels + channel, result);
                 }
             }
@@ -138,6 +138,9 @@ FOR_EVERY_PROCESSOR void transform_output(const float *products, const float *bi
 
 // `weights` as transform_weights makes them, `bias` one per output channel or none. n x channels x rows x columns in and out, channels innermost.
 Tensor convolution(const Tensor &input, const Tensor &weights, const std::optional<Tensor> &bias, bool with_relu) {
+    TORCH_CHECK(input.dim() == 4 && input.numel() > 0 && input.scalar_type() == at::kFloat, "maps of 32-bit floats are expected");
+    TORCH_CHECK(weights.dim() == 3 && weights.size(0) == PATCH_AREA && weights.size(1) == input.size(1) && weights.size(2) % LANES == 0
+        && input.size(1) % LANES == 0 && weights.is_contiguous() && (!bias || bias->numel() == weights.size(2)), "the weights are not those of these maps");
     auto samples = input.contiguous(at::MemoryFormat::ChannelsLast);
     Maps from{samples.size(2), samples.size(3), samples.size(1)}, to{from.rows, from.columns, weights.size(2)};
     auto results = at::empty({samples.size(0), to.channels, to.rows, to.columns}, samples.options(), at::MemoryFormat::ChannelsLast);

@@ -349,6 +349,12 @@ impl<'a> Judged<'a> {
         self.patients().into_iter().collect::<BTreeSet<_>>().len()
     }
 
+    /// Patients with an image of the target class, or with one of the others.
+    fn n_patients_of(&self, is_target: bool) -> usize {
+        let of_class = self.patients().into_iter().zip(&self.truths).filter(|(_, truth)| **truth == is_target);
+        of_class.map(|(patient, _)| patient).collect::<BTreeSet<_>>().len()
+    }
+
     /// Those whose sample satisfies this.
     fn only(&self, target: usize, wanted: impl Fn(&Sample) -> bool) -> Self {
         Self::of(self.of.iter().copied().filter(|(sample, _, _)| wanted(sample)).collect(), target)
@@ -465,25 +471,27 @@ fn picked(scores: &[f64], truths: &[bool], images: &[usize]) -> (Vec<f64>, Vec<b
 /// The area under the ROC curve, with its interval by resampling patients.
 ///
 /// Where too many resamples lack a class, the interval is DeLong's. Where no resample differs, which is no certainty: the share of
-/// the rarer class that is ordered rightly against all of the other (or against none) bounds the area, and has Wilson's
-/// interval.
+/// the rarer class' patients that is ordered rightly against all of the other (or against none) bounds the area, and has
+/// Wilson's interval.
 fn roc_area(plan: &Plan, scores: &Judged<'_>, values: &[f64]) -> Result<Estimate, Undefined> {
     let area = Roc::of(values, &scores.truths)?.area;
     let resampled = resampled(plan, scores, |images| {
         let (scores, truths) = picked(values, &scores.truths, images);
         Ok(Roc::of(&scores, &truths)?.area)
     });
-    let positives = scores.truths.iter().filter(|truth| **truth).count();
-    let rarer = positives.min(scores.truths.len() - positives);
+    let rarer = scores.n_patients_of(true).min(scores.n_patients_of(false));
     let bounded = match area {
         area if area > 1.0 - 1e-12 => Some(wilson_interval(rarer, rarer)),
         area if area < 1e-12 => Some(wilson_interval(0, rarer)),
         _ => None,
     };
     match (resampled, bounded) {
-        (_, Some(interval)) => {
-            Ok(Estimate { value: area, interval, n: scores.n_patients(), method: "Wilson over the rarer class" })
-        }
+        (_, Some(interval)) => Ok(Estimate {
+            value: area,
+            interval,
+            n: scores.n_patients(),
+            method: "Wilson over the patients of the rarer class",
+        }),
         (Ok(estimate), None) => Ok(estimate),
         (Err(undefined), None) => match delong(values, &scores.truths) {
             Ok(found) => Ok(Estimate {

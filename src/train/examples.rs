@@ -338,11 +338,17 @@ impl KnownSegmenter {
     }
 }
 
-/// The bundle in a folder, or of the training in it; of a training also its record.
+/// The bundle in a folder, or of the training in it; of a training, also when its bundle's folder is named, its record.
 pub(super) fn open_bundle(folder: &Path) -> Result<(Bundle, Option<RunRecord>), TrainError> {
-    let record = RunRecord::read(folder)?;
-    let bundle = if record.is_some() { Bundle::open(&folder.join(BUNDLE_FOLDER)) } else { Bundle::open(folder) };
-    Ok((bundle?, record))
+    if let Some(record) = RunRecord::read(folder)? {
+        return Ok((Bundle::open(&folder.join(BUNDLE_FOLDER))?, Some(record)));
+    }
+    let bundle = Bundle::open(folder)?;
+    let record = match fs_err::canonicalize(folder)?.parent() {
+        Some(training) if folder.ends_with(BUNDLE_FOLDER) => RunRecord::read(training)?,
+        _ => None,
+    };
+    Ok((bundle, record))
 }
 
 /// The embeddings of pictures as a network sees them at work.

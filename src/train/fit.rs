@@ -348,6 +348,9 @@ impl Fit<'_> {
         working.copy_from(&weights)?;
         let validation = if self.validation.is_empty() { None } else { Some(self.try_on_validation(working)?) };
         let progress = &mut state.progress;
+        if validation.is_some_and(|tried| !tried.loss.is_finite() || !tried.score.is_finite()) {
+            return Err(TrainError::Diverged { network: self.name.to_owned(), epoch: progress.epoch + 1 });
+        }
         let n_batches = self.epoch(progress.epoch).len();
         let sums = progress.sums;
         let record = EpochRecord {
@@ -579,6 +582,8 @@ mod tests {
             let found = losses(golden.seed, &case);
             assert_eq!(case.losses.len(), 20);
             assert!(case.losses[19] < 0.95 * case.losses[0], "{}: nothing is learned", case.network);
+            assert_eq!(found.len(), 20);
+            assert!(found.iter().all(|loss| loss.is_finite()), "{}: {found:?}", case.network);
             let most = found.iter().zip(&case.losses).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
             assert!(most < 1e-3, "{}: {most}\n{found:?}\n{:?}", case.network, case.losses);
         }

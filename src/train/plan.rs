@@ -276,7 +276,7 @@ pub enum Monitor {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Loss {
-    /// Of classifiers: exponent of the focal loss (Lin et al., ICCV 2017), 0 to 10; 0 is cross-entropy.
+    /// Of classifiers: exponent of the focal loss (Lin et al., ICCV 2017), 0 or 1 to 10; 0 is cross-entropy.
     pub focal_gamma: f64,
     /// Of classifiers: whether classes count inversely to how often they are.
     pub balanced_classes: bool,
@@ -499,7 +499,9 @@ impl TrainPlan {
         }
         self.optimisation.check(self.data.validation, &mut problems);
         let Loss { focal_gamma, label_smoothing, dice_weight, .. } = self.loss;
-        problems.range("loss.focal_gamma", focal_gamma, 0.0, 10.0);
+        problems.check((0.0..=0.0).contains(&focal_gamma) || (1.0..=10.0).contains(&focal_gamma), || {
+            format!("`loss.focal_gamma` is {focal_gamma}: give 0, or 1 to 10; in between its gradient has no bound")
+        });
         problems.range("loss.label_smoothing", label_smoothing, 0.0, 0.5);
         problems.range("loss.dice_weight", dice_weight, 0.0, 100.0);
         problems.0.extend(self.augmentation.problems());

@@ -76,7 +76,11 @@ pub fn train(plan: &TrainPlan, folder: &Path, command: &str, observer: Observer<
             return Err(TrainError::OtherTraining(folder.to_owned()));
         }
         Some(_) => {}
-        None => training.leave_record()?,
+        None => {
+            chosen.require_unknown_to(plan)?;
+            training.require_own_folder()?;
+            training.leave_record()?;
+        }
     }
     match &plan.task {
         Task::Lungs { width, side_pixels, start, frozen } => {
@@ -121,9 +125,14 @@ impl<'a> Chosen<'a> {
                 classes.iter().position(|class| class.of_list.contains(label))
             }
         };
+        let (kept, of_test): (Vec<&Sample>, Vec<&Sample>) =
+            set.samples.iter().filter(of_site).partition(|sample| sample.split != Some(Split::Test));
+        if !of_test.is_empty() {
+            observer(Event::Note(&format!("{} images are left out: the list keeps them for the test", of_test.len())));
+        }
         let (samples, classes): (Vec<&Sample>, Vec<usize>) =
-            set.samples.iter().filter(of_site).filter_map(|sample| Some((sample, class_of(sample)?))).unzip();
-        let left_out = set.samples.len() - samples.len();
+            kept.into_iter().filter_map(|sample| Some((sample, class_of(sample)?))).unzip();
+        let left_out = set.samples.len() - samples.len() - of_test.len();
         if left_out > 0 {
             let why = match &plan.task {
                 Task::Lungs { .. } => "they have no mask, or are of other sites",
@@ -185,6 +194,29 @@ impl<'a> Chosen<'a> {
         Ok(())
     }
 
+    /// Starting weights that were trained on a validation patient would choose the epoch by what they know.
+    fn require_unknown_to(&self, plan: &TrainPlan) -> Result<(), TrainError> {
+        let validation = self.patients(&self.validation);
+        let starts = match &plan.task {
+            Task::Lungs { start, .. } => vec![start],
+            Task::Classifier { members, .. } => members.iter().map(|member| &member.start).collect(),
+        };
+        for start in starts {
+            let Start::Bundle { folder, .. } = start else { continue };
+            let (_, Some(record)) = open_bundle(folder)? else { continue };
+            let n_known = validation.intersection(&record.training_patients).count();
+            if n_known > 0 {
+                return Err(TrainError::Data(format!(
+                    "the starting weights in `{}` were trained on {n_known} of the {} validation patients: start from the same \
+                     fold's training, or train without validation",
+                    folder.display(),
+                    validation.len()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     fn of_images(&self, images: &[usize]) -> Vec<&'a Sample> {
         images.iter().filter_map(|image| self.samples.get(*image).copied()).collect()
     }
@@ -220,6 +252,18 @@ impl Training<'_> {
         relevant.plan.data.list.clone_from(&self.plan.data.list);
         let text = serde_json::to_vec(&relevant).map_err(|error| TrainError::Internal(error.to_string()))?;
         Ok(Sha256Digest(Sha256::digest(text).into()).to_string())
+    }
+
+    /// Nothing of somebody else's is overwritten.
+    fn require_own_folder(&self) -> Result<(), TrainError> {
+        let names = ["train.toml", "training.csv", "validation.csv", "predictions.csv", BUNDLE_FOLDER];
+        match names.into_iter().find(|name| self.folder.join(name).exists()) {
+            None => Ok(()),
+            Some(name) => Err(TrainError::Data(format!(
+                "`{}` has a `{name}` and no record of a training: give another folder with --out",
+                self.folder.display()
+            ))),
+        }
     }
 
     fn leave_record(&self) -> Result<(), TrainError> {

@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     nn::{FeatureDistances, FeatureSpace, FittedGate, MAX_COMPONENTS, write_feature_gate},
-    train::{DataSet, FitOptions, Sample, Shrinkage, Split, fit_feature_space, patient_folds, quantile},
+    train::{
+        DataSet, FitOptions, Sample, Shrinkage, Split, fit_feature_space, patient_folds, patients_on_two_sides,
+        quantile,
+    },
     types::Errand,
 };
 
@@ -136,6 +139,13 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
 
 /// The split of each sample: the list's, or three tenths of the patients for the limits.
 fn parts(samples: &[Sample]) -> anyhow::Result<Vec<Split>> {
+    let on_two_sides = patients_on_two_sides(samples);
+    anyhow::ensure!(
+        on_two_sides.is_empty(),
+        "{} patient(s) of the list are in more than one split: the limits would not be set on other patients; \
+         `hilum dataset check` names them",
+        on_two_sides.len()
+    );
     let stated: Option<Vec<Split>> = samples.iter().map(|sample| sample.split).collect();
     if let Some(stated) = stated {
         return Ok(stated);
