@@ -127,9 +127,7 @@ impl Gates {
     fn check_colour(&mut self, header: &ImageHeader, settings: &GateSettings) {
         let (passed, words) = match header.photometric_interpretation.as_deref() {
             None => (true, "photometric interpretation not stated".to_owned()),
-            Some(found) if found.starts_with("MONOCHROME") => {
-                (true, format!("Photometric Interpretation (0028,0004) is {found}"))
-            }
+            Some(found) if found.starts_with("MONOCHROME") => (true, "the picture is in shades of grey".to_owned()),
             Some(found) => (
                 settings.policies.colour == Policy::Accept,
                 format!("Photometric Interpretation (0028,0004) is {found}, shades of grey expected"),
