@@ -236,11 +236,16 @@ mod tests {
         let dealt = parts(&samples).unwrap();
         assert_eq!(dealt.iter().filter(|part| **part == Split::Validation).count(), 24);
         assert!(dealt.chunks(2).all(|pair| pair[0] == pair[1]), "a patient is on two sides");
-        let stated: Vec<Sample> = (0..3)
+        let stated: Vec<Sample> = [0, 2, 4]
+            .into_iter()
             .zip([Split::Test, Split::Train, Split::Validation])
             .map(|(number, split)| sample(number, Some(split)))
             .collect();
         assert_eq!(parts(&stated).unwrap(), [Split::Test, Split::Train, Split::Validation]);
+        let on_two_sides = [sample(0, Some(Split::Train)), sample(1, Some(Split::Validation))];
+        assert!(
+            parts(&on_two_sides).unwrap_err().to_string().contains("1 patient(s) of the list are in more than one")
+        );
         let some = [sample(0, None), sample(2, Some(Split::Train))];
         assert!(parts(&some).unwrap_err().to_string().contains("leave the column out"));
     }
