@@ -113,13 +113,14 @@ mod tests {
     };
 
     fn network(mode: BatchNormMode) -> (Covnet, VarStore) {
-        let store = VarStore::new(Device::Cpu);
+        let mut store = VarStore::new(Device::Cpu);
         let network = Covnet::new(&store.root(), 0.0625, 3, mode).unwrap();
         for (name, mut variable) in store.variables() {
             let shape: Vec<usize> = variable.size().iter().map(|side| *side as usize).collect();
             let values = Tensor::from_slice(&seeded_values(1, "covnet", None, &name, &shape));
             tch::no_grad(|| variable.copy_(&values.view(variable.size().as_slice())));
         }
+        store.freeze(); // as loaded weights are: others are trained
         (network, store)
     }
 

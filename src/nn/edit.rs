@@ -60,11 +60,11 @@ pub fn edit_manifest(folder: &Path, edits: &[Edit]) -> Result<(), EditError> {
         .map_err(|reason| failed(vec![reason]))?;
     let mut document: DocumentMut =
         text.parse().map_err(|error: toml_edit::TomlError| failed(vec![error.to_string()]))?;
-    for edit in edits {
-        make(&mut document, edit).map_err(|problem| failed(vec![problem]))?;
-    }
     if edits.iter().any(Edit::changes_decisions) {
         forget_what_was_measured(&mut document);
+    }
+    for edit in edits {
+        make(&mut document, edit).map_err(|problem| failed(vec![problem]))?;
     }
     let changed = document.to_string();
     Manifest::parse(&changed).map_err(failed)?;
@@ -203,6 +203,8 @@ mod tests {
         edit_manifest(folder.path(), &[Edit::Calibration(Calibration::None {}), point]).unwrap();
         let classification = Bundle::open(folder.path()).unwrap().manifest().classification.clone().unwrap();
         assert_eq!((classification.calibration, classification.grey_zone), (Calibration::None {}, None));
+        let figures = Bundle::open(folder.path()).unwrap().manifest().performance.clone();
+        assert_eq!(figures, [], "figures of decisions that are no more");
     }
 
     #[test]
