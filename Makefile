@@ -31,7 +31,8 @@ help: ## Lists these commands
 .PHONY: run
 run: setup-run ## Builds and starts Hilum on its own Postgres, sends a real radiograph, shows the results (ONCE=1: then stops)
 	@cargo build --bin hilum
-	@exec $(hilum) dev --data-dir $(DATA) --demo-image $(radiographs)/RG1_UNCR.dcm $(if $(ONCE),--once) $(ARGS)
+	@exec $(hilum) dev --data-dir $(DATA) --bundle models/cxr-covid-reference \
+	    --demo-image $(radiographs)/RG1_UNCR.dcm $(if $(ONCE),--once) $(ARGS)
 
 .PHONY: test
 test: setup-test ## Runs the whole test suite against real peers (ARGS='FILTER' runs a part of it)

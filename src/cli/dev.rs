@@ -27,8 +27,8 @@ use crate::{
     dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
     jobs, nn, report,
     types::{
-        AeTitle, BundleStatus, Destination, DestinationKind, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig,
-        UNTRAINED_NOTICE, Uid,
+        AeTitle, BundleIdentity, BundleStatus, Destination, DestinationKind, LateImages, LocalAe, Peer, Pipeline,
+        Route, SiteConfig, UNTRAINED_NOTICE, Uid,
     },
 };
 
@@ -48,6 +48,9 @@ pub struct Options {
     /// A DICOM file (CR or DX) that is sent to the node once it is up, with fresh UIDs
     #[arg(long, value_name = "FILE")]
     pub demo_image: Option<PathBuf>,
+    /// Folder of a bundle, which is copied into the node's own and analyses studies [default: random test weights]
+    #[arg(long, value_name = "FOLDER")]
+    pub bundle: Option<PathBuf>,
     /// Stop when the results of the demo image have arrived; fails when they do not
     #[arg(long, requires = "demo_image")]
     pub once: bool,
@@ -110,18 +113,18 @@ async fn run_node(
     environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let bundle = config.inference.models_dir.join(nn::UNTRAINED_BUNDLE_NAME);
-    let identity =
-        // A bundle that is whole stays, also one that an earlier version made.
-        tokio::task::spawn_blocking(move || match nn::Bundle::open(&bundle) {
-            Ok(bundle) => Ok(bundle.identity()),
-            Err(_) => nn::init_untrained_bundle(&bundle, nn::UntrainedOptions::default()),
-        })
-        .await?
-        .context("make the bundle of untrained test weights")?;
-    if identity.status == BundleStatus::Untrained {
-        say("model bundle", &format!("{} {}: {UNTRAINED_NOTICE}", identity.name, identity.version));
-    }
+    let (models_dir, given) = (config.inference.models_dir.clone(), options.bundle.clone());
+    let identity = tokio::task::spawn_blocking(move || match given {
+        Some(given) => copy_bundle(&given, &models_dir),
+        None => untrained_bundle(&models_dir),
+    })
+    .await??;
+    let status = match identity.status {
+        BundleStatus::Untrained => UNTRAINED_NOTICE,
+        BundleStatus::Unvalidated => "unvalidated: nothing is decided by it",
+        BundleStatus::Validated => "validated",
+    };
+    say("model bundle", &format!("{} {}: {status}", identity.name, identity.version));
 
     let pacs_listener =
         TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], options.pacs_port))).await.with_context(|| {
@@ -145,7 +148,7 @@ async fn run_node(
     let db = Db::connect_lazy(&database_url(config)?, 4)?;
     db.migrate().await.context("apply the migrations")?;
     jobs::migrate(&db).await.context("apply the job queue's migrations")?;
-    configure_demo_site(&db, pacs_address).await?;
+    configure_demo_site(&db, pacs_address, identity.name).await?;
 
     let app = App::build(config.clone(), child_command(None, environment)?).await?;
     let (dicom_address, http_address) = (app.dicom_address(), app.http_address());
@@ -193,6 +196,30 @@ async fn run_node(
     outcome
 }
 
+/// Random weights in the right shapes. A bundle that is whole stays, also one that an earlier version made.
+fn untrained_bundle(models_dir: &Path) -> anyhow::Result<BundleIdentity> {
+    let folder = models_dir.join(nn::UNTRAINED_BUNDLE_NAME);
+    if let Ok(bundle) = nn::Bundle::open(&folder) {
+        return Ok(bundle.identity());
+    }
+    nn::init_untrained_bundle(&folder, nn::UntrainedOptions::default())
+        .context("make the bundle of untrained test weights")
+}
+
+/// The bundle in `given` among the node's own. One of its name with the same digest stays, another is replaced.
+fn copy_bundle(given: &Path, models_dir: &Path) -> anyhow::Result<BundleIdentity> {
+    let about = || format!("take the bundle in `{}`", given.display());
+    let identity = nn::Bundle::open(given).with_context(about)?.identity();
+    let folder = models_dir.join(&identity.name);
+    if nn::Bundle::open(&folder).is_ok_and(|kept| kept.identity().digest == identity.digest) {
+        return Ok(identity);
+    }
+    if folder.exists() {
+        fs_err::remove_dir_all(&folder)?;
+    }
+    nn::copy_bundle(given, &folder).with_context(about)
+}
+
 /// Tells a step; that nobody reads it any more is no reason to stop.
 fn say(what: &str, words: &str) {
     tell(&format!("{what:>17}  {words}"));
@@ -212,7 +239,7 @@ fn database_url(config: &Config) -> anyhow::Result<String> {
 }
 
 /// What the demo needs, where a person has not configured it otherwise.
-async fn configure_demo_site(db: &Db, pacs_address: SocketAddr) -> anyhow::Result<()> {
+async fn configure_demo_site(db: &Db, pacs_address: SocketAddr, bundle: String) -> anyhow::Result<()> {
     let local = AeTitle::new(LOCAL_AE_TITLE)?;
     let (sender_title, pacs_title) = (AeTitle::new(DEMO_SENDER)?, AeTitle::new(DEMO_PACS)?);
     db::site::change(db, false, move |site: &mut SiteConfig| {
@@ -250,7 +277,7 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr) -> anyhow::Resul
                 calling_ae_titles: Vec::new(),
                 modalities: vec!["CR".to_owned(), "DX".to_owned()],
                 pipeline: Pipeline::ChestRadiograph,
-                bundle: nn::UNTRAINED_BUNDLE_NAME.to_owned(),
+                bundle: bundle.clone(),
                 priority: crate::types::RunPriority::Routine,
                 quiet_seconds: 2,
                 max_wait_seconds: 60,
@@ -262,6 +289,11 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr) -> anyhow::Resul
                 destinations: vec!["demopacs".to_owned()],
                 trial: None,
             });
+        }
+        // The route of an earlier start, when there were only test weights.
+        let made_here = |route: &&mut Route| route.name == "chest" && route.bundle == nn::UNTRAINED_BUNDLE_NAME;
+        if let Some(route) = site.routes.iter_mut().find(made_here) {
+            route.bundle = bundle;
         }
         Ok(())
     })

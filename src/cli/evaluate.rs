@@ -11,8 +11,10 @@ use super::{
 };
 use crate::{
     nn::{Edit, Performance, Whose, edit_manifest},
-    train::{Evaluation, Figure, Plan, Prediction, Questions, Split, predictions_csv},
-    types::UNTRAINED_NOTICE,
+    train::{
+        ClassMap, Evaluation, Figure, Plan, Prediction, Questions, RunRecord, Sample, Split, predictions_csv, replace,
+    },
+    types::{BundleIdentity, UNTRAINED_NOTICE},
 };
 
 #[derive(Debug, Args)]
@@ -25,6 +27,10 @@ pub(super) struct Options {
     /// Another bundle that judges the same images
     #[arg(long, value_name = "BUNDLE")]
     compare: Option<String>,
+    /// Folder of the trainings that `hilum train --fold all/N` made with the bundle's recipe: each image is judged by the
+    /// networks that were not trained on its patient
+    #[arg(long, value_name = "FOLDER", conflicts_with = "compare")]
+    cross_validated: Option<PathBuf>,
     /// Folder for report.json, report.html and predictions.csv [default: evaluation-<BUNDLE>]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -65,7 +71,15 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     let opened = open_bundle(global, subject, &subject.bundle, |_| {}).await?;
     let classes = opened.classes(subject, &samples)?;
     let questions = Questions { enforce_gates: subject.enforce_gates, alterations: !options.without_shortcut_tests };
-    let predictions = opened.predict(&samples, &classes, questions).await?;
+    let judged = match &options.cross_validated {
+        Some(folder) => in_folds(global, subject, folder, &opened, &samples, (&classes, questions)).await?,
+        None => ByNetworks {
+            predictions: opened.predict(&samples, &classes, questions).await?,
+            folds: None,
+            chose_the_epoch: opened.was_chosen_by(&samples)?,
+        },
+    };
+    let predictions = judged.predictions;
     let identity = opened.pipeline.bundle().clone();
     let other: Option<(Opened, Vec<Prediction<'_>>)> = match &options.compare {
         None => None,
@@ -93,6 +107,8 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
         data_sha256: data.sha256.clone(),
         split,
         labels: classes.words(&identity.classes),
+        folds: judged.folds,
+        chose_the_epoch: judged.chose_the_epoch,
         gates_enforced: subject.enforce_gates,
         prevalences: options.prevalence.clone(),
         resamples: options.resamples as usize,
@@ -118,6 +134,66 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     Ok(())
 }
 
+/// What networks said, and which.
+struct ByNetworks<'a> {
+    predictions: Vec<Prediction<'a>>,
+    /// Folds of a cross-validation.
+    folds: Option<usize>,
+    /// Whether the images chose the epoch of the networks that judged them.
+    chose_the_epoch: bool,
+}
+
+/// Judges each image by the networks of the fold that was tried on its patient.
+async fn in_folds<'a>(
+    global: &Global,
+    subject: &Subject,
+    folder: &Path,
+    opened: &Opened,
+    samples: &[&'a Sample],
+    (classes, questions): (&ClassMap, Questions),
+) -> anyhow::Result<ByNetworks<'a>> {
+    let folds = RunRecord::read_folds(folder)?;
+    let of_fold = |record: &RunRecord| -> Vec<&'a Sample> {
+        samples.iter().copied().filter(|sample| record.validation_patients.contains(&sample.patient)).collect()
+    };
+    let known: usize = folds.iter().map(|(_, record)| of_fold(record).len()).sum();
+    anyhow::ensure!(
+        known == samples.len(),
+        "{} of the {} images are of patients that no fold in `{}` was tried on: leave them out, or train the folds with this \
+         list",
+        samples.len() - known,
+        samples.len(),
+        folder.display()
+    );
+    let mut predictions = Vec::with_capacity(samples.len());
+    for (fold, (training, record)) in folds.iter().enumerate() {
+        let bundle = training.join("bundle");
+        let of_this = open_bundle(global, subject, &bundle.display().to_string(), |_| {}).await?;
+        anyhow::ensure!(
+            recipe(of_this.pipeline.bundle()) == recipe(opened.pipeline.bundle()),
+            "`{}` has other classes, networks, fusion or threshold than `{}`: it is no fold of the same recipe",
+            bundle.display(),
+            opened.bundle.folder().display()
+        );
+        let samples = of_fold(record);
+        for mut prediction in of_this.predict(&samples, classes, questions).await? {
+            if let Ok(scored) = &mut prediction.scored {
+                scored.fold = fold;
+            }
+            predictions.push(prediction);
+        }
+    }
+    let chose_the_epoch = folds.iter().any(|(_, record)| record.chose_the_epoch());
+    Ok(ByNetworks { predictions, folds: Some(folds.len()), chose_the_epoch })
+}
+
+/// What the folds of a recipe and the bundle that is made with it have in common.
+fn recipe(bundle: &BundleIdentity) -> impl PartialEq {
+    let networks: Vec<(String, String)> =
+        bundle.networks().map(|network| (network.name.clone(), network.architecture.clone())).collect();
+    (bundle.classes.clone(), bundle.target_class_idx, bundle.fusion.clone(), bundle.threshold.to_bits(), networks)
+}
+
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
@@ -134,10 +210,11 @@ fn write_report(
         out.display()
     );
     fs_err::create_dir_all(out)?;
-    fs_err::write(out.join("report.json"), serde_json::to_string_pretty(evaluation)? + "\n")?;
-    fs_err::write(out.join("report.html"), evaluation.html()?)?;
+    let json = serde_json::to_string_pretty(evaluation)? + "\n";
+    replace(&out.join("report.json"), json.as_bytes())?;
+    replace(&out.join("report.html"), evaluation.html()?.as_bytes())?;
     let csv = predictions_csv(predictions, &evaluation.classes, target_class_idx)?;
-    fs_err::write(out.join("predictions.csv"), csv)?;
+    replace(&out.join("predictions.csv"), &csv)?;
     Ok(())
 }
 
@@ -152,6 +229,10 @@ fn summary(evaluation: &Evaluation, out: &Path) -> String {
         evaluation.patients,
         evaluation.not_scored.len()
     ));
+    lines.extend(evaluation.folds.map(|folds| {
+        format!("cross-validation: each image judged by networks of {folds} folds that were not trained on its patient")
+    }));
+    lines.extend(evaluation.selection.map(|selection| format!("caution: {selection}")));
     lines.extend(evaluation.cautions.iter().map(|caution| format!("caution: {caution}")));
     let mut table = Table::new(&["IMAGES", "ROC AREA (95 %; PATIENTS)", "SENSITIVITY", "SPECIFICITY"]);
     let groups = evaluation.within_site.iter().map(|group| (format!("within {}", group.value), &group.figures));
@@ -181,7 +262,14 @@ fn summary(evaluation: &Evaluation, out: &Path) -> String {
 /// The figures for the model card: those within sites first, pooled ones with what makes them doubtful.
 fn performance(evaluation: &Evaluation, whose: Whose) -> Vec<Performance> {
     let split = evaluation.split.map_or("all images", Split::name);
-    let data = format!("{}, {split}, sha256:{}", evaluation.list, evaluation.data_sha256.get(..12).unwrap_or_default());
+    let by = match (evaluation.folds, evaluation.selection) {
+        (Some(folds), None) => format!(", cross-validation in {folds} folds by patient"),
+        (Some(folds), Some(_)) => format!(", cross-validation in {folds} folds by patient (which chose the epoch)"),
+        (None, Some(_)) => " (which chose the epoch)".to_owned(),
+        (None, None) => String::new(),
+    };
+    let data =
+        format!("{}, {split}{by}, sha256:{}", evaluation.list, evaluation.data_sha256.get(..12).unwrap_or_default());
     let reference = format!("hilum evaluate, {}", evaluation.date);
     let one = |measure: &str, figure: &Figure, data: String| {
         let known = figure.known()?;
@@ -219,6 +307,21 @@ fn performance(evaluation: &Evaluation, whose: Whose) -> Vec<Performance> {
     }
     if let Some(lungs) = &evaluation.lungs {
         figures.extend(one("dice", &lungs.mean_dice, format!("lungs: {data}")));
+    }
+    if let Some(shortcuts) = &evaluation.shortcuts {
+        for altered in &shortcuts.altered {
+            let (measure, figure) = if altered.leaves_nothing {
+                ("roc_auc (0.5 is expected)", &altered.roc_area)
+            } else {
+                ("mean change of the output", &altered.mean_change)
+            };
+            figures.extend(one(measure, figure, format!("with {}: {data}", altered.words)));
+        }
+        figures.extend(one("share of the heat in the lungs", &shortcuts.heat_in_lungs, data.clone()));
+        for site in &shortcuts.sites {
+            let among = format!("{} by the embeddings, among {}: {data}", site.site, site.among);
+            figures.extend(one("roc_auc of the site", &site.roc_area, among));
+        }
     }
     figures
 }

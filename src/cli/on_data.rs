@@ -167,24 +167,44 @@ impl Opened {
         Ok(ClassMap::new(&self.pipeline.bundle().classes, &labels, &subject.map)?)
     }
 
+    /// The record of the bundle's training, when it lies in its folder.
+    fn record(&self) -> anyhow::Result<Option<RunRecord>> {
+        Ok(self.bundle.folder().parent().map(RunRecord::read).transpose()?.flatten())
+    }
+
+    /// Whether some of these images chose the epoch of the bundle's weights.
+    pub(super) fn was_chosen_by(&self, samples: &[&Sample]) -> anyhow::Result<bool> {
+        let Some(record) = self.record()?.filter(RunRecord::chose_the_epoch) else { return Ok(false) };
+        Ok(samples.iter().any(|sample| record.validation_patients.contains(&sample.patient)))
+    }
+
     /// When the bundle lies in the folder of its training, whom it was trained on is known. Images that the list itself calls
     /// `train` may be looked at.
     fn require_other_patients(&self, samples: &[&Sample]) -> anyhow::Result<()> {
-        let Some(record) = self.bundle.folder().parent().map(RunRecord::read).transpose()?.flatten() else {
-            return Ok(());
+        let Some(record) = self.record()? else { return Ok(()) };
+        let among = |patients: &BTreeSet<String>| -> usize {
+            let known = samples.iter().filter(|sample| sample.split != Some(Split::Train));
+            known
+                .map(|sample| &sample.patient)
+                .filter(|patient| patients.contains(*patient))
+                .collect::<BTreeSet<_>>()
+                .len()
         };
-        let known: BTreeSet<&str> = samples
-            .iter()
-            .filter(|sample| sample.split != Some(Split::Train) && record.training_patients.contains(&sample.patient))
-            .map(|sample| sample.patient.as_str())
-            .collect();
+        let of_segmenter = among(&record.segmenter_patients);
         anyhow::ensure!(
-            known.is_empty(),
+            of_segmenter == 0,
+            "the lung segmenter of bundle `{}` was trained on {of_segmenter} patient(s) of these images: its masks are better \
+             there than at work; train segmenters and classifiers in the same folds of the same list, with the same seed",
+            self.pipeline.bundle().name
+        );
+        let known = among(&record.training_patients);
+        anyhow::ensure!(
+            known == 0,
             "bundle `{}` was trained on {} patient(s) of these images: figures on them say nothing of others; leave them out \
              (`validation.csv` beside the bundle has those that it was not trained on), or call them `train` in the column \
              `split`",
             self.pipeline.bundle().name,
-            known.len()
+            known
         );
         Ok(())
     }

@@ -223,6 +223,21 @@ pub fn write_trained_bundle(
     write_bundle(folder, &files)
 }
 
+/// Copies a bundle, with whatever lies beside its manifest, into `folder`, which must be free.
+///
+/// # Errors
+/// [`InitError`] when a file cannot be read or written, or `folder` holds something.
+pub fn copy_bundle(from: &Path, folder: &Path) -> Result<BundleIdentity, InitError> {
+    let mut files = Vec::new();
+    for entry in fs_err::read_dir(from)? {
+        let entry = entry?;
+        if let (true, Ok(name)) = (entry.file_type()?.is_file(), entry.file_name().into_string()) {
+            files.push((name, fs_err::read(entry.path())?));
+        }
+    }
+    write_bundle(folder, &files)
+}
+
 fn write_bundle(folder: &Path, files: &[(String, Vec<u8>)]) -> Result<BundleIdentity, InitError> {
     let (parent, temporary) = neighbours(folder).ok_or_else(|| InitError::Occupied(folder.display().to_string()))?;
     fs_err::create_dir_all(&parent)?;

@@ -78,7 +78,7 @@ pub use fusion::{calibrated, fuse, platt_logit};
 pub use gates::{FeatureGate, GatePolicies, Gates, LungLimits, PictureLimits, Policy};
 pub use import::{ImportError, ImportTarget, Imported, import};
 pub use init::{
-    CT_BUNDLE_NAME, InitError, ScanOptions, UNTRAINED_BUNDLE_NAME, UntrainedOptions, init_ct_bundle,
+    CT_BUNDLE_NAME, InitError, ScanOptions, UNTRAINED_BUNDLE_NAME, UntrainedOptions, copy_bundle, init_ct_bundle,
     init_untrained_bundle, init_untrained_scan_bundle, radiograph_gates, radiograph_preprocessing,
     write_trained_bundle,
 };

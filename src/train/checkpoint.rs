@@ -17,19 +17,20 @@ pub(super) const CHECKPOINT_FILE_NAME: &str = "checkpoint.safetensors";
 /// Where a training stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Progress {
-    /// Digest of the configuration, the images and who is trained on: another training does not go on from here.
-    pub(super) fingerprint: String,
     /// Epochs that are done.
     pub(super) epoch: u32,
     /// Batches of the next epoch that are done.
     pub(super) batch: usize,
     /// Sums over those batches.
     pub(super) sums: Sums,
-    /// Changes of the weights so far.
+    /// Steps so far, by which the learning rate goes.
     pub(super) steps: i32,
+    /// Those that mixed precision left out, because their gradients were not finite: the optimiser counts without them.
+    #[serde(default)]
+    pub(super) steps_left_out: i32,
     /// Of mixed precision.
     pub(super) loss_scale: LossScale,
-    /// The loss of each change of the weights.
+    /// The loss of each step.
     pub(super) step_losses: Vec<f64>,
     /// What each epoch gave.
     pub(super) history: Vec<EpochRecord>,
@@ -127,8 +128,11 @@ impl Checkpoint {
     }
 }
 
-/// Writes a file so that it is whole or absent: beside it, to the disk, renamed, the folder to the disk.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+/// Writes a file so that it is the old one or the new one at any moment: beside it, to the disk, renamed, the folder to the disk.
+///
+/// # Errors
+/// [`TrainError`] when the disk refuses.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = folder.join(format!(".{name}.part"));
@@ -146,11 +150,11 @@ mod tests {
 
     fn progress() -> Progress {
         Progress {
-            fingerprint: "f".to_owned(),
             epoch: 2,
             batch: 3,
             sums: Sums { images: 5, loss: 0.1 + 0.2, score: 4.0 },
             steps: 17,
+            steps_left_out: 1,
             loss_scale: LossScale::new(false),
             step_losses: vec![0.1, 1.0 / 3.0],
             history: Vec::new(),

@@ -24,6 +24,9 @@ const SMALL_CHANGE: f64 = 0.05;
 const ENOUGH_HEAT: f64 = 0.5;
 /// How far from 0.5 an area may be to be taken for that of a guess.
 const GUESS: f64 = 0.1;
+/// Of figures on the images that a training validated on.
+const CHOSE_THE_EPOCH: &str = "these images chose the epoch whose weights judged them, so that the figures flatter; with \
+                               `optimisation.monitor = \"none\"` they choose nothing";
 /// Images that the classifier of sites looks at, at most: its cost grows with their third power.
 const MOST_OF_SITES: usize = 2000;
 /// Folds of the classifier of sites.
@@ -88,6 +91,10 @@ pub struct Plan {
     pub split: Option<Split>,
     /// What labels were taken for, in words.
     pub labels: Vec<String>,
+    /// Folds of a cross-validation; `None` when the bundle itself judged.
+    pub folds: Option<usize>,
+    /// Whether the images chose the epoch of the weights that judged them.
+    pub chose_the_epoch: bool,
     /// Whether gates stopped images.
     pub gates_enforced: bool,
     /// Prevalences that predictive values are given for.
@@ -129,6 +136,11 @@ pub struct Evaluation {
     pub split: Option<Split>,
     /// What labels were taken for.
     pub labels: Vec<String>,
+    /// Folds of a cross-validation, in which each image was judged by networks that were not trained on its patient; `None`
+    /// when the bundle itself judged.
+    pub folds: Option<usize>,
+    /// What was chosen by these very images, in words; `None` when nothing was.
+    pub selection: Option<&'static str>,
     /// Day of the evaluation.
     pub date: String,
     /// Of resamples and folds.
@@ -288,6 +300,8 @@ pub struct Altered {
     pub name: &'static str,
     /// For people.
     pub words: &'static str,
+    /// Whether nothing is left that could tell the classes apart, so that an area of 0.5 is expected.
+    pub leaves_nothing: bool,
     /// Area under the ROC curve with the altered pictures.
     pub roc_area: Figure,
     /// Mean magnitude of the change of the output.
@@ -414,6 +428,8 @@ impl Evaluation {
             data_sha256: plan.data_sha256.clone(),
             split: plan.split,
             labels: plan.labels.clone(),
+            folds: plan.folds,
+            selection: plan.chose_the_epoch.then_some(CHOSE_THE_EPOCH),
             date: plan.date.clone(),
             seed: plan.seed,
             resamples: plan.resamples,
@@ -666,6 +682,7 @@ fn shortcuts(plan: &Plan, scores: &Judged<'_>) -> Option<Shortcuts> {
         let found = Altered {
             name: alteration.name(),
             words: alteration.words(),
+            leaves_nothing: alteration.leaves_nothing(),
             roc_area: roc_area(plan, scores, &outputs).into(),
             mean_change: mean(plan, &scores.patients(), &changes).into(),
             large_changes: share(large, changes.len()).into(),
@@ -757,32 +774,68 @@ fn site_areas(plan: &Plan, scores: &Judged<'_>) -> Result<Vec<SiteArea>, Undefin
 }
 
 fn site_areas_among(plan: &Plan, of: &Judged<'_>, among: &str, sites: &BTreeSet<String>) -> Vec<SiteArea> {
-    let samples: Vec<&Sample> = of.of.iter().map(|(sample, _, _)| *sample).collect();
     // Of two sites, one against the other says it all.
     let named = if sites.len() == 2 { 1 } else { sites.len() };
-    let embeddings: Option<Vec<&[f32]>> = of.of.iter().map(|(_, _, scored)| scored.embedding.as_deref()).collect();
-    let products = embeddings
-        .ok_or_else(|| Undefined("some images have no embedding".to_owned()))
-        .and_then(|embeddings| products(&embeddings));
-    let area = |site: &String| -> Result<Estimate, Undefined> {
-        let products = products.as_ref().map_err(Undefined::clone)?;
-        let is_site: Vec<bool> = samples.iter().map(|sample| sample.site.as_ref() == Some(site)).collect();
-        // Folds by site: each is fitted on some of both.
-        let labelled: Vec<Sample> = samples
-            .iter()
-            .map(|sample| Sample { label: Some((sample.site.as_ref() == Some(site)).to_string()), ..(*sample).clone() })
-            .collect();
-        let labelled: Vec<&Sample> = labelled.iter().collect();
-        let folds = patient_folds(&labelled, SITE_FOLDS, plan.seed).map_err(|error| Undefined(error.to_string()))?;
-        let scores = out_of_fold_scores(products, &is_site, &folds)?;
-        let by_site = Judged { of: of.of.clone(), scores: scores.clone(), truths: is_site };
-        roc_area(plan, &by_site, &scores)
-    };
+    let target = plan.bundle.target_class_idx;
+    let folds: BTreeSet<usize> = of.of.iter().map(|(_, _, scored)| scored.fold).collect();
+    let of_folds: Vec<(Judged<'_>, Result<Vec<Vec<f64>>, Undefined>)> = folds
+        .into_iter()
+        .map(|fold| {
+            let of_fold = Judged::of(of.of.iter().copied().filter(|(_, _, by)| by.fold == fold).collect(), target);
+            let embeddings: Option<Vec<&[f32]>> =
+                of_fold.of.iter().map(|(_, _, scored)| scored.embedding.as_deref()).collect();
+            let products = embeddings
+                .ok_or_else(|| Undefined("some images have no embedding".to_owned()))
+                .and_then(|embeddings| products(&embeddings));
+            (of_fold, products)
+        })
+        .collect();
     sites
         .iter()
         .take(named)
-        .map(|site| SiteArea { site: site.clone(), among: among.to_owned(), roc_area: area(site).into() })
+        .map(|site| SiteArea {
+            site: site.clone(),
+            among: among.to_owned(),
+            roc_area: site_area(plan, &of_folds, site).into(),
+        })
         .collect()
+}
+
+/// One site against the others, by a classifier for each fold's networks: embeddings of different networks are not compared.
+/// A fold with fewer than two patients of the site or of the others says nothing.
+fn site_area(
+    plan: &Plan,
+    of_folds: &[(Judged<'_>, Result<Vec<Vec<f64>>, Undefined>)],
+    site: &str,
+) -> Result<Estimate, Undefined> {
+    let mut together = Judged { of: Vec::new(), scores: Vec::new(), truths: Vec::new() };
+    for (of_fold, products) in of_folds {
+        let is_site = |sample: &Sample| sample.site.as_deref() == Some(site);
+        let by_site = Judged {
+            of: of_fold.of.clone(),
+            scores: Vec::new(),
+            truths: of_fold.of.iter().map(|(sample, _, _)| is_site(sample)).collect(),
+        };
+        if by_site.n_patients_of(true).min(by_site.n_patients_of(false)) < 2 {
+            continue;
+        }
+        // Folds by site: each is fitted on some of both.
+        let labelled: Vec<Sample> = by_site
+            .of
+            .iter()
+            .map(|(sample, _, _)| Sample { label: Some(is_site(sample).to_string()), ..(*sample).clone() })
+            .collect();
+        let labelled: Vec<&Sample> = labelled.iter().collect();
+        let parts = patient_folds(&labelled, SITE_FOLDS, plan.seed).map_err(|error| Undefined(error.to_string()))?;
+        let products = products.as_ref().map_err(Undefined::clone)?;
+        together.scores.extend(out_of_fold_scores(products, &by_site.truths, &parts)?);
+        together.of.extend(by_site.of);
+        together.truths.extend(by_site.truths);
+    }
+    if together.of.is_empty() {
+        return Err(Undefined("fewer than two patients are of one of the sites".to_owned()));
+    }
+    roc_area(plan, &together, &together.scores)
 }
 
 fn compare(

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{
     error::TrainError,
     fit::Trained,
-    plan::{Start, Task, TrainPlan, TrainedMember, Validation},
+    plan::{Monitor, Start, Task, TrainPlan, TrainedMember, Validation},
     record::RunRecord,
 };
 use crate::{
@@ -131,13 +131,18 @@ fn manifest(plan: &TrainPlan, record: &RunRecord) -> Manifest {
 fn facts(plan: &TrainPlan, record: &RunRecord) -> String {
     let RunRecord { hilum, command, list_sha256, training_images, validation_images, .. } = record;
     let (patients, tried_patients) = (record.training_patients.len(), record.validation_patients.len());
+    let chosen = if plan.optimisation.monitor == Monitor::None {
+        "the weights of the last epoch, tried on"
+    } else {
+        "the epoch chosen by"
+    };
     let validation = match plan.data.validation {
         Validation::None => "no validation, the weights of the last epoch".to_owned(),
         Validation::List => {
-            format!("the epoch chosen by {validation_images} images of {tried_patients} patients of the list's split")
+            format!("{chosen} {validation_images} images of {tried_patients} patients of the list's split")
         }
         Validation::Fold { folds, fold } => format!(
-            "the epoch chosen by {validation_images} images of {tried_patients} patients, fold {fold} of {folds} by patient"
+            "{chosen} {validation_images} images of {tried_patients} patients, fold {fold} of {folds} by patient"
         ),
     };
     let started = match &plan.task {

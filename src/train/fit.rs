@@ -80,8 +80,6 @@ pub(super) struct Fit<'a> {
     /// Of those that it is tried on.
     pub(super) validation: Vec<usize>,
     pub(super) folder: PathBuf,
-    /// Of everything that the result depends on.
-    pub(super) fingerprint: String,
 }
 
 /// What happens while a network is trained.
@@ -153,12 +151,10 @@ impl Fit<'_> {
             decay.map(|decay| MovingAverage::new(values, decay)).transpose()
         };
         let mut state = match Checkpoint::read(&self.folder)? {
-            Some(kept) if kept.progress.fingerprint != self.fingerprint => {
-                return Err(TrainError::OtherTraining(self.folder.clone()));
-            }
             Some(kept) => {
                 network.copy_from(&kept.part("weights"))?;
-                optimiser.restore(&on_device(kept.part("optimiser"), &network)?, kept.progress.steps)?;
+                let steps = kept.progress.steps - kept.progress.steps_left_out;
+                optimiser.restore(&on_device(kept.part("optimiser"), &network)?, steps)?;
                 let mut average = average(&variables)?;
                 if let Some(average) = &mut average {
                     average.values = on_device(kept.part("average"), &network)?;
@@ -186,11 +182,11 @@ impl Fit<'_> {
 
     fn beginning(&self) -> Progress {
         Progress {
-            fingerprint: self.fingerprint.clone(),
             epoch: 0,
             batch: 0,
             sums: Sums::default(),
             steps: 0,
+            steps_left_out: 0,
             loss_scale: LossScale::new(self.plan.optimisation.mixed_precision),
             step_losses: Vec::new(),
             history: Vec::new(),
@@ -306,6 +302,8 @@ impl Fit<'_> {
             if let Some(average) = &mut state.average {
                 average.follow(&network.variables(), optimiser.steps)?;
             }
+        } else {
+            state.progress.steps_left_out += 1;
         }
         state.progress.steps += 1;
         state.progress.step_losses.push(step_loss);
@@ -361,13 +359,14 @@ impl Fit<'_> {
             training_score: sums.score / sums.images.max(1) as f64,
             validation,
         };
-        let reached = validation.map(|tried| match self.plan.optimisation.monitor {
-            Monitor::Loss => -tried.loss,
-            Monitor::Score => tried.score,
+        let reached = validation.and_then(|tried| match self.plan.optimisation.monitor {
+            Monitor::Loss => Some(-tried.loss),
+            Monitor::Score => Some(tried.score),
+            Monitor::None => None,
         });
         let is_best = match (reached, progress.best) {
             (Some(reached), Some((_, best))) => reached > best,
-            // Without validation the last weights are kept.
+            // Where nothing says which are better, the last weights are kept.
             _ => true,
         };
         if is_best {

@@ -41,7 +41,7 @@ pub use alter::Alteration;
 pub use augmentation::Augmentation;
 pub use calibrate::{Aim, Calibrated, CalibrationMethod, Chosen, Fit, calibrate, choose_threshold};
 pub use check::{Duplicate, Findings, Table, check};
-pub use checkpoint::{EpochRecord, Tried};
+pub use checkpoint::{EpochRecord, Tried, replace};
 pub use dataset::{DataSetError, patients_on_two_sides};
 pub use error::TrainError;
 pub use evaluation::{Evaluation, Figure, Figures, Plan};

@@ -270,6 +270,8 @@ pub enum Monitor {
     Loss,
     /// A larger score on them: the mean of the classes' sensitivities (balanced accuracy), or Dice.
     Score,
+    /// Nothing: the weights of the last epoch are kept, so that figures on the validation images flatter nobody.
+    None,
 }
 
 /// What is made small.
@@ -658,6 +660,16 @@ impl Problems {
             self.check(member.attention.is_none() || member.architecture == Architecture::AttentionVgg16, || {
                 format!("`{}` is there: only `attention_vgg16` has it; leave it out", key("attention"))
             });
+        }
+    }
+}
+
+impl TrainPlan {
+    /// The starting weights of every network that is trained.
+    pub(super) fn starts(&self) -> Vec<&Start> {
+        match &self.task {
+            Task::Lungs { start, .. } => vec![start],
+            Task::Classifier { members, .. } => members.iter().map(|member| &member.start).collect(),
         }
     }
 }

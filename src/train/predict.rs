@@ -52,6 +52,8 @@ pub struct Scored {
     pub dice: Option<f64>,
     /// Output of the target class for the altered pictures, in the order of [`Alteration::ALL`]; empty if not asked for.
     pub altered: Vec<f64>,
+    /// Whose networks judged it: the fold, 0 without cross-validation. Embeddings of different networks cannot be compared.
+    pub fold: usize,
 }
 
 /// A fault that ends an evaluation: of the networks, not of an image.
@@ -126,6 +128,7 @@ async fn predict_one<M: Models>(
         heat_in_lungs: heat::lung_share(&heat_map, &seen.lungs),
         dice,
         altered,
+        fold: 0,
     };
     Ok((failed_gates, Ok(scored)))
 }

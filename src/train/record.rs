@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     checkpoint::replace,
     error::TrainError,
-    plan::TrainPlan,
+    plan::{Monitor, TrainPlan},
     sample::{Sample, Split},
 };
 
@@ -33,6 +33,12 @@ pub struct RunRecord {
     pub list_sha256: String,
     /// Digests of the bundles whose segmenters found the lungs.
     pub segmenters: Vec<String>,
+    /// Digests of the starting weights that were not random.
+    #[serde(default)]
+    pub starts: Vec<String>,
+    /// Whose images the segmenter in the bundle was trained on, where that is known.
+    #[serde(default)]
+    pub segmenter_patients: BTreeSet<String>,
     /// Images that were trained on.
     pub training_images: usize,
     /// Images that the epoch was chosen by.
@@ -59,14 +65,50 @@ impl RunRecord {
         }
     }
 
+    /// The trainings of a cross-validation: the folders `fold-0`, `fold-1`, … below `folder`, in this order.
+    ///
+    /// # Errors
+    /// When there are none, one cannot be used, or two were tried on the same patient.
+    pub fn read_folds(folder: &Path) -> Result<Vec<(PathBuf, Self)>, TrainError> {
+        let mut folds: Vec<(PathBuf, Self)> = Vec::new();
+        loop {
+            let of_fold = folder.join(format!("fold-{}", folds.len()));
+            let Some(record) = Self::read(&of_fold)? else { break };
+            let before = folds.iter().flat_map(|(_, before)| &before.validation_patients);
+            if let Some(patient) = before.into_iter().find(|patient| record.validation_patients.contains(*patient)) {
+                return Err(TrainError::Data(format!(
+                    "`{}` has more than one fold that was tried on patient `{patient}`: give the folder of one `hilum train \
+                     --fold all/N`",
+                    folder.display()
+                )));
+            }
+            folds.push((of_fold, record));
+        }
+        if folds.is_empty() {
+            return Err(TrainError::Data(format!(
+                "`{}` has no trainings in `fold-0` and so on: give the folder that `hilum train --fold all/N` was told with \
+                 --out",
+                folder.display()
+            )));
+        }
+        Ok(folds)
+    }
+
+    /// Whether the validation images chose which epoch's weights were kept.
+    #[must_use]
+    pub fn chose_the_epoch(&self) -> bool {
+        !self.validation_patients.is_empty() && self.plan.optimisation.monitor != Monitor::None
+    }
+
     pub(super) fn write(&self, folder: &Path) -> Result<(), TrainError> {
         let text = serde_json::to_vec_pretty(self).map_err(|error| TrainError::Internal(error.to_string()))?;
         replace(&folder.join(RECORD_FILE_NAME), &text)
     }
 }
 
-/// Writes a list of images as `hilum evaluate` reads it, with paths that mean the same from every folder.
-pub(super) fn write_list(path: &Path, samples: &[&Sample]) -> Result<(), TrainError> {
+/// Writes a list of images as `hilum evaluate` reads it, with paths that mean the same from every folder. All are of `split`:
+/// what the list itself called them does not count where folds did.
+pub(super) fn write_list(path: &Path, samples: &[&Sample], split: Split) -> Result<(), TrainError> {
     let failed = |error: &dyn std::fmt::Display| TrainError::Internal(error.to_string());
     let mut writer = csv::Writer::from_writer(Vec::new());
     let columns = ["file", "label", "patient", "view", "mask", "site", "split", "age", "sex"];
@@ -80,7 +122,7 @@ pub(super) fn write_list(path: &Path, samples: &[&Sample]) -> Result<(), TrainEr
             text(&sample.view),
             sample.mask.as_ref().map(|mask| absolute(mask)).unwrap_or_default(),
             text(&sample.site),
-            sample.split.map(Split::name).unwrap_or_default().to_owned(),
+            split.name().to_owned(),
             sample.age_years.map(|age| age.to_string()).unwrap_or_default(),
             text(&sample.sex),
         ];

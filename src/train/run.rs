@@ -59,12 +59,15 @@ pub fn train(plan: &TrainPlan, folder: &Path, command: &str, observer: Observer<
         Task::Lungs { .. } => Segmenters::load(&[], plan.device())?,
         Task::Classifier { segmenters, .. } => Segmenters::load(segmenters, plan.device())?,
     };
+    let of_bundle = chosen.segmenter_of_bundle(plan, observer)?;
     let record = RunRecord {
         hilum: env!("CARGO_PKG_VERSION").to_owned(),
         command: command.to_owned(),
         plan: plan.clone(),
         list_sha256: set.sha256.clone(),
         segmenters: segmenters.digests(),
+        starts: starts(plan)?,
+        segmenter_patients: of_bundle.iter().flat_map(|(_, patients)| patients.clone()).collect(),
         training_images: chosen.training.len(),
         validation_images: chosen.validation.len(),
         training_patients: chosen.patients(&chosen.training),
@@ -86,7 +89,10 @@ pub fn train(plan: &TrainPlan, folder: &Path, command: &str, observer: Observer<
         Task::Lungs { width, side_pixels, start, frozen } => {
             training.lungs(*width, *side_pixels, start, frozen, observer)
         }
-        Task::Classifier { .. } => training.classifiers(&segmenters, observer),
+        Task::Classifier { .. } => {
+            let (of_bundle, _) = of_bundle.ok_or_else(|| TrainError::Internal("there is no segmenter".to_owned()))?;
+            training.classifiers(&segmenters, &of_bundle, observer)
+        }
     }
 }
 
@@ -130,8 +136,24 @@ impl<'a> Chosen<'a> {
         if !of_test.is_empty() {
             observer(Event::Note(&format!("{} images are left out: the list keeps them for the test", of_test.len())));
         }
-        let (samples, classes): (Vec<&Sample>, Vec<usize>) =
-            kept.into_iter().filter_map(|sample| Some((sample, class_of(sample)?))).unzip();
+        // The folds are the list's and not the task's: a segmenter and a classifier that are trained with one list and seed
+        // are tried on the same patients.
+        let split_of: Vec<Option<Split>> = match plan.data.validation {
+            Validation::None => vec![Some(Split::Train); kept.len()],
+            Validation::List => kept.iter().map(|sample| sample.split).collect(),
+            Validation::Fold { folds, fold } => {
+                let folds = patient_folds(&kept, folds as usize, plan.compute.seed)?;
+                let split = |of: usize| if of == fold as usize { Split::Validation } else { Split::Train };
+                folds.into_iter().map(|of| Some(split(of))).collect()
+            }
+        };
+        let (mut samples, mut classes, mut splits) = (Vec::new(), Vec::new(), Vec::new());
+        for (sample, split) in kept.into_iter().zip(split_of) {
+            let Some(class) = class_of(sample) else { continue };
+            samples.push(sample);
+            classes.push(class);
+            splits.push(split);
+        }
         let left_out = set.samples.len() - samples.len() - of_test.len();
         if left_out > 0 {
             let why = match &plan.task {
@@ -140,17 +162,8 @@ impl<'a> Chosen<'a> {
             };
             observer(Event::Note(&format!("{left_out} of {} images are left out: {why}", set.samples.len())));
         }
-        let split_of: Vec<Option<Split>> = match plan.data.validation {
-            Validation::None => vec![Some(Split::Train); samples.len()],
-            Validation::List => samples.iter().map(|sample| sample.split).collect(),
-            Validation::Fold { folds, fold } => {
-                let folds = patient_folds(&samples, folds as usize, plan.compute.seed)?;
-                let split = |of: usize| if of == fold as usize { Split::Validation } else { Split::Train };
-                folds.into_iter().map(|of| Some(split(of))).collect()
-            }
-        };
         let of = |wanted: Split| -> Vec<usize> {
-            split_of.iter().enumerate().filter(|(_, split)| **split == Some(wanted)).map(|(image, _)| image).collect()
+            splits.iter().enumerate().filter(|(_, split)| **split == Some(wanted)).map(|(image, _)| image).collect()
         };
         let chosen = Self { samples, classes, training: of(Split::Train), validation: of(Split::Validation) };
         chosen.check(plan)?;
@@ -197,11 +210,7 @@ impl<'a> Chosen<'a> {
     /// Starting weights that were trained on a validation patient would choose the epoch by what they know.
     fn require_unknown_to(&self, plan: &TrainPlan) -> Result<(), TrainError> {
         let validation = self.patients(&self.validation);
-        let starts = match &plan.task {
-            Task::Lungs { start, .. } => vec![start],
-            Task::Classifier { members, .. } => members.iter().map(|member| &member.start).collect(),
-        };
-        for start in starts {
+        for start in plan.starts() {
             let Start::Bundle { folder, .. } = start else { continue };
             let (_, Some(record)) = open_bundle(folder)? else { continue };
             let n_known = validation.intersection(&record.training_patients).count();
@@ -215,6 +224,31 @@ impl<'a> Chosen<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The segmenter that goes into the bundle, and whom it was trained on: one that knows no validation patient, if there is
+    /// one, so that the bundle can be judged on them as a whole. `None` where segmenters are what is trained.
+    fn segmenter_of_bundle(
+        &self,
+        plan: &TrainPlan,
+        observer: Observer<'_>,
+    ) -> Result<Option<(Bundle, BTreeSet<String>)>, TrainError> {
+        let Task::Classifier { segmenters, segmenter_of_bundle, .. } = &plan.task else { return Ok(None) };
+        let validation = self.patients(&self.validation);
+        let mut wanted = None;
+        for folder in segmenter_of_bundle.iter().chain(segmenters) {
+            let (bundle, record) = open_bundle(folder)?;
+            let patients = record.map(|record| record.training_patients).unwrap_or_default();
+            if patients.is_disjoint(&validation) {
+                return Ok(Some((bundle, patients)));
+            }
+            wanted.get_or_insert((bundle, patients));
+        }
+        observer(Event::Note(
+            "every segmenter was trained on some validation patient: `hilum evaluate` will not judge the bundle on them; \
+             train segmenters and classifiers in the same folds of the same list, with the same seed",
+        ));
+        Ok(wanted)
     }
 
     fn of_images(&self, images: &[usize]) -> Vec<&'a Sample> {
@@ -247,6 +281,8 @@ impl Training<'_> {
         let mut relevant = record.clone();
         relevant.command.clear();
         relevant.hilum.clear();
+        // Follows from the segmenters.
+        relevant.segmenter_patients.clear();
         relevant.plan.bundle = self.plan.bundle.clone();
         // The same images, wherever they lie.
         relevant.plan.data.list.clone_from(&self.plan.data.list);
@@ -269,9 +305,10 @@ impl Training<'_> {
     fn leave_record(&self) -> Result<(), TrainError> {
         let text = toml::to_string(self.plan).map_err(|error| TrainError::Internal(error.to_string()))?;
         replace(&self.folder.join("train.toml"), text.as_bytes())?;
-        write_list(&self.folder.join("training.csv"), &self.chosen.of_images(&self.chosen.training))?;
+        write_list(&self.folder.join("training.csv"), &self.chosen.of_images(&self.chosen.training), Split::Train)?;
         if !self.chosen.validation.is_empty() {
-            write_list(&self.folder.join("validation.csv"), &self.chosen.of_images(&self.chosen.validation))?;
+            let validation = self.chosen.of_images(&self.chosen.validation);
+            write_list(&self.folder.join("validation.csv"), &validation, Split::Validation)?;
         }
         self.record.write(self.folder)
     }
@@ -294,7 +331,6 @@ impl Training<'_> {
             training: self.chosen.groups(),
             validation: self.chosen.validation.clone(),
             folder: self.folder.join(name),
-            fingerprint: self.fingerprint_of(self.record)?,
         })
     }
 
@@ -318,25 +354,19 @@ impl Training<'_> {
         Ok(Outcome { bundle, kept: kept_epoch("segmenter", &trained.progress).into_iter().collect() })
     }
 
-    fn classifiers(&self, segmenters: &Segmenters, observer: Observer<'_>) -> Result<Outcome, TrainError> {
+    fn classifiers(
+        &self,
+        segmenters: &Segmenters,
+        of_bundle: &Bundle,
+        observer: Observer<'_>,
+    ) -> Result<Outcome, TrainError> {
         let plan = self.plan;
-        let Task::Classifier {
-            classes,
-            sub_classes: n_sub_classes,
-            members,
-            segmenters: folders,
-            segmenter_of_bundle,
-            ..
-        } = &plan.task
-        else {
+        let Task::Classifier { classes, sub_classes: n_sub_classes, members, .. } = &plan.task else {
             return Err(TrainError::Internal("classifiers are trained for classes".to_owned()));
         };
         let n_sub_classes = *n_sub_classes as usize;
         let class_of_output: Vec<usize> =
             (0..classes.len() * n_sub_classes).map(|output| output / n_sub_classes).collect();
-        let of_bundle = segmenter_of_bundle.as_ref().or(folders.first());
-        let of_bundle = of_bundle.ok_or_else(|| TrainError::Internal("there is no segmenter".to_owned()))?;
-        let (of_bundle, _): (Bundle, _) = open_bundle(of_bundle)?;
         if of_bundle.manifest().segmenter.as_ref().is_some_and(Segmenter::is_untrained) {
             let words =
                 "the segmenter of the bundle is random numbers: the bundle will be `untrained`, whatever it learns";
@@ -376,7 +406,7 @@ impl Training<'_> {
             trained.push((member, member_trained));
         }
         self.leave_predictions(classes, &class_of_output, &examples, &trained)?;
-        let bundle = export_classifiers(plan, self.record, &trained, &of_bundle, &self.folder.join(BUNDLE_FOLDER))?;
+        let bundle = export_classifiers(plan, self.record, &trained, of_bundle, &self.folder.join(BUNDLE_FOLDER))?;
         let kept = trained.iter().filter_map(|(member, trained)| kept_epoch(&member.name, &trained.progress)).collect();
         Ok(Outcome { bundle, kept })
     }
@@ -453,6 +483,17 @@ impl Training<'_> {
         }
         replace(&self.folder.join("predictions.csv"), &writer.into_inner().map_err(|error| failed(&error))?)
     }
+}
+
+/// Digests of the starting weights that come from elsewhere: other bytes under the same name are another training.
+fn starts(plan: &TrainPlan) -> Result<Vec<String>, TrainError> {
+    let digest = |start: &Start| match start {
+        Start::Scratch => Ok(None),
+        Start::Bundle { folder, .. } => Ok(Some(open_bundle(folder)?.0.identity().digest.to_string())),
+        Start::Checkpoint { file } => Ok(Some(Sha256Digest::of(&fs_err::read(file)?).to_string())),
+    };
+    let digests: Result<Vec<Option<String>>, TrainError> = plan.starts().into_iter().map(digest).collect();
+    Ok(digests?.into_iter().flatten().collect())
 }
 
 /// Gives a network its starting weights; what is made anew is noted.

@@ -61,10 +61,12 @@ fn draw(images: &[usize], wanted: usize, stream: &mut Stream) -> Vec<usize> {
     drawn
 }
 
-/// Cuts an epoch into batches of at most `batch_size` images and of like size: none of a single image, of which batch
-/// normalisation can make nothing, unless there is only one.
+/// Cuts an epoch into batches of `batch_size` images or fewer and of like size. None has a single image, of which batch
+/// normalisation can make nothing, unless there is only one or that is what is asked for; rather has one more image than
+/// asked for.
 pub(super) fn batches(order: &[usize], batch_size: usize) -> Vec<Vec<usize>> {
-    let n_batches = order.len().div_ceil(batch_size.max(1));
+    let wanted = order.len().div_ceil(batch_size.max(1));
+    let n_batches = if batch_size > 1 { wanted.min((order.len() / 2).max(1)) } else { wanted };
     let bounds = |batch: usize| batch * order.len() / n_batches.max(1);
     (0..n_batches).map(|batch| order.get(bounds(batch)..bounds(batch + 1)).unwrap_or_default().to_vec()).collect()
 }
@@ -114,6 +116,9 @@ mod tests {
         };
         assert_eq!(sizes(9, 8), [4, 5]);
         assert_eq!(sizes(16, 8), [8, 8]);
+        assert_eq!(sizes(3, 2), [3]);
+        assert_eq!(sizes(5, 2), [2, 3]);
+        assert_eq!(sizes(2, 1), [1, 1]);
         assert_eq!(sizes(1, 8), [1]);
         assert_eq!(sizes(0, 8), Vec::<usize>::new());
     }

@@ -161,6 +161,8 @@ fn plan(bundle: &BundleIdentity, data: &DataSet) -> Plan {
         data_sha256: data.sha256.clone(),
         split: None,
         labels: vec!["label `covid19` counts as class `COVID-19`".to_owned()],
+        folds: None,
+        chose_the_epoch: false,
         gates_enforced: false,
         prevalences: vec![0.05],
         resamples: 100,

@@ -220,23 +220,28 @@ fn decode(png: &[u8]) -> RgbImage {
     image::load_from_memory_with_format(png, image::ImageFormat::Png).expect("a PNG").to_rgb8()
 }
 
-/// What `make run ONCE=1` does, twice in the same folder.
+/// What `make run ONCE=1` does, after a start with test weights in the same folder.
 #[test]
 fn heavy_the_demonstration_runs_by_itself_and_again() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = temporary_folder();
     fs_err::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("our own folder");
     let data = folder.path().join("data");
-    for round in ["first", "second"] {
+    let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/models/cxr-covid-reference");
+    let untrained = ["cxr-untrained 1: UNTRAINED TEST WEIGHTS", "Algorithm  cxr-untrained 1 (untrained)"];
+    let trained = ["cxr-covid-reference 1: unvalidated", "Algorithm  cxr-covid-reference 1 (unvalidated)"];
+    let of_all = ["acknowledged", "COVID-19", "Decision withheld (undetermined)", "(2 results delivered)"];
+    for (round, bundle, of_bundle) in [("first", None, untrained), ("second", Some(reference), trained)] {
         let output = run(std::process::Command::new(env!("CARGO_BIN_EXE_hilum"))
             .args(["dev", "--once", "--dicom-port", "0", "--http-port", "0", "--pacs-port", "0", "--data-dir"])
             .arg(&data)
             .arg("--demo-image")
             .arg(fixture("RG1_UNCR.dcm"))
+            .args(bundle.map(|bundle| ["--bundle", bundle]).into_iter().flatten())
             .stdin(std::process::Stdio::null()));
         assert!(output.status.success(), "the {round} time: {}\n{}", output.status, said(&output));
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        for words in ["UNTRAINED TEST WEIGHTS", "acknowledged", "COVID-19", "(2 results delivered)"] {
+        for words in of_all.into_iter().chain(of_bundle) {
             assert!(said.contains(words), "the {round} time, {words:?} is not in:\n{said}");
         }
         for what in ["heat map (PNG)", "heat map (DICOM)", "report (DICOM SR)"] {

@@ -86,6 +86,14 @@ impl Chests {
         self.command(arguments).output().expect("hilum runs")
     }
 
+    /// `hilum evaluate` without tests of shortcuts, into the folder `report`.
+    fn evaluate(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hilum"));
+        command.current_dir(self.folder.path()).arg("evaluate").args(arguments);
+        command.args(["--out", "report", "--resamples", "100", "--map", "sick=Sick", "--map", "well=Well"]);
+        command.env("OMP_NUM_THREADS", "1").env_remove("HILUM_CONFIG").output().expect("hilum runs")
+    }
+
     #[track_caller]
     fn train_ok(&self, arguments: &[&str]) -> String {
         let output = self.train(arguments);
@@ -272,6 +280,73 @@ fn heavy_lungs_and_classes_are_learned_and_a_killed_training_ends_with_the_same_
     for part in ["unvalidated", "Made-up chests.", "seed 1", "Lungs predicted", "hilum train --config classes.toml"] {
         assert!(manifest.contains(part), "{part}: {manifest}");
     }
+}
+
+#[test]
+fn heavy_cross_validation_judges_each_image_by_networks_that_do_not_know_its_patient() {
+    let chests = Chests::new(16);
+    chests.configure("lungs.toml", LUNGS);
+    chests.configure("classes.toml", CLASSES);
+    let quick = ["--set", "data.list=list.csv", "--epochs", "2", "--set", "optimisation.warm_up_epochs=0"];
+    let lungs = |more: &[&'static str]| [&["--config", "lungs.toml"][..], &quick, more].concat();
+    chests.train_ok(&lungs(&["--out", "lungs", "--fold", "all/2", "--set", "optimisation.monitor=none"]));
+    chests.train_ok(&lungs(&["--out", "lungs-final", "--without-validation"]));
+    let segmenters = "task.segmenters=[\"lungs/fold-0\", \"lungs/fold-1\"]";
+    let with_final = "task.segmenter_of_bundle=lungs-final";
+    let classes = |more: &[&'static str]| {
+        [&["--config", "classes.toml"][..], &quick, &["--set", segmenters, "--set", with_final], more].concat()
+    };
+    chests.train_ok(&classes(&["--out", "classes", "--fold", "all/2", "--set", "optimisation.monitor=none"]));
+    chests.train_ok(&classes(&["--out", "classes-final", "--without-validation"]));
+
+    // Segmenter and classifiers of a fold were tried on the same patients, so that the bundle of each knows none of them.
+    let judged =
+        chests.evaluate(&["classes-final/bundle", "--data", "list.csv", "--cross-validated", "classes", "--write"]);
+    assert!(judged.status.success(), "{}", said(&judged));
+    assert!(said(&judged).contains("networks of 2 folds that were not trained on its patient"), "{}", said(&judged));
+    let report = fs_err::read_to_string(chests.path("report/report.json")).expect("a report");
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!((&report["folds"], &report["images"]), (&2.into(), &16.into()));
+    assert_eq!((&report["selection"], &report["not_scored"]), (&Value::Null, &serde_json::json!([])));
+    assert_eq!(report["shortcuts"]["altered"][0]["leaves_nothing"], true);
+    let predictions = fs_err::read_to_string(chests.path("report/predictions.csv")).expect("predictions");
+    assert_eq!(predictions.lines().count(), 17);
+    let manifest = fs_err::read_to_string(chests.path("classes-final/bundle/manifest.toml")).expect("a manifest");
+    assert!(manifest.contains("cross-validation in 2 folds by patient"), "{manifest}");
+
+    // The fold's outputs are those of its own bundle.
+    let fold = ["classes/fold-1/bundle", "--data", "classes/fold-1/validation.csv", "--without-shortcut-tests"];
+    let of_fold = chests.evaluate(&fold);
+    assert!(of_fold.status.success(), "{}", said(&of_fold));
+    let of_fold = fs_err::read_to_string(chests.path("report/predictions.csv")).expect("predictions");
+    let outputs = |text: &str| -> Vec<(String, String)> {
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let of_column = |wanted: &str, headers: &csv::StringRecord| headers.iter().position(|name| name == wanted);
+        let headers = reader.headers().expect("a header").clone();
+        let (file, output) = (of_column("file", &headers).unwrap(), of_column("output", &headers).unwrap());
+        let records = reader.records().map(|record| record.expect("a record"));
+        records
+            .map(|record| (record[file].rsplit('/').next().unwrap_or_default().to_owned(), record[output].to_owned()))
+            .collect()
+    };
+    let all = outputs(&predictions);
+    assert!(outputs(&of_fold).len() == 8 && outputs(&of_fold).iter().all(|output| all.contains(output)), "{of_fold}");
+
+    let refused = |arguments: &[&str], words: &str| {
+        let output = chests.evaluate(arguments);
+        assert!(!output.status.success() && said(&output).contains(words), "{words}: {}", said(&output));
+    };
+    let cross =
+        |folds: &'static str, list: &'static str| ["classes-final/bundle", "--data", list, "--cross-validated", folds];
+    refused(&cross("classes-final", "list.csv"), "has no trainings in `fold-0`");
+    refused(&cross("lungs", "list.csv"), "it is no fold of the same recipe");
+    let strangers = fs_err::read_to_string(chests.path("list.csv")).expect("a list").replace("patient-", "stranger-");
+    fs_err::write(chests.path("strangers.csv"), strangers).expect("a list is written");
+    refused(&cross("classes", "strangers.csv"), "16 of the 16 images are of patients that no fold");
+    refused(&["classes/fold-0/bundle", "--data", "list.csv"], "patient(s) of these images");
+    // Two trainings that were tried on the same patients are no cross-validation.
+    fs_err::copy(chests.path("classes/fold-0/run.json"), chests.path("classes/fold-1/run.json")).expect("a copy");
+    refused(&cross("classes", "list.csv"), "more than one fold that was tried on patient");
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub(super) fn card(bundle: &Bundle) -> String {
     if manifest.status == BundleStatus::Untrained {
         let _ = writeln!(card, "**{UNTRAINED_NOTICE}**\n");
     }
+    // Who makes a bundle says first what is wrong with it.
+    let _ = writeln!(card, "{}\n", known(&manifest.description));
     card.push_str("Research use only. Not for clinical use.\n\n");
     table(
         &mut card,
@@ -31,7 +33,6 @@ pub(super) fn card(bundle: &Bundle) -> String {
             vec!["Reads".to_owned(), reads(&manifest.input)],
         ],
     );
-    section(&mut card, "Description", &manifest.description);
     scope(&mut card, &manifest.input);
     networks(&mut card, manifest);
     decision(&mut card, manifest);
@@ -348,8 +349,8 @@ fn performance(card: &mut String, manifest: &Manifest) {
                 figure.data.clone(),
                 match figure.whose {
                     Whose::Publication => "the publication's, with its own weights",
-                    Whose::Makers => "the makers', with these weights",
-                    Whose::Site => "the site's, with these weights",
+                    Whose::Makers => "the makers'",
+                    Whose::Site => "the site's",
                 }
                 .to_owned(),
                 figure.reference.clone(),
