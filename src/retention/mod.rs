@@ -166,15 +166,18 @@ impl Retention {
             let orphans = self.remove_orphans(orphans).await;
             earlier.and(objects).and(results).and(orphans)
         };
-        let (files, events, associations, of_peers, own) = tokio::join!(
-            files,
-            self.forget(History::Events, events),
-            self.forget(History::Associations, associations),
-            self.forget(History::RequestsOfPeers, commitments),
-            self.forget(History::OwnRequests, &mut own_commitments),
-        );
+        let history = async {
+            let (events, associations, of_peers, own) = tokio::join!(
+                self.forget(History::Events, events),
+                self.forget(History::Associations, associations),
+                self.forget(History::RequestsOfPeers, commitments),
+                self.forget(History::OwnRequests, &mut own_commitments),
+            );
+            events.and(associations).and(of_peers).and(own)
+        };
+        let (files, history) = tokio::join!(Box::pin(files), Box::pin(history));
         summary.commitments += own_commitments;
-        (summary, files.and(events).and(associations).and(of_peers).and(own))
+        (summary, files.and(history))
     }
 
     /// Removes at every `interval` until `shutdown`; what fails is tried again at the next.
