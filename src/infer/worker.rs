@@ -254,12 +254,11 @@ impl Inner {
             hangs = true;
             analysis = analysis.map(|_| Err(timeout()));
         }
-        let closed = match &analysis {
-            Some(analysis) => self.close(claimed, analysis, started).await,
-            None => {
-                tracing::info!("another revision or worker has taken over: the attempt ends");
-                Ok(())
-            }
+        let closed = if let Some(analysis) = &analysis {
+            self.close(claimed, analysis, started).await
+        } else {
+            tracing::info!("another revision or worker has taken over: the attempt ends");
+            Ok(())
         };
         // A codec or network that hangs cannot be stopped, only left behind.
         if hangs {
@@ -284,7 +283,8 @@ impl Inner {
         started: Instant,
     ) -> anyhow::Result<()> {
         let write = async || {
-            let written = tokio::time::timeout(run::LEASE, self.write_end(claimed, analysis, started)).await;
+            let written = Box::pin(self.write_end(claimed, analysis, started));
+            let written = tokio::time::timeout(run::LEASE, written).await;
             written.context("Postgres does not answer").flatten()
         };
         let write_again = async {
@@ -483,7 +483,7 @@ impl Inner {
             let say = async || run::keep_rendering_alive(&mut *self.db.acquire().await?, &claimed).await;
             while counts_until_next(say().await).await {}
         };
-        let rendered = beside(says_so, self.render(&claimed)).await;
+        let rendered = beside(says_so, Box::pin(self.render(&claimed))).await;
         if rendered.is_err() {
             let ended = async { run::end_rendering(&mut *self.db.acquire().await?, &claimed).await };
             if let Err(error) = ended.await {
