@@ -55,6 +55,25 @@ fn pair_of(row: PairRow) -> TrialPair {
     }
 }
 
+/// SQL for why a run was not analysed: its own reason, or that of a scan that was measured and that its networks did not
+/// judge. Only of runs without a judgement is the outcome read, with all that it holds.
+macro_rules! why_not_analysed {
+    ($run:literal) => {
+        concat!(
+            "case when ",
+            $run,
+            ".state = 'not_analysed' then ",
+            $run,
+            ".outcome ->> 'reason'
+                  when coalesce(",
+            $run,
+            ".judged, 'null') = 'null' then ",
+            $run,
+            ".outcome -> 'not_judged' ->> 'reason' end"
+        )
+    };
+}
+
 /// Compares what `own` and `tried` said of the newest `limit` studies of a route that both have finished, each study in its
 /// newest revision and each bundle in the version of its newest run there.
 pub async fn compare(
@@ -68,12 +87,14 @@ pub async fn compare(
     let newest_tried = newest(connection, route_name, tried).await?;
     let rows: Vec<PairRow> = match (&newest_own, &newest_tried) {
         (Some(own), Some(tried)) => {
-            sqlx::query_as(
-                "select w.study_instance_uid,
-                        case o.state when 'not_analysed' then o.outcome ->> 'reason' end,
+            sqlx::query_as(concat!(
+                "select w.study_instance_uid, ",
+                why_not_analysed!("o"),
+                ",
                         extract(epoch from o.finished_at - o.started_at)::float8,
-                        nullif(coalesce(o.judged, run_judged(o.outcome)), 'null'),
-                        case t.state when 'not_analysed' then t.outcome ->> 'reason' end,
+                        nullif(coalesce(o.judged, run_judged(o.outcome)), 'null'), ",
+                why_not_analysed!("t"),
+                ",
                         extract(epoch from t.finished_at - t.started_at)::float8,
                         nullif(coalesce(t.judged, run_judged(t.outcome)), 'null')
                  from run t join workup w on w.id = t.workup_id
@@ -88,7 +109,7 @@ pub async fn compare(
                        where later.workup_id = t.workup_id and later.revision > t.revision and later.bundle = $3
                          and later.bundle_digest = $5 and later.state in ('succeeded', 'not_analysed'))
                  order by t.queued_at desc limit $6",
-            )
+            ))
             .bind(route_name)
             .bind(&own.name)
             .bind(&tried.name)
@@ -328,8 +349,8 @@ mod tests {
             run::{self, Claim, NewRun},
             testing::{self, TestDatabase, new_run},
         },
-        report::samples::{SampleSource, analysed, not_analysed},
-        types::{BundleStatus, ReasonCode, RunOutcome, RunRecord, RunRole, SiteConfig, TrialMode},
+        report::samples::{SampleSource, analysed, ct_classified, ct_sources, not_analysed},
+        types::{BundleStatus, NotJudged, ReasonCode, RunOutcome, RunRecord, RunRole, SiteConfig, TrialMode},
     };
 
     fn site() -> SiteConfig {
@@ -354,13 +375,18 @@ mod tests {
 
     /// A study of the route, judged by both bundles.
     async fn study(db: &Db, number: usize, own: &RunRecord, tried: &RunRecord) -> Uuid {
+        study_of(db, number, ["cxr", "next"], own, tried).await
+    }
+
+    async fn study_of(db: &Db, number: usize, bundles: [&str; 2], own: &RunRecord, tried: &RunRecord) -> Uuid {
+        let [own_bundle, tried_bundle] = bundles;
         let workup_id = testing::workup(db, &format!("1.2.{number}")).await;
         sqlx::query("update workup set route_name = 'chest' where id = $1")
             .bind(workup_id)
             .execute(db.pool())
             .await
             .unwrap();
-        for (bundle, role, record) in [("cxr", RunRole::Live, own), ("next", RunRole::Shadow, tried)] {
+        for (bundle, role, record) in [(own_bundle, RunRole::Live, own), (tried_bundle, RunRole::Shadow, tried)] {
             let claimed = claim(db, &NewRun { bundle, role, ..new_run(workup_id) }).await;
             assert_eq!(testing::finish(db, &claimed, record).await, Some(role));
         }
@@ -419,6 +445,20 @@ mod tests {
         }
         let again = compare(&mut connection, "chest", "cxr", "next", 10).await.unwrap().comparison;
         assert_eq!(again.studies, 3);
+        // Measured by both, and the second by one only judged.
+        let judged = ct_classified(BundleStatus::Unvalidated, &ct_sources());
+        let mut not_judged = judged.clone();
+        let RunOutcome::CtMeasured(analysis) = &mut not_judged.outcome else { panic!("not measured") };
+        let (reason, words) = (ReasonCode::UnsupportedImage, "too many slices".to_owned());
+        (analysis.classification, analysis.not_judged) = (None, Some(NotJudged { reason, words }));
+        for (number, tried) in [(5, &judged), (6, &not_judged)] {
+            study_of(db, number, ["scan", "scan-next"], &judged, tried).await;
+        }
+        let of = compare(&mut connection, "chest", "scan", "scan-next", 10).await.unwrap().comparison;
+        assert_eq!([of.studies, of.both_analysed, of.only_own_analysed], [2, 1, 1], "by what was kept with the run");
+        sqlx::query("update run set judged = null").execute(db.pool()).await.unwrap();
+        let of = compare(&mut connection, "chest", "scan", "scan-next", 10).await.unwrap().comparison;
+        assert_eq!([of.studies, of.both_analysed, of.only_own_analysed], [2, 1, 1], "of a run from before that");
         assert!((again.outputs.unwrap().largest_difference - 0.1).abs() < 1e-9);
         assert_eq!(compare(&mut connection, "other", "cxr", "next", 10).await.unwrap().comparison.studies, 0);
     }

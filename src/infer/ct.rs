@@ -3,14 +3,13 @@
 
 use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Instant};
 
-use tokio::task::spawn_blocking;
-
 use super::{
     CtNetworks,
     ct_lesions::Outlined,
     cxr::{Analysis, InferError, LoadedImage, StageTimes},
-    room::Room,
+    room::{Hold, Placed, Room},
     settings::SettingsProblem,
+    thread::on_thread,
 };
 use crate::{
     imaging::{
@@ -54,7 +53,7 @@ pub struct CtPipeline {
     bundle: BundleIdentity,
     networks: Option<CtNetworks>,
     decode_limits: DecodeLimits,
-    /// For one volume.
+    /// For one volume, which holds its place as long as a thread has it.
     memory: Room,
 }
 
@@ -83,7 +82,7 @@ struct Filled {
 
 /// What the classifiers see of a scan.
 pub(super) struct ScanInputs {
-    pub(super) volume: Arc<Volume>,
+    pub(super) volume: Arc<Placed<Volume>>,
     pub(super) labels: Arc<LungLabels>,
     pub(super) input: ScanInput,
 }
@@ -137,12 +136,13 @@ impl CtPipeline {
 
     /// Measures the lungs in the best series among `sources` that can be measured. `read` gets each object for its
     /// header, then those of the series that are tried for their pixels: one file of this study and one volume of all
-    /// studies are in memory. The order of `sources` changes nothing.
+    /// studies that come to this pipeline are in memory. The order of `sources` changes nothing.
     ///
     /// # Errors
     /// [`InferError`] when an object cannot be read or the worker fails; what is wrong with the images is an outcome.
     ///
-    /// Cancel safety: dropping the future loses the analysis and nothing else.
+    /// Cancel safety: dropping the future loses the analysis and nothing else. A thread that computes at that moment ends its
+    /// step; until then it has the errand's progress and the place of its volume.
     pub async fn analyse<R, F>(
         &self,
         sources: Vec<SourceImage>,
@@ -173,15 +173,16 @@ impl CtPipeline {
         ordered.sort_by(in_order);
         let Headers { images, slices, unreadable } = read_headers(ordered.clone(), read, times).await?;
         let started = Instant::now();
-        let choice = spawn_blocking(move || choose_stacks(&slices, &unreadable)).await?;
+        let choice = on_thread(&errand.progress, move || choose_stacks(&slices, &unreadable)).await?;
         times.add("headers", started);
         let mut place = errand.progress.waiting(self.memory.enter(errand.urgency)).await;
+        let hold = place.hold();
         let work = async {
             let mut refused: Vec<Refusal> = Vec::new();
             // The best one that was measured and that the networks could not judge: they may judge a later one.
             let mut not_judged: Option<(usize, Measured)> = None;
             for candidate in choice.candidates.iter().take(MAXIMUM_TRIES) {
-                match self.try_stack(&images, &candidate.stack, errand, read, times).await? {
+                match self.try_stack(&images, &candidate.stack, &hold, errand, read, times).await? {
                     Ok(measured) => match measured.not_judged.clone() {
                         None => return Ok(ct_measured(&images, &choice, &refused, measured, ordered)),
                         Some(refusal) => {
@@ -204,7 +205,7 @@ impl CtPipeline {
             Ok(RunOutcome::NotAnalysed(NotAnalysed { reason, words, sources }))
         };
         tokio::select! {
-            // What a thread computes at that moment is finished there and thrown away.
+            // What a thread computes at that moment is finished there and thrown away; only then the place is free.
             () = place.wanted() => Err(InferError::GivesWay),
             outcome = work => outcome,
         }
@@ -215,6 +216,7 @@ impl CtPipeline {
         &self,
         images: &[Read],
         stack: &Stack,
+        hold: &Hold,
         errand: &Errand,
         read: &mut R,
         times: &mut StageTimes,
@@ -228,7 +230,7 @@ impl CtPipeline {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let started = Instant::now();
-        let volume = Arc::new(volume);
+        let volume = Arc::new(hold.on(volume));
         let found = self.lungs(&volume, errand).await?;
         times.add("segment", started);
         let labels = match found {
@@ -244,7 +246,7 @@ impl CtPipeline {
             first.and_then(|image| image.body_part.as_deref()),
             enforced,
         );
-        let (lungs, gates) = spawn_blocking({
+        let (lungs, gates) = on_thread(&errand.progress, {
             let (volume, labels) = (Arc::clone(&volume), Arc::clone(&labels));
             move || {
                 let lungs = measure(&volume, &labels);
@@ -282,7 +284,8 @@ impl CtPipeline {
         let of_classes = classification.iter().flat_map(|scan| &scan.key_slices).map(|key| key.slice);
         let key_slices: Vec<usize> = of_classes.chain(outlined.iter().flat_map(Outlined::key_slices)).collect();
         let (lesions, mask) = outlined.map(|Outlined { lesions, mask }| (lesions, mask)).unzip();
-        let sections = spawn_blocking(move || choose_sections(&volume, &labels, mask.as_deref(), &key_slices)).await?;
+        let choose = move || choose_sections(&volume, &labels, mask.as_deref(), &key_slices);
+        let sections = on_thread(&errand.progress, choose).await?;
         let sections = sections.map_err(|error: SectionError| InferError::Sections(error.to_string()))?;
         Ok(Ok(Measured { lungs, gates, sections, classification, lesions, not_judged, threshold_hu, identical }))
     }
@@ -290,7 +293,7 @@ impl CtPipeline {
     /// The lungs, by the bundle's network or by threshold. The inner error is what is wrong with the images.
     async fn lungs(
         &self,
-        volume: &Arc<Volume>,
+        volume: &Arc<Placed<Volume>>,
         errand: &Errand,
     ) -> Result<Result<Arc<LungLabels>, Refusal>, InferError> {
         let by_network = match &self.networks {
@@ -301,7 +304,7 @@ impl CtPipeline {
             lungs
         } else {
             let volume = Arc::clone(volume);
-            spawn_blocking(move || segment(&volume)).await?
+            on_thread(&errand.progress, move || segment(&volume)).await?
         };
         let refusal =
             |error: &dyn std::error::Error| Refusal { reason: ReasonCode::ImageQuality, words: error.to_string() };
@@ -324,22 +327,23 @@ impl CtPipeline {
     {
         let refusal = |words: &str| Refusal { reason: ReasonCode::NoSuitableImage, words: words.to_owned() };
         let Some(networks) = &self.networks else { return Ok(Err(refusal("the bundle has no networks"))) };
-        let mut times = StageTimes::default();
+        let errand = Errand::default();
+        let mut times = StageTimes::of(&errand);
         series.sort_by(in_order);
         let Headers { images, slices, unreadable } = read_headers(series, &mut read, &mut times).await?;
-        let choice = spawn_blocking(move || choose_stacks(&slices, &unreadable)).await?;
-        let _place = self.memory.enter(Urgency::Routine).await;
+        let choice = on_thread(&errand.progress, move || choose_stacks(&slices, &unreadable)).await?;
+        let place = self.memory.enter(Urgency::Routine).await;
         let Some(candidate) = choice.candidates.first() else { return Ok(Err(choice.refusal(&[]))) };
         let filled = self.fill(&images, &candidate.stack, &mut read, &mut times).await?;
         let volume = match filled {
-            Ok(Filled { volume, .. }) => Arc::new(volume),
+            Ok(Filled { volume, .. }) => Arc::new(place.hold().on(volume)),
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let labels = match self.lungs(&volume, &Errand::default()).await? {
+        let labels = match self.lungs(&volume, &errand).await? {
             Ok(labels) => labels,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let input = networks.input(&volume, &labels).await?;
+        let input = networks.input(&volume, &labels, &errand).await?;
         Ok(input.map(|input| ScanInputs { volume, labels, input }))
     }
 
@@ -406,7 +410,7 @@ impl CtPipeline {
         let started = Instant::now();
         let limits = self.decode_limits;
         let (columns_reversed, rows_reversed) = (stack.columns_reversed, stack.rows_reversed);
-        let slice = spawn_blocking(move || {
+        let slice = on_thread(&times.progress, move || {
             let mut slice = decode_hu(&read_object(&bytes)?, limits)?;
             slice.turn(columns_reversed, rows_reversed);
             Ok(slice)
@@ -433,7 +437,7 @@ where
         let LoadedImage { source, bytes } = read(source).await?;
         times.add("read", started);
         let started = Instant::now();
-        let facts = spawn_blocking(move || {
+        let facts = on_thread(&times.progress, move || {
             let object = read_object(&bytes)?;
             let header = ImageHeader::from_object(&object);
             // The code says more than the old text, where both are there.

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
 use super::{
     CtNetworks, InferError, ModelError,
     adapter::model_error,
     ct_networks::recipe,
+    room::Placed,
     scores::{decide_by_rule, surviving},
+    thread::on_thread,
 };
 use crate::{
     imaging::{
@@ -72,12 +74,12 @@ impl CtNetworks {
     pub(super) async fn lesions(
         &self,
         bundle: &BundleIdentity,
-        volume: &Arc<Volume>,
+        volume: &Arc<Placed<Volume>>,
         lungs: &Arc<LungLabels>,
         errand: &Errand,
     ) -> Result<Option<Result<Outlined, Refusal>>, InferError> {
         let Some(outlining) = self.outlining.clone() else { return Ok(None) };
-        let plan = spawn_blocking({
+        let plan = on_thread(&errand.progress, {
             let (volume, lungs, outlining) = (Arc::clone(volume), Arc::clone(lungs), Arc::clone(&outlining));
             move || ScanPlan::of(&volume, &lungs, &outlining.recipe)
         })
@@ -122,7 +124,7 @@ impl CtNetworks {
             }
         };
         let answers = surviving(bundle, answers)?;
-        let outlined = spawn_blocking({
+        let outlined = on_thread(&errand.progress, {
             let bundle = bundle.clone();
             move || scan.result(&bundle, answers, mask, &quadrants)
         })
@@ -142,7 +144,7 @@ impl CtNetworks {
         let mut quadrants = scan.no_lesions();
         for first in (0..n_slices).step_by(SLICES_AT_ONCE) {
             let range = first..(first + SLICES_AT_ONCE).min(n_slices);
-            let input = spawn_blocking({
+            let input = on_thread(&scan.errand.progress, {
                 let (scan, range) = (scan.clone(), range.clone());
                 move || scan.plan.input(&scan.volume, &scan.lungs, &scan.outlining.recipe, range)
             })
@@ -170,7 +172,7 @@ impl CtNetworks {
             // In the order of the bundle, so that sums are the same every time.
             of_members.sort_by_key(|(member_idx, _)| *member_idx);
             let of_members: Vec<Vec<f32>> = of_members.into_iter().map(|(_, probabilities)| probabilities).collect();
-            (mask, quadrants) = spawn_blocking({
+            (mask, quadrants) = on_thread(&scan.errand.progress, {
                 let scan = scan.clone();
                 move || {
                     scan.paste(range, [rows, columns], &of_members, &mut mask, &mut quadrants)?;
@@ -189,7 +191,7 @@ type Failures = Vec<(usize, ModelError)>;
 /// A scan and how it is looked at.
 #[derive(Clone)]
 struct Scan {
-    volume: Arc<Volume>,
+    volume: Arc<Placed<Volume>>,
     lungs: Arc<LungLabels>,
     outlining: Arc<LesionOutlining>,
     plan: Arc<ScanPlan>,
@@ -378,7 +380,7 @@ mod tests {
         };
         Scan {
             plan: Arc::new(ScanPlan::of(&volume, &lungs, &recipe).unwrap()),
-            volume: Arc::new(volume),
+            volume: Arc::new(Placed::apart(volume)),
             lungs: Arc::new(lungs),
             outlining: Arc::new(LesionOutlining { recipe, rule }),
             errand: Errand::default(),

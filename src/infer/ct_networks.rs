@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
 use super::{
     InferError, ModelError,
     adapter::{model_error, resize_mode},
     ct_lesions::LesionOutlining,
+    room::Placed,
     scores::{decide, member_spread, surviving},
+    thread::on_thread,
 };
 use crate::{
     imaging::{
@@ -78,9 +80,9 @@ impl CtNetworks {
     ///
     /// # Errors
     /// [`InferError`] when the network or the worker fails.
-    pub async fn lungs(
+    pub(super) async fn lungs(
         &self,
-        volume: &Arc<Volume>,
+        volume: &Arc<Placed<Volume>>,
         errand: &Errand,
     ) -> Result<Option<Result<LungLabels, TooManyPieces>>, InferError> {
         let Some(side) = self.segmenter_side else { return Ok(None) };
@@ -90,7 +92,7 @@ impl CtNetworks {
         for first in (0..n_slices).step_by(SLICES_AT_ONCE) {
             let count = SLICES_AT_ONCE.min(n_slices - first);
             let of_volume = Arc::clone(volume);
-            let (values, boxes) = spawn_blocking(move || {
+            let (values, boxes) = on_thread(&errand.progress, move || {
                 let mut values = Vec::with_capacity(count * side * side);
                 let mut boxes = Vec::with_capacity(count);
                 for slice in first..first + count {
@@ -114,7 +116,7 @@ impl CtNetworks {
             }
         }
         let volume = Arc::clone(volume);
-        Ok(Some(spawn_blocking(move || network_lungs(&volume, labels)).await?))
+        Ok(Some(on_thread(&errand.progress, move || network_lungs(&volume, labels)).await?))
     }
 
     /// What the classifiers say of a scan; `None` where the bundle has none. The inner error is what is wrong with the
@@ -122,15 +124,15 @@ impl CtNetworks {
     ///
     /// # Errors
     /// [`InferError`] when all classifiers or the worker fail.
-    pub async fn classify(
+    pub(super) async fn classify(
         &self,
         bundle: &BundleIdentity,
-        volume: &Arc<Volume>,
+        volume: &Arc<Placed<Volume>>,
         lungs: &Arc<LungLabels>,
         errand: &Errand,
     ) -> Result<Option<Result<CtClassification, Refusal>>, InferError> {
         let Some(classifiers) = self.classifiers.clone() else { return Ok(None) };
-        let input = match self.input(volume, lungs).await? {
+        let input = match self.input(volume, lungs, errand).await? {
             Ok(input) => input,
             Err(refusal) => return Ok(Some(Err(refusal))),
         };
@@ -146,7 +148,7 @@ impl CtNetworks {
             let (volume, lungs) = (Arc::clone(volume), Arc::clone(lungs));
             let outputs: Vec<ScanOutput> = outputs.iter().flatten().cloned().collect();
             let slices = input.slices.clone();
-            spawn_blocking(move || key_slices(&volume, &lungs, &input, &outputs, target))
+            on_thread(&errand.progress, move || key_slices(&volume, &lungs, &input, &outputs, target))
                 .await
                 .map(|keys| (slices, keys))
         }?;
@@ -184,8 +186,9 @@ impl CtNetworks {
     /// [`InferError`] when the worker fails.
     pub(super) async fn input(
         &self,
-        volume: &Arc<Volume>,
+        volume: &Arc<Placed<Volume>>,
         lungs: &Arc<LungLabels>,
+        errand: &Errand,
     ) -> Result<Result<ScanInput, Refusal>, InferError> {
         let Some(classifiers) = self.classifiers.clone() else {
             let words = "the bundle has no classifiers".to_owned();
@@ -193,7 +196,7 @@ impl CtNetworks {
         };
         let minimum_lung_cm2 = classifiers.recipe.minimum_lung_cm2;
         let (volume, lungs) = (Arc::clone(volume), Arc::clone(lungs));
-        let input = spawn_blocking(move || scan_input(&volume, &lungs, &classifiers.recipe)).await??;
+        let input = on_thread(&errand.progress, move || scan_input(&volume, &lungs, &classifiers.recipe)).await??;
         Ok(input.ok_or_else(|| {
             let words =
                 format!("no slice holds {minimum_lung_cm2} cm2 of lung, which the networks of the bundle ask for");

@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use tokio::task::{JoinError, JoinSet, spawn_blocking};
+use tokio::task::{JoinError, JoinSet};
 
 use super::{
     gates::Gates,
@@ -14,6 +14,7 @@ use super::{
     nearest::normalised,
     scores::{decide, member_spread, spread, surviving},
     settings::{EmbeddingMethod, PipelineSettings, SettingsProblem, SimilarCaseSettings},
+    thread::on_thread,
 };
 use crate::{
     imaging::{
@@ -224,7 +225,7 @@ type Embedded = (ImageAnalysis, Result<Vec<f32>, String>);
 pub(super) struct StageTimes {
     pub(super) stages: Vec<(String, f64)>,
     /// Renewed with every stage.
-    progress: Progress,
+    pub(super) progress: Progress,
 }
 
 impl StageTimes {
@@ -299,7 +300,7 @@ impl<M: Models> CxrPipeline<M> {
     /// [`InferError`] when the networks or the worker fail.
     ///
     /// Cancel safety: dropping the future loses the analysis and nothing else; a decoding that runs is finished on its
-    /// thread and thrown away.
+    /// thread and thrown away, and until then the errand's progress is shared.
     pub async fn analyse<R, F>(
         &self,
         sources: Vec<SourceImage>,
@@ -425,7 +426,7 @@ impl<M: Models> CxrPipeline<M> {
             Verdict::Excluded(exclusion) => return Ok(Verdict::Excluded(exclusion)),
         };
         let started = Instant::now();
-        let (of_members, lungs) = self.compose(canvas, placement, lungs).await?;
+        let (of_members, lungs) = self.compose(canvas, placement, lungs, errand).await?;
         times.add("classify", started);
         Ok(Verdict::Goes(Inputs { gates, placement, lungs, of_members }))
     }
@@ -440,7 +441,7 @@ impl<M: Models> CxrPipeline<M> {
     ) -> Result<Verdict<Seen>, InferError> {
         let started = Instant::now();
         let settings = Arc::clone(&self.settings);
-        let prepared = spawn_blocking(move || prepare(&bytes, &settings, enforced)).await??;
+        let prepared = on_thread(&errand.progress, move || prepare(&bytes, &settings, enforced)).await??;
         times.add("decode", started);
         let Prepared { mut gates, placement, canvas, segmenter_canvas } = match prepared {
             Verdict::Goes(prepared) => prepared,
@@ -459,7 +460,7 @@ impl<M: Models> CxrPipeline<M> {
             }
             .into());
         }
-        let (lungs, contrast) = spawn_blocking(move || {
+        let (lungs, contrast) = on_thread(&errand.progress, move || {
             let lungs = Lungs::from_probabilities(&probabilities, &placement);
             let contrast = lungs.mediastinal_contrast(&segmenter_canvas);
             (lungs, contrast)
@@ -479,9 +480,10 @@ impl<M: Models> CxrPipeline<M> {
         canvas: Plane,
         placement: Placement,
         lungs: Lungs,
+        errand: &Errand,
     ) -> Result<(Vec<(Vec<Planes>, Frame)>, Lungs), InferError> {
         let settings = Arc::clone(&self.settings);
-        let composed = spawn_blocking(move || {
+        let composed = on_thread(&errand.progress, move || {
             classifier_inputs(&settings.member_inputs, &canvas, &placement, &lungs).map(|inputs| (inputs, lungs))
         });
         Ok(composed.await??)

@@ -77,10 +77,11 @@ impl<M: Models> CxrPipeline<M> {
     ///
     /// Cancel safety: as [`CxrPipeline::analyse`].
     pub async fn judge(&self, canvas: Plane, placement: Placement, lungs: Lungs) -> Result<Judgement, InferError> {
-        let (of_members, _) = self.compose(canvas, placement, lungs).await?;
+        let errand = Errand::default();
+        let (of_members, _) = self.compose(canvas, placement, lungs, &errand).await?;
         let frames = of_members.iter().map(|(_, frame)| *frame).collect();
         let inputs = of_members.into_iter().map(|(inputs, _)| inputs).collect();
-        let outputs = self.classify(inputs, &Errand::default()).await?;
+        let outputs = self.classify(inputs, &errand).await?;
         let embedding = self.embedding(&outputs);
         let Fused { outputs, members, heat_map, .. } = self.fused(outputs, frames)?;
         Ok(Judgement { fused: outputs, members, embedding, heat_map })

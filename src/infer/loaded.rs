@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::sync::Mutex;
 
-use super::Pipeline;
+use super::{Pipeline, thread::on_thread};
 use crate::{
     imaging::DecodeLimits,
     nn::{EnsembleOptions, MANIFEST_FILE_NAME},
@@ -36,6 +36,8 @@ struct Loaded {
 
 impl LoadedBundles {
     /// The pipeline of the bundle `name` in `models_dir`, loaded when it is first used or its manifest has changed.
+    ///
+    /// Cancel safety: what is being loaded at that moment is there for the next that asks.
     pub(super) async fn pipeline(
         &self,
         models_dir: &Path,
@@ -53,24 +55,26 @@ impl LoadedBundles {
             format!("bundle `{name}` is not in {}; run `hilum model init` or copy it there", models_dir.display())
         })?);
         let slot = Arc::clone(self.0.lock().await.entry(name.to_owned()).or_default());
-        let mut slot = progress.waiting(slot.lock()).await;
+        let mut slot = progress.waiting(slot.lock_owned()).await;
         if let Some(loaded) = slot.as_ref()
             && loaded.manifest_sha256 == manifest_sha256
         {
             return Ok(Arc::clone(&loaded.pipeline));
         }
-        let pipeline = tokio::task::spawn_blocking(move || Pipeline::open(&folder, options, decode_limits))
-            .await?
-            .with_context(|| format!("load bundle `{name}`"))?;
+        // The thread has the slot: it fills it, whether or not anybody waits for it still.
+        let load = move || {
+            let pipeline = Arc::new(Pipeline::open(&folder, options, decode_limits)?);
+            *slot = Some(Loaded { manifest_sha256, pipeline: Arc::clone(&pipeline), unnamed_since: None });
+            anyhow::Ok(pipeline)
+        };
+        let pipeline = on_thread(progress, load).await?.with_context(|| format!("load bundle `{name}`"))?;
         progress.renew();
-        let pipeline = Arc::new(pipeline);
         tracing::info!(
             bundle = name,
             digest = %pipeline.bundle().digest,
             status = ?pipeline.bundle().status,
             "bundle loaded"
         );
-        *slot = Some(Loaded { manifest_sha256, pipeline: Arc::clone(&pipeline), unnamed_since: None });
         Ok(pipeline)
     }
 
@@ -104,6 +108,29 @@ impl LoadedBundles {
 mod tests {
     use super::*;
     use crate::nn::{CT_BUNDLE_NAME, init_ct_bundle};
+
+    #[tokio::test]
+    async fn a_bundle_whose_run_is_cancelled_while_it_is_loaded_stays() {
+        let models = tempfile::tempdir().unwrap();
+        init_ct_bundle(&models.path().join(CT_BUNDLE_NAME)).unwrap();
+        let loaded = LoadedBundles::default();
+        let options = || (EnsembleOptions::default(), DecodeLimits::default());
+        let progress = Progress::default();
+        {
+            let mut load = std::pin::pin!(loaded.pipeline(models.path(), CT_BUNDLE_NAME, options(), &progress));
+            // Until the thread has the slot, if it is not through already.
+            while !progress.is_shared() {
+                let poll = std::future::poll_fn(|context| std::task::Poll::Ready(load.as_mut().poll(context)));
+                if poll.await.is_ready() {
+                    break;
+                }
+            }
+        }
+        let slot = Arc::clone(&loaded.0.lock().await[CT_BUNDLE_NAME]);
+        let kept = slot.lock().await.as_ref().map(|of_slot| Arc::clone(&of_slot.pipeline)).unwrap();
+        let next = loaded.pipeline(models.path(), CT_BUNDLE_NAME, options(), &progress).await.unwrap();
+        assert!(Arc::ptr_eq(&kept, &next), "it is not loaded again");
+    }
 
     #[tokio::test]
     async fn a_bundle_that_no_route_names_is_let_go_unless_it_is_used() {

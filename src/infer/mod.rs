@@ -28,6 +28,7 @@ mod scores;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod thread;
 pub mod worker;
 
 pub use adapter::{NnModels, lung_settings, pipeline_settings, recipe};

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -40,12 +41,28 @@ struct Shadow {
     leave: Option<oneshot::Sender<()>>,
 }
 
-/// Places in a room, given back when dropped.
+/// Places in a room, given back when this and all that holds them is dropped.
 pub(super) struct Place {
+    hold: Hold,
+    leave: Option<oneshot::Receiver<()>>,
+}
+
+/// What holds places in a room: clones are of the same ones.
+#[derive(Clone)]
+pub(super) struct Hold {
+    _held: Arc<Held>,
+}
+
+struct Held {
     room: Room,
     key: (Urgency, u64),
     places: usize,
-    leave: Option<oneshot::Receiver<()>>,
+}
+
+/// What takes up places, and holds them for as long as it lives: a thread may have it when nobody waits for the thread.
+pub(super) struct Placed<T> {
+    value: T,
+    _hold: Hold,
 }
 
 impl Room {
@@ -63,7 +80,7 @@ impl Room {
         self.take(1, urgency).await
     }
 
-    /// Waits for all places: nobody else is in the room then.
+    /// Waits for all places: nobody else is in the room then. Whoever comes later and is not more urgent waits behind.
     ///
     /// Cancel safety: as [`enter`](Self::enter).
     pub(super) async fn enter_alone(&self, urgency: Urgency) -> Place {
@@ -78,7 +95,7 @@ impl Room {
             state.next += 1;
             state.waiting.insert(key, Waiting { places, admit });
             state.admit();
-            Place { room: self.clone(), key, places, leave: None }
+            Place { hold: Hold::new(Held { room: self.clone(), key, places }), leave: None }
         };
         // The room lives as long as `place` does, and admits everybody some time.
         place.leave = admitted.await.ok();
@@ -128,6 +145,11 @@ impl State {
 }
 
 impl Place {
+    /// What holds it beside this.
+    pub(super) fn hold(&self) -> Hold {
+        self.hold.clone()
+    }
+
     /// Completes when the place is to be given up, for one that is more urgent; never of one that is no shadow's.
     ///
     /// Cancel safety: safe.
@@ -143,7 +165,34 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Hold {
+    fn new(held: Held) -> Self {
+        Self { _held: Arc::new(held) }
+    }
+
+    /// What takes up the places.
+    pub(super) fn on<T>(&self, value: T) -> Placed<T> {
+        Placed { value, _hold: self.clone() }
+    }
+}
+
+#[cfg(test)]
+impl<T> Placed<T> {
+    /// In a room of its own.
+    pub(super) fn apart(value: T) -> Self {
+        Hold::new(Held { room: Room::new(1), key: (Urgency::Routine, 0), places: 0 }).on(value)
+    }
+}
+
+impl<T> Deref for Placed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
         let mut state = self.room.state();
         // One that was never let in has nothing to give back.
@@ -230,5 +279,21 @@ mod tests {
         // Let in, and gone before it knew.
         drop(admitted);
         room.enter_alone(Urgency::Shadow).await;
+    }
+
+    /// A thread has the volume when its run has long been cancelled.
+    #[tokio::test]
+    async fn what_takes_up_a_place_holds_it_as_long_as_it_lives() {
+        let room = Room::new(1);
+        let mut shadow = room.enter(Urgency::Shadow).await;
+        let of_thread = Arc::new(shadow.hold().on(vec![1, 2, 3]));
+        let mut live = std::pin::pin!(room.enter(Urgency::Routine));
+        assert!(is_ready(live.as_mut()).await.is_none());
+        shadow.wanted().await;
+        drop(shadow);
+        assert!(is_ready(live.as_mut()).await.is_none(), "there is no room for two");
+        assert_eq!(of_thread.len(), 3);
+        drop(of_thread);
+        assert!(is_ready(live.as_mut()).await.is_some());
     }
 }

@@ -143,6 +143,15 @@ pub(super) struct Owner<Q, A> {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Takes questions that nobody waits for out of the queue when dropped.
+struct Withdrawal<'a, Q, A>(&'a Queue<Request<Q, A>>);
+
+impl<Q, A> Drop for Withdrawal<'_, Q, A> {
+    fn drop(&mut self) {
+        self.0.retain(|request| !request.reply.is_closed());
+    }
+}
+
 impl<Q: Send + 'static, A: Send + 'static> Owner<Q, A> {
     /// Starts the thread, loads the model on it, and waits until that is done.
     pub(super) fn start<M>(
@@ -182,9 +191,11 @@ impl<Q: Send + 'static, A: Send + 'static> Owner<Q, A> {
     /// Queues a question, waiting while the queue is full. A question that meets a model that is out is given back.
     ///
     /// Cancel safety: dropping the future withdraws the question; of one that is being answered, the portion that is being
-    /// worked on is the last.
+    /// worked on is the last. Until then the errand's progress is shared.
     pub(super) async fn ask(&self, question: Q, errand: &Errand) -> Result<A, Unanswered<Q>> {
         let stopped = || Unanswered { error: self.stopped(), question: None };
+        // Dropped after `answer`, by which the queue tells that nobody waits.
+        let _withdrawal = Withdrawal(&self.requests);
         let answer = self.submit(question, errand).await.map_err(|error| Unanswered { error, question: None })?;
         answer.await.map_err(|_| stopped())?
     }
@@ -503,6 +514,28 @@ mod tests {
         assert_eq!((answered(running).await, answered(last).await), (Ok(2), Ok(6)));
         assert_eq!(entered.try_iter().count(), 2);
         assert_eq!(owner.n_open(), 0, "neither is it counted any more");
+    }
+
+    #[tokio::test]
+    async fn a_question_that_waits_leaves_with_its_asker() {
+        let Setup { owner, entered, gate } = setup(1, 16);
+        let (asks, waits) = (Errand::default(), Errand::default());
+        let running = owner.submit(1, &asks).await.unwrap();
+        assert_eq!(entered.recv().unwrap(), 1);
+        {
+            let mut waiting = std::pin::pin!(ask(&owner, 2, &waits));
+            let poll = std::future::poll_fn(|context| std::task::Poll::Ready(waiting.as_mut().poll(context)));
+            assert!(poll.await.is_pending());
+            assert!(waits.progress.is_shared() && owner.requests.is_waiting());
+        }
+        assert!(!waits.progress.is_shared() && !owner.requests.is_waiting());
+        assert!(asks.progress.is_shared(), "the thread is at it");
+        drop(running);
+        assert!(asks.progress.is_shared(), "the thread is still at it");
+        drop(gate);
+        while asks.progress.is_shared() {
+            std::thread::yield_now();
+        }
     }
 
     #[tokio::test]

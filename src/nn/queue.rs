@@ -100,6 +100,15 @@ impl<R> Queue<R> {
         self.lanes().by_urgency.iter().flatten().for_each(look);
     }
 
+    /// Takes out the requests that wait and that `stays` is false of.
+    pub(super) fn retain(&self, stays: impl Fn(&R) -> bool) {
+        let mut lanes = self.lanes();
+        let waiting = |lanes: &Lanes<R>| lanes.by_urgency.iter().map(VecDeque::len).sum::<usize>();
+        let n_before = waiting(&lanes);
+        lanes.by_urgency.iter_mut().for_each(|lane| lane.retain(&stays));
+        self.room.add_permits(n_before - waiting(&lanes));
+    }
+
     /// Whether a request waits.
     #[cfg(test)]
     pub(super) fn is_waiting(&self) -> bool {
@@ -165,6 +174,18 @@ mod tests {
             queue.push(request, Urgency::Routine).await.unwrap();
         }
         assert_eq!(taker.join().unwrap(), Some(vec![1, 2, 3]));
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_out_makes_room() {
+        let queue = Queue::new(3);
+        for (request, urgency) in [(1, Urgency::Routine), (2, Urgency::Shadow), (3, Urgency::Routine)] {
+            queue.push(request, urgency).await.unwrap();
+        }
+        queue.retain(|request| *request == 3);
+        queue.push(4, Urgency::Shadow).await.unwrap();
+        queue.push(5, Urgency::Stat).await.unwrap();
+        assert_eq!(queue.take(9, Duration::ZERO), Some(vec![5, 3, 4]));
     }
 
     #[tokio::test]

@@ -44,7 +44,7 @@ pub struct Errand {
     pub progress: Progress,
 }
 
-/// When something last got on. Clones are of the same thing.
+/// When something last got on. Clones are of the same thing: every thread that computes for it has one.
 #[derive(Debug, Clone)]
 pub struct Progress(Arc<Mutex<Pace>>);
 
@@ -86,6 +86,13 @@ impl Progress {
     pub fn idle(&self) -> Duration {
         let pace = self.pace();
         if pace.n_waits > 0 { Duration::ZERO } else { pace.last.elapsed() }
+    }
+
+    /// Whether somebody else has it too: a thread that computes, or is about to, also where nobody waits for its answer
+    /// any more.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 
     /// Waits for what others have: that time is not idle.

@@ -102,7 +102,7 @@ impl Trial {
 /// What one bundle said of one study.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TrialSide {
-    /// Why it was not analysed; `None` when it was.
+    /// Why it was not analysed, or was measured and not judged; `None` when it was.
     pub reason: Option<String>,
     /// What was said of each image, or of the series of a CT; empty where the bundle only measures.
     pub judged: Vec<Judged>,
@@ -182,7 +182,7 @@ pub struct ComparedClass {
 pub struct TrialComparison {
     /// Studies that both bundles have finished.
     pub studies: usize,
-    /// Of these, analysed by both.
+    /// Of these, analysed by both. What networks did not judge counts as not analysed.
     pub both_analysed: usize,
     /// Analysed by the route's own bundle only.
     pub only_own_analysed: usize,
