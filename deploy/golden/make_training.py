@@ -89,7 +89,9 @@ def losses(model, x, loss_of, optimiser):
 
 def training_cases():
     cases = []
-    for architecture, method, rate in [("resnet34", "sgd", 0.01), ("resnet50", "adam", 1e-3), ("resnet152", "sgd", 0.01),
+    # At 0.01 PyTorch's own losses of ResNet-152 with and without oneDNN are 1.4e-2 apart after twenty steps, at 5e-4 3e-4:
+    # only there they say something of another program.
+    for architecture, method, rate in [("resnet34", "sgd", 0.01), ("resnet50", "adam", 1e-3), ("resnet152", "sgd", 5e-4),
                                        ("vgg16", "adam_w", 1e-3), ("unet", "adam", 1e-3)]:
         network = f"{architecture}-training"
         is_unet = architecture == "unet"

@@ -583,8 +583,7 @@ mod tests {
             assert!(case.losses[19] < 0.95 * case.losses[0], "{}: nothing is learned", case.network);
             assert_eq!(found.len(), 20);
             assert!(found.iter().all(|loss| loss.is_finite()), "{}: {found:?}", case.network);
-            // Rounding grows from step to step: of the deepest network it reaches 1e-2 on another processor at the 20th.
-            let most = found.iter().zip(&case.losses).take(6).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            let most = found.iter().zip(&case.losses).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
             assert!(most < 1e-3, "{}: {most}\n{found:?}\n{:?}", case.network, case.losses);
         }
     }
