@@ -24,9 +24,10 @@ pub(super) async fn run(global: &Global, options: &Options) -> anyhow::Result<()
     let store = Store::open(&config).await?;
     let policy = retention_policy(&config.retention);
     let retention = Retention { db: store.db.clone(), archive: open_archive(&config)?, policy };
-    let summary = if options.dry_run { retention.plan().await } else { retention.remove().await };
+    let (summary, ended) = if options.dry_run { (retention.plan().await?, Ok(())) } else { retention.remove().await };
     store.close().await?;
-    print(&describe(&summary?, &policy, options.dry_run))
+    print(&describe(&summary, &policy, options.dry_run))?;
+    ended
 }
 
 fn describe(summary: &Summary, policy: &Policy, dry_run: bool) -> String {

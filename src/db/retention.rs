@@ -203,79 +203,82 @@ pub async fn unknown_results(connection: &mut Connection, archive_keys: &[String
     .await?)
 }
 
-/// Deletes at most `limit` steps of timelines from before `before`; not those of studies that are under way, and not
-/// what administrators have changed. Returns how many.
-pub async fn forget_events(connection: &mut Connection, before: OffsetDateTime, limit: i64) -> Result<u64> {
-    let done = sqlx::query(
-        "with open as (select w.id from workup w where w.state not in ('answered', 'not_routed')),
-              kept as (select 'workup' as subject_kind, id::text as subject_id from open
-                       union all select 'run', r.id::text from run r join open on open.id = r.workup_id
-                       union all select 'delivery', d.id::text from delivery d join result x on x.id = d.result_id
-                                 join run r on r.id = x.run_id join open on open.id = r.workup_id
-                       union all select 'delivery', d.id::text from delivery d
-                                 where d.state in ('waiting', 'sending', 'dead'))
-         delete from event where id in (
-             select e.id from event e
-             where e.at < $1 and e.subject_kind not in ('site', 'node')
-               and not exists (select from kept where kept.subject_kind = e.subject_kind
-                               and kept.subject_id = e.subject_id)
-             order by e.at limit $2)",
-    )
-    .bind(before)
-    .bind(limit)
-    .execute(connection)
-    .await?;
-    Ok(done.rows_affected())
+/// What is kept by age alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum History {
+    /// Steps of timelines; not those of studies that are under way, and not what administrators have changed.
+    Events,
+    /// Associations that have ended; not those that stored to studies that are under way.
+    Associations,
+    /// Peers' Storage Commitment requests that were reported, unless a study of theirs is under way. What was given up stays
+    /// until a person has looked at it.
+    RequestsOfPeers,
+    /// Our own Storage Commitment requests that were answered, or asked in vain.
+    OwnRequests,
 }
 
-/// Deletes at most `limit` associations that ended before `before`; not those that stored to studies that are under
-/// way. Returns how many.
-pub async fn forget_associations(connection: &mut Connection, before: OffsetDateTime, limit: i64) -> Result<u64> {
-    let done = sqlx::query(
-        "delete from association where id in (
-             select a.id from association a
-             where a.started_at < $1 and a.ended_at < $1 and not exists (
-                 select from instance i join workup w on w.study_instance_uid = i.study_instance_uid
-                        and w.local_ae_title = i.local_ae_title
-                 where i.association_id = a.id and w.state not in ('answered', 'not_routed'))
-             order by a.started_at limit $2)",
-    )
-    .bind(before)
-    .bind(limit)
-    .execute(connection)
-    .await?;
-    Ok(done.rows_affected())
+impl History {
+    /// In the plural, as in messages.
+    #[must_use]
+    pub const fn noun(self) -> &'static str {
+        match self {
+            Self::Events => "steps of timelines",
+            Self::Associations => "associations",
+            Self::RequestsOfPeers => "commitment requests of peers",
+            Self::OwnRequests => "commitment requests of our own",
+        }
+    }
 }
 
-/// Forgets up to `limit` Storage Commitment requests on which nothing is open any more: peers' requests that were reported
-/// before then, unless a study of theirs is under way, and our own that were answered, or asked in vain, before then. What
-/// was given up stays until a person has looked at it.
-pub async fn forget_commitments(connection: &mut Connection, before: OffsetDateTime, limit: i64) -> Result<u64> {
-    let of_peers = sqlx::query(
-        "delete from commitment_request where id in (
-             select c.id from commitment_request c
-             where c.state = 'reported' and c.reported_at < $1 and not exists (
-                 select from commitment_instance ci
-                 join instance i on i.sop_instance_uid = ci.sop_instance_uid
-                 join workup w on w.study_instance_uid = i.study_instance_uid and w.local_ae_title = i.local_ae_title
-                 where ci.commitment_request_id = c.id and w.state not in ('answered', 'not_routed'))
-             order by c.created_at limit $2)",
-    )
-    .bind(before)
-    .bind(limit)
-    .execute(&mut *connection)
-    .await?;
-    let own = sqlx::query(
-        "delete from commitment_asked where transaction_uid in (
-             select transaction_uid from commitment_asked where coalesce(answered_at, asked_at) < $1
-             order by asked_at limit $2)",
-    )
-    .bind(before)
-    .bind(limit)
-    .execute(connection)
-    .await?;
-    Ok(of_peers.rows_affected() + own.rows_affected())
+/// Deletes at most `limit` rows of one kind from before `before`, the oldest first. Returns how many.
+pub async fn forget(connection: &mut Connection, kind: History, before: OffsetDateTime, limit: i64) -> Result<u64> {
+    let query = match kind {
+        History::Events => FORGET_EVENTS,
+        History::Associations => FORGET_ASSOCIATIONS,
+        History::RequestsOfPeers => FORGET_REQUESTS_OF_PEERS,
+        History::OwnRequests => FORGET_OWN_REQUESTS,
+    };
+    Ok(sqlx::query(query).bind(before).bind(limit).execute(connection).await?.rows_affected())
 }
+
+const FORGET_EVENTS: &str = "
+    with open as (select w.id from workup w where w.state not in ('answered', 'not_routed')),
+         kept as (select 'workup' as subject_kind, id::text as subject_id from open
+                  union all select 'run', r.id::text from run r join open on open.id = r.workup_id
+                  union all select 'delivery', d.id::text from delivery d join result x on x.id = d.result_id
+                            join run r on r.id = x.run_id join open on open.id = r.workup_id
+                  union all select 'delivery', d.id::text from delivery d
+                            where d.state in ('waiting', 'sending', 'dead'))
+    delete from event where id in (
+        select e.id from event e
+        where e.at < $1 and e.subject_kind not in ('site', 'node')
+          and not exists (select from kept where kept.subject_kind = e.subject_kind
+                          and kept.subject_id = e.subject_id)
+        order by e.at limit $2)";
+
+const FORGET_ASSOCIATIONS: &str = "
+    delete from association where id in (
+        select a.id from association a
+        where a.started_at < $1 and a.ended_at < $1 and not exists (
+            select from instance i join workup w on w.study_instance_uid = i.study_instance_uid
+                   and w.local_ae_title = i.local_ae_title
+            where i.association_id = a.id and w.state not in ('answered', 'not_routed'))
+        order by a.started_at limit $2)";
+
+const FORGET_REQUESTS_OF_PEERS: &str = "
+    delete from commitment_request where id in (
+        select c.id from commitment_request c
+        where c.state = 'reported' and c.reported_at < $1 and not exists (
+            select from commitment_instance ci
+            join instance i on i.sop_instance_uid = ci.sop_instance_uid
+            join workup w on w.study_instance_uid = i.study_instance_uid and w.local_ae_title = i.local_ae_title
+            where ci.commitment_request_id = c.id and w.state not in ('answered', 'not_routed'))
+        order by c.reported_at limit $2)";
+
+const FORGET_OWN_REQUESTS: &str = "
+    delete from commitment_asked where transaction_uid in (
+        select transaction_uid from commitment_asked where coalesce(answered_at, asked_at) < $1
+        order by coalesce(answered_at, asked_at) limit $2)";
 
 #[cfg(test)]
 mod tests {
@@ -360,10 +363,12 @@ mod tests {
         }
         let before = now - time::Duration::days(30);
         let mut forgotten = 0;
-        loop {
-            match forget_commitments(&mut connection, before, 1).await.unwrap() {
-                0 => break,
-                some => forgotten += some,
+        for kind in [History::RequestsOfPeers, History::OwnRequests] {
+            loop {
+                match forget(&mut connection, kind, before, 1).await.unwrap() {
+                    0 => break,
+                    some => forgotten += some,
+                }
             }
         }
         assert_eq!(forgotten, 3);

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +16,7 @@ use crate::{
     archive::{Archive, hour_folder},
     db::{
         Db, DbError,
-        retention::{self, Candidate, Kind},
+        retention::{self, Candidate, History, Kind},
     },
     telemetry::{Metrics, RetentionKind},
 };
@@ -152,34 +153,31 @@ impl Retention {
         Ok(summary)
     }
 
-    /// Removes what the policy lets go.
-    pub async fn remove(&self) -> anyhow::Result<Summary> {
-        self.finish_earlier().await?;
+    /// Removes what the policy lets go. What fails or is much holds up nothing of another kind: what went is told beside the
+    /// first problem.
+    pub async fn remove(&self) -> (Summary, anyhow::Result<()>) {
         let mut summary = Summary::default();
-        for (kind, limits, amount) in self.kinds(&mut summary) {
-            self.remove_kind(kind, limits, amount).await?;
-        }
-        if let Some(age) = self.policy.history {
-            let before = OffsetDateTime::now_utc() - age;
-            let mut connection = self.db.acquire().await?;
-            loop {
-                let events = retention::forget_events(&mut connection, before, BATCH).await?;
-                let associations = retention::forget_associations(&mut connection, before, BATCH).await?;
-                let commitments = retention::forget_commitments(&mut connection, before, BATCH).await?;
-                summary.events += events;
-                summary.associations += associations;
-                summary.commitments += commitments;
-                if events + associations + commitments == 0 {
-                    break;
-                }
-            }
-        }
-        for (hour, until) in self.orphan_hours().await? {
-            let orphans = self.orphans_of(hour, until).await?;
-            summary.orphans += orphans.len() as u64;
-            self.remove_files(orphans).await?;
-        }
-        Ok(summary)
+        let Summary { objects, results, events, associations, commitments, orphans } = &mut summary;
+        let mut own_commitments = 0;
+        let files = async {
+            let earlier = self.finish_earlier().await;
+            let objects = self.remove_kind(Kind::Objects, self.policy.objects, objects).await;
+            let results = self.remove_kind(Kind::Results, self.policy.results, results).await;
+            let orphans = self.remove_orphans(orphans).await;
+            earlier.and(objects).and(results).and(orphans)
+        };
+        let history = async {
+            let (events, associations, of_peers, own) = tokio::join!(
+                self.forget(History::Events, events),
+                self.forget(History::Associations, associations),
+                self.forget(History::RequestsOfPeers, commitments),
+                self.forget(History::OwnRequests, &mut own_commitments),
+            );
+            events.and(associations).and(of_peers).and(own)
+        };
+        let (files, history) = tokio::join!(Box::pin(files), Box::pin(history));
+        summary.commitments += own_commitments;
+        (summary, files.and(history))
     }
 
     /// Removes at every `interval` until `shutdown`; what fails is tried again at the next.
@@ -189,14 +187,14 @@ impl Retention {
             return;
         }
         loop {
-            match self.remove().await {
-                Ok(summary) if summary == Summary::default() => {}
-                Ok(summary) => {
-                    metrics.retention_removed(RetentionKind::Objects, summary.objects.bytes);
-                    metrics.retention_removed(RetentionKind::Results, summary.results.bytes);
-                    tracing::info!(?summary, "retention removed what was old enough");
-                }
-                Err(error) => tracing::warn!(error = format!("{error:#}"), "retention stopped; it goes on later"),
+            let (summary, ended) = self.remove().await;
+            if summary != Summary::default() {
+                metrics.retention_removed(RetentionKind::Objects, summary.objects.bytes);
+                metrics.retention_removed(RetentionKind::Results, summary.results.bytes);
+                tracing::info!(?summary, "retention removed what was old enough");
+            }
+            if let Err(error) = ended {
+                tracing::warn!(error = format!("{error:#}"), "retention could not remove everything; it goes on later");
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -251,6 +249,29 @@ impl Retention {
         }
     }
 
+    /// Forgets what is old enough of one kind of history, a batch at a time.
+    async fn forget(&self, kind: History, forgotten: &mut u64) -> anyhow::Result<()> {
+        let Some(age) = self.policy.history else { return Ok(()) };
+        let before = OffsetDateTime::now_utc() - age;
+        loop {
+            let gone = retention::forget(&mut *self.db.acquire().await?, kind, before, BATCH).await;
+            match gone.with_context(|| format!("forget {}", kind.noun()))? {
+                0 => return Ok(()),
+                gone => *forgotten += gone,
+            }
+        }
+    }
+
+    /// Removes result files that no row names.
+    async fn remove_orphans(&self, removed: &mut u64) -> anyhow::Result<()> {
+        for (hour, until) in self.orphan_hours().await? {
+            let orphans = self.orphans_of(hour, until).await?;
+            *removed += orphans.len() as u64;
+            self.remove_files(orphans).await?;
+        }
+        Ok(())
+    }
+
     /// What a process that was killed had marked.
     async fn finish_earlier(&self) -> anyhow::Result<()> {
         loop {
@@ -291,6 +312,7 @@ impl Retention {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{archive::ImplementationIds, db::testing::TestDatabase, types::Uid};
 
     const DAY: Duration = Duration::from_hours(24);
 
@@ -320,5 +342,31 @@ mod tests {
         let chosen = choose(&candidates, limits, OffsetDateTime::UNIX_EPOCH + DAY * 1000, excess_bytes);
         let ids: Vec<u128> = chosen.iter().map(|(candidate, _)| candidate.workup_id.as_u128()).collect();
         assert_eq!(ids, expected.iter().map(|days| u128::from(*days)).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_forgotten_holds_nothing_else_up() {
+        let database = TestDatabase::start("retention_kinds").await;
+        let folder = tempfile::tempdir().unwrap();
+        let ids = ImplementationIds { class_uid: Uid::new("2.25.1").unwrap(), version_name: "HILUM_TEST".to_owned() };
+        let archive = Archive::open(folder.path(), ids, 0).unwrap();
+        let policy = Policy { history: Some(DAY * 30), ..Policy::default() };
+        let retention = Retention { db: database.db.clone(), archive, policy };
+        // More than a batch of one kind, and two others that cannot be read.
+        sqlx::raw_sql(
+            "insert into commitment_asked
+             select '2.25.' || number, 'PACS', 'HILUM', 'asked', now() - interval '40 days' from generate_series(1, 1001) number;
+             alter table event rename to gone;
+             alter table file_to_remove rename to gone_as_well",
+        )
+        .execute(database.db.pool())
+        .await
+        .unwrap();
+        let (summary, ended) = retention.remove().await;
+        assert_eq!(summary, Summary { commitments: 1001, ..Summary::default() });
+        let problem = format!("{:#}", ended.unwrap_err());
+        assert!(problem.contains("file_to_remove"), "the first: {problem}");
+        drop(retention);
+        database.stop().await;
     }
 }
