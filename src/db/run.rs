@@ -89,6 +89,8 @@ pub struct ClaimedRun {
     pub bundle: String,
     /// Number of this attempt, from 1; fences every later update.
     pub attempt: i32,
+    /// When it was claimed. Tells this attempt from one that was given back and has the same number.
+    pub started_at: OffsetDateTime,
     /// Attempts before it is parked.
     pub maximum_attempts: i32,
     /// (0020,000D)
@@ -137,7 +139,7 @@ pub const LEASE: Duration = Duration::from_secs(30);
 /// ended.
 pub async fn was_interrupted(connection: &mut Connection, run_id: Uuid) -> Result<bool> {
     let interrupted: Option<bool> = sqlx::query_scalar(
-        "select state = 'running' and coalesce(alive_until <= now(), true) or (rendered_at is null and render_attempts > 0)
+        "select (state = 'running' or rendered_at is null and render_attempts > 0) and coalesce(alive_until <= now(), true)
          from run where id = $1",
     )
     .bind(run_id)
@@ -146,15 +148,16 @@ pub async fn was_interrupted(connection: &mut Connection, run_id: Uuid) -> Resul
     Ok(interrupted.unwrap_or(false))
 }
 
-/// Claims a run for the inference process of `node` and counts the attempt. The caller commits before it touches pixels or
+/// Claims a run for the inference process of `node` and counts the attempt. Times are the clock's, not the transaction's,
+/// which may have waited for the workup. The caller commits before it touches pixels or
 /// libtorch, so that a crash is charged to this run; from then on it says with [`keep_alive`] that it works.
 pub async fn claim(connection: &mut Connection, run_id: Uuid, node: &str) -> Result<Claim> {
     lock_workup_of(connection, run_id).await?;
     let row: Option<(Uuid, i32, i32, String, i32, i32, bool)> = sqlx::query_as(
         "select r.workup_id, r.revision, w.revision, r.state, r.attempt, r.maximum_attempts,
-                r.state = 'running' and coalesce(r.alive_until > now(), false)
+                r.state = 'running' and coalesce(r.alive_until > clock_timestamp(), false)
          from run r join workup w on w.id = r.workup_id
-         where r.id = $1 and r.state in ('queued', 'running', 'failed') and r.next_attempt_at <= now() + interval '1 second'
+         where r.id = $1 and r.state in ('queued', 'running', 'failed') and r.next_attempt_at <= clock_timestamp() + interval '1 second'
          for update",
     )
     .bind(run_id)
@@ -178,12 +181,12 @@ pub async fn claim(connection: &mut Connection, run_id: Uuid, node: &str) -> Res
         return Ok(Claim::Parked);
     }
     let claimed: Option<ClaimedRun> = sqlx::query_as(
-        "update run r set state = 'running', attempt = r.attempt + 1, started_at = now(), finished_at = null,
-                worked_on_by = $4, alive_until = now() + make_interval(secs => $5),
+        "update run r set state = 'running', attempt = r.attempt + 1, started_at = clock_timestamp(), finished_at = null,
+                worked_on_by = $4, alive_until = clock_timestamp() + make_interval(secs => $5),
                 words = 'attempt ' || (r.attempt + 1) || ' of ' || r.maximum_attempts
          from workup w
          where r.id = $1 and r.state = $2 and r.attempt = $3 and w.id = r.workup_id
-         returning r.id, r.workup_id, r.revision, r.bundle, r.attempt, r.maximum_attempts,
+         returning r.id, r.workup_id, r.revision, r.bundle, r.attempt, r.started_at, r.maximum_attempts,
                    w.study_instance_uid, w.local_ae_title, r.pipeline",
     )
     .bind(run_id)
@@ -205,23 +208,34 @@ pub async fn claim(connection: &mut Connection, run_id: Uuid, node: &str) -> Res
 }
 
 /// Says that a claimed run is still worked on. Returns whether the attempt still counts.
-pub async fn keep_alive(connection: &mut Connection, run_id: Uuid, attempt: i32) -> Result<bool> {
+pub async fn keep_alive(connection: &mut Connection, claimed: &ClaimedRun) -> Result<bool> {
     let done = sqlx::query(
-        "update run set alive_until = now() + make_interval(secs => $3)
-         where id = $1 and attempt = $2 and state = 'running'",
+        "update run set alive_until = clock_timestamp() + make_interval(secs => $3)
+         where id = $1 and started_at = $2 and state = 'running'",
     )
-    .bind(run_id)
-    .bind(attempt)
+    .bind(claimed.id)
+    .bind(claimed.started_at)
     .bind(LEASE.as_secs_f64())
     .execute(connection)
     .await?;
     Ok(done.rows_affected() > 0)
 }
 
-/// Nobody works any more on what the inference process of `node` has claimed. Called when that process starts: all earlier
-/// ones are dead.
+/// Nobody works any more on a claimed run, and how its attempt ended could not be written: its next job need not wait. Fenced
+/// by the time of the claim.
+pub async fn end_lease(connection: &mut Connection, claimed: &ClaimedRun) -> Result<()> {
+    sqlx::query("update run set alive_until = null where id = $1 and started_at = $2 and state = 'running'")
+        .bind(claimed.id)
+        .bind(claimed.started_at)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Nobody works any more on what the inference process of `node` has claimed, to analyse or to render it. Called when that
+/// process starts: all earlier ones are dead.
 pub async fn release_dead(connection: &mut Connection, node: &str) -> Result<()> {
-    sqlx::query("update run set alive_until = null where worked_on_by = $1 and state = 'running'")
+    sqlx::query("update run set alive_until = null where worked_on_by = $1 and alive_until > clock_timestamp()")
         .bind(node)
         .execute(connection)
         .await?;
@@ -287,7 +301,7 @@ pub async fn finish(
     let role: Option<String> = sqlx::query_scalar(
         "update run set state = $3, reason = $4, words = $5, outcome = $6, bundle_identity = $7, bundle_digest = $8,
                 configuration_sha256 = $9, result_key = $10, stage_milliseconds = $11, finished_at = now(),
-                computed_with = $12, judged = coalesce(run_judged($6), 'null')
+                alive_until = null, computed_with = $12, judged = coalesce(run_judged($6), 'null')
          where id = $1 and attempt = $2 and state = 'running' returning role",
     )
     .bind(run_id)
@@ -353,7 +367,7 @@ pub async fn fail(
     Ok(AfterFailure::RetryAt(retry_at))
 }
 
-/// `running` → `queued` again after `wait`, fenced by attempt, and the attempt is given back: what it met, it would have
+/// `running` → `queued` again after `wait`, fenced by the time of the claim, and the attempt is given back: what it met, it would have
 /// met with any other study too. Returns when it is due; `None` when another attempt or revision has taken over. `words`
 /// holds no patient data.
 pub async fn return_attempt(
@@ -363,14 +377,14 @@ pub async fn return_attempt(
     words: &str,
 ) -> Result<Option<OffsetDateTime>> {
     let words = format!("waits, without an attempt less: {words}");
-    // The number may be given again: nobody but the caller, who stops here, holds it.
+    // The number may be given again. The caller may ask a second time, when it was not told of the first.
     let due_at: Option<OffsetDateTime> = sqlx::query_scalar(
         "update run set state = 'queued', attempt = attempt - 1, reason = null, words = $3, started_at = null,
                 next_attempt_at = now() + make_interval(secs => $4)
-         where id = $1 and attempt = $2 and state = 'running' returning next_attempt_at",
+         where id = $1 and started_at = $2 and state = 'running' returning next_attempt_at",
     )
     .bind(claimed.id)
-    .bind(claimed.attempt)
+    .bind(claimed.started_at)
     .bind(&words)
     .bind(wait.as_secs_f64())
     .fetch_optional(&mut *connection)
@@ -559,19 +573,28 @@ pub struct ClaimedRendering {
     pub maximum_attempts: i32,
 }
 
-/// Counts an attempt to render a finished run of the workup's revision; `None` when there is nothing to render. The
-/// caller commits before it touches pixels, as for [`claim`]. A run whose renderings are used up is parked here: the
-/// last one ended without a word.
-pub async fn claim_rendering(connection: &mut Connection, run_id: Uuid) -> Result<Option<ClaimedRendering>> {
+/// Counts an attempt of the inference process of `node` to render a finished run of the workup's revision; `None` when there
+/// is nothing to render, or somebody renders it. The caller commits before it touches pixels, as for [`claim`], and says
+/// with [`keep_rendering_alive`] that it works. A run whose renderings are used up is parked here: the last one ended
+/// without a word.
+pub async fn claim_rendering(
+    connection: &mut Connection,
+    run_id: Uuid,
+    node: &str,
+) -> Result<Option<ClaimedRendering>> {
     lock_workup_of(connection, run_id).await?;
     let claimed: Option<ClaimedRendering> = sqlx::query_as(
-        "update run r set render_attempts = r.render_attempts + 1
+        "update run r set render_attempts = r.render_attempts + 1, worked_on_by = $2,
+                alive_until = clock_timestamp() + make_interval(secs => $3)
          from workup w
          where r.id = $1 and w.id = r.workup_id and r.revision = w.revision and r.rendered_at is null
                and r.state in ('succeeded', 'not_analysed') and r.role <> 'shadow'
+               and coalesce(r.alive_until <= clock_timestamp(), true)
          returning r.id, r.workup_id, r.revision, r.attempt, r.render_attempts, r.maximum_attempts",
     )
     .bind(run_id)
+    .bind(node)
+    .bind(LEASE.as_secs_f64())
     .fetch_optional(&mut *connection)
     .await?;
     match claimed {
@@ -583,12 +606,39 @@ pub async fn claim_rendering(connection: &mut Connection, run_id: Uuid) -> Resul
     }
 }
 
-/// Takes a rendering back that failed for want of resources: it says nothing about the run.
-pub async fn return_rendering(connection: &mut Connection, claimed: &ClaimedRendering) -> Result<()> {
-    sqlx::query("update run set render_attempts = greatest(render_attempts - 1, 0) where id = $1")
+/// Says that a claimed run is still rendered. Returns whether that attempt still counts.
+pub async fn keep_rendering_alive(connection: &mut Connection, claimed: &ClaimedRendering) -> Result<bool> {
+    let done = sqlx::query(
+        "update run set alive_until = clock_timestamp() + make_interval(secs => $3)
+         where id = $1 and render_attempts = $2 and rendered_at is null and state in ('succeeded', 'not_analysed')",
+    )
+    .bind(claimed.id)
+    .bind(claimed.render_attempts)
+    .bind(LEASE.as_secs_f64())
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// A rendering has failed: its next job need not wait.
+pub async fn end_rendering(connection: &mut Connection, claimed: &ClaimedRendering) -> Result<()> {
+    sqlx::query("update run set alive_until = null where id = $1 and render_attempts = $2 and rendered_at is null")
         .bind(claimed.id)
+        .bind(claimed.render_attempts)
         .execute(connection)
         .await?;
+    Ok(())
+}
+
+/// Takes a rendering back that failed for want of resources: it says nothing about the run.
+pub async fn return_rendering(connection: &mut Connection, claimed: &ClaimedRendering) -> Result<()> {
+    sqlx::query(
+        "update run set render_attempts = render_attempts - 1, alive_until = null where id = $1 and render_attempts = $2",
+    )
+    .bind(claimed.id)
+    .bind(claimed.render_attempts)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 
@@ -719,7 +769,7 @@ pub async fn rendered(connection: &mut Connection, run_id: Uuid) -> Result<Rende
         Some((false, false)) | None => return Ok(Rendered::Superseded),
     }
     let done = sqlx::query(
-        "update run set rendered_at = now()
+        "update run set rendered_at = now(), alive_until = null
          where id = $1 and rendered_at is null and state in ('succeeded', 'not_analysed') and role <> 'shadow'",
     )
     .bind(run_id)
@@ -740,10 +790,11 @@ pub async fn due(connection: &mut Connection) -> Result<Vec<Uuid>> {
     .await?)
 }
 
-/// Finished runs whose results are not rendered, for `reconcile`.
+/// Finished runs whose results are not rendered, and are not being rendered, for `reconcile`.
 pub async fn unrendered(connection: &mut Connection) -> Result<Vec<Uuid>> {
     Ok(sqlx::query_scalar(
         "select id from run where rendered_at is null and state in ('succeeded', 'not_analysed') and role <> 'shadow'
+               and coalesce(alive_until <= now(), true)
          order by finished_at limit 1000",
     )
     .fetch_all(connection)
@@ -868,8 +919,9 @@ mod tests {
         release_dead(&mut connection, "other").await.unwrap();
         let age = "update run set alive_until = alive_until - interval '29 seconds' where id = $1";
         sqlx::query(age).bind(run_id).execute(db.pool()).await.unwrap();
-        assert!(keep_alive(&mut connection, run_id, 1).await.unwrap());
-        assert!(!keep_alive(&mut connection, run_id, 2).await.unwrap(), "fenced");
+        assert!(keep_alive(&mut connection, &first).await.unwrap());
+        let other = ClaimedRun { started_at: first.started_at - Duration::from_secs(1), ..first.clone() };
+        assert!(!keep_alive(&mut connection, &other).await.unwrap(), "fenced");
         sqlx::query(age).bind(run_id).execute(db.pool()).await.unwrap();
         assert!(matches!(claim(&mut connection, run_id, "other").await.unwrap(), Claim::WorkedOn));
 
@@ -886,6 +938,58 @@ mod tests {
         claimed(db, canary).await;
         sqlx::query("update run set alive_until = now() where id = $1").bind(canary).execute(db.pool()).await.unwrap();
         assert!(matches!(claim(&mut connection, canary, "other").await.unwrap(), Claim::Parked));
+    }
+
+    /// Its end could not be written: the next job counts an attempt and need not wait, and nobody ends what that one holds.
+    async fn a_lease_is_ended_by_nobody_else(db: &Db) {
+        let workup_id = testing::workup(db, "1.2.12").await;
+        let run_id = insert(&mut db.acquire().await.unwrap(), &new_run(workup_id)).await.unwrap().unwrap();
+        let mut connection = db.acquire().await.unwrap();
+        let wait = Duration::from_millis(1);
+        let given_back = claimed(db, run_id).await;
+        assert!(return_attempt(&mut connection, &given_back, wait, "it gives way").await.unwrap().is_some());
+        let first = claimed(db, run_id).await;
+        assert_eq!(first.attempt, given_back.attempt, "the number is given again");
+        end_lease(&mut connection, &given_back).await.unwrap();
+        assert!(return_attempt(&mut connection, &given_back, wait, "late").await.unwrap().is_none());
+        assert!(!keep_alive(&mut connection, &given_back).await.unwrap());
+        assert!(matches!(claim(&mut connection, run_id, "other").await.unwrap(), Claim::WorkedOn));
+        end_lease(&mut connection, &first).await.unwrap();
+        assert!(due(&mut connection).await.unwrap().contains(&run_id));
+        assert_eq!(claimed(db, run_id).await.attempt, 2);
+    }
+
+    /// A second job of it, here or on another node.
+    async fn what_is_being_rendered_is_left_alone(db: &Db) {
+        let (_, [run_id, _]) = canary_and_shadow(db, "1.2.13").await;
+        assert_eq!(finish_it(db, run_id).await, Some(RunRole::Canary));
+        let mut connection = db.acquire().await.unwrap();
+        let first = claim_rendering(&mut connection, run_id, "node").await.unwrap().unwrap();
+        assert_eq!((first.render_attempts, first.maximum_attempts), (1, 1));
+        assert!(claim_rendering(&mut connection, run_id, "other").await.unwrap().is_none());
+        assert_eq!(standing(db, run_id).await.0, "succeeded", "it is not parked beside the one that works");
+        assert!(!was_interrupted(&mut connection, run_id).await.unwrap());
+        assert!(!unrendered(&mut connection).await.unwrap().contains(&run_id), "it has no need of a job");
+
+        // Without resources it is given back; what comes late changes nothing of the next one's.
+        return_rendering(&mut connection, &first).await.unwrap();
+        let second = claim_rendering(&mut connection, run_id, "node").await.unwrap().unwrap();
+        assert_eq!(second.render_attempts, 1);
+        let late = ClaimedRendering { render_attempts: 2, ..second.clone() };
+        assert!(!keep_rendering_alive(&mut connection, &late).await.unwrap());
+        end_rendering(&mut connection, &late).await.unwrap();
+        return_rendering(&mut connection, &late).await.unwrap();
+        assert!(keep_rendering_alive(&mut connection, &second).await.unwrap());
+        assert!(claim_rendering(&mut connection, run_id, "other").await.unwrap().is_none());
+
+        // Its process dies; one attempt was all.
+        release_dead(&mut connection, "other").await.unwrap();
+        assert!(!was_interrupted(&mut connection, run_id).await.unwrap());
+        release_dead(&mut connection, "node").await.unwrap();
+        assert!(was_interrupted(&mut connection, run_id).await.unwrap());
+        assert!(unrendered(&mut connection).await.unwrap().contains(&run_id));
+        assert!(claim_rendering(&mut connection, run_id, "node").await.unwrap().is_none());
+        assert_eq!(standing(db, run_id).await.0, "parked");
     }
 
     /// The second's files have the names of the first's: it must not be told to remove them.
@@ -944,12 +1048,12 @@ mod tests {
         let mut connection = db.acquire().await.unwrap();
         assert_eq!(finish_it(db, canary).await, Some(RunRole::Canary));
         assert_eq!(unrendered(&mut connection).await.unwrap(), [canary]);
-        assert!(claim_rendering(&mut connection, canary).await.unwrap().is_some());
+        assert!(claim_rendering(&mut connection, canary, "node").await.unwrap().is_some());
         assert_eq!(rendered(&mut connection, canary).await.unwrap(), Rendered::Counts);
         assert!(workup::answer_if_done(&mut connection, workup_id).await.unwrap(), "the shadow is not waited for");
         assert_eq!(finish_it(db, shadow).await, Some(RunRole::Shadow));
         assert!(unrendered(&mut connection).await.unwrap().is_empty());
-        assert!(claim_rendering(&mut connection, shadow).await.unwrap().is_none());
+        assert!(claim_rendering(&mut connection, shadow, "node").await.unwrap().is_none());
         // A late object: the finished shadow stays for the comparison.
         supersede_earlier(&mut connection, workup_id, 2).await.unwrap();
         assert_eq!(standing(db, shadow).await.0, "succeeded");
@@ -1038,6 +1142,8 @@ mod tests {
         an_attempt_that_is_given_back_costs_nothing(&database.db, run_id).await;
         a_second_rendering_is_told_of_the_first_whatever_came_since(&database.db, workup_id, run_id).await;
         a_run_that_is_worked_on_is_left_alone(&database.db).await;
+        a_lease_is_ended_by_nobody_else(&database.db).await;
+        what_is_being_rendered_is_left_alone(&database.db).await;
         database.stop().await;
     }
 }

@@ -21,6 +21,7 @@ use super::{
     library::CaseLibrary,
     loaded::LoadedBundles,
     room::{Place, Room},
+    thread::on_thread,
 };
 use crate::{
     archive::{Archive, ArchiveError},
@@ -90,6 +91,19 @@ const LOOK_AT_ROUTES: Duration = Duration::from_mins(1);
 
 /// How often a run says that it is worked on.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// One that is not heard costs nothing.
+const _: () = assert!(HEARTBEAT.as_secs() * 2 < run::LEASE.as_secs());
+
+/// When it says so again after it could not.
+const HEARTBEAT_AGAIN: Duration = Duration::from_secs(1);
+
+/// The pauses after which the end of an attempt is written again, when that fails.
+const CLOSING_PAUSES: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
+
+/// How often it is looked whether the threads of an attempt have ended.
+const LOOK_AT_THREADS: Duration = Duration::from_millis(50);
 
 /// Executes runs.
 #[derive(Clone)]
@@ -163,6 +177,11 @@ impl Failure {
 impl Inner {
     /// Work whose last attempt ended without a word is repeated alone: if it kills the process again, no innocent
     /// study beside it is charged with the crash.
+    ///
+    /// Routine work that comes later waits for it, and must: in a busy room nobody would ever be alone otherwise, and the
+    /// study never be answered. That is bounded: what is urgent passes while it waits, a shadow lets everybody pass and
+    /// gives its places up, each turn costs one of few attempts and ends when nothing gets on for the time limit, and a crash
+    /// makes no more of its kind than there were jobs at work.
     async fn company(&self, run_id: Uuid) -> anyhow::Result<(Urgency, Place)> {
         let (urgency, is_suspect) = {
             let mut connection = self.db.acquire().await?;
@@ -213,24 +232,94 @@ impl Inner {
         let started = Instant::now();
         let errand = Errand { urgency, progress: Progress::default() };
         let limit = self.settings.run_timeout;
+        let timeout = || {
+            let words = format!("nothing got on within inference.run_timeout_seconds = {}", limit.as_secs());
+            Failure::new("processing.timeout", words)
+        };
         let mut hangs = false;
-        let analysis = tokio::select! {
-            analysis = self.analyse(claimed, &errand) => analysis,
-            // A codec or network that hangs cannot be stopped, only left behind: the process ends after telling.
+        // `None` when the attempt no longer counts.
+        let mut analysis = tokio::select! {
+            analysis = self.analyse(claimed, &errand) => Some(analysis),
             () = stall(&errand.progress, limit) => {
                 hangs = true;
-                let words = format!("nothing got on within inference.run_timeout_seconds = {}", limit.as_secs());
-                Err(Failure::new("processing.timeout", words))
+                Some(Err(timeout()))
             }
-            () = company.wanted() => Err(Failure::technical(&anyhow!(InferError::GivesWay))),
-            () = self.stays_ours(claimed) => {
-                tracing::info!("another revision or worker has taken over: the attempt ends");
-                return Ok(());
-            }
+            () = company.wanted() => Some(Err(Failure::technical(&anyhow!(InferError::GivesWay)))),
+            () = self.stays_ours(claimed) => None,
         };
+        // What was cancelled goes on to the end of its step. Until then it may hang or kill the process, and this run is who
+        // is to be charged with that: no attempt is given back, and no neighbour let in, before.
+        let is_cut_off = !hangs && !matches!(analysis, Some(Ok(_)));
+        if is_cut_off && beside(self.stays_ours(claimed), hang_behind(&errand.progress, limit)).await {
+            hangs = true;
+            analysis = analysis.map(|_| Err(timeout()));
+        }
+        let closed = if let Some(analysis) = &analysis {
+            self.close(claimed, analysis, started).await
+        } else {
+            tracing::info!("another revision or worker has taken over: the attempt ends");
+            Ok(())
+        };
+        // A codec or network that hangs cannot be stopped, only left behind.
+        if hangs {
+            let not_told = closed.err().map(|error| format!("{error:#}"));
+            let words = timeout().words;
+            tracing::error!(
+                words,
+                not_told,
+                "the inference process ends, to be rid of what hangs; it is started again"
+            );
+            std::process::exit(1);
+        }
+        closed
+    }
+
+    /// Writes how an attempt ended; again when that fails, and says meanwhile that the run is worked on. When it cannot be
+    /// written at all the attempt is lost: the run is nobody's, so that the job, which the queue repeats, finds it so.
+    async fn close(
+        &self,
+        claimed: &ClaimedRun,
+        analysis: &Result<Finished, Failure>,
+        started: Instant,
+    ) -> anyhow::Result<()> {
+        let write = async || {
+            let written = Box::pin(self.write_end(claimed, analysis, started));
+            let written = tokio::time::timeout(run::LEASE, written).await;
+            written.context("Postgres does not answer").flatten()
+        };
+        let write_again = async {
+            for pause in CLOSING_PAUSES {
+                match write().await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        tracing::debug!(error, "cannot write how the attempt ended; trying again");
+                    }
+                }
+                tokio::time::sleep(pause).await;
+            }
+            write().await
+        };
+        let closed = beside(self.stays_ours(claimed), write_again).await;
+        if closed.is_err() {
+            let ended = async { run::end_lease(&mut *self.db.acquire().await?, claimed).await };
+            if let Err(error) = ended.await {
+                tracing::debug!(%error, "cannot say that nobody works on the run; that shows when its time has passed");
+            }
+        }
+        closed.context("write how the attempt ended")
+    }
+
+    /// One transaction.
+    async fn write_end(
+        &self,
+        claimed: &ClaimedRun,
+        analysis: &Result<Finished, Failure>,
+        started: Instant,
+    ) -> anyhow::Result<()> {
+        let mut tx = self.db.begin().await?;
         match analysis {
             Ok(finished) => {
-                let mut tx = self.db.begin().await?;
                 let role = run::finish(
                     &mut tx,
                     claimed.id,
@@ -266,8 +355,7 @@ impl Inner {
                 );
             }
             Err(Failure { words, wait: Some(wait), .. }) => {
-                let mut tx = self.db.begin().await?;
-                let due_at = run::return_attempt(&mut tx, claimed, wait, &words).await?;
+                let due_at = run::return_attempt(&mut tx, claimed, *wait, words).await?;
                 if let Some(due_at) = due_at {
                     jobs::queue(&mut tx, &self.db, &Job::RunBundle(claimed.id), Some(due_at)).await?;
                 }
@@ -275,8 +363,7 @@ impl Inner {
                 tracing::warn!(words, seconds = wait.as_secs(), "the run waits, its attempt is given back");
             }
             Err(Failure { reason, words, wait: None }) => {
-                let mut tx = self.db.begin().await?;
-                let after = run::fail(&mut tx, claimed, reason, &words).await?;
+                let after = run::fail(&mut tx, claimed, reason, words).await?;
                 match after {
                     AfterFailure::RetryAt(retry_at) => {
                         jobs::queue(&mut tx, &self.db, &Job::RunBundle(claimed.id), Some(retry_at)).await?;
@@ -291,10 +378,6 @@ impl Inner {
                     AfterFailure::Parked => tracing::debug!(reason, words, "the last attempt failed"),
                     AfterFailure::Fenced => tracing::info!(reason, words, "a failed attempt no longer counts"),
                 }
-                if hangs {
-                    tracing::error!(words, "the inference process ends, to be rid of what hangs; it is started again");
-                    std::process::exit(1);
-                }
             }
         }
         Ok(())
@@ -302,18 +385,8 @@ impl Inner {
 
     /// Says again and again that the run is worked on; completes when the attempt no longer counts.
     async fn stays_ours(&self, claimed: &ClaimedRun) {
-        loop {
-            tokio::time::sleep(HEARTBEAT).await;
-            let said = async {
-                let mut connection = self.db.acquire().await?;
-                run::keep_alive(&mut connection, claimed.id, claimed.attempt).await
-            };
-            match said.await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => tracing::debug!(%error, "cannot say that the run is worked on; saying it again later"),
-            }
-        }
+        let say = async || run::keep_alive(&mut *self.db.acquire().await?, claimed).await;
+        while counts_until_next(say().await).await {}
     }
 
     /// A run that has taken over from a parked one is no longer the last in the queue.
@@ -348,7 +421,7 @@ impl Inner {
         let sources: Vec<SourceImage> =
             instances.iter().map(source_image).collect::<Result<_, _>>().map_err(technical)?;
         let mut own_images = Vec::new();
-        let analysis = pipeline.analyse(&sources, errand, |source| self.load(source)).await;
+        let analysis = pipeline.analyse(&sources, errand, |source| read(&self.archive, source, &errand.progress)).await;
         let mut analysis = analysis.map_err(|error| technical(anyhow!(error)))?;
         if let Pipeline::Cxr(pipeline) = pipeline.as_ref() {
             let started = Instant::now();
@@ -397,19 +470,31 @@ impl Inner {
         Ok(instance::of_study(&mut connection, &claimed.study_instance_uid, &claimed.local_ae_title).await?)
     }
 
-    async fn load(&self, source: SourceImage) -> Result<LoadedImage, InferError> {
-        load(&self.archive, source).await
-    }
-
     async fn render_run(&self, run_id: Uuid) -> anyhow::Result<()> {
         let (_, _company) = self.company(run_id).await?;
         let claimed = {
             let mut tx = self.db.begin().await?;
-            let claimed = run::claim_rendering(&mut tx, run_id).await?;
+            let claimed = run::claim_rendering(&mut tx, run_id, &self.settings.node).await?;
             tx.commit().await.context("commit the attempt to render")?;
             claimed
         };
         let Some(claimed) = claimed else { return Ok(()) };
+        let says_so = async {
+            let say = async || run::keep_rendering_alive(&mut *self.db.acquire().await?, &claimed).await;
+            while counts_until_next(say().await).await {}
+        };
+        let rendered = beside(says_so, Box::pin(self.render(&claimed))).await;
+        if rendered.is_err() {
+            let ended = async { run::end_rendering(&mut *self.db.acquire().await?, &claimed).await };
+            if let Err(error) = ended.await {
+                tracing::debug!(%error, "cannot say that nobody renders the run; that shows when its time has passed");
+            }
+        }
+        rendered
+    }
+
+    async fn render(&self, claimed: &ClaimedRendering) -> anyhow::Result<()> {
+        let run_id = claimed.id;
         let (to_render, received_at) = {
             let mut connection = self.db.acquire().await?;
             let to_render = run::to_render(&mut connection, run_id, &self.settings.installation).await?;
@@ -427,7 +512,7 @@ impl Inner {
         let render = move || render_and_store(&record, &received_at, &archive, &settings);
         let stored = match tokio::task::spawn_blocking(render).await? {
             Ok(stored) => stored,
-            Err(error) => return self.rendering_failed(&claimed, error).await,
+            Err(error) => return self.rendering_failed(claimed, error).await,
         };
         let mut tx = self.db.begin().await?;
         match run::rendered(&mut tx, run_id).await? {
@@ -502,6 +587,48 @@ impl Inner {
     }
 }
 
+/// Waits until it is to be said again that something is worked on. Returns whether that still counts.
+async fn counts_until_next(said: db::Result<bool>) -> bool {
+    let pause = match said {
+        Ok(true) => HEARTBEAT,
+        Ok(false) => return false,
+        Err(error) => {
+            tracing::debug!(%error, "cannot say that the run is worked on; saying it again soon");
+            HEARTBEAT_AGAIN
+        }
+    };
+    tokio::time::sleep(pause).await;
+    true
+}
+
+/// Does `work`, and as long as that takes what `says_so`: that it is worked on. Goes on when it no longer counts, since what
+/// is written then is fenced.
+async fn beside<T>(says_so: impl Future<Output = ()>, work: impl Future<Output = T>) -> T {
+    let says_so = async {
+        says_so.await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        never = says_so => never,
+    }
+}
+
+/// Waits for the threads that still compute for an attempt that was cut off. Returns whether they get on no more.
+async fn hang_behind(progress: &Progress, limit: Duration) -> bool {
+    let ended = async {
+        while progress.is_shared() {
+            tokio::time::sleep(LOOK_AT_THREADS).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = ended => false,
+        () = stall(progress, limit) => true,
+    }
+}
+
 /// Completes when nothing has got on for `limit`.
 async fn stall(progress: &Progress, limit: Duration) {
     loop {
@@ -553,8 +680,12 @@ fn source_image(instance: &Instance) -> anyhow::Result<SourceImage> {
 /// # Errors
 /// [`InferError::Read`] when it is gone.
 pub async fn load(archive: &Archive, source: SourceImage) -> Result<LoadedImage, InferError> {
+    read(archive, source, &Progress::default()).await
+}
+
+async fn read(archive: &Archive, source: SourceImage, progress: &Progress) -> Result<LoadedImage, InferError> {
     let archive = archive.clone();
-    tokio::task::spawn_blocking(move || match archive.read(&source.archive_key) {
+    on_thread(progress, move || match archive.read(&source.archive_key) {
         Ok(bytes) => Ok(LoadedImage { source, bytes }),
         Err(error) => Err(InferError::Read(format!("read {} from the archive: {error}", source.archive_key))),
     })
@@ -775,6 +906,12 @@ fn store(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        archive::ImplementationIds,
+        db::testing::{self, TestDatabase},
+        report::samples::{self, SampleSource},
+        types::BundleStatus,
+    };
 
     /// With a limit of 200 ms: what does a step every 10 ms for four times as long, or waits for what others have, goes on.
     #[tokio::test]
@@ -801,6 +938,102 @@ mod tests {
             () = stall(&progress, limit) => assert!(began.elapsed() + Duration::from_millis(1) >= limit),
             () = std::future::pending() => {}
         }
+    }
+
+    /// What a run leaves behind that gives way, or that a newer revision supersedes.
+    #[tokio::test]
+    async fn an_attempt_that_is_cut_off_is_over_when_its_threads_are() {
+        let limit = Duration::from_millis(200);
+        let progress = Progress::default();
+        let leave_behind = async |work: Box<dyn FnOnce() + Send>| {
+            let cut_off = tokio::time::timeout(Duration::from_millis(1), on_thread(&progress, work)).await;
+            assert!(cut_off.is_err());
+        };
+        assert!(!hang_behind(&progress, limit).await, "there are none");
+        let gets_on = progress.clone();
+        let began = Instant::now();
+        leave_behind(Box::new(move || {
+            for _ in 0..60 {
+                std::thread::sleep(Duration::from_millis(10));
+                gets_on.renew();
+            }
+        }))
+        .await;
+        assert!(!hang_behind(&progress, limit).await);
+        assert!(began.elapsed() >= 3 * limit, "it is waited for as long as it gets on");
+        let (open, gate) = std::sync::mpsc::channel::<()>();
+        leave_behind(Box::new(move || assert!(gate.recv().is_err()))).await;
+        assert!(hang_behind(&progress, limit).await);
+        drop(open);
+    }
+
+    /// A worker that is given no work, and runs that it has claimed.
+    async fn worker_with_runs(db: &Db, folder: &std::path::Path) -> (RunBundle, Vec<ClaimedRun>) {
+        jobs::migrate(db).await.unwrap();
+        let ids = ImplementationIds { class_uid: Uid::new("2.25.1").unwrap(), version_name: "HILUM_TEST".to_owned() };
+        let record = samples::analysed(BundleStatus::Unvalidated, &SampleSource::new("1.2.3"));
+        let settings = WorkerSettings {
+            models_dir: folder.to_owned(),
+            installation: record.installation,
+            configuration_sha256: record.configuration_sha256,
+            render: samples::options(),
+            machine_utc_offset: |_| UtcOffset::UTC,
+            ensemble: EnsembleOptions::default(),
+            decode_limits: DecodeLimits::default(),
+            run_timeout: Duration::from_mins(1),
+            node: "node".to_owned(),
+        };
+        let (worker, _) = handlers(db.clone(), Archive::open(folder, ids, 0).unwrap(), settings);
+        let mut connection = db.acquire().await.unwrap();
+        let mut runs = Vec::new();
+        for study in ["1.2.3", "1.2.4"] {
+            let new = testing::new_run(testing::workup(db, study).await);
+            let run_id = run::insert(&mut connection, &new).await.unwrap().unwrap();
+            match run::claim(&mut connection, run_id, "node").await.unwrap() {
+                Claim::Claimed(claimed) => runs.push(claimed),
+                other => panic!("{other:?}"),
+            }
+        }
+        (worker, runs)
+    }
+
+    /// Postgres refuses the end of one run for a moment, and that of another for ever.
+    #[tokio::test]
+    async fn the_end_of_an_attempt_is_written_again_and_the_run_left_when_it_cannot_be() {
+        let database = TestDatabase::start("closing").await;
+        let db = &database.db;
+        let folder = tempfile::tempdir().unwrap();
+        let (worker, runs) = worker_with_runs(db, folder.path()).await;
+        let [soon, never] = runs.as_slice() else { panic!("{runs:?}") };
+        sqlx::raw_sql(
+            "create table refused (subject_id text);
+             create function refuse() returns trigger language plpgsql as $$ begin
+                 if exists (select from refused where subject_id = new.subject_id) then raise 'refused'; end if;
+                 return new;
+             end $$;
+             create trigger refuse before insert on event for each row execute function refuse();
+             insert into refused select id::text from run",
+        )
+        .execute(db.pool())
+        .await
+        .unwrap();
+        let allow_soon = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let allow = sqlx::query("delete from refused where subject_id = $1").bind(soon.id.to_string());
+            allow.execute(db.pool()).await.unwrap();
+        };
+        let failed = Err(Failure::new("processing.failure", "it cannot"));
+        let close = |run| worker.0.close(run, &failed, Instant::now());
+        let (of_soon, of_never, ()) = tokio::join!(close(soon), close(never), allow_soon);
+        of_soon.unwrap();
+        assert!(format!("{:#}", of_never.unwrap_err()).contains("refused"));
+        let state = sqlx::query_scalar("select state from run where id = $1").bind(soon.id);
+        let state: String = state.fetch_one(db.pool()).await.unwrap();
+        assert_eq!(state, "failed");
+        let mut connection = db.acquire().await.unwrap();
+        assert!(run::was_interrupted(&mut connection, never.id).await.unwrap(), "it is nobody's");
+        drop(connection);
+        database.stop().await;
     }
 
     #[test]
