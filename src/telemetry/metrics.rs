@@ -200,6 +200,8 @@ label! {
         Compare = "compare",
         /// Densitometry of a CT.
         Measure = "measure",
+        /// What networks outline in a CT.
+        Lesions = "lesions",
     }
 }
 
