@@ -153,6 +153,10 @@ async fn in_folds<'a>(
     (classes, questions): (&ClassMap, Questions),
 ) -> anyhow::Result<ByNetworks<'a>> {
     let folds = RunRecord::read_folds(folder)?;
+    // A segmenter is trained, and judged, by masks alone.
+    let finds_lungs_only = opened.pipeline.bundle().members.is_empty();
+    let samples: Vec<&'a Sample> =
+        samples.iter().copied().filter(|sample| !finds_lungs_only || sample.mask.is_some()).collect();
     let of_fold = |record: &RunRecord| -> Vec<&'a Sample> {
         samples.iter().copied().filter(|sample| record.validation_patients.contains(&sample.patient)).collect()
     };

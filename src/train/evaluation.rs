@@ -773,12 +773,15 @@ fn site_areas(plan: &Plan, scores: &Judged<'_>) -> Result<Vec<SiteArea>, Undefin
     Ok(areas)
 }
 
+/// Scalar products of the embeddings of some images.
+type Products = Result<Vec<Vec<f64>>, Undefined>;
+
 fn site_areas_among(plan: &Plan, of: &Judged<'_>, among: &str, sites: &BTreeSet<String>) -> Vec<SiteArea> {
     // Of two sites, one against the other says it all.
     let named = if sites.len() == 2 { 1 } else { sites.len() };
     let target = plan.bundle.target_class_idx;
     let folds: BTreeSet<usize> = of.of.iter().map(|(_, _, scored)| scored.fold).collect();
-    let of_folds: Vec<(Judged<'_>, Result<Vec<Vec<f64>>, Undefined>)> = folds
+    let of_folds: Vec<(Judged<'_>, Products)> = folds
         .into_iter()
         .map(|fold| {
             let of_fold = Judged::of(of.of.iter().copied().filter(|(_, _, by)| by.fold == fold).collect(), target);
@@ -803,11 +806,7 @@ fn site_areas_among(plan: &Plan, of: &Judged<'_>, among: &str, sites: &BTreeSet<
 
 /// One site against the others, by a classifier for each fold's networks: embeddings of different networks are not compared.
 /// A fold with fewer than two patients of the site or of the others says nothing.
-fn site_area(
-    plan: &Plan,
-    of_folds: &[(Judged<'_>, Result<Vec<Vec<f64>>, Undefined>)],
-    site: &str,
-) -> Result<Estimate, Undefined> {
+fn site_area(plan: &Plan, of_folds: &[(Judged<'_>, Products)], site: &str) -> Result<Estimate, Undefined> {
     let mut together = Judged { of: Vec::new(), scores: Vec::new(), truths: Vec::new() };
     for (of_fold, products) in of_folds {
         let is_site = |sample: &Sample| sample.site.as_deref() == Some(site);

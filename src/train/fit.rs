@@ -150,21 +150,18 @@ impl Fit<'_> {
             let decay = self.plan.optimisation.average_decay;
             decay.map(|decay| MovingAverage::new(values, decay)).transpose()
         };
-        let mut state = match Checkpoint::read(&self.folder)? {
-            Some(kept) => {
-                network.copy_from(&kept.part("weights"))?;
-                let steps = kept.progress.steps - kept.progress.steps_left_out;
-                optimiser.restore(&on_device(kept.part("optimiser"), &network)?, steps)?;
-                let mut average = average(&variables)?;
-                if let Some(average) = &mut average {
-                    average.values = on_device(kept.part("average"), &network)?;
-                }
-                State { progress: kept.progress, average }
+        let mut state = if let Some(kept) = Checkpoint::read(&self.folder)? {
+            network.copy_from(&kept.part("weights"))?;
+            let steps = kept.progress.steps - kept.progress.steps_left_out;
+            optimiser.restore(&on_device(kept.part("optimiser"), &network)?, steps)?;
+            let mut average = average(&variables)?;
+            if let Some(average) = &mut average {
+                average.values = on_device(kept.part("average"), &network)?;
             }
-            None => {
-                start(&network)?;
-                State { progress: self.beginning(), average: average(&variables)? }
-            }
+            State { progress: kept.progress, average }
+        } else {
+            start(&network)?;
+            State { progress: Self::beginning(self.plan), average: average(&variables)? }
         };
 
         let (epochs, n_batches) = (self.plan.optimisation.epochs, self.epoch(0).len());
@@ -180,14 +177,14 @@ impl Fit<'_> {
         Ok(Trained { network: working, progress: state.progress })
     }
 
-    fn beginning(&self) -> Progress {
+    fn beginning(plan: &TrainPlan) -> Progress {
         Progress {
             epoch: 0,
             batch: 0,
             sums: Sums::default(),
             steps: 0,
             steps_left_out: 0,
-            loss_scale: LossScale::new(self.plan.optimisation.mixed_precision),
+            loss_scale: LossScale::new(plan.optimisation.mixed_precision),
             step_losses: Vec::new(),
             history: Vec::new(),
             best: None,

@@ -319,8 +319,8 @@ impl Training<'_> {
         network: NetworkPlan,
         examples: &'a dyn Examples,
         objective: Objective,
-    ) -> Result<Fit<'a>, TrainError> {
-        Ok(Fit {
+    ) -> Fit<'a> {
+        Fit {
             plan: self.plan,
             name,
             network,
@@ -331,7 +331,7 @@ impl Training<'_> {
             training: self.chosen.groups(),
             validation: self.chosen.validation.clone(),
             folder: self.folder.join(name),
-        })
+        }
     }
 
     fn lungs(
@@ -346,7 +346,7 @@ impl Training<'_> {
         let examples =
             LungExamples::read(&self.chosen.samples, &plan.preprocessing, side, plan.augmentation, observer)?;
         let network = NetworkPlan::Segmenter { width };
-        let fit = Fit { frozen, ..self.fit("segmenter", network, &examples, Objective::Lungs)? };
+        let fit = Fit { frozen, ..self.fit("segmenter", network, &examples, Objective::Lungs) };
         let begin = |network: &Trainable| begin(network, "segmenter", start, plan.compute.seed, &mut |_| {});
         let trained = fit.run(begin, observer)?;
         let bundle =
@@ -394,7 +394,7 @@ impl Training<'_> {
             let fit = Fit {
                 frozen: &member.frozen,
                 learning_rate: member.learning_rate.unwrap_or(plan.optimisation.learning_rate),
-                ..self.fit(&member.name, network, &examples, objective)?
+                ..self.fit(&member.name, network, &examples, objective)
             };
             let begin = |network: &Trainable| {
                 begin(network, &member.name, &member.start, plan.compute.seed, &mut |note| notes.push(note))

@@ -314,6 +314,14 @@ fn heavy_cross_validation_judges_each_image_by_networks_that_do_not_know_its_pat
     let manifest = fs_err::read_to_string(chests.path("classes-final/bundle/manifest.toml")).expect("a manifest");
     assert!(manifest.contains("cross-validation in 2 folds by patient"), "{manifest}");
 
+    // Segmenters are judged by masks alone, whoever else is in the list.
+    let list = fs_err::read_to_string(chests.path("list.csv")).expect("a list");
+    fs_err::copy(chests.path("0.png"), chests.path("more.png")).expect("a copy");
+    fs_err::write(chests.path("more.csv"), list + "more.png,well,nobody,,site-0\n").expect("a list is written");
+    let lungs = chests.evaluate(&["lungs-final/bundle", "--data", "more.csv", "--cross-validated", "lungs"]);
+    assert!(said(&lungs).contains("16 images of 16 patients"), "{}", said(&lungs));
+    assert!(said(&lungs).contains("lungs: mean Dice"), "{}", said(&lungs));
+
     // The fold's outputs are those of its own bundle.
     let fold = ["classes/fold-1/bundle", "--data", "classes/fold-1/validation.csv", "--without-shortcut-tests"];
     let of_fold = chests.evaluate(&fold);
