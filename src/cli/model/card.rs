@@ -366,6 +366,8 @@ fn performance(card: &mut String, manifest: &Manifest) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::nn::{
         MemberArchitecture, ScanArchitecture, ScanOptions, UntrainedOptions, init_untrained_bundle,
@@ -377,6 +379,32 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         init_untrained_bundle(&folder.path().join("cxr-untrained"), UntrainedOptions::default()).unwrap();
         insta::assert_snapshot!(card(&Bundle::open(&folder.path().join("cxr-untrained")).unwrap()));
+    }
+
+    /// Bundles that come with Hilum, deploy/reference.sh: nothing is decided by them, their cards are those of their
+    /// manifests, begin with what is wrong with them, and have figures; all together stay small.
+    #[test]
+    fn the_bundles_of_the_repository_are_sound_and_their_cards_true() {
+        let models = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/models"));
+        let mut n_bytes = 0;
+        for (name, flaw) in [("cxr-lungs", "not for clinical use"), ("cxr-covid-reference", "be worthless")] {
+            let bundle = Bundle::open(&models.join(name)).unwrap();
+            assert_eq!(bundle.identity().status, BundleStatus::Unvalidated, "{name}");
+            let card = card(&bundle);
+            assert_eq!(fs_err::read_to_string(models.join(name).join("README.md")).unwrap(), card, "{name}");
+            let first = bundle.manifest().description.lines().next().unwrap();
+            assert!(first.contains(flaw), "{name}: {first}");
+            let figures = &bundle.manifest().performance;
+            assert!(figures.iter().all(|figure| figure.data.contains("cross-validation in 5 folds")), "{name}");
+            assert!(!figures.is_empty(), "{name}");
+            let files = fs_err::read_dir(models.join(name)).unwrap();
+            n_bytes += files.map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>();
+        }
+        assert!(n_bytes < 25_000_000, "{n_bytes}");
+        // The first figure is the one that recognising the source does not explain.
+        let bundle = Bundle::open(&models.join("cxr-covid-reference")).unwrap();
+        let first = &bundle.manifest().performance[0];
+        assert!(first.measure == "roc_auc" && first.data.starts_with("within covid-chestxray-dataset"), "{first:?}");
     }
 
     #[test]
