@@ -78,7 +78,15 @@ pub fn train(plan: &TrainPlan, folder: &Path, command: &str, observer: Observer<
         Some(before) if training.fingerprint_of(&before)? != training.fingerprint_of(&record)? => {
             return Err(TrainError::OtherTraining(folder.to_owned()));
         }
-        Some(_) => {}
+        Some(_) => {
+            // Whatever the command was called that finished it, and whatever was calibrated since.
+            if let Ok(bundle) = Bundle::open(&folder.join(BUNDLE_FOLDER)) {
+                observer(Event::Note(
+                    "this training is finished; remove its folder `bundle` to have the bundle written anew",
+                ));
+                return Ok(Outcome { bundle: bundle.identity(), kept: Vec::new() });
+            }
+        }
         None => {
             chosen.require_unknown_to(plan)?;
             training.require_own_folder()?;

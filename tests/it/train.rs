@@ -299,6 +299,11 @@ fn heavy_cross_validation_judges_each_image_by_networks_that_do_not_know_its_pat
     chests.train_ok(&classes(&["--out", "classes", "--fold", "all/2", "--set", "optimisation.monitor=none"]));
     chests.train_ok(&classes(&["--out", "classes-final", "--without-validation"]));
 
+    // What is finished stays, by whatever command it is asked for again.
+    let again =
+        chests.train_ok(&classes(&["--out", "classes/fold-1", "--fold", "1/2", "--set", "optimisation.monitor=none"]));
+    assert!(again.contains("this training is finished"), "{again}");
+
     // Segmenter and classifiers of a fold were tried on the same patients, so that the bundle of each knows none of them.
     let judged =
         chests.evaluate(&["classes-final/bundle", "--data", "list.csv", "--cross-validated", "classes", "--write"]);
