@@ -206,18 +206,33 @@ fn untrained_bundle(models_dir: &Path) -> anyhow::Result<BundleIdentity> {
         .context("make the bundle of untrained test weights")
 }
 
-/// The bundle in `given` among the node's own. One of its name with the same digest stays, another is replaced.
+/// The bundle in `given` among the node's own. One of its name stays as it is, since somebody may have calibrated it.
 fn copy_bundle(given: &Path, models_dir: &Path) -> anyhow::Result<BundleIdentity> {
     let about = || format!("take the bundle in `{}`", given.display());
-    let identity = nn::Bundle::open(given).with_context(about)?.identity();
+    let bundle = nn::Bundle::open(given).with_context(about)?;
+    anyhow::ensure!(
+        matches!(bundle.manifest().input, nn::Input::Image2d { .. }) && !bundle.manifest().members.is_empty(),
+        "the bundle in `{}` does not classify radiographs, which is what the demonstration sends: give one that does",
+        given.display()
+    );
+    let identity = bundle.identity();
     let folder = models_dir.join(&identity.name);
-    if nn::Bundle::open(&folder).is_ok_and(|kept| kept.identity().digest == identity.digest) {
-        return Ok(identity);
+    match nn::Bundle::open(&folder) {
+        Ok(kept) if kept.identity().digest == identity.digest => Ok(identity),
+        Ok(kept) => {
+            say(
+                "model bundle",
+                &format!("{} differs from {} and stays; remove it to take that one", folder.display(), given.display()),
+            );
+            Ok(kept.identity())
+        }
+        Err(_) => {
+            if folder.exists() {
+                fs_err::remove_dir_all(&folder)?;
+            }
+            nn::copy_bundle(given, &folder).with_context(about)
+        }
     }
-    if folder.exists() {
-        fs_err::remove_dir_all(&folder)?;
-    }
-    nn::copy_bundle(given, &folder).with_context(about)
 }
 
 /// Tells a step; that nobody reads it any more is no reason to stop.
@@ -290,10 +305,13 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr, bundle: String) 
                 trial: None,
             });
         }
-        // The route of an earlier start, when there were only test weights.
-        let made_here = |route: &&mut Route| route.name == "chest" && route.bundle == nn::UNTRAINED_BUNDLE_NAME;
-        if let Some(route) = site.routes.iter_mut().find(made_here) {
-            route.bundle = bundle;
+        if let Some(route) = site.routes.iter_mut().find(|route| route.name == "chest") {
+            if route.bundle == nn::UNTRAINED_BUNDLE_NAME {
+                // Of an earlier start, when there were only test weights.
+                route.bundle = bundle;
+            } else if route.bundle != bundle {
+                say("route", &format!("`chest` goes on with the bundle `{}`, as it was configured", route.bundle));
+            }
         }
         Ok(())
     })

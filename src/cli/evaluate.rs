@@ -10,11 +10,11 @@ use super::{
     output::{Table, print},
 };
 use crate::{
-    nn::{Edit, Performance, Whose, edit_manifest},
+    nn::{Edit, Input, MANIFEST_FILE_NAME, Manifest, Performance, Whose, edit_manifest, radiograph_gates},
     train::{
         ClassMap, Evaluation, Figure, Plan, Prediction, Questions, RunRecord, Sample, Split, predictions_csv, replace,
     },
-    types::{BundleIdentity, UNTRAINED_NOTICE},
+    types::{BundleStatus, Sha256Digest, UNTRAINED_NOTICE},
 };
 
 #[derive(Debug, Args)]
@@ -67,7 +67,11 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     let has_test = data.of(Some(Split::Test)).next().is_some();
     let default = if has_test { SplitChoice::Only(Split::Test) } else { SplitChoice::All };
     let split = options.split.unwrap_or(default).split();
-    let samples = images_of(&data, split)?;
+    // Folds are made of everything but the test.
+    let in_folds_only = options.cross_validated.is_some() && options.split.is_none();
+    let split = if in_folds_only { None } else { split };
+    let mut samples = images_of(&data, split)?;
+    samples.retain(|sample| !in_folds_only || sample.split != Some(Split::Test));
     let opened = open_bundle(global, subject, &subject.bundle, |_| {}).await?;
     let classes = opened.classes(subject, &samples)?;
     let questions = Questions { enforce_gates: subject.enforce_gates, alterations: !options.without_shortcut_tests };
@@ -101,6 +105,10 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
             Some((other, predictions))
         }
     };
+    let other_chosen = match &other {
+        Some((other, _)) => other.was_chosen_by(&samples)?,
+        None => false,
+    };
     let plan = Plan {
         bundle: identity.clone(),
         list: file_name(&data.list),
@@ -108,7 +116,7 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
         split,
         labels: classes.words(&identity.classes),
         folds: judged.folds,
-        chose_the_epoch: judged.chose_the_epoch,
+        chose_the_epoch: judged.chose_the_epoch || other_chosen,
         gates_enforced: subject.enforce_gates,
         prevalences: options.prevalence.clone(),
         resamples: options.resamples as usize,
@@ -172,14 +180,33 @@ async fn in_folds<'a>(
     let mut predictions = Vec::with_capacity(samples.len());
     for (fold, (training, record)) in folds.iter().enumerate() {
         let bundle = training.join("bundle");
+        anyhow::ensure!(
+            bundle.join(MANIFEST_FILE_NAME).is_file(),
+            "the training in `{}` is not finished: give its `hilum train` command again",
+            training.display()
+        );
         let of_this = open_bundle(global, subject, &bundle.display().to_string(), |_| {}).await?;
         anyhow::ensure!(
-            recipe(of_this.pipeline.bundle()) == recipe(opened.pipeline.bundle()),
-            "`{}` has other classes, networks, fusion or threshold than `{}`: it is no fold of the same recipe",
+            recipe(of_this.bundle.manifest()) == recipe(opened.bundle.manifest()),
+            "`{}` has other classes, networks, preprocessing, fusion, threshold or calibration than `{}`: it is no fold of the \
+             same recipe",
             bundle.display(),
             opened.bundle.folder().display()
         );
         let samples = of_fold(record);
+        // Also of images that the list itself calls `train`: folds are made of them.
+        let known = samples
+            .iter()
+            .filter(|sample| {
+                [&record.training_patients, &record.segmenter_patients].iter().any(|of| of.contains(&sample.patient))
+            })
+            .count();
+        anyhow::ensure!(
+            known == 0,
+            "networks or lung segmenter of `{}` were trained on patients of {known} of the images that it was tried on: train \
+             segmenters and classifiers in the same folds of the same list, with the same seed",
+            bundle.display()
+        );
         for mut prediction in of_this.predict(&samples, classes, questions).await? {
             if let Ok(scored) = &mut prediction.scored {
                 scored.fold = fold;
@@ -191,11 +218,26 @@ async fn in_folds<'a>(
     Ok(ByNetworks { predictions, folds: Some(folds.len()), chose_the_epoch })
 }
 
-/// What the folds of a recipe and the bundle that is made with it have in common.
-fn recipe(bundle: &BundleIdentity) -> impl PartialEq {
-    let networks: Vec<(String, String)> =
-        bundle.networks().map(|network| (network.name.clone(), network.architecture.clone())).collect();
-    (bundle.classes.clone(), bundle.target_class_idx, bundle.fusion.clone(), bundle.threshold.to_bits(), networks)
+/// What the folds of a recipe and the bundle that is made with it have in common: everything but weights, words, figures and
+/// gates.
+fn recipe(manifest: &Manifest) -> Manifest {
+    let mut recipe = manifest.clone();
+    recipe.status = BundleStatus::Unvalidated;
+    for words in
+        [&mut recipe.description, &mut recipe.licence, &mut recipe.training_data, &mut recipe.reference_performance]
+    {
+        words.clear();
+    }
+    recipe.performance.clear();
+    recipe.similar_cases = None;
+    if let Input::Image2d { gates, .. } = &mut recipe.input {
+        *gates = radiograph_gates();
+    }
+    let digests = recipe.members.iter_mut().map(|member| &mut member.sha256);
+    for digest in digests.chain(recipe.segmenter.iter_mut().map(|segmenter| &mut segmenter.sha256)) {
+        *digest = Sha256Digest([0; 32]);
+    }
+    recipe
 }
 
 fn file_name(path: &Path) -> String {

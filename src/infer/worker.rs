@@ -102,6 +102,9 @@ const HEARTBEAT_AGAIN: Duration = Duration::from_secs(1);
 const CLOSING_PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
 
+/// How long one of them may take: with the pauses a minute at most, while the run keeps its place.
+const CLOSING_LIMIT: Duration = Duration::from_secs(9);
+
 /// How often it is looked whether the threads of an attempt have ended.
 const LOOK_AT_THREADS: Duration = Duration::from_millis(50);
 
@@ -284,7 +287,7 @@ impl Inner {
     ) -> anyhow::Result<()> {
         let write = async || {
             let written = Box::pin(self.write_end(claimed, analysis, started));
-            let written = tokio::time::timeout(run::LEASE, written).await;
+            let written = tokio::time::timeout(CLOSING_LIMIT, written).await;
             written.context("Postgres does not answer").flatten()
         };
         let write_again = async {
@@ -302,7 +305,7 @@ impl Inner {
         };
         let closed = beside(self.stays_ours(claimed), write_again).await;
         if closed.is_err() {
-            let ended = async { run::end_lease(&mut *self.db.acquire().await?, claimed).await };
+            let ended = in_time(async { run::end_lease(&mut *self.db.acquire().await?, claimed).await });
             if let Err(error) = ended.await {
                 tracing::debug!(%error, "cannot say that nobody works on the run; that shows when its time has passed");
             }
@@ -385,7 +388,7 @@ impl Inner {
 
     /// Says again and again that the run is worked on; completes when the attempt no longer counts.
     async fn stays_ours(&self, claimed: &ClaimedRun) {
-        let say = async || run::keep_alive(&mut *self.db.acquire().await?, claimed).await;
+        let say = || in_time(async { run::keep_alive(&mut *self.db.acquire().await?, claimed).await });
         while counts_until_next(say().await).await {}
     }
 
@@ -480,12 +483,12 @@ impl Inner {
         };
         let Some(claimed) = claimed else { return Ok(()) };
         let says_so = async {
-            let say = async || run::keep_rendering_alive(&mut *self.db.acquire().await?, &claimed).await;
+            let say = || in_time(async { run::keep_rendering_alive(&mut *self.db.acquire().await?, &claimed).await });
             while counts_until_next(say().await).await {}
         };
         let rendered = beside(says_so, Box::pin(self.render(&claimed))).await;
         if rendered.is_err() {
-            let ended = async { run::end_rendering(&mut *self.db.acquire().await?, &claimed).await };
+            let ended = in_time(async { run::end_rendering(&mut *self.db.acquire().await?, &claimed).await });
             if let Err(error) = ended.await {
                 tracing::debug!(%error, "cannot say that nobody renders the run; that shows when its time has passed");
             }
@@ -587,8 +590,15 @@ impl Inner {
     }
 }
 
+/// What Postgres answers to a word, which nobody waits for longer than until the next: a connection that a firewall has
+/// forgotten never answers.
+async fn in_time<T>(asked: impl Future<Output = db::Result<T>>) -> anyhow::Result<T> {
+    let answered = tokio::time::timeout(HEARTBEAT, asked).await;
+    Ok(answered.context("Postgres does not answer")??)
+}
+
 /// Waits until it is to be said again that something is worked on. Returns whether that still counts.
-async fn counts_until_next(said: db::Result<bool>) -> bool {
+async fn counts_until_next(said: anyhow::Result<bool>) -> bool {
     let pause = match said {
         Ok(true) => HEARTBEAT,
         Ok(false) => return false,

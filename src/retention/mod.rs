@@ -154,7 +154,7 @@ impl Retention {
     }
 
     /// Removes what the policy lets go. What fails or is much holds up nothing of another kind: what went is told beside the
-    /// first problem.
+    /// problems.
     pub async fn remove(&self) -> (Summary, anyhow::Result<()>) {
         let mut summary = Summary::default();
         let Summary { objects, results, events, associations, commitments, orphans } = &mut summary;
@@ -164,7 +164,7 @@ impl Retention {
             let objects = self.remove_kind(Kind::Objects, self.policy.objects, objects).await;
             let results = self.remove_kind(Kind::Results, self.policy.results, results).await;
             let orphans = self.remove_orphans(orphans).await;
-            earlier.and(objects).and(results).and(orphans)
+            [earlier, objects, results, orphans]
         };
         let history = async {
             let (events, associations, of_peers, own) = tokio::join!(
@@ -173,11 +173,14 @@ impl Retention {
                 self.forget(History::RequestsOfPeers, commitments),
                 self.forget(History::OwnRequests, &mut own_commitments),
             );
-            events.and(associations).and(of_peers).and(own)
+            [events, associations, of_peers, own]
         };
         let (files, history) = tokio::join!(Box::pin(files), Box::pin(history));
         summary.commitments += own_commitments;
-        (summary, files.and(history))
+        let problems: Vec<String> =
+            files.into_iter().chain(history).filter_map(Result::err).map(|problem| format!("{problem:#}")).collect();
+        let ended = if problems.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(problems.join("; "))) };
+        (summary, ended)
     }
 
     /// Removes at every `interval` until `shutdown`; what fails is tried again at the next.

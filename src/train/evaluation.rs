@@ -25,7 +25,7 @@ const ENOUGH_HEAT: f64 = 0.5;
 /// How far from 0.5 an area may be to be taken for that of a guess.
 const GUESS: f64 = 0.1;
 /// Of figures on the images that a training validated on.
-const CHOSE_THE_EPOCH: &str = "these images chose the epoch whose weights judged them, so that the figures flatter; with \
+const CHOSE_THE_EPOCH: &str = "these images chose the epoch of weights that judged them, so that the figures flatter; with \
                                `optimisation.monitor = \"none\"` they choose nothing";
 /// Images that the classifier of sites looks at, at most: its cost grows with their third power.
 const MOST_OF_SITES: usize = 2000;
@@ -796,45 +796,54 @@ fn site_areas_among(plan: &Plan, of: &Judged<'_>, among: &str, sites: &BTreeSet<
     sites
         .iter()
         .take(named)
-        .map(|site| SiteArea {
-            site: site.clone(),
-            among: among.to_owned(),
-            roc_area: site_area(plan, &of_folds, site).into(),
+        .map(|site| {
+            let (roc_area, n_used) = site_area(plan, &of_folds, site);
+            let of_all = match (plan.folds, n_used) {
+                (Some(folds), used) if used > 0 && used < folds => {
+                    format!(" (in {used} of {folds} folds, the others have too few of a site)")
+                }
+                _ => String::new(),
+            };
+            SiteArea { site: site.clone(), among: format!("{among}{of_all}"), roc_area: roc_area.into() }
         })
         .collect()
 }
 
 /// One site against the others, by a classifier for each fold's networks: embeddings of different networks are not compared.
-/// A fold with fewer than two patients of the site or of the others says nothing.
-fn site_area(plan: &Plan, of_folds: &[(Judged<'_>, Products)], site: &str) -> Result<Estimate, Undefined> {
+/// Says of how many folds: one with too few patients of the site or of the others says nothing.
+fn site_area(plan: &Plan, of_folds: &[(Judged<'_>, Products)], site: &str) -> (Result<Estimate, Undefined>, usize) {
     let mut together = Judged { of: Vec::new(), scores: Vec::new(), truths: Vec::new() };
+    let mut n_used = 0;
+    let mut why_not = Undefined("there are no images".to_owned());
     for (of_fold, products) in of_folds {
         let is_site = |sample: &Sample| sample.site.as_deref() == Some(site);
-        let by_site = Judged {
-            of: of_fold.of.clone(),
-            scores: Vec::new(),
-            truths: of_fold.of.iter().map(|(sample, _, _)| is_site(sample)).collect(),
-        };
-        if by_site.n_patients_of(true).min(by_site.n_patients_of(false)) < 2 {
-            continue;
-        }
+        let truths: Vec<bool> = of_fold.of.iter().map(|(sample, _, _)| is_site(sample)).collect();
         // Folds by site: each is fitted on some of both.
-        let labelled: Vec<Sample> = by_site
+        let labelled: Vec<Sample> = of_fold
             .of
             .iter()
             .map(|(sample, _, _)| Sample { label: Some(is_site(sample).to_string()), ..(*sample).clone() })
             .collect();
         let labelled: Vec<&Sample> = labelled.iter().collect();
-        let parts = patient_folds(&labelled, SITE_FOLDS, plan.seed).map_err(|error| Undefined(error.to_string()))?;
-        let products = products.as_ref().map_err(Undefined::clone)?;
-        together.scores.extend(out_of_fold_scores(products, &by_site.truths, &parts)?);
-        together.of.extend(by_site.of);
-        together.truths.extend(by_site.truths);
+        let scores = products.as_ref().map_err(Undefined::clone).and_then(|products| {
+            let parts =
+                patient_folds(&labelled, SITE_FOLDS, plan.seed).map_err(|error| Undefined(error.to_string()))?;
+            out_of_fold_scores(products, &truths, &parts)
+        });
+        match scores {
+            Ok(scores) => {
+                n_used += 1;
+                together.scores.extend(scores);
+                together.of.extend(&of_fold.of);
+                together.truths.extend(truths);
+            }
+            Err(undefined) => why_not = undefined,
+        }
     }
-    if together.of.is_empty() {
-        return Err(Undefined("fewer than two patients are of one of the sites".to_owned()));
+    if n_used == 0 {
+        return (Err(why_not), 0);
     }
-    roc_area(plan, &together, &together.scores)
+    (roc_area(plan, &together, &together.scores), n_used)
 }
 
 fn compare(

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     checkpoint::replace,
     error::TrainError,
-    plan::{Monitor, TrainPlan},
+    plan::{Data, Monitor, TrainPlan, Validation},
     sample::{Sample, Split},
 };
 
@@ -81,6 +81,20 @@ impl RunRecord {
                      --fold all/N`",
                     folder.display()
                 )));
+            }
+            if let Some((_, first)) = folds.first() {
+                let same = |record: &Self| TrainPlan {
+                    data: Data { list: PathBuf::new(), validation: Validation::None, ..record.plan.data.clone() },
+                    bundle: first.plan.bundle.clone(),
+                    ..record.plan.clone()
+                };
+                if same(first) != same(&record) || first.list_sha256 != record.list_sha256 {
+                    return Err(TrainError::Data(format!(
+                        "`{}` was trained by another configuration or on another list than `fold-0` beside it: they are no folds \
+                         of one training",
+                        of_fold.display()
+                    )));
+                }
             }
             folds.push((of_fold, record));
         }

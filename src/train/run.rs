@@ -243,20 +243,25 @@ impl<'a> Chosen<'a> {
     ) -> Result<Option<(Bundle, BTreeSet<String>)>, TrainError> {
         let Task::Classifier { segmenters, segmenter_of_bundle, .. } = &plan.task else { return Ok(None) };
         let validation = self.patients(&self.validation);
-        let mut wanted = None;
+        let (mut unknown, mut known) = (None, None);
         for folder in segmenter_of_bundle.iter().chain(segmenters) {
-            let (bundle, record) = open_bundle(folder)?;
-            let patients = record.map(|record| record.training_patients).unwrap_or_default();
-            if patients.is_disjoint(&validation) {
-                return Ok(Some((bundle, patients)));
+            match open_bundle(folder)? {
+                (bundle, Some(record)) if record.training_patients.is_disjoint(&validation) => {
+                    return Ok(Some((bundle, record.training_patients)));
+                }
+                (bundle, Some(record)) => drop(known.get_or_insert((bundle, record.training_patients))),
+                // Without validation the one that is wished for.
+                (bundle, None) if validation.is_empty() => return Ok(Some((bundle, BTreeSet::new()))),
+                (bundle, None) => drop(unknown.get_or_insert((bundle, BTreeSet::new()))),
             }
-            wanted.get_or_insert((bundle, patients));
         }
-        observer(Event::Note(
-            "every segmenter was trained on some validation patient: `hilum evaluate` will not judge the bundle on them; \
-             train segmenters and classifiers in the same folds of the same list, with the same seed",
-        ));
-        Ok(wanted)
+        observer(Event::Note(if unknown.is_some() {
+            "whom the segmenter was trained on is not known: figures on validation patients may flatter"
+        } else {
+            "every segmenter was trained on some validation patient: `hilum evaluate` will not judge the bundle on them; train \
+             segmenters and classifiers in the same folds of the same list, with the same seed"
+        }));
+        Ok(unknown.or(known))
     }
 
     fn of_images(&self, images: &[usize]) -> Vec<&'a Sample> {
