@@ -305,7 +305,7 @@ impl Inner {
         };
         let closed = beside(self.stays_ours(claimed), write_again).await;
         if closed.is_err() {
-            let ended = in_time(async { run::end_lease(&mut *self.db.acquire().await?, claimed).await });
+            let ended = in_time(Box::pin(async { run::end_lease(&mut *self.db.acquire().await?, claimed).await }));
             if let Err(error) = ended.await {
                 tracing::debug!(%error, "cannot say that nobody works on the run; that shows when its time has passed");
             }
@@ -388,7 +388,7 @@ impl Inner {
 
     /// Says again and again that the run is worked on; completes when the attempt no longer counts.
     async fn stays_ours(&self, claimed: &ClaimedRun) {
-        let say = || in_time(async { run::keep_alive(&mut *self.db.acquire().await?, claimed).await });
+        let say = || in_time(Box::pin(async { run::keep_alive(&mut *self.db.acquire().await?, claimed).await }));
         while counts_until_next(say().await).await {}
     }
 
@@ -483,12 +483,14 @@ impl Inner {
         };
         let Some(claimed) = claimed else { return Ok(()) };
         let says_so = async {
-            let say = || in_time(async { run::keep_rendering_alive(&mut *self.db.acquire().await?, &claimed).await });
+            let say = || {
+                in_time(Box::pin(async { run::keep_rendering_alive(&mut *self.db.acquire().await?, &claimed).await }))
+            };
             while counts_until_next(say().await).await {}
         };
         let rendered = beside(says_so, Box::pin(self.render(&claimed))).await;
         if rendered.is_err() {
-            let ended = in_time(async { run::end_rendering(&mut *self.db.acquire().await?, &claimed).await });
+            let ended = in_time(Box::pin(async { run::end_rendering(&mut *self.db.acquire().await?, &claimed).await }));
             if let Err(error) = ended.await {
                 tracing::debug!(%error, "cannot say that nobody renders the run; that shows when its time has passed");
             }
