@@ -226,12 +226,8 @@ fn copy_bundle(given: &Path, models_dir: &Path) -> anyhow::Result<BundleIdentity
             );
             Ok(kept.identity())
         }
-        Err(_) => {
-            if folder.exists() {
-                fs_err::remove_dir_all(&folder)?;
-            }
-            nn::copy_bundle(given, &folder).with_context(about)
-        }
+        // Not there, or damaged; what is something else is refused and stays.
+        Err(_) => nn::copy_bundle(given, &folder).with_context(about),
     }
 }
 

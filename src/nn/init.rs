@@ -223,10 +223,10 @@ pub fn write_trained_bundle(
     write_bundle(folder, &files)
 }
 
-/// Copies a bundle, with whatever lies beside its manifest, into `folder`, which must be free.
+/// Copies a bundle, with whatever lies beside its manifest, into `folder`, which is free or holds this very bundle, damaged.
 ///
 /// # Errors
-/// [`InitError`] when a file cannot be read or written, or `folder` holds something.
+/// [`InitError`] when a file cannot be read or written, or `folder` holds something else.
 pub fn copy_bundle(from: &Path, folder: &Path) -> Result<BundleIdentity, InitError> {
     let mut files = Vec::new();
     for entry in fs_err::read_dir(from)? {

@@ -569,6 +569,11 @@ impl Optimisation {
              improvement; leave one of the two out"
                 .to_owned()
         });
+        problems.check(self.patience_epochs.is_none() || self.monitor != Monitor::None, || {
+            "`optimisation.patience_epochs` is there and `optimisation.monitor` is `none`: nothing shows improvement; leave one of \
+             the two out"
+                .to_owned()
+        });
         problems.check(self.checkpoint_steps != Some(0), || {
             "`optimisation.checkpoint_steps` is 0: give 1 or more, or leave it out".to_owned()
         });
@@ -804,6 +809,7 @@ mod tests {
             "task.segmenters=[]",
             "optimisation.learning_rate=0",
             "optimisation.dropout=1.0",
+            "optimisation.monitor=none",
             "loss.label_smoothing=0.9",
             "augmentation.noise=3.0",
             "compute.threads=0",
@@ -817,6 +823,7 @@ mod tests {
             "task.segmenters",
             "optimisation.learning_rate",
             "optimisation.dropout",
+            "optimisation.monitor",
             "loss.label_smoothing",
             "augmentation.noise",
             "compute.threads",

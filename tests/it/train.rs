@@ -357,6 +357,23 @@ fn heavy_cross_validation_judges_each_image_by_networks_that_do_not_know_its_pat
     fs_err::write(chests.path("strangers.csv"), strangers).expect("a list is written");
     refused(&cross("classes", "strangers.csv"), "16 of the 16 images are of patients that no fold");
     refused(&["classes/fold-0/bundle", "--data", "list.csv"], "patient(s) of these images");
+    // A segmenter that knows a validation patient, another list, a training that is not finished.
+    let record = chests.path("classes/fold-1/run.json");
+    let kept = fs_err::read_to_string(&record).expect("a record");
+    let change = |key: &str, value: Value| {
+        let mut changed: Value = serde_json::from_str(&kept).expect("JSON");
+        changed[key] = value;
+        fs_err::write(&record, changed.to_string()).expect("a record is written");
+    };
+    let before: Value = serde_json::from_str(&kept).expect("JSON");
+    change("segmenter_patients", before["validation_patients"].clone());
+    refused(&cross("classes", "list.csv"), "lung segmenter of `classes/fold-1/bundle` were trained on patients of 8");
+    change("list_sha256", "0".into());
+    refused(&cross("classes", "list.csv"), "by another configuration or on another list");
+    fs_err::write(&record, &kept).expect("a record is written");
+    fs_err::rename(chests.path("classes/fold-1/bundle"), chests.path("away")).expect("a bundle");
+    refused(&cross("classes", "list.csv"), "is not finished");
+    fs_err::rename(chests.path("away"), chests.path("classes/fold-1/bundle")).expect("a bundle");
     // Two trainings that were tried on the same patients are no cross-validation.
     fs_err::copy(chests.path("classes/fold-0/run.json"), chests.path("classes/fold-1/run.json")).expect("a copy");
     refused(&cross("classes", "list.csv"), "more than one fold that was tried on patient");
