@@ -16,7 +16,7 @@ use crate::{
     infer::worker::{self, WorkerSettings as InferSettings},
     jobs::{self, JobHandler, JobKind, WorkerSettings},
     nn::{EnsembleOptions, require_devices},
-    report::{FileMetaIds, RenderOptions},
+    report::{Catalogue, FileMetaIds, RenderOptions},
     types::Uid,
 };
 
@@ -89,10 +89,11 @@ fn without_migrations(config: &Config) -> crate::config::DatabaseConfig {
 }
 
 fn render_options(config: &Config) -> anyhow::Result<RenderOptions> {
-    let mut options = RenderOptions::new(FileMetaIds {
+    let file_meta = FileMetaIds {
         implementation_class_uid: Uid::new(IMPLEMENTATION_CLASS_UID)?,
         implementation_version_name: IMPLEMENTATION_VERSION_NAME.to_owned(),
-    });
+    };
+    let mut options = RenderOptions::new(file_meta, Catalogue::new(&[])?);
     options.site_utc_offset = config.node.utc_offset;
     if let Some(manufacturer) = &config.node.manufacturer_name {
         options.manufacturer = manufacturer.to_string();

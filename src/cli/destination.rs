@@ -8,7 +8,7 @@ use super::{
     peer,
     site::{self, ListOptions},
 };
-use crate::types::{AeTitle, Destination, DestinationKind};
+use crate::types::{AeTitle, Destination, DestinationKind, ResultProfile};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
@@ -46,7 +46,14 @@ pub(super) struct Add {
 impl From<Add> for Destination {
     fn from(add: Add) -> Self {
         let Add { name, peer, calling_ae_title, send_not_analysed } = add;
-        Self { name, kind: DestinationKind::Dicom, peer, calling_ae_title, send_not_analysed }
+        Self {
+            name,
+            kind: DestinationKind::Dicom,
+            peer,
+            calling_ae_title,
+            send_not_analysed,
+            results: ResultProfile::default(),
+        }
     }
 }
 

@@ -277,6 +277,7 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr, bundle: String) 
                 peer: "demopacs".to_owned(),
                 calling_ae_title: local.clone(),
                 send_not_analysed: true,
+                results: crate::types::ResultProfile::default(),
             });
         }
         if site.routes.is_empty() {

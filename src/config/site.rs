@@ -99,6 +99,7 @@ impl Entry for Destination {
             peer: table.get("peer")?.as_str()?.to_owned(),
             calling_ae_title: AeTitle::new("STAND_IN").ok()?,
             send_not_analysed: false,
+            results: crate::types::ResultProfile::default(),
         })
     }
 }

@@ -6,7 +6,7 @@ use sqlx::{FromRow, types::Json};
 use super::{Connection, Db, DbError, Result, event};
 use crate::types::{
     AeTitle, AssociationPolicy, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline,
-    Requirement, Route, RunPriority, SiteConfig, Trial, TrialMode,
+    Requirement, ResultProfile, Route, RunPriority, SiteConfig, Trial, TrialMode,
 };
 
 /// The channel on which Postgres announces a change.
@@ -76,18 +76,18 @@ pub async fn load(connection: &mut Connection) -> Result<SiteConfig> {
         .into_iter()
         .map(peer_from_row)
         .collect::<Result<_>>()?;
-    let destinations = sqlx::query_as::<_, (String, String, String, String, bool)>(
-        "select name, kind, peer, calling_ae_title, send_not_analysed from destination order by name",
+    let destinations = sqlx::query_as::<_, (String, String, String, String, bool, Json<ResultProfile>)>(
+        "select name, kind, peer, calling_ae_title, send_not_analysed, results from destination order by name",
     )
     .fetch_all(&mut *connection)
     .await?
     .into_iter()
-    .map(|(name, kind, peer, calling, send_not_analysed)| {
+    .map(|(name, kind, peer, calling, send_not_analysed, Json(results))| {
         let kind = match kind.as_str() {
             "dicom" => DestinationKind::Dicom,
             other => return Err(DbError::unreadable("destination kind", other)),
         };
-        Ok(Destination { name, kind, peer, calling_ae_title: ae_title(&calling)?, send_not_analysed })
+        Ok(Destination { name, kind, peer, calling_ae_title: ae_title(&calling)?, send_not_analysed, results })
     })
     .collect::<Result<_>>()?;
     let routes = sqlx::query_as::<_, RouteRow>("select * from route order by sort_order, name")
@@ -262,14 +262,15 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
             DestinationKind::Dicom => "dicom",
         };
         sqlx::query(
-            "insert into destination (name, kind, peer, calling_ae_title, send_not_analysed)
-             values ($1, $2, $3, $4, $5)",
+            "insert into destination (name, kind, peer, calling_ae_title, send_not_analysed, results)
+             values ($1, $2, $3, $4, $5, $6)",
         )
         .bind(&destination.name)
         .bind(kind)
         .bind(&destination.peer)
         .bind(destination.calling_ae_title.as_str())
         .bind(destination.send_not_analysed)
+        .bind(Json(&destination.results))
         .execute(&mut *connection)
         .await?;
     }

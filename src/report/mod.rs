@@ -17,6 +17,7 @@ mod dataset;
 mod describe;
 mod heat_map;
 mod modules;
+mod plan;
 #[cfg(test)]
 pub mod samples;
 mod source;
@@ -24,6 +25,7 @@ mod sr;
 #[cfg(test)]
 mod tests;
 mod text;
+mod texts;
 mod trial;
 mod uids;
 mod when;
@@ -32,8 +34,10 @@ mod wording;
 pub use ct::{OverlayWords, ct_measurement_lines, ct_overlay_words, render_ct_overlay};
 pub use describe::describe;
 pub use heat_map::{RgbPixels, render_heat_map};
+pub use plan::{Owed, PictureForm, ReportForm, ResultSpec, Shown, owed};
 pub use source::{SourceHeader, SourceHeaderError};
 pub use sr::render_sr;
+pub use texts::{Catalogue, Texts, TextsError};
 pub use trial::{NO_TRUTH, describe_comparison, describe_trial};
 pub use uids::{result_key, uid};
 pub use wording::{NOT_FOR_DIAGNOSTIC_USE, why_undetermined};
@@ -57,7 +61,7 @@ pub struct FileMetaIds {
 }
 
 /// What rendering needs besides the record and the source headers. Part of what determines the bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct RenderOptions {
     /// Who wrote the file.
     pub file_meta: FileMetaIds,
@@ -74,18 +78,21 @@ pub struct RenderOptions {
     pub manufacturer: String,
     /// (0018,1020): the version of Hilum.
     pub software_version: String,
+    /// The languages that there are.
+    pub texts: Catalogue,
 }
 
 impl RenderOptions {
     /// The defaults: no site offset, `ISO_IR 100` assumed, manufacturer `Hilum`, this build's version.
     #[must_use]
-    pub fn new(file_meta: FileMetaIds) -> Self {
+    pub fn new(file_meta: FileMetaIds, texts: Catalogue) -> Self {
         Self {
             file_meta,
             site_utc_offset: None,
             assumed_character_set: "ISO_IR 100".to_owned(),
             manufacturer: "Hilum".to_owned(),
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            texts,
         }
     }
 }
@@ -93,19 +100,31 @@ impl RenderOptions {
 /// What kind of result an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResultKind {
-    /// Structured Report.
+    /// Structured Report with measurements.
     Sr,
-    /// Secondary Capture heat map.
+    /// Structured Report of sentences that accompanies it.
+    SrText,
+    /// Secondary Capture picture.
     Sc,
+    /// Segmentation.
+    Seg,
+    /// Presentation state.
+    Pr,
+    /// Key Object Selection.
+    Ko,
 }
 
 impl ResultKind {
-    /// The name that the database and the status page use: `sr` or `sc`.
+    /// The name that the database, file names and the status page use, such as `sr`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sr => "sr",
+            Self::SrText => "sr_text",
             Self::Sc => "sc",
+            Self::Seg => "seg",
+            Self::Pr => "pr",
+            Self::Ko => "ko",
         }
     }
 }

@@ -12,6 +12,7 @@ mod errand;
 mod object;
 mod policy;
 mod probe;
+mod profile;
 mod refusal;
 mod requirement;
 mod run;
@@ -26,7 +27,7 @@ pub use ae_title::{AeTitle, AeTitleError};
 pub use commitment::{CommitmentReport, CommitmentRequest, FailureReason, SopReference};
 pub use ct::{
     CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLesionMember, CtLesionRun, CtLesions, CtLung,
-    CtLungLesions, CtMethod, CtPlane, CtQuadrant, CtSection, CtSeries, ExcludedSeries, NotJudged, Side,
+    CtLungLesions, CtMethod, CtPlane, CtQuadrant, CtSection, CtSeries, ExcludedSeries, NotJudged, Side, VoxelLabels,
 };
 pub use device::{Device, DeviceError, Devices, DevicesError};
 pub use errand::{Errand, Progress, Urgency};
@@ -35,6 +36,9 @@ pub use policy::{
     AssociationPolicy, IdentityUser, PasscodeHash, PasscodeHashError, RequiredIdentity, UserIdentityPolicy,
 };
 pub use probe::{PeerProbe, ProbedRoles};
+pub use profile::{
+    CtSlicePictures, PictureCompression, PictureModality, ReportClass, ResultProfile, SegmentationFor,
+};
 pub use refusal::{OfferedContext, PeerOffer, Refusal, RefusalKey, RefusalKind};
 pub use requirement::{Requirement, RequirementError, SeriesFacts};
 pub use run::{

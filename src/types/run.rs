@@ -428,7 +428,7 @@ pub struct Installation {
 }
 
 /// The document that a new revision replaces.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PredecessorDocument {
     /// (0008,0016)
     pub sop_class_uid: Uid,

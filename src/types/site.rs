@@ -3,7 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AeTitle, AssociationPolicy, Requirement, RunPriority, RunRole, Sha256Digest, Trial, TrialMode};
+use super::{
+    AeTitle, AssociationPolicy, Requirement, ResultProfile, RunPriority, RunRole, Sha256Digest, Trial, TrialMode,
+};
 
 fn default_true() -> bool {
     true
@@ -155,6 +157,9 @@ pub struct Destination {
     /// Send "not analysed" reports too (default: keep them here only).
     #[serde(default)]
     pub send_not_analysed: bool,
+    /// What it gets of the results, and in which form.
+    #[serde(default)]
+    pub results: ResultProfile,
 }
 
 /// Which analysis a study gets.
@@ -435,6 +440,9 @@ impl SiteConfig {
         }
         for destination in &self.destinations {
             let subject = || format!("destination `{}`", destination.name);
+            for (problem, remedy) in destination.results.problems() {
+                report(subject(), problem, remedy);
+            }
             match self.peers.iter().find(|peer| peer.name == destination.peer) {
                 None => report(
                     subject(),
