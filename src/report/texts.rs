@@ -4,9 +4,15 @@
 //! in; a site adds its own as a file. A message that a language lacks is taken from English, so that no report lacks a
 //! sentence.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use fluent_bundle::{FluentArgs, FluentResource, FluentValue, concurrent::FluentBundle};
+
+use crate::types::Sha256Digest;
 
 /// The built-in languages: tag and messages.
 const BUILT_IN: [(&str, &[&str]); 2] = [
@@ -16,6 +22,10 @@ const BUILT_IN: [(&str, &[&str]); 2] = [
 
 /// The language that has every message.
 pub const ENGLISH: &str = "en";
+
+/// The built-in languages. That they can be read is proved by a test; if they could not, messages would be their identifiers.
+static BUILT_IN_LANGUAGES: LazyLock<Catalogue> =
+    LazyLock::new(|| Catalogue::new(&[]).unwrap_or_else(|_| Catalogue { languages: Arc::default() }));
 
 /// Why a file of messages cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +62,13 @@ pub(crate) type Argument<'a> = (&'static str, FluentValue<'a>);
 /// All languages that there are.
 #[derive(Clone)]
 pub struct Catalogue {
-    languages: Arc<BTreeMap<String, FluentBundle<FluentResource>>>,
+    languages: Arc<BTreeMap<String, Language>>,
+}
+
+struct Language {
+    messages: FluentBundle<FluentResource>,
+    /// Digest of the site's file, where it has one.
+    file: Option<Sha256Digest>,
 }
 
 impl fmt::Debug for Catalogue {
@@ -74,20 +90,20 @@ impl Catalogue {
             for file in files {
                 add(&mut bundle, tag, file)?;
             }
-            languages.insert(tag.to_owned(), bundle);
+            languages.insert(tag.to_owned(), Language { messages: bundle, file: None });
         }
         for (tag, file) in more {
             let known = messages(tag, file)?;
             let english = languages.get(ENGLISH);
-            if let Some(message) = known.iter().find(|id| english.is_none_or(|english| !english.has_message(id))) {
+            if let Some(message) = known.iter().find(|id| english.is_none_or(|english| !english.messages.has_message(id))) {
                 return Err(TextsError::Unknown { tag: tag.clone(), message: message.clone() });
             }
-            let mut bundle = match languages.remove(tag) {
-                Some(bundle) => bundle,
+            let mut messages = match languages.remove(tag) {
+                Some(language) => language.messages,
                 None => empty(tag)?,
             };
-            add(&mut bundle, tag, file)?;
-            languages.insert(tag.clone(), bundle);
+            add(&mut messages, tag, file)?;
+            languages.insert(tag.clone(), Language { messages, file: Some(Sha256Digest::of(file.as_bytes())) });
         }
         Ok(Self { languages: Arc::new(languages) })
     }
@@ -118,18 +134,39 @@ impl<'a> Texts<'a> {
         self.tag
     }
 
+    /// Digest of the site's file with the sentences; `None` of built-in ones. Part of what determines a result.
+    pub(crate) fn file(self) -> Option<Sha256Digest> {
+        self.catalogue.languages.get(self.tag)?.file
+    }
+
     /// The message `id` with its arguments filled in, on one line. A message that no language has is its own
     /// identifier, which a test forbids.
     pub(crate) fn say(self, id: &str, arguments: &[Argument<'_>]) -> String {
         let arguments: FluentArgs<'_> = arguments.iter().cloned().collect();
-        let of = |tag: &str| {
-            let bundle = self.catalogue.languages.get(tag)?;
-            let pattern = bundle.get_message(id)?.value()?;
-            let mut errors = Vec::new();
-            let said = bundle.format_pattern(pattern, Some(&arguments), &mut errors).into_owned();
-            errors.is_empty().then_some(said)
-        };
+        let of = |tag| self.say_in(tag, id, &arguments);
         of(self.tag).or_else(|| of(ENGLISH)).unwrap_or_else(|| id.to_owned())
+    }
+
+    /// The name of the language in English, for a Code Meaning; its tag where its file does not say it.
+    pub(crate) fn language_name(self) -> String {
+        self.say_in(self.tag, "language-name", &FluentArgs::new()).unwrap_or_else(|| self.tag.to_owned())
+    }
+
+    /// The message in this very language.
+    fn say_in(self, tag: &str, id: &str, arguments: &FluentArgs<'_>) -> Option<String> {
+        let bundle = &self.catalogue.languages.get(tag)?.messages;
+        let pattern = bundle.get_message(id)?.value()?;
+        let mut errors = Vec::new();
+        let said = bundle.format_pattern(pattern, Some(arguments), &mut errors).into_owned();
+        errors.is_empty().then_some(said)
+    }
+}
+
+impl Texts<'static> {
+    /// English, for what is said where no catalogue is at hand: the terminal and the status page.
+    #[must_use]
+    pub fn english() -> Self {
+        Texts { catalogue: &BUILT_IN_LANGUAGES, tag: ENGLISH }
     }
 }
 
