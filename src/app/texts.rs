@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn a_destination_with_an_unknown_language_is_named() {
-        let site: SiteConfig = toml::from_str(include_str!("../../config/site.example.toml")).unwrap();
+        let example = include_str!("../../config/site.example.toml");
+        let site = crate::config::parse_site(example, Path::new("site.example.toml")).unwrap();
         let known = languages(None).unwrap();
         assert_eq!(without_language(&site, &known), Vec::<String>::new());
         let mut french = site;

@@ -38,7 +38,7 @@ use crate::{
     },
     jobs::{self, Job, JobHandler},
     nn::EnsembleOptions,
-    report::{self, OverlayWords, RenderOptions, ReportForm, RenderedObject, RgbPixels, SourceHeader},
+    report::{self, OverlayWords, RenderOptions, RenderedObject, ReportForm, RgbPixels, SourceHeader},
     telemetry::{Label as _, RunStage},
     types::{
         BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, Errand, HeatMap, ImageAnalysis, Installation,

@@ -150,8 +150,7 @@ pub(super) const GATE: Concept = private("INPUT-CHECK", "Input check");
 pub(super) const CONCLUSION: Concept = dcm("121077", "Conclusion");
 pub(super) const COMMENT: Concept = dcm("121106", "Comment");
 
-pub(super) const TEXT_REPORT: Concept =
-    Concept { value: "18748-4", scheme: "LN", meaning: "Diagnostic imaging study" };
+pub(super) const TEXT_REPORT: Concept = Concept { value: "18748-4", scheme: "LN", meaning: "Diagnostic imaging study" };
 pub(super) const FINDINGS: Concept = dcm("121070", "Findings");
 pub(super) const CONCLUSIONS: Concept = dcm("121076", "Conclusions");
 

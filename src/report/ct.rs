@@ -123,7 +123,8 @@ pub(super) fn measurements(report: &Report<'_>, analysis: &CtAnalysis) -> Result
             Side::Left => Segment::LeftLung,
         };
         items.push(whole_lung(frame, analysis, lung, report.segment(Shown::Ct, segment)?));
-        items.extend(THIRDS.iter().zip(&lung.thirds).map(|(of, densities)| third(frame, analysis, lung, of, densities)));
+        items
+            .extend(THIRDS.iter().zip(&lung.thirds).map(|(of, densities)| third(frame, analysis, lung, of, densities)));
     }
     if let Some(scan) = &analysis.classification {
         let subject = Subject::Series(&analysis.series.series_instance_uid);
@@ -160,8 +161,7 @@ fn all_lesions(frame: &Frame<'_>, analysis: &CtAnalysis, lesions: &CtLesions, se
     items.push(with(text(Contains, codes::LESION_RUN, &ct_words::run(texts, lesions.run.as_ref())), first));
     let decision = wording::allowed_decision(bundle, lesions.decision);
     items.push(code(Contains, codes::PRESENCE, codes::decision(decision)));
-    let operating_point =
-        [wording::rule_decision(texts, bundle, lesions), texts.say("ct-lesion-limits", &[])];
+    let operating_point = [wording::rule_decision(texts, bundle, lesions), texts.say("ct-lesion-limits", &[])];
     let operating_point = wording::sentences(texts, &operating_point);
     items.push(text(Contains, codes::OPERATING_POINT_DESCRIPTION, &operating_point));
     for (member_idx, member) in lesions.members.iter().enumerate() {
@@ -267,8 +267,7 @@ fn third(
     densities: &CtDensities,
 ) -> Item {
     let texts = frame.texts;
-    let arguments =
-        [("lung", ct_words::lung_name(texts, lung.side).into()), ("third", texts.say(message, &[]).into())];
+    let arguments = [("lung", ct_words::lung_name(texts, lung.side).into()), ("third", texts.say(message, &[]).into())];
     let tracking = texts.say("track-third", &arguments);
     let tracked = format!("{}, {english} third", ct_words::lung_name(Texts::english(), lung.side));
     let site = vec![

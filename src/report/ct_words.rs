@@ -61,9 +61,8 @@ pub(super) fn thirds(texts: Texts<'_>, lung: &CtLung) -> Vec<String> {
 /// The thirds of a lung in one line each, which names the lung.
 pub(super) fn thirds_of_lung(texts: Texts<'_>, lung: &CtLung) -> Vec<String> {
     let name = lung_name(texts, lung.side);
-    let line = |third: String| {
-        texts.say("ct-third-of-lung", &[("lung", name.as_str().into()), ("third", third.into())])
-    };
+    let line =
+        |third: String| texts.say("ct-third-of-lung", &[("lung", name.as_str().into()), ("third", third.into())]);
     thirds(texts, lung).into_iter().map(line).collect()
 }
 
@@ -72,9 +71,9 @@ pub(super) fn series(texts: Texts<'_>, analysis: &CtAnalysis) -> String {
     let series = &analysis.series;
     let [columns, rows, slices] = series.size;
     let [x, y, z] = series.spacing_mm;
-    let thickness = series.slice_thickness_mm.map_or_else(String::new, |mm| {
-        texts.say("ct-thickness", &[("millimetres", format!("{mm:.2}").into())])
-    });
+    let thickness = series
+        .slice_thickness_mm
+        .map_or_else(String::new, |mm| texts.say("ct-thickness", &[("millimetres", format!("{mm:.2}").into())]));
     let kernel = series
         .convolution_kernel
         .as_deref()
@@ -138,19 +137,14 @@ pub(super) fn classification_without_scores(
         texts.say("ct-key-slices", &[target(), ("slices", wording::clauses(texts, &keys).into())])
     };
     let seen = [("count", scan.slices.len().into()), ("aggregation", scan.aggregation.as_str().into())];
-    [
-        texts.say("ct-slices-seen", &seen),
-        keys,
-        full_stop(texts, &wording::localisation(texts, scan.into())),
-    ]
+    [texts.say("ct-slices-seen", &seen), keys, full_stop(texts, &wording::localisation(texts, scan.into()))]
 }
 
 /// A slice by its number from the feet, as the overlay names it.
 pub(super) fn key_slice(texts: Texts<'_>, key: &CtKeySlice) -> String {
     let share = |message: &str, name: &'static str, share: Option<f64>| {
-        share.map_or_else(String::new, |share| {
-            texts.say(message, &[(name, percent_or_none(texts, Some(share)).into())])
-        })
+        share
+            .map_or_else(String::new, |share| texts.say(message, &[(name, percent_or_none(texts, Some(share)).into())]))
     };
     let arguments = [
         ("slice", (key.slice + 1).into()),
@@ -183,9 +177,13 @@ pub(super) fn lesions(texts: Texts<'_>, bundle: &BundleIdentity, lesions: &CtLes
         texts.say("ct-lesion-rule", &[("rule", lesions.rule.as_str().into())]),
         sentences(texts, &of_rule),
     ];
-    lines.extend(lesions.members.iter().filter(|member| member.failure.is_some()).map(|member| {
-        full_stop(texts, &wording::member_failure(texts, &member.name, member.failure.as_deref()))
-    }));
+    lines.extend(
+        lesions
+            .members
+            .iter()
+            .filter(|member| member.failure.is_some())
+            .map(|member| full_stop(texts, &wording::member_failure(texts, &member.name, member.failure.as_deref()))),
+    );
     lines
 }
 
@@ -194,10 +192,8 @@ fn lung_lesions(texts: Texts<'_>, lung: &CtLungLesions) -> String {
         Side::Right => "ct-lesions-right",
         Side::Left => "ct-lesions-left",
     };
-    let arguments = [
-        ("volume", millilitres(lung.volume_ml, 1).into()),
-        ("share", percent_or_none(texts, lung.fraction).into()),
-    ];
+    let arguments =
+        [("volume", millilitres(lung.volume_ml, 1).into()), ("share", percent_or_none(texts, lung.fraction).into())];
     texts.say(message, &arguments)
 }
 

@@ -138,7 +138,7 @@ fn encode_item(mut item: InMemDicomObject, encoding: &TextEncoding, item_set: Op
     }
     match item.take_element(tags::SPECIFIC_CHARACTER_SET) {
         Ok(element) => match element.value().primitive() {
-            Some(PrimitiveValue::U8(own)) => encode_texts(item, encoding, Some(own)),
+            Some(PrimitiveValue::U8(own)) => encode_texts(item, encoding, Some(own.as_slice())),
             _ => encode_texts(item, encoding, item_set),
         },
         Err(_) => encode_texts(item, encoding, item_set),

@@ -34,8 +34,9 @@ use super::{
     wording,
 };
 use crate::types::{
-    BundleIdentity, BundleStatus, CxrAnalysis, Decision, GateResult, ImageAnalysis, MemberScore, NotAnalysed, PredecessorDocument,
-    ReasonCode, ReportClass, RunOutcome, RunRecord, SimilarCases, SourceImage, Uid, cosine_of_distance,
+    BundleIdentity, BundleStatus, CxrAnalysis, Decision, GateResult, ImageAnalysis, MemberScore, NotAnalysed,
+    PredecessorDocument, ReasonCode, ReportClass, RunOutcome, RunRecord, SimilarCases, SourceImage, Uid,
+    cosine_of_distance,
 };
 
 /// A report being made.
@@ -217,179 +218,6 @@ fn referenced_instances(item: &Item, found: &mut BTreeSet<String>) {
     for child in items(item, tags::CONTENT_SEQUENCE) {
         referenced_instances(child, found);
     }
-}
-
-/// Every image that was read, each once: the analysed ones first.
-    pub(super) images: Vec<SourceImage>,
-    with_segmentation: bool,
-}
-
-impl<'a> Report<'a> {
-    fn new(
-        record: &'a RunRecord,
-        sources: Sources<'a>,
-        form: &ReportForm,
-        options: &'a RenderOptions,
-    ) -> Result<Self, ReportError> {
-        Ok(Self {
-            frame: Frame::new(record, sources, options)?.in_language(&form.language),
-            sources,
-            images: images_read(record, sources)?,
-            with_segmentation: form.with_segmentation,
-        })
-    }
-
-    pub(super) fn texts(&self) -> Texts<'a> {
-        self.frame.texts
-    }
-
-    /// The segment that a group measures; `None` in a report without segmentation, or when there is no such segment.
-    pub(super) fn segment(&self, shown: Shown, of: Segment) -> Result<Option<Item>, ReportError> {
-        match segment_number(self.frame.record, shown, of) {
-            Some(number) if self.with_segmentation => {
-                Ok(Some(segment(codes::SOURCE, &segmentation_identity(&self.frame, shown)?, number)))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// What the tree may refer to: the images that were read, and our segmentations.
-    fn instances(&self) -> Result<Vec<Identity>, ReportError> {
-        let mut instances: Vec<Identity> = self
-            .images
-            .iter()
-            .map(|image| Identity {
-                sop_class_uid: image.sop_class_uid.clone(),
-                sop_instance_uid: image.sop_instance_uid.clone(),
-                series_instance_uid: image.series_instance_uid.clone(),
-            })
-            .collect();
-        let shown = match &self.frame.record.outcome {
-            RunOutcome::Analysed(analysis) => (0..analysis.images.len()).map(Shown::Radiograph).collect(),
-            RunOutcome::CtMeasured(_) => vec![Shown::Ct],
-            RunOutcome::NotAnalysed(_) => Vec::new(),
-        };
-        for shown in shown {
-            instances.push(segmentation_identity(&self.frame, shown)?);
-        }
-        Ok(instances)
-    }
-}
-
-/// Renders the report of a run in a form: scores, or why there are none.
-///
-/// `sources` are in the order of arrival: the last one gives patient and study. The headers of all analysed
-/// images are needed; those of other images may be missing. Each form has SOP Instance UIDs of its own.
-///
-/// # Errors
-/// [`ReportError`] when headers are missing or foreign, or the record contradicts itself.
-pub fn render_report(
-    record: &RunRecord,
-    sources: Sources<'_>,
-    form: &ReportForm,
-    options: &RenderOptions,
-) -> Result<RenderedObject, ReportError> {
-    let report = Report::new(record, sources, form, options)?;
-    let tree = match form.class {
-        ReportClass::BasicText => basic_text::content_tree(&report),
-        ReportClass::Comprehensive | ReportClass::Enhanced | ReportClass::Comprehensive3d => content_tree(&report)?,
-    };
-    finish(&report, form, Place { role: "sr", number: "9001", kind: ResultKind::Sr }, tree)
-}
-
-/// Renders the report in sentences that accompanies the one with measurements, in a series of its own. The class of the
-/// form does not matter: it is always Basic Text SR.
-///
-/// # Errors
-/// Those of [`render_report`].
-pub fn render_text_companion(
-    record: &RunRecord,
-    sources: Sources<'_>,
-    form: &ReportForm,
-    options: &RenderOptions,
-) -> Result<RenderedObject, ReportError> {
-    let form = ReportForm { class: ReportClass::BasicText, ..form.clone() };
-    let report = Report::new(record, sources, &form, options)?;
-    let tree = basic_text::content_tree(&report);
-    finish(&report, &form, Place { role: "sr_text", number: "9002", kind: ResultKind::SrText }, tree)
-}
-
-/// Where a report stands among the results.
-struct Place {
-    role: &'static str,
-    /// (0020,0011)
-    number: &'static str,
-    kind: ResultKind,
-}
-
-impl Place {
-    /// The role in UIDs: reports of different forms never share one, nor do those of a site's different sentences. The
-    /// plain form has the role of former versions.
-    fn role(&self, form: &ReportForm, texts: Texts<'_>) -> String {
-        let ReportForm { class: _, language, with_segmentation, predecessor } = form;
-        let mut role = self.role.to_owned();
-        if language != ENGLISH {
-            role.extend([" in ", language]);
-        }
-        if let Some(file) = texts.file() {
-            role.extend([" of ".to_owned(), file.to_string()]);
-        }
-        if *with_segmentation {
-            role.push_str(" with segmentation");
-        }
-        if let Some(predecessor) = predecessor {
-            role.extend([" after ", predecessor.sop_instance_uid.as_str()]);
-        }
-        role
-    }
-}
-
-/// (0008,0016)
-const fn sop_class(class: ReportClass) -> &'static str {
-    match class {
-        ReportClass::Comprehensive => uids::COMPREHENSIVE_SR_STORAGE,
-        ReportClass::Enhanced => uids::ENHANCED_SR_STORAGE,
-        ReportClass::Comprehensive3d => uids::COMPREHENSIVE3_DSR_STORAGE,
-        ReportClass::BasicText => uids::BASIC_TEXT_SR_STORAGE,
-    }
-}
-
-/// The document around a tree.
-fn finish(report: &Report<'_>, form: &ReportForm, place: Place, tree: Item) -> Result<RenderedObject, ReportError> {
-    let Report { frame, .. } = report;
-    let record = frame.record;
-    let sop_class_uid = Uid::new(sop_class(form.class))
-        .map_err(|error| ReportError::Encode { what: "SOP Class UID", reason: error.to_string() })?;
-    let identity = frame.identity(&place.role(form, frame.texts), &sop_class_uid, 1);
-    let analysed = !matches!(record.outcome, RunOutcome::NotAnalysed(_));
-    let is_text = form.class == ReportClass::BasicText;
-    let series = Series {
-        modality: "SR",
-        number: place.number,
-        description: wording::report_series(frame.texts, &record.bundle, analysed, is_text),
-        instance_number: 1,
-    };
-    let mut instances = report.instances()?;
-    let mut referenced = BTreeSet::new();
-    referenced_instances(&tree, &mut referenced);
-    instances.retain(|instance| referenced.contains(instance.sop_instance_uid.as_str()));
-    let mut data_set = frame.data_set(&identity, &series, frame.newest);
-    put_document(&mut data_set, frame, &instances, form.predecessor.as_ref());
-    for element in tree {
-        data_set.put(element);
-    }
-    frame.put_coding_schemes(&mut data_set);
-    write(data_set, &frame.encoding, &frame.options.file_meta, place.kind, identity)
-}
-
-/// The SOP Instance UIDs that a tree refers to.
-fn referenced_instances(item: &Item, found: &mut Vec<String>) {
-    let items = |item: &Item, tag: Tag| item.get(tag).and_then(|element| element.items()).unwrap_or_default().to_vec();
-    for referenced in items(item, tags::REFERENCED_SOP_SEQUENCE) {
-        let uid = referenced.get(tags::REFERENCED_SOP_INSTANCE_UID).and_then(|element| element.to_str().ok());
-        found.extend(uid.map(std::borrow::Cow::into_owned));
-    }
-    items(item, tags::CONTENT_SEQUENCE).iter().for_each(|child| referenced_instances(child, found));
 }
 
 /// Every image that was read, each once: the analysed ones first.
@@ -637,7 +465,9 @@ fn image_library(report: &Report<'_>) -> Item {
         RunOutcome::Analysed(analysis) if images.len() > 1 => {
             let analysed = analysis.images.iter().map(|image| &image.source);
             let read = analysed.chain(analysis.excluded.iter().map(|excluded| &excluded.source));
-            read.enumerate().map(|(idx, image)| (&image.sop_instance_uid, wording::image_name(frame.texts, idx))).collect()
+            read.enumerate()
+                .map(|(idx, image)| (&image.sop_instance_uid, wording::image_name(frame.texts, idx)))
+                .collect()
         }
         _ => Vec::new(),
     };
@@ -794,11 +624,7 @@ impl Groups<'_> {
         let identifier = wording::of_image(self.texts(), self.name.as_deref(), tracking);
         let mut children = vec![
             text(ObservationContext, codes::TRACKING_ID, &identifier),
-            uid_reference(
-                ObservationContext,
-                codes::TRACKING_UID,
-                &self.frame.tracking_uid(subject_uid, tracked),
-            ),
+            uid_reference(ObservationContext, codes::TRACKING_UID, &self.frame.tracking_uid(subject_uid, tracked)),
         ];
         children.extend(
             self.bundle().classes.get(class_idx).map(|class| code(Contains, codes::FINDING, (&class.code).into())),
@@ -995,8 +821,7 @@ impl Groups<'_> {
             ]),
             None => items.push(text(Contains, codes::COMMENT, &texts.say("heat-no-lung", &[]))),
         }
-        let words =
-            [wording::heat_map_method(texts, analysed), wording::localisation(texts, self.scores)];
+        let words = [wording::heat_map_method(texts, analysed), wording::localisation(texts, self.scores)];
         items.push(text(Contains, codes::COMMENT, &wording::sentences(texts, &words)));
         let tracking = texts.say(lung.tracking, &[]);
         self.group(tracking, lung.tracked, self.bundle().target_class_idx, Some(lung.side), items)
@@ -1058,10 +883,7 @@ pub(super) fn summary(bundle: &BundleIdentity, decisions: &[Decision], complete:
 }
 
 /// The quality that the gates found. Untrained networks say nothing about the quality of an image.
-pub(super) fn quality<'g>(
-    bundle: &BundleIdentity,
-    mut gates: impl Iterator<Item = &'g GateResult>,
-) -> Option<Item> {
+pub(super) fn quality<'g>(bundle: &BundleIdentity, mut gates: impl Iterator<Item = &'g GateResult>) -> Option<Item> {
     if bundle.status == BundleStatus::Untrained {
         return None;
     }

@@ -95,7 +95,9 @@ impl Catalogue {
         for (tag, file) in more {
             let known = messages(tag, file)?;
             let english = languages.get(ENGLISH);
-            if let Some(message) = known.iter().find(|id| english.is_none_or(|english| !english.messages.has_message(id))) {
+            if let Some(message) =
+                known.iter().find(|id| english.is_none_or(|english| !english.messages.has_message(id)))
+            {
                 return Err(TextsError::Unknown { tag: tag.clone(), message: message.clone() });
             }
             let mut messages = match languages.remove(tag) {
@@ -221,6 +223,46 @@ mod tests {
         assert_eq!(catalogue.tags().collect::<Vec<_>>(), ["en", "zh"]);
     }
 
+    /// The names of the values of each message, such as `threshold`.
+    fn values(tag: &str) -> BTreeMap<String, std::collections::BTreeSet<String>> {
+        let (_, files) = BUILT_IN.into_iter().find(|(of, _)| *of == tag).unwrap();
+        let lines = files.iter().flat_map(|file| file.lines()).filter(|line| !line.starts_with('#'));
+        lines
+            .filter_map(|line| line.split_once(" = "))
+            .map(|(id, pattern)| {
+                let names = pattern.split("{ $").skip(1).filter_map(|rest| Some(rest.split_once(" }")?.0.to_owned()));
+                (id.to_owned(), names.collect())
+            })
+            .collect()
+    }
+
+    /// A message whose value is not given falls back to English, silently.
+    #[test]
+    fn a_translation_needs_no_value_that_english_does_not_get() {
+        let english = values("en");
+        for (id, names) in values("zh") {
+            // Where English says the words of the run, the reason is there too.
+            let given = english[&id].iter().map(String::as_str).chain(["reason"]);
+            let given: Vec<&str> = given.collect();
+            assert!(names.iter().all(|name| given.contains(&name.as_str())), "{id}: {names:?}, given {given:?}");
+            assert!(!names.contains("reason") || english[&id].contains("id"), "{id} has no reason");
+        }
+    }
+
+    #[test]
+    fn every_reason_has_its_sentence() {
+        let catalogue = Catalogue::new(&[]).unwrap();
+        for reason in crate::types::ReasonCode::ALL {
+            for tag in ["en", "zh"] {
+                let id = format!("reason-{}", reason.id().replace(['.', '_'], "-"));
+                assert_ne!(catalogue.language(tag).say(&id, &[]), id);
+            }
+        }
+        let said = catalogue.tags().count() * crate::types::ReasonCode::ALL.len();
+        let there = ["en", "zh"].map(|tag| values(tag).keys().filter(|id| id.starts_with("reason-")).count());
+        assert_eq!(there.iter().sum::<usize>(), said, "no sentence is left over");
+    }
+
     #[test]
     fn a_site_adds_a_language_and_english_fills_what_it_lacks() {
         let german = "not-for-diagnostic-use = NICHT ZUR DIAGNOSTIK\n".to_owned();
@@ -234,7 +276,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_named() {
-        let with = |tag: &str, text: &str| Catalogue::new(&[(tag.to_owned(), text.to_owned())]).unwrap_err().to_string();
+        let with =
+            |tag: &str, text: &str| Catalogue::new(&[(tag.to_owned(), text.to_owned())]).unwrap_err().to_string();
         assert!(with("de", "report-serie = x\n").contains("`report-serie`"));
         assert!(with("de", "= x\n").contains("cannot be read"));
         assert!(with("not a tag", "report-series = x\n").contains("language tag"));
