@@ -11,6 +11,7 @@ use std::{
 };
 
 use fluent_bundle::{FluentArgs, FluentResource, FluentValue, concurrent::FluentBundle};
+use fluent_syntax::ast::Entry;
 
 use crate::types::Sha256Digest;
 
@@ -21,7 +22,7 @@ const BUILT_IN: [(&str, &[&str]); 2] = [
 ];
 
 /// The language that has every message.
-pub const ENGLISH: &str = "en";
+pub(super) const ENGLISH: &str = "en";
 
 /// The built-in languages. That they can be read is proved by a test; if they could not, messages would be their identifiers.
 static BUILT_IN_LANGUAGES: LazyLock<Catalogue> =
@@ -197,7 +198,7 @@ fn add(bundle: &mut FluentBundle<FluentResource>, tag: &str, file: &str) -> Resu
 fn messages(tag: &str, file: &str) -> Result<Vec<String>, TextsError> {
     let resource = parsed(tag, file)?;
     let ids = resource.entries().filter_map(|entry| match entry {
-        fluent_bundle::FluentMessage::Message(message) => Some(message.id.name.to_owned()),
+        Entry::Message(message) => Some(message.id.name.to_owned()),
         _ => None,
     });
     Ok(ids.collect())
