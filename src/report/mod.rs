@@ -20,6 +20,7 @@ mod modules;
 mod plan;
 #[cfg(test)]
 pub mod samples;
+mod segments;
 mod source;
 mod sr;
 #[cfg(test)]
