@@ -144,7 +144,7 @@ fn author(frame: &Frame<'_>) -> InMemDicomObject {
 }
 
 /// The request that the study answers, as far as the image names it.
-fn request(frame: &Frame<'_>) -> InMemDicomObject {
+pub(super) fn request(frame: &Frame<'_>) -> InMemDicomObject {
     let newest = frame.newest;
     let attributes = newest.items(tags::REQUEST_ATTRIBUTES_SEQUENCE).first();
     let copied = |tag: Tag| attributes.and_then(|item| item.get(tag)).or_else(|| newest.element(tag));
@@ -170,7 +170,7 @@ fn request(frame: &Frame<'_>) -> InMemDicomObject {
 }
 
 /// Study, series, instances (PS3.3 table C.17-3).
-fn evidence(study_instance_uid: &Uid, images: &[SourceImage]) -> InMemDicomObject {
+pub(super) fn evidence(study_instance_uid: &Uid, images: &[SourceImage]) -> InMemDicomObject {
     let series = by_series(images)
         .into_iter()
         .map(|(series_instance_uid, images)| {
@@ -239,7 +239,7 @@ fn content_tree(frame: &Frame<'_>, sources: Sources<'_>, images: &[SourceImage])
 }
 
 /// TID 1001: who observed.
-fn observer(frame: &Frame<'_>) -> Vec<Item> {
+pub(super) fn observer(frame: &Frame<'_>) -> Vec<Item> {
     let installation = &frame.record.installation;
     let mut items = vec![
         code(ObservationContext, codes::OBSERVER_TYPE, codes::DEVICE),

@@ -44,17 +44,25 @@ impl TextEncoding {
         Self { character_set, codec }
     }
 
+    /// Whether a generated text is written as it is, without characters spelled or lost.
+    pub(super) fn holds(&self, text: &str) -> bool {
+        text.is_ascii() || self.encoded(text).is_some()
+    }
+
     /// The bytes of a generated text. Characters that the set lacks (or that would contain the byte of a
     /// backslash) are written in ASCII.
     pub(super) fn encode(&self, text: &str) -> Vec<u8> {
-        if !text.is_ascii()
-            && let Some(codec) = &self.codec
-            && let Ok(bytes) = codec.encode(text)
-            && bytes.split(|byte| *byte == b'\\').count() == text.split('\\').count()
-        {
-            return bytes;
+        if text.is_ascii() {
+            text.as_bytes().to_vec()
+        } else {
+            self.encoded(text).unwrap_or_else(|| ascii(text).into_bytes())
         }
-        ascii(text).into_bytes()
+    }
+
+    /// In the set itself; `None` when it lacks a character.
+    fn encoded(&self, text: &str) -> Option<Vec<u8>> {
+        let bytes = self.codec.as_ref()?.encode(text).ok()?;
+        (bytes.split(|byte| *byte == b'\\').count() == text.split('\\').count()).then_some(bytes)
     }
 }
 
