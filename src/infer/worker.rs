@@ -39,11 +39,11 @@ use crate::{
     },
     jobs::{self, Job, JobHandler},
     nn::EnsembleOptions,
-    report::{self, OverlayWords, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
+    report::{self, OverlayWords, RenderOptions, RenderedObject, ReportForm, RgbPixels, SourceHeader},
     telemetry::{Label as _, RunStage},
     types::{
         BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, Errand, HeatMap, ImageAnalysis, Installation,
-        Progress, Route, RunOutcome, RunRecord, RunRole, Sha256Digest, SourceImage, Uid, Urgency,
+        Progress, ReportClass, Route, RunOutcome, RunRecord, RunRole, Sha256Digest, SourceImage, Uid, Urgency,
     },
 };
 
@@ -513,7 +513,7 @@ impl Inner {
                 sources_of(&to_render.record.outcome).into_iter().map(|source| source.archive_key).collect();
             (to_render, instance::received_at(&mut connection, &keys).await?)
         };
-        let FinishedRun { workup_id, destinations, mut record } = to_render;
+        let FinishedRun { workup_id, destinations, mut record, .. } = to_render;
         record.started_at = record.started_at.to_offset((self.settings.machine_utc_offset)(record.started_at));
         let (study_instance_uid, revision) = (record.study_instance_uid.clone(), record.revision);
         let not_analysed = matches!(record.outcome, RunOutcome::NotAnalysed(_));
@@ -791,7 +791,13 @@ fn render_and_store(
         let rendered_overlay = report::render_ct_overlay(record, &sources, &pixels, &settings.render)?;
         rendered.push((rendered_overlay, 0, Some(preview), SEND_ORDER_SC));
     }
-    rendered.push((report::render_sr(record, &sources, &settings.render)?, 0, None, SEND_ORDER_SR));
+    let form = ReportForm {
+        class: ReportClass::Comprehensive,
+        language: "en".to_owned(),
+        with_segmentation: false,
+        predecessor: record.predecessor.clone(),
+    };
+    rendered.push((report::render_report(record, &sources, &form, &settings.render)?, 0, None, SEND_ORDER_SR));
     // What an attempt that fails or is killed leaves behind is written anew by the next, under the same names.
     rendered
         .into_iter()

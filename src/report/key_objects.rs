@@ -5,15 +5,15 @@ use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 
 use super::{
-    RenderOptions, RenderedObject, ReportError, ResultKind, Sources,
-    codes::{self, Concept},
-    content::{ConceptModifier, Contains, Item, code, container, reference, text},
-    dataset::{Build, write},
+    RenderOptions, RenderedObject, ReportError, ResultKind, Sources, codes,
+    content::{Contains, Item, container, reference, text},
+    dataset::{Build, Identity, write},
     modules::{Frame, Series},
-    presentation_state::texts_of,
-    segmentation::{needed_header, notice},
-    sr::{evidence, observer, request},
-    texts::{ENGLISH, Texts},
+    presentation_state::role_in,
+    segmentation::needed_header,
+    sr::{context, evidence, request},
+    texts::Texts,
+    wording,
 };
 use crate::types::{BundleStatus, CtAnalysis, Decision, RunOutcome, RunRecord, SourceImage, Uid};
 
@@ -21,8 +21,7 @@ use crate::types::{BundleStatus, CtAnalysis, Decision, RunOutcome, RunRecord, So
 const WHAT: &str = "key object selection";
 
 /// Renders the images that a validated bundle calls present as key objects: the radiographs, or the slices of a CT that speak
-/// for it. The description is in `language`, or in English where the character set of the study does not have its
-/// characters.
+/// for it. The description is in `language`, or in English where nobody knows that.
 ///
 /// `sources` are in the order of arrival: the last one gives patient and study.
 ///
@@ -38,8 +37,8 @@ pub fn render_key_objects(
     if record.bundle.status != BundleStatus::Validated {
         return Err(empty("only a validated bundle may say that something is present"));
     }
-    let frame = Frame::new(record, sources, options)?;
-    let texts = texts_of(&frame, language);
+    let frame = Frame::new(record, sources, options)?.in_language(language);
+    let texts = frame.texts;
     let Present { images, findings } = present(record, texts);
     if images.is_empty() {
         return Err(empty("nothing is present"));
@@ -50,23 +49,32 @@ pub fn render_key_objects(
 
     let sop_class_uid = Uid::new(uids::KEY_OBJECT_SELECTION_DOCUMENT_STORAGE)
         .map_err(|error| ReportError::Encode { what: "SOP Class UID", reason: error.to_string() })?;
-    let identity = frame.identity("ko", &sop_class_uid, 1);
+    let identity = frame.identity(&role_in("ko", texts), &sop_class_uid, 1);
     let series = Series {
         modality: "KO",
         number: "9007",
-        description: texts.say("key-objects-series", &[("notice", notice(record, texts).into())]),
+        description: texts.say("key-objects-series", &[("notice", wording::notice(texts, &record.bundle).into())]),
         instance_number: 1,
     };
     let mut data_set = frame.data_set(&identity, &series, frame.newest);
     data_set.put_items(tags::REFERENCED_PERFORMED_PROCEDURE_STEP_SEQUENCE, Vec::new());
     data_set.put_items(tags::REFERENCED_REQUEST_SEQUENCE, vec![request(&frame)]);
-    let evidence = evidence(&record.study_instance_uid, &images);
+    let instances: Vec<Identity> = images
+        .iter()
+        .map(|image| Identity {
+            sop_class_uid: image.sop_class_uid.clone(),
+            sop_instance_uid: image.sop_instance_uid.clone(),
+            series_instance_uid: image.series_instance_uid.clone(),
+        })
+        .collect();
+    let evidence = evidence(&record.study_instance_uid, &instances);
     data_set.put_items(tags::CURRENT_REQUESTED_PROCEDURE_EVIDENCE_SEQUENCE, vec![evidence]);
 
-    let words = texts
-        .say("key-objects-text", &[("findings", findings.join("; ").into()), ("notice", notice(record, texts).into())]);
-    let mut children = vec![code(ConceptModifier, codes::LANGUAGE, language_code(texts))];
-    children.extend(observer(&frame));
+    let words = texts.say(
+        "key-objects-text",
+        &[("findings", findings.join("; ").into()), ("notice", wording::notice(texts, &record.bundle).into())],
+    );
+    let mut children = context(&frame);
     children.push(text(Contains, codes::KEY_OBJECT_DESCRIPTION, &words));
     children.extend(images.iter().map(key_image));
     let mut root = container(None, codes::OF_INTEREST, children);
@@ -88,14 +96,6 @@ fn key_image(image: &SourceImage) -> Item {
     item.put_text(tags::VALUE_TYPE, VR::CS, "IMAGE");
     item.put_items(tags::REFERENCED_SOP_SEQUENCE, vec![reference(&image.sop_class_uid, &image.sop_instance_uid)]);
     item
-}
-
-fn language_code(texts: Texts<'_>) -> Concept<'_> {
-    match texts.tag() {
-        ENGLISH => codes::ENGLISH,
-        "zh" => Concept { value: "zh", scheme: "RFC5646", meaning: "Chinese" },
-        tag => Concept { value: tag, scheme: "RFC5646", meaning: tag },
-    }
 }
 
 /// What is present, and where.

@@ -421,10 +421,9 @@ fn the_attributes_of_a_presentation_state() {
     insta::assert_snapshot!(structure(&parse(&object)));
     assert_eq!(object.part10, outlines_of(&record, "en", &sources).part10);
     assert_refers_to_sources(&object, &sources);
-    let text = string(
-        item(item(&parse(&object), tags::GRAPHIC_ANNOTATION_SEQUENCE), tags::TEXT_OBJECT_SEQUENCE),
-        tags::UNFORMATTED_TEXT_VALUE,
-    );
+    let parsed = parse(&object);
+    let annotation = item(&parsed, tags::GRAPHIC_ANNOTATION_SEQUENCE);
+    let text = string(item(annotation, tags::TEXT_OBJECT_SEQUENCE), tags::UNFORMATTED_TEXT_VALUE);
     assert!(text.contains(UNTRAINED_NOTICE) && text.ends_with("NOT FOR DIAGNOSTIC USE"), "{text}");
 }
 
@@ -522,20 +521,24 @@ fn the_image_keeps_its_grey_scale() {
 }
 
 #[test]
-fn words_are_in_the_language_where_the_character_set_has_it() {
+fn words_are_in_the_language_of_the_destination() {
     let (source, record) = radiograph(40, 32, 64, true, BundleStatus::Unvalidated);
     let said = |character_set, language: &str| {
-        let source = SampleSource { character_set, ..source.clone() };
-        let parsed = parse(&outlines_of(&record, language, &[source]));
+        let sources = [SampleSource { character_set, ..source.clone() }];
+        let object = outlines_of(&record, language, &sources);
+        let parsed = parse(&object);
         let annotation = item(&parsed, tags::GRAPHIC_ANNOTATION_SEQUENCE);
-        let bytes = item(annotation, tags::TEXT_OBJECT_SEQUENCE).element(tags::UNFORMATTED_TEXT_VALUE).unwrap();
-        bytes.to_str().unwrap().trim_end().to_owned()
+        let words = string(item(annotation, tags::TEXT_OBJECT_SEQUENCE), tags::UNFORMATTED_TEXT_VALUE);
+        (words, object.sop_instance_uid)
     };
-    assert_eq!(said(Some("ISO_IR 192"), "zh"), "AI 肺部轮廓。不可用于诊断");
-    for character_set in [None, Some("ISO_IR 100"), Some("\\ISO 2022 IR 87")] {
-        assert_eq!(said(character_set, "zh"), "AI lung outlines. NOT FOR DIAGNOSTIC USE");
+    for character_set in [None, Some("ISO_IR 100"), Some("ISO_IR 192"), Some("GB18030")] {
+        let (chinese, of_chinese) = said(character_set, "zh");
+        assert_eq!(chinese, "AI 肺部轮廓。不可用于诊断");
+        let (english, of_english) = said(character_set, "en");
+        assert_eq!(english, "AI lung outlines. NOT FOR DIAGNOSTIC USE");
+        assert_ne!(of_chinese, of_english, "other words are another object");
+        assert_eq!(said(character_set, "xx"), (english, of_english));
     }
-    assert_eq!(said(Some("ISO_IR 192"), "xx"), "AI lung outlines. NOT FOR DIAGNOSTIC USE");
 }
 
 #[test]
@@ -748,9 +751,11 @@ fn nothing_says_more_than_it_may() {
         for forbidden in ["positive", "negative", "detected", "diagnosis", "probability", "infected", "suspicious"] {
             assert!(!texts.contains(forbidden), "{name} says {forbidden}: {texts}");
         }
-        let notice = if name.contains("Untrained") { UNTRAINED_NOTICE } else { "NOT FOR DIAGNOSTIC USE" };
+        let id = if name.contains("Untrained") { "untrained-notice" } else { "not-for-diagnostic-use" };
         let description = string(&parsed, tags::SERIES_DESCRIPTION);
-        assert!(description.contains(notice) || description.contains("不可用于诊断"), "{name}: {description}");
+        let catalogue = samples::options().texts;
+        let mut notices = ["en", "zh"].map(|tag| catalogue.language(tag).say(id, &[])).into_iter();
+        assert!(notices.any(|notice| description.ends_with(&notice)), "{name}: {description}");
         assert!(description.chars().count() <= 64);
         assert_eq!(string(&parsed, tags::CONTENT_QUALIFICATION), "RESEARCH");
         assert_eq!(string(&parsed, tags::SOP_CLASS_UID), object.sop_class_uid.as_str());
@@ -773,7 +778,13 @@ fn heavy_validators_accept_segmentations_outlines_and_key_objects() {
     // A folder of results has a report.
     let source = SampleSource::new(IMAGE);
     let record = samples::analysed(BundleStatus::Unvalidated, &source);
-    let report = render_sr(&record, &pairs(&[source]), &samples::options()).unwrap();
+    let form = ReportForm {
+        class: ReportClass::Comprehensive,
+        language: "en".to_owned(),
+        with_segmentation: false,
+        predecessor: None,
+    };
+    let report = render_report(&record, &pairs(&[source]), &form, &samples::options()).unwrap();
     fs_err::write(folder.join("report.dcm"), &report.part10).unwrap();
     let of_samples = [("bare", "Missing attribute or value that would be needed to build DICOMDIR")];
     validators::assert_valid(&folder, &of_samples);

@@ -10,9 +10,10 @@ use super::{
     dataset::{Build, write},
     heat_map::put_body_part,
     modules::{Frame, Series},
-    segmentation::{check_size, full_notice, needed_header, notice, radiograph},
+    segmentation::{check_size, needed_header, radiograph},
     source::SourceHeader,
     texts::{ENGLISH, Texts},
+    wording,
 };
 use crate::{
     imaging::{
@@ -33,7 +34,7 @@ const MAXIMUM_POINTS: usize = 8191;
 const LAYER: &str = "AI";
 
 /// Renders the outlines of both lungs of analysed image number `image_idx` (from 0), with a line that says what they are, in
-/// `language`, or in English where the character set of the study does not have its characters.
+/// `language`, or in English where nobody knows that.
 ///
 /// The image looks as it does without the presentation state: Modality LUT, window and polarity are copied. `sources` are in
 /// the order of arrival: the last one gives patient and study.
@@ -64,15 +65,15 @@ pub fn render_presentation_state(
         return Err(ReportError::Empty { what: "presentation state", why: "no lung was found".to_owned() });
     }
 
-    let frame = Frame::new(record, sources, options)?;
+    let frame = Frame::new(record, sources, options)?.in_language(language);
+    let (texts, bundle) = (frame.texts, &record.bundle);
     let sop_class_uid = Uid::new(uids::GRAYSCALE_SOFTCOPY_PRESENTATION_STATE_STORAGE)
         .map_err(|error| ReportError::Encode { what: "SOP Class UID", reason: error.to_string() })?;
-    let identity = frame.identity("pr", &sop_class_uid, image_idx + 1);
-    let texts = texts_of(&frame, language);
+    let identity = frame.identity(&role_in("pr", texts), &sop_class_uid, image_idx + 1);
     let series = Series {
         modality: "PR",
         number: "9006",
-        description: texts.say("outlines-series", &[("notice", notice(record, texts).into())]),
+        description: texts.say("outlines-series", &[("notice", wording::notice(texts, bundle).into())]),
         instance_number: image_idx + 1,
     };
     let mut data_set = frame.data_set(&identity, &series, header);
@@ -82,7 +83,7 @@ pub fn render_presentation_state(
     data_set.put_text(tags::PRESENTATION_CREATION_DATE, VR::DA, &frame.moment.date());
     data_set.put_text(tags::PRESENTATION_CREATION_TIME, VR::TM, &frame.moment.time());
     data_set.put_text(tags::CONTENT_LABEL, VR::CS, "AI_LUNG_OUTLINES");
-    let description = texts.say("outlines-text", &[("notice", notice(record, texts).into())]);
+    let description = texts.say("outlines-text", &[("notice", wording::notice(texts, bundle).into())]);
     data_set.put_text(tags::CONTENT_DESCRIPTION, VR::LO, &description);
     data_set.put_text(tags::CONTENT_CREATOR_NAME, VR::PN, "");
     put_body_part(&mut data_set, header);
@@ -97,7 +98,7 @@ pub fn render_presentation_state(
     let mut annotation = InMemDicomObject::new_empty();
     annotation.put_text(tags::GRAPHIC_LAYER, VR::CS, LAYER);
     annotation.put_items(tags::GRAPHIC_OBJECT_SEQUENCE, graphics);
-    let words = texts.say("outlines-text", &[("notice", full_notice(record, texts).into())]);
+    let words = texts.say("outlines-text", &[("notice", full_wording::notice(texts, bundle).into())]);
     annotation.put_items(tags::TEXT_OBJECT_SEQUENCE, vec![text_object(&words)]);
     data_set.put_items(tags::GRAPHIC_ANNOTATION_SEQUENCE, vec![annotation]);
     data_set.put_items(tags::DISPLAYED_AREA_SELECTION_SEQUENCE, vec![displayed_area(header, rows_16, columns_16)]);
@@ -106,11 +107,16 @@ pub fn render_presentation_state(
     write(data_set, &frame.encoding, &options.file_meta, ResultKind::Pr, identity)
 }
 
-/// The language, or English where the character set of the object cannot write it.
-pub(super) fn texts_of<'a>(frame: &Frame<'a>, language: &str) -> Texts<'a> {
-    let texts = frame.options.texts.language(language);
-    let is_written = frame.encoding.holds(&texts.say("not-for-diagnostic-use", &[]));
-    if is_written { texts } else { frame.options.texts.language(ENGLISH) }
+/// The role in UIDs of an object with sentences: those of other languages, or of a site's own file, never share one.
+pub(super) fn role_in(role: &str, texts: Texts<'_>) -> String {
+    let mut role = role.to_owned();
+    if texts.tag() != ENGLISH {
+        role.extend([" in ", texts.tag()]);
+    }
+    if let Some(file) = texts.file() {
+        role.extend([" of ".to_owned(), file.to_string()]);
+    }
+    role
 }
 
 /// The outline with as few points as [`TOLERANCE_PIXELS`] allows, and fewer where they would not fit into one element.

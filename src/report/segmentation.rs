@@ -17,15 +17,13 @@ use super::{
     segments::{Segment, segmentation_identity, segments},
     source::SourceHeader,
     text::decimal_string,
-    texts::{ENGLISH, Texts},
+    texts::Texts,
     uids::uid,
+    wording,
 };
 use crate::{
     imaging::lungs_over_source,
-    types::{
-        BundleStatus, CtAnalysis, CtMethod, ImageAnalysis, RunOutcome, RunRecord, SourceImage, UNTRAINED_NOTICE,
-        VoxelLabels,
-    },
+    types::{CtAnalysis, CtMethod, ImageAnalysis, RunOutcome, RunRecord, SourceImage, VoxelLabels},
 };
 
 /// What is named in errors.
@@ -52,12 +50,13 @@ pub fn render_segmentation(
     };
     let segments = segments(record, shown);
     let (plane_frames, used) = subject.frames(&segments)?;
-    let texts = options.texts.language(ENGLISH);
+    // One segmentation for all destinations, whatever their language.
+    let texts = Texts::english();
     let header = subject.first_header()?;
     let series = Series {
         modality: "SEG",
         number: "9003",
-        description: texts.say("segmentation-series", &[("notice", notice(record, texts).into())]),
+        description: texts.say("segmentation-series", &[("notice", wording::notice(texts, &record.bundle).into())]),
         instance_number: match shown {
             Shown::Radiograph(image_idx) => image_idx + 1,
             Shown::Ct => 1,
@@ -107,21 +106,6 @@ pub(super) fn radiograph(record: &RunRecord, image_idx: usize) -> Result<&ImageA
         RunOutcome::CtMeasured(_) | RunOutcome::NotAnalysed(_) => &[],
     };
     images.get(image_idx).ok_or(ReportError::NoSuchImage { image_idx, analysed: images.len() })
-}
-
-/// What a Series Description ends with.
-pub(super) fn notice(record: &RunRecord, texts: Texts<'_>) -> String {
-    if record.bundle.status == BundleStatus::Untrained {
-        UNTRAINED_NOTICE.to_owned()
-    } else {
-        texts.say("not-for-diagnostic-use", &[])
-    }
-}
-
-/// What texts end with that have room for both.
-pub(super) fn full_notice(record: &RunRecord, texts: Texts<'_>) -> String {
-    let use_of_it = texts.say("not-for-diagnostic-use", &[]);
-    if record.bundle.status == BundleStatus::Untrained { format!("{UNTRAINED_NOTICE}. {use_of_it}") } else { use_of_it }
 }
 
 /// The header of a source image.
@@ -378,7 +362,8 @@ fn put_image(
     subject: &Subject<'_>,
     header: &SourceHeader,
 ) {
-    let description = texts.say("segmentation-description", &[("notice", notice(record, texts).into())]);
+    let description =
+        texts.say("segmentation-description", &[("notice", wording::notice(texts, &record.bundle).into())]);
     data_set.put_text(tags::IMAGE_TYPE, VR::CS, "DERIVED\\PRIMARY");
     data_set.put_text(tags::CONTENT_LABEL, VR::CS, "LUNGS");
     data_set.put_text(tags::CONTENT_DESCRIPTION, VR::LO, &description);
