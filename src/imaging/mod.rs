@@ -23,8 +23,10 @@ mod guard;
 mod header;
 pub mod heat;
 mod jpeg12;
+mod lung_mask;
 pub mod lungs;
 mod lut;
+pub mod outline;
 mod overlay;
 mod picture;
 pub mod quality;
@@ -39,6 +41,7 @@ pub use grey::{DecodeLimits, GreyImage, decode_grey, display_image, display_obje
 pub use guard::{GuardError, GuardLimits, check_part10, read_object};
 pub use header::{AnatomicRegion, ImageHeader, PatientAge, View, names_chest};
 pub use jpeg12::decode as decode_jpeg_12_bit;
+pub use lung_mask::{LungMaskError, lungs_over_source};
 pub use lut::{LookUpTable, Voi, WindowFunction};
 pub use overlay::{OverlayError, OverlayOptions, encode_png, render_overlay};
 pub use picture::{PictureError, PictureFacts, decode_picture, is_part10, picture_as_radiograph};
