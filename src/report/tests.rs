@@ -35,8 +35,12 @@ fn sr(record: &RunRecord, sources: &[SampleSource]) -> RenderedObject {
     render_sr(record, &pairs(sources), &samples::options()).unwrap()
 }
 
+fn form() -> PictureForm {
+    PictureForm::default()
+}
+
 fn heat_map(record: &RunRecord, sources: &[SampleSource]) -> RenderedObject {
-    render_heat_map(record, 0, &pairs(sources), &samples::overlay(32, 40), &samples::options()).unwrap()
+    render_heat_map(record, 0, &form(), &pairs(sources), &samples::overlay(32, 40), &samples::options()).unwrap()
 }
 
 /// The raw value of the first top-level element with this tag and VR, found in the bytes themselves.
@@ -125,7 +129,7 @@ fn all_results() -> Vec<(String, RenderedObject)> {
     results.push(("partial-sr".to_owned(), sr(&record, &sources)));
     for image_idx in 0..2 {
         let overlay = samples::overlay(31, 39);
-        let object = render_heat_map(&record, image_idx, &pairs(&sources), &overlay, &samples::options()).unwrap();
+        let object = render_heat_map(&record, image_idx, &form(), &pairs(&sources), &overlay, &samples::options()).unwrap();
         results.push((format!("partial-sc-{image_idx}"), object));
     }
     let sources = samples::ct_sources();
@@ -147,7 +151,7 @@ fn all_results() -> Vec<(String, RenderedObject)> {
 }
 
 fn ct_overlay(record: &crate::types::RunRecord, sources: &[SampleSource]) -> RenderedObject {
-    super::render_ct_overlay(record, &pairs(sources), &samples::overlay(64, 80), &samples::options()).unwrap()
+    super::render_ct_summary(record, &form(), &pairs(sources), &samples::overlay(64, 80), &samples::options()).unwrap()
 }
 
 #[test]
@@ -232,7 +236,7 @@ fn a_scan_that_networks_could_not_judge_is_measured_and_says_why() {
     let report = tree(&rendered);
     assert!(report.contains(words) && report.contains("computed_with=unet_plus_plus cuda:0 float16"), "{report}");
     assert_eq!(rendered.element(tags::COMPLETION_FLAG).unwrap().to_str().unwrap(), "PARTIAL");
-    assert!(super::ct_overlay_words(&record, analysis).below.contains(&words.to_owned()));
+    assert!(super::ct_overlay_words(&record, analysis, samples::options().texts.language("en")).below.contains(&words.to_owned()));
 }
 
 #[test]
@@ -276,7 +280,7 @@ fn the_words_on_the_overlay_of_a_ct() {
     let words = |status| {
         let record = samples::ct_measured(status, &sources);
         let crate::types::RunOutcome::CtMeasured(analysis) = record.outcome.clone() else { panic!("a measured CT") };
-        super::ct_overlay_words(&record, &analysis)
+        super::ct_overlay_words(&record, &analysis, samples::options().texts.language("en"))
     };
     let unvalidated = words(BundleStatus::Unvalidated);
     assert!(unvalidated.notice.is_empty() && unvalidated.above.contains("NOT FOR DIAGNOSTIC USE"));
@@ -288,7 +292,7 @@ fn the_words_on_the_overlay_of_a_ct() {
     assert_eq!(words(BundleStatus::Untrained).notice, crate::types::UNTRAINED_NOTICE);
     let record = samples::ct_outlined(BundleStatus::Untrained, &sources);
     let crate::types::RunOutcome::CtMeasured(analysis) = &record.outcome else { panic!("a measured CT") };
-    let outlined = super::ct_overlay_words(&record, analysis);
+    let outlined = super::ct_overlay_words(&record, analysis, samples::options().texts.language("en"));
     assert!(
         outlined.below.iter().any(|line| line.contains("The rule is satisfied first by 2 slice(s)")),
         "{outlined:?}"
@@ -737,7 +741,7 @@ fn texts_of_any_length_fit_their_value_representation() {
         options.file_meta.implementation_version_name.clone_from(&long);
         let pairs = pairs(&sources);
         let report = render_sr(&record, &pairs, &options).unwrap();
-        let picture = render_heat_map(&record, 0, &pairs, &samples::overlay(3, 3), &options).unwrap();
+        let picture = render_heat_map(&record, 0, &form(), &pairs, &samples::overlay(3, 3), &options).unwrap();
         for object in [report, picture] {
             let parsed = parse(&object);
             assert!(parsed.meta().implementation_version_name().unwrap().len() <= 16);
@@ -806,7 +810,7 @@ fn spacing_follows_the_size_of_the_overlay(
     let sources = [SampleSource::new(SOURCE_1)];
     let record = samples::analysed(BundleStatus::Unvalidated, &sources[0]);
     let overlay = samples::overlay(width, height);
-    let object = render_heat_map(&record, 0, &pairs(&sources), &overlay, &samples::options()).unwrap();
+    let object = render_heat_map(&record, 0, &form(), &pairs(&sources), &overlay, &samples::options()).unwrap();
     let parsed = parse(&object);
     assert_eq!(string(&parsed, tags::PIXEL_SPACING).as_deref(), spacing);
     let source = first_item(&parsed, tags::SOURCE_IMAGE_SEQUENCE).unwrap();
@@ -868,15 +872,15 @@ fn what_cannot_be_rendered_is_refused_with_its_reason() {
     assert!(message(render_sr(&record, &[], &options)).contains("at least one source image"));
     let only_third = pairs(&sources[2..]);
     assert!(message(render_sr(&record, &only_third, &options)).contains("498.11 is missing"));
-    assert!(message(render_heat_map(&record, 0, &only_third, &samples::overlay(2, 2), &options)).contains("498.11"));
+    assert!(message(render_heat_map(&record, 0, &form(), &only_third, &samples::overlay(2, 2), &options)).contains("498.11"));
     // The header of an excluded image may be missing: it may be what could not be read.
     assert!(render_sr(&record, &pairs(&sources[..2]), &options).is_ok());
 
     let all = pairs(&sources);
-    assert!(message(render_heat_map(&record, 2, &all, &samples::overlay(2, 2), &options)).contains("number 2"));
+    assert!(message(render_heat_map(&record, 2, &form(), &all, &samples::overlay(2, 2), &options)).contains("number 2"));
     for (width, height, bytes) in [(0, 2, 0), (2, 2, 11), (65536, 1, 196_608)] {
         let overlay = RgbPixels { width, height, bytes: vec![0; bytes] };
-        assert!(message(render_heat_map(&record, 0, &all, &overlay, &options)).contains("not an RGB image"));
+        assert!(message(render_heat_map(&record, 0, &form(), &all, &overlay, &options)).contains("not an RGB image"));
     }
     let mut other_study = record.clone();
     other_study.study_instance_uid = Uid::new("1.2.3").unwrap();

@@ -60,6 +60,11 @@ pub(super) fn ct_overlay_series(bundle: &BundleIdentity) -> String {
     format!("AI CT lungs - {}", notice(bundle))
 }
 
+/// Series Description of the slices of a CT, at most 64 characters.
+pub(super) fn ct_slices_series(bundle: &BundleIdentity) -> String {
+    format!("AI CT slices - {}", notice(bundle))
+}
+
 /// Image Comments of a heat map.
 pub(super) fn heat_map_comment(bundle: &BundleIdentity) -> String {
     with_notice(bundle, format!("AI heat map overlay. {NOT_FOR_DIAGNOSTIC_USE}. {HEAT_MAP_MEANING}"))
