@@ -724,7 +724,7 @@ mod tests {
     }
 
     #[test]
-    fn an_untrained_bundle_is_announced_above_and_below() {
+    fn everything_of_an_untrained_bundle_says_so_twice() {
         let mut words = words();
         words.notice = "UNTRAINED TEST WEIGHTS - NO CLINICAL MEANING".to_owned();
         let layout = layout_of(&base(1400, 1400), &words, true, 1536);

@@ -175,7 +175,8 @@ const fn is_ideographic(character: char) -> bool {
 /// Signs that stay with what follows.
 const OPENING: &str = "([{（［｛「『【〔〈《“‘〖";
 /// Signs, and small kana, that stay with what is before.
-const CLOSING: &str = ")]}）］｝」』】〕〉》”’〗、。，．,.：:；;！!？?％%‰℃°·・…—～ー々ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮ";
+const CLOSING: &str =
+    ")]}）］｝」』】〕〉》”’〗、。，．,.：:；;！!？?％%‰℃°·・…—～ー々ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮ";
 
 #[cfg(test)]
 mod tests {
@@ -210,7 +211,10 @@ mod tests {
             assert!(lines[..lines.len() - 1].iter().all(|line| font.width(line, 14.0) + 60 > width), "{lines:?}");
         }
         assert_eq!(pieces("of 50.0 % ("), [("of", true), ("50.0 %", true), ("(", true)].map(owned));
-        assert_eq!(pieces("AI 热图，50%。"), [("AI", true), ("热", true), ("图，", false), ("50%。", false)].map(owned));
+        assert_eq!(
+            pieces("AI 热图，50%。"),
+            [("AI", true), ("热", true), ("图，", false), ("50%。", false)].map(owned)
+        );
     }
 
     fn owned((piece, follows_space): (&str, bool)) -> (String, bool) {
@@ -225,7 +229,9 @@ mod tests {
             font.draw(&mut picture, text, (4, 4), 24.0, Rgb([255; 3]));
             picture
         };
-        for (text, face) in [("a", Face::Main), ("诚", Face::Cjk), ("誠", Face::Cjk), ("カ", Face::Cjk), ("가", Face::Neither)] {
+        for (text, face) in
+            [("a", Face::Main), ("诚", Face::Cjk), ("誠", Face::Cjk), ("カ", Face::Cjk), ("가", Face::Neither)]
+        {
             assert_eq!(font.face(text.chars().next().unwrap()), face, "{text}");
             let inked = ink(text).pixels().filter(|pixel| pixel.0[0] > 128).count();
             assert!(inked > 20, "{text} has {inked} pixels");

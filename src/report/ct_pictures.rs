@@ -99,7 +99,9 @@ pub fn render_ct_slice(
 fn measured(record: &RunRecord, image_idx: usize) -> Result<&CtAnalysis, ReportError> {
     match &record.outcome {
         RunOutcome::CtMeasured(analysis) => Ok(analysis),
-        RunOutcome::Analysed(_) | RunOutcome::NotAnalysed(_) => Err(ReportError::NoSuchImage { image_idx, analysed: 0 }),
+        RunOutcome::Analysed(_) | RunOutcome::NotAnalysed(_) => {
+            Err(ReportError::NoSuchImage { image_idx, analysed: 0 })
+        }
     }
 }
 

@@ -50,7 +50,8 @@ pub fn overlay_words(record: &RunRecord, image: &ImageAnalysis, texts: Texts<'_>
 pub fn overlay_words_on_demand(bundle: &BundleIdentity, image: &ImageAnalysis, texts: Texts<'_>) -> OverlayWords {
     let speaker = Speaker { bundle, texts };
     let made = image.member_heat_maps.iter().map(|(member, map)| {
-        speaker.say("picture-on-demand-map", &[("method", map.method.as_str().into()), ("member", member.as_str().into())])
+        speaker
+            .say("picture-on-demand-map", &[("method", map.method.as_str().into()), ("member", member.as_str().into())])
     });
     let made = speaker.list(made);
     let above = vec![speaker.title(image), speaker.say("picture-on-demand", &[("maps", made.into())])];
@@ -209,7 +210,10 @@ impl Speaker<'_> {
             members_title: self.say("picture-members", &[("class", self.class().into())]),
             members: members
                 .iter()
-                .map(|member| MemberWords { name: member.name.clone(), words: self.member(&member.name, output_of(member, bundle.target_class_idx)) })
+                .map(|member| MemberWords {
+                    name: member.name.clone(),
+                    words: self.member(&member.name, output_of(member, bundle.target_class_idx)),
+                })
                 .collect(),
         }
     }
@@ -244,9 +248,10 @@ impl Speaker<'_> {
         let thickness = series.slice_thickness_mm.map_or_else(String::new, |mm| {
             self.say("picture-ct-thickness", &[("thickness", format!("{mm:.2}").into())])
         });
-        let kernel = series.convolution_kernel.as_ref().map_or_else(String::new, |kernel| {
-            self.say("picture-ct-kernel", &[("kernel", kernel.as_str().into())])
-        });
+        let kernel = series
+            .convolution_kernel
+            .as_ref()
+            .map_or_else(String::new, |kernel| self.say("picture-ct-kernel", &[("kernel", kernel.as_str().into())]));
         self.say(
             "picture-ct-series",
             &[
@@ -452,10 +457,9 @@ impl Speaker<'_> {
         let bundle = self.bundle;
         let method = analysis.method.segmentation.as_str();
         let segmentation = match analysis.method.threshold_hu {
-            Some(hu) => self.say(
-                "picture-ct-threshold",
-                &[("method", method.into()), ("threshold", format!("{hu} HU").into())],
-            ),
+            Some(hu) => {
+                self.say("picture-ct-threshold", &[("method", method.into()), ("threshold", format!("{hu} HU").into())])
+            }
             None => method.to_owned(),
         };
         let status = match bundle.status {
@@ -503,10 +507,7 @@ mod tests {
         let record = radiograph(BundleStatus::Unvalidated);
         let words = overlay_words(&record, image(&record), catalogue.language("en"));
         assert_eq!(words.above[0], "AI heat map · COVID-19 87.3 % · NOT FOR DIAGNOSTIC USE");
-        assert_eq!(
-            words.above[1],
-            "Model output, uncalibrated, at or above the operating threshold (50.0 %)."
-        );
+        assert_eq!(words.above[1], "Model output, uncalibrated, at or above the operating threshold (50.0 %).");
         assert_eq!((words.notice.as_str(), words.reservations.len()), ("", 0));
         assert!(words.below[0].starts_with("grid 7x7: one cell = 6 px of the source image."), "{words:?}");
         assert!(words.below[1].starts_with("RESEARCH, UNVERIFIED. cxr-ensemble 1.2.0 (sha256 "), "{words:?}");

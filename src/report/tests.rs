@@ -21,6 +21,8 @@ use crate::types::{
 #[allow(unreachable_pub, reason = "the module belongs to the integration tests")]
 mod validators;
 
+mod pictures;
+
 const SOURCE_1: &str = "1.2.826.0.1.3680043.8.498.11";
 
 fn parse(object: &RenderedObject) -> DefaultDicomObject {
@@ -129,7 +131,8 @@ fn all_results() -> Vec<(String, RenderedObject)> {
     results.push(("partial-sr".to_owned(), sr(&record, &sources)));
     for image_idx in 0..2 {
         let overlay = samples::overlay(31, 39);
-        let object = render_heat_map(&record, image_idx, &form(), &pairs(&sources), &overlay, &samples::options()).unwrap();
+        let object =
+            render_heat_map(&record, image_idx, &form(), &pairs(&sources), &overlay, &samples::options()).unwrap();
         results.push((format!("partial-sc-{image_idx}"), object));
     }
     let sources = samples::ct_sources();
@@ -147,6 +150,7 @@ fn all_results() -> Vec<(String, RenderedObject)> {
     let record = samples::not_analysed(&sources[0], ReasonCode::SliceGap);
     let record = crate::types::RunRecord { bundle: samples::ct_bundle(BundleStatus::Unvalidated), ..record };
     results.push(("ct-rejected-sr".to_owned(), sr(&record, &sources)));
+    results.extend(pictures::pictures_in_all_forms().into_iter().map(|(name, object, _)| (name, object)));
     results
 }
 
@@ -236,7 +240,11 @@ fn a_scan_that_networks_could_not_judge_is_measured_and_says_why() {
     let report = tree(&rendered);
     assert!(report.contains(words) && report.contains("computed_with=unet_plus_plus cuda:0 float16"), "{report}");
     assert_eq!(rendered.element(tags::COMPLETION_FLAG).unwrap().to_str().unwrap(), "PARTIAL");
-    assert!(super::ct_overlay_words(&record, analysis, samples::options().texts.language("en")).below.contains(&words.to_owned()));
+    assert!(
+        super::ct_overlay_words(&record, analysis, samples::options().texts.language("en"))
+            .below
+            .contains(&words.to_owned())
+    );
 }
 
 #[test]
@@ -872,12 +880,17 @@ fn what_cannot_be_rendered_is_refused_with_its_reason() {
     assert!(message(render_sr(&record, &[], &options)).contains("at least one source image"));
     let only_third = pairs(&sources[2..]);
     assert!(message(render_sr(&record, &only_third, &options)).contains("498.11 is missing"));
-    assert!(message(render_heat_map(&record, 0, &form(), &only_third, &samples::overlay(2, 2), &options)).contains("498.11"));
+    assert!(
+        message(render_heat_map(&record, 0, &form(), &only_third, &samples::overlay(2, 2), &options))
+            .contains("498.11")
+    );
     // The header of an excluded image may be missing: it may be what could not be read.
     assert!(render_sr(&record, &pairs(&sources[..2]), &options).is_ok());
 
     let all = pairs(&sources);
-    assert!(message(render_heat_map(&record, 2, &form(), &all, &samples::overlay(2, 2), &options)).contains("number 2"));
+    assert!(
+        message(render_heat_map(&record, 2, &form(), &all, &samples::overlay(2, 2), &options)).contains("number 2")
+    );
     for (width, height, bytes) in [(0, 2, 0), (2, 2, 11), (65536, 1, 196_608)] {
         let overlay = RgbPixels { width, height, bytes: vec![0; bytes] };
         assert!(message(render_heat_map(&record, 0, &form(), &all, &overlay, &options)).contains("not an RGB image"));

@@ -326,13 +326,7 @@ struct Layout {
 impl Layout {
     /// The arrangement with the largest sections that keeps within the longest side; with the smallest ones where the words
     /// alone need more.
-    fn fit(
-        sections: u32,
-        words: &SummaryWords,
-        legend: &[(String, Ink)],
-        font: &TextFont,
-        long_side: u32,
-    ) -> Self {
+    fn fit(sections: u32, words: &SummaryWords, legend: &[(String, Ink)], font: &TextFont, long_side: u32) -> Self {
         let (largest, smallest) = CELL_PIXELS;
         let arranged = |columns: u32, cell: u32| Self::new(sections, (columns, cell), words, legend, font);
         let mut best = arranged(MOST_COLUMNS, smallest);
@@ -341,8 +335,7 @@ impl Layout {
             let cells = (smallest..=largest).rev().step_by(32);
             let fitting = cells.map(|cell| arranged(columns, cell)).find(|layout| layout.longest() <= long_side);
             if let Some(layout) = fitting
-                && (best.longest() > long_side
-                    || (layout.cell, best.longest()) > (best.cell, layout.longest()))
+                && (best.longest() > long_side || (layout.cell, best.longest()) > (best.cell, layout.longest()))
             {
                 best = layout;
             }
@@ -554,13 +547,7 @@ const fn is_body((hu, bits): (i16, u8)) -> bool {
 }
 
 /// Words with a dark edge, readable over whatever lies below.
-fn draw_edged(
-    picture: &mut RgbImage,
-    font: &TextFont,
-    text: &str,
-    (x, y): (u32, u32),
-    (size, ink): (f32, Rgb<u8>),
-) {
+fn draw_edged(picture: &mut RgbImage, font: &TextFont, text: &str, (x, y): (u32, u32), (size, ink): (f32, Rgb<u8>)) {
     for (x, y) in [(x.saturating_sub(1), y), (x + 1, y), (x, y.saturating_sub(1)), (x, y + 1)] {
         font.draw(picture, text, (x, y), size, BLACK);
     }
@@ -574,7 +561,8 @@ fn draw_labelled(
     (width, height): (u32, u32),
     at: impl Fn(u32, u32) -> (i16, u8),
 ) {
-    let pixels: Vec<(i16, u8)> = (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).map(|(x, y)| at(x, y)).collect();
+    let pixels: Vec<(i16, u8)> =
+        (0..height).flat_map(|y| (0..width).map(move |x| (x, y))).map(|(x, y)| at(x, y)).collect();
     let bits = |x: u32, y: u32| pixels[(y.min(height - 1) * width + x.min(width - 1)) as usize].1;
     // Within what it surrounds, `line` pixels wide.
     let is_border = |bit: u8, x: u32, y: u32, line: u32| {
@@ -730,8 +718,7 @@ mod tests {
         assert_eq!((layout.cell_columns, picture.dimensions()), (2, (layout.width, layout.height())));
         for number in 0..4 {
             let corner = layout.corner(number);
-            let (right, left) =
-                (inked(&picture, corner, RIGHT_LUNG_INK), inked(&picture, corner, LEFT_LUNG_INK));
+            let (right, left) = (inked(&picture, corner, RIGHT_LUNG_INK), inked(&picture, corner, LEFT_LUNG_INK));
             assert!(right.len() > 100 && left.len() > 100, "{} and {} pixels of outline", right.len(), left.len());
             let (right, left) = (mean(&right, |at| at.0), mean(&left, |at| at.0));
             assert!(right < 230.0 && left > 280.0, "section {number}: {right} and {left}");
@@ -773,15 +760,18 @@ mod tests {
         };
         let changed = changed_in(4);
         let corner = layout.corner(4);
-        let inks = |ink: Rgb<u8>| {
-            changed.iter().filter(|(x, y)| *with.get_pixel(corner.0 + x, corner.1 + y) == ink).count()
-        };
+        let inks =
+            |ink: Rgb<u8>| changed.iter().filter(|(x, y)| *with.get_pixel(corner.0 + x, corner.1 + y) == ink).count();
         assert!(inks(WHITE) > 50 && inks(BLACK) > 50, "{} white, {} black", inks(WHITE), inks(BLACK));
         // 180 columns in 512 pixels, 140 rows in 398, 57 below the square's top.
         let (low, high) = (changed.iter().map(|at| at.0).min().unwrap(), changed.iter().map(|at| at.0).max().unwrap());
         assert!(low.abs_diff(30 * 512 / 180) <= 2 && high.abs_diff(60 * 512 / 180) <= 2, "{low} to {high}");
-        let (top, bottom) = (changed.iter().map(|at| at.1).min().unwrap(), changed.iter().map(|at| at.1).max().unwrap());
-        assert!(top.abs_diff(57 + 50 * 398 / 140) <= 2 && bottom.abs_diff(57 + 70 * 398 / 140) <= 2, "{top} to {bottom}");
+        let (top, bottom) =
+            (changed.iter().map(|at| at.1).min().unwrap(), changed.iter().map(|at| at.1).max().unwrap());
+        assert!(
+            top.abs_diff(57 + 50 * 398 / 140) <= 2 && bottom.abs_diff(57 + 70 * 398 / 140) <= 2,
+            "{top} to {bottom}"
+        );
         // No other axial section has any of it.
         for number in 0..3 {
             assert_eq!(changed_in(number), [], "section {number}");
@@ -796,7 +786,10 @@ mod tests {
         let pixels = pixels(&volume, &sections);
         let mut words = words(sections.len());
         words.notice = "未经训练的测试权重".to_owned();
-        words.below = vec!["右肺：2700 ml，平均 -812 HU，第 15 百分位 -921 HU；-700 HU 及以上 10.0 %。".repeat(2); 9];
+        words.below = vec![
+            "右肺：2700 ml，平均 -812 HU，第 15 百分位 -921 HU；-700 HU 及以上 10.0 %。".repeat(2);
+            9
+        ];
         let font = TextFont::load().unwrap();
         for longest in [512, 777, 1024, 1536, 8192] {
             let shown = shown(&sections, &pixels);
@@ -901,8 +894,7 @@ mod tests {
 
     #[test]
     fn the_words_of_a_slice_stand_where_the_body_is_not() {
-        let words =
-            SliceWords { notice: "UNTRAINED".to_owned(), lines: vec!["NOT FOR DIAGNOSTIC USE".to_owned()] };
+        let words = SliceWords { notice: "UNTRAINED".to_owned(), lines: vec!["NOT FOR DIAGNOSTIC USE".to_owned()] };
         // 400 x 300, the body in all but one corner.
         let (rows, columns) = (300, 400);
         let labels = vec![0; rows * columns];
