@@ -682,7 +682,7 @@ mod tests {
     fn heat_is_outlined_where_it_lies_and_its_slice_is_shown() {
         let (volume, _) = Phantom::default().make();
         let lungs = segment(&volume).unwrap();
-        let usual = choose_sections(&volume, &lungs, None, &SliceWords::default()).unwrap();
+        let usual = choose_sections(&volume, &lungs, None, &[]).unwrap();
         let sections = choose_sections(&volume, &lungs, None, &[usual[0].index, 41]).unwrap();
         assert_eq!(sections.len(), 5, "what is shown anyway is not shown twice");
         assert_eq!((sections[4].plane, sections[4].index), (CtPlane::Axial, 41));
@@ -707,7 +707,7 @@ mod tests {
     fn the_right_lung_is_drawn_at_the_left_and_dense_parts_are_coloured() {
         let (volume, _) = Phantom { pleural_lesion_mm: Some(12.0), ..Phantom::default() }.make();
         let lungs = segment(&volume).unwrap();
-        let sections = choose_sections(&volume, &lungs, None, &SliceWords::default()).unwrap();
+        let sections = choose_sections(&volume, &lungs, None, &[]).unwrap();
         let planes: Vec<CtPlane> = sections.iter().map(|section| section.plane).collect();
         assert_eq!(planes, [CtPlane::Axial, CtPlane::Axial, CtPlane::Axial, CtPlane::Coronal]);
         assert!(sections[0].index > sections[1].index && sections[1].index > sections[2].index, "from head to feet");
@@ -924,7 +924,7 @@ mod tests {
     #[test]
     fn what_does_not_belong_together_is_refused() {
         let (volume, _) = Phantom::default().make();
-        let sections = choose_sections(&volume, &segment(&volume).unwrap(), None, &SliceWords::default()).unwrap();
+        let sections = choose_sections(&volume, &segment(&volume).unwrap(), None, &[]).unwrap();
         let render = |shown: &[ShownSection<'_>]| {
             render_sections(shown, volume.size, volume.spacing_mm, &words(shown.len()), 1536)
         };
