@@ -36,10 +36,11 @@ use crate::{
     imaging::{self, DecodeLimits, GuardLimits},
     jobs::{self, Job, JobHandler},
     nn::EnsembleOptions,
-    report::{self, PictureForm, RenderOptions, RenderedObject, ResultSpec, SourceHeader},
+    report::{self, PictureForm, RenderOptions, RenderedObject, ReportForm, ResultSpec, SourceHeader},
     telemetry::{Label as _, RunStage},
     types::{
-        Errand, Installation, Progress, Route, RunOutcome, RunRecord, RunRole, Sha256Digest, SourceImage, Uid, Urgency,
+        Errand, Installation, Progress, ReportClass, Route, RunOutcome, RunRecord, RunRole, Sha256Digest, SourceImage,
+        Uid, Urgency,
     },
 };
 
@@ -782,7 +783,13 @@ fn render_and_store(
         let summary = report::render_ct_summary(record, &form, &sources, &pixels, &settings.render)?;
         rendered.push((summary, 0, preview, SEND_ORDER_SC));
     }
-    rendered.push((report::render_sr(record, &sources, &settings.render)?, 0, None, SEND_ORDER_SR));
+    let form = ReportForm {
+        class: ReportClass::Comprehensive,
+        language: "en".to_owned(),
+        with_segmentation: false,
+        predecessor: record.predecessor.clone(),
+    };
+    rendered.push((report::render_report(record, &sources, &form, &settings.render)?, 0, None, SEND_ORDER_SR));
     // What an attempt that fails or is killed leaves behind is written anew by the next, under the same names.
     rendered
         .into_iter()

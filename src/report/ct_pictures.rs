@@ -5,8 +5,7 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
 use super::{
-    PictureForm, RenderOptions, RenderedObject, ReportError, RgbPixels, Sources, codes,
-    ct::{LESION_LIMITS, LIMITS, SLICE_HEAT, segmentation_words},
+    PictureForm, RenderOptions, RenderedObject, ReportError, RgbPixels, Sources, Texts, codes, ct_words,
     dataset::Build,
     modules::{Frame, Series, header_of},
     pictures::{derived_from, dimensions, finish, identity, modality, put_body_part, put_series},
@@ -142,20 +141,25 @@ fn put_image(
     // Sections of two planes have no orientation in common, and Image Orientation says more of a slice.
     data_set.put_text(tags::PATIENT_ORIENTATION, VR::CS, "");
     put_body_part(data_set, header);
-    let comment = format!("AI chest CT lung measurement. {}. {LIMITS}", wording::NOT_FOR_DIAGNOSTIC_USE);
+    // Attributes are English, as those of other modalities are; what is burnt in has the language of the destination.
+    let says = |id: &str| Texts::english().say(id, &[]);
+    let comment = format!("AI chest CT lung measurement. {}. {}", wording::NOT_FOR_DIAGNOSTIC_USE, says("ct-limits"));
     data_set.put_text(tags::IMAGE_COMMENTS, VR::LT, &wording::with_notice(&record.bundle, comment));
     let bundle = &record.bundle;
     let derivation = format!(
         "{}. {what} of the CT with the outlines of the lungs by {} of {} {} (bundle sha256:{}); coloured in the lungs: \
          -700 HU and above, -100 HU and above.{}",
         wording::NOT_FOR_DIAGNOSTIC_USE,
-        segmentation_words(analysis),
+        ct_words::segmentation(analysis),
         bundle.name,
         bundle.version,
         bundle.digest,
         [
-            analysis.classification.as_ref().map(|_| format!(" {SLICE_HEAT}")),
-            analysis.lesions.as_ref().map(|_| format!(" Dashed outlines: lesions by networks. {LESION_LIMITS}")),
+            analysis.classification.as_ref().map(|_| format!(" {}", says("ct-slice-heat"))),
+            analysis
+                .lesions
+                .as_ref()
+                .map(|_| format!(" Dashed outlines: lesions by networks. {}", says("ct-lesion-limits"))),
         ]
         .into_iter()
         .flatten()

@@ -1,19 +1,16 @@
 //! The words that are burnt into pictures, in the language of the picture.
 
 use super::{
-    Texts,
+    Texts, ct_words,
     texts::Argument,
-    wording::{self, Scores, allowed_decision, output_of},
+    wording::{self, against_threshold, output_of, percent_or_none},
 };
 use crate::{
     imaging::{
         FAINTEST_HEAT, MemberWords, OverlayWords, ScaleWords,
         ct::{BAND_LIMITS_HU, LegendWords, SliceWords, SummaryWords},
     },
-    types::{
-        BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLesions, CtLung,
-        CtLungLesions, CtPlane, CtQuadrant, Decision, ImageAnalysis, RunRecord, Side,
-    },
+    types::{BundleIdentity, BundleStatus, CtAnalysis, CtPlane, ImageAnalysis, MemberScore, RunRecord},
 };
 
 /// What is written around the heat map of an analysed radiograph.
@@ -21,22 +18,19 @@ use crate::{
 pub fn overlay_words(record: &RunRecord, image: &ImageAnalysis, texts: Texts<'_>) -> OverlayWords {
     let speaker = Speaker { bundle: &record.bundle, texts };
     let bundle = speaker.bundle;
-    let output = image.fused.get(bundle.target_class_idx).copied().unwrap_or(f64::NAN);
-    let mut above = vec![speaker.title(image)];
-    above.push(speaker.say(
-        "picture-model-output",
-        &[
-            ("calibration", speaker.calibration().into()),
-            ("position", speaker.position(image.into()).into()),
-            ("threshold", speaker.percent(bundle.threshold).into()),
-        ],
-    ));
+    let threshold = percent_or_none(texts, Some(bundle.threshold));
+    let output = [
+        ("calibration", wording::calibration(texts, bundle).into()),
+        ("position", against_threshold(texts, bundle, image.into()).into()),
+        ("threshold", threshold.clone().into()),
+    ];
+    let above = vec![speaker.title(image), speaker.say("picture-model-output", &output)];
     let mut reservations = Vec::new();
-    if let Some(zone) = bundle.grey_zone.filter(|_| bundle.is_in_grey_zone(output)) {
-        reservations.push(speaker.zone("picture-in-grey-zone", zone));
+    let of_target = image.fused.get(bundle.target_class_idx).copied().unwrap_or(f64::NAN);
+    if let Some(zone) = wording::grey_zone(texts, bundle).filter(|_| bundle.is_in_grey_zone(of_target)) {
+        reservations.push(speaker.say("picture-in-grey-zone", &[("zone", zone.into())]));
     }
     if !image.localised {
-        let threshold = speaker.percent(bundle.threshold);
         reservations.push(speaker.say("picture-not-localised", &[("threshold", threshold.into())]));
     } else if !image.heat_map.values.iter().any(|&value| value > 0.0) {
         reservations.push(speaker.plain("picture-no-region"));
@@ -50,10 +44,10 @@ pub fn overlay_words(record: &RunRecord, image: &ImageAnalysis, texts: Texts<'_>
 pub fn overlay_words_on_demand(bundle: &BundleIdentity, image: &ImageAnalysis, texts: Texts<'_>) -> OverlayWords {
     let speaker = Speaker { bundle, texts };
     let made = image.member_heat_maps.iter().map(|(member, map)| {
-        speaker
-            .say("picture-on-demand-map", &[("method", map.method.as_str().into()), ("member", member.as_str().into())])
+        let arguments = [("method", map.method.as_str().into()), ("member", member.as_str().into())];
+        speaker.say("picture-on-demand-map", &arguments)
     });
-    let made = speaker.list(made);
+    let made = wording::list(texts, &made.collect::<Vec<String>>());
     let above = vec![speaker.title(image), speaker.say("picture-on-demand", &[("maps", made.into())])];
     speaker.around(image, above, vec![speaker.plain("picture-on-demand-limits")])
 }
@@ -62,17 +56,14 @@ pub fn overlay_words_on_demand(bundle: &BundleIdentity, image: &ImageAnalysis, t
 #[must_use]
 pub fn ct_overlay_words(record: &RunRecord, analysis: &CtAnalysis, texts: Texts<'_>) -> SummaryWords {
     let speaker = Speaker { bundle: &record.bundle, texts };
-    let purpose = speaker.purpose();
+    let bundle = speaker.bundle;
     let mut below = vec![speaker.series(analysis)];
-    below.extend(analysis.lungs.iter().map(|lung| speaker.lung(lung)));
-    below.extend(analysis.lungs.iter().flat_map(|lung| speaker.thirds(lung)));
-    below.extend(analysis.classification.iter().map(|scan| speaker.scan(scan)));
-    below.extend(analysis.lesions.iter().flat_map(|lesions| speaker.lesions(lesions)));
-    below.extend(analysis.not_judged.iter().map(|not_judged| {
-        let words = not_judged.words.trim_end_matches('.');
-        speaker.say("picture-ct-not-judged", &[("words", words.into()), ("reason", not_judged.reason.id().into())])
-    }));
-    below.push(speaker.plain("picture-ct-limits"));
+    below.extend(analysis.lungs.iter().map(|lung| ct_words::lung(texts, lung)));
+    below.extend(analysis.lungs.iter().flat_map(|lung| ct_words::thirds_of_lung(texts, lung)));
+    below.extend(analysis.classification.iter().map(|scan| ct_words::classification(texts, bundle, scan)));
+    below.extend(analysis.lesions.iter().flat_map(|lesions| ct_words::lesions(texts, bundle, lesions)));
+    below.extend(ct_words::not_judged(texts, analysis));
+    below.push(speaker.plain("ct-limits"));
     below.push(speaker.ct_identity(analysis));
     let [_, rows, slices] = analysis.series.size;
     let section = |plane: CtPlane, index: usize| {
@@ -84,7 +75,7 @@ pub fn ct_overlay_words(record: &RunRecord, analysis: &CtAnalysis, texts: Texts<
     };
     SummaryWords {
         notice: speaker.notice(),
-        above: speaker.say("picture-ct-title", &[("purpose", purpose.into())]),
+        above: speaker.say("picture-ct-title", &[("purpose", speaker.purpose().into())]),
         sections: analysis.sections.iter().map(|shown| section(shown.plane, shown.index)).collect(),
         legend: speaker.legend(),
         below,
@@ -116,25 +107,12 @@ impl Speaker<'_> {
         self.say(id, &[])
     }
 
-    /// Names and numbers one after the other.
-    fn list(self, parts: impl Iterator<Item = String>) -> String {
-        parts.collect::<Vec<_>>().join(", ")
-    }
-
     fn notice(self) -> String {
         if self.bundle.status == BundleStatus::Untrained { self.plain("picture-untrained") } else { String::new() }
     }
 
     fn purpose(self) -> String {
         self.plain("not-for-diagnostic-use")
-    }
-
-    fn percent(self, share: f64) -> String {
-        if share.is_finite() { wording::percent(share) } else { self.plain("picture-no-value") }
-    }
-
-    fn hounsfield(self, value: Option<f64>) -> String {
-        value.map_or_else(|| self.plain("picture-no-value"), |value| format!("{value:.0} HU"))
     }
 
     fn class(self) -> String {
@@ -144,28 +122,9 @@ impl Speaker<'_> {
         }
     }
 
-    fn calibration(self) -> String {
-        self.plain(if self.bundle.calibration.is_some() { "picture-calibrated" } else { "picture-uncalibrated" })
-    }
-
-    fn position(self, scores: Scores<'_>) -> String {
-        let output = scores.fused.get(self.bundle.target_class_idx).copied().unwrap_or(f64::NAN);
-        self.plain(if output >= self.bundle.threshold {
-            "picture-at-or-above"
-        } else if output < self.bundle.threshold {
-            "picture-below"
-        } else {
-            "picture-not-comparable"
-        })
-    }
-
-    fn zone(self, id: &str, [low, high]: [f64; 2]) -> String {
-        self.say(id, &[("low", self.percent(low).into()), ("high", self.percent(high).into())])
-    }
-
     fn title(self, image: &ImageAnalysis) -> String {
         let output = match image.fused.get(self.bundle.target_class_idx) {
-            Some(output) => self.percent(*output),
+            Some(output) => percent_or_none(self.texts, Some(*output)),
             None => self.plain("picture-no-output"),
         };
         let (class, purpose) = (self.class(), self.purpose());
@@ -208,50 +167,42 @@ impl Speaker<'_> {
                 outline: self.plain("picture-scale-outline"),
             },
             members_title: self.say("picture-members", &[("class", self.class().into())]),
-            members: members
-                .iter()
-                .map(|member| MemberWords {
-                    name: member.name.clone(),
-                    words: self.member(&member.name, output_of(member, bundle.target_class_idx)),
-                })
-                .collect(),
+            members: members.iter().map(|member| self.member(member)).collect(),
         }
     }
 
-    fn member(self, name: &str, output: Option<f64>) -> String {
-        match output {
+    fn member(self, member: &MemberScore) -> MemberWords {
+        let name = member.name.clone();
+        let words = match output_of(member, self.bundle.target_class_idx) {
             Some(output) => {
-                self.say("picture-member", &[("name", name.into()), ("output", self.percent(output).into())])
+                let output = percent_or_none(self.texts, Some(output));
+                self.say("picture-member", &[("name", name.as_str().into()), ("output", output.into())])
             }
-            None => self.say("picture-member-failed", &[("name", name.into())]),
-        }
+            None => self.say("picture-member-failed", &[("name", name.as_str().into())]),
+        };
+        MemberWords { name, words }
     }
 
     fn legend(self) -> LegendWords {
         let [_, opacity, _, consolidation] = BAND_LIMITS_HU;
-        let limit = |id: &str, hu: i16| self.say(id, &[("limit", format!("{hu} HU").into())]);
+        let dense = |hu: i16| self.say("picture-ct-legend-dense", &[("limit", format!("{hu} HU").into())]);
         LegendWords {
             right_lung: self.plain("picture-ct-legend-right"),
             left_lung: self.plain("picture-ct-legend-left"),
-            opacity: limit("picture-ct-legend-opacity", opacity),
-            consolidation: limit("picture-ct-legend-consolidation", consolidation),
+            opacity: dense(opacity),
+            consolidation: dense(consolidation),
             airway: self.plain("picture-ct-legend-airway"),
             heat: self.plain("picture-ct-legend-heat"),
             lesion: self.plain("picture-ct-legend-lesion"),
         }
     }
 
+    /// Size and spacing; what identifies the series is in the object.
     fn series(self, analysis: &CtAnalysis) -> String {
         let series = &analysis.series;
         let [columns, rows, slices] = series.size;
         let [x, y, z] = series.spacing_mm;
-        let thickness = series.slice_thickness_mm.map_or_else(String::new, |mm| {
-            self.say("picture-ct-thickness", &[("thickness", format!("{mm:.2}").into())])
-        });
-        let kernel = series
-            .convolution_kernel
-            .as_ref()
-            .map_or_else(String::new, |kernel| self.say("picture-ct-kernel", &[("kernel", kernel.as_str().into())]));
+        let (thickness, kernel) = ct_words::thickness_and_kernel(self.texts, series);
         self.say(
             "picture-ct-series",
             &[
@@ -263,205 +214,8 @@ impl Speaker<'_> {
         )
     }
 
-    fn side(self, side: Side) -> String {
-        self.plain(match side {
-            Side::Right => "picture-ct-right-lung",
-            Side::Left => "picture-ct-left-lung",
-        })
-    }
-
-    fn lung(self, lung: &CtLung) -> String {
-        let CtDensities { volume_ml, mean_hu, percentile_15_hu, band_fractions } = lung.whole;
-        self.say(
-            "picture-ct-lung",
-            &[
-                ("lung", self.side(lung.side).into()),
-                ("volume", format!("{volume_ml:.0}").into()),
-                ("mean", self.hounsfield(mean_hu).into()),
-                ("percentile", self.hounsfield(percentile_15_hu).into()),
-                ("opacity", self.percent(lung.whole.opacity_fraction()).into()),
-                ("consolidation", self.percent(lung.whole.consolidation_fraction()).into()),
-                ("emphysema", self.percent(band_fractions[0]).into()),
-            ],
-        )
-    }
-
-    fn thirds(self, lung: &CtLung) -> Vec<String> {
-        let names = ["picture-ct-upper-third", "picture-ct-middle-third", "picture-ct-lower-third"];
-        let line = |(name, third): (&str, &CtDensities)| {
-            self.say(
-                "picture-ct-third",
-                &[
-                    ("lung", self.side(lung.side).into()),
-                    ("third", self.plain(name).into()),
-                    ("volume", format!("{:.0}", third.volume_ml).into()),
-                    ("mean", self.hounsfield(third.mean_hu).into()),
-                    ("opacity", self.percent(third.opacity_fraction()).into()),
-                    ("consolidation", self.percent(third.consolidation_fraction()).into()),
-                ],
-            )
-        };
-        names.into_iter().zip(&lung.thirds).map(line).collect()
-    }
-
-    /// What the networks said of a scan.
-    fn scan(self, scan: &CtClassification) -> String {
-        let bundle = self.bundle;
-        let scores = Scores::from(scan);
-        let outputs = bundle.classes.iter().zip(scores.fused);
-        let outputs = self.list(outputs.map(|(class, output)| format!("{} {}", class.label, self.percent(*output))));
-        let outputs = [("calibration", self.calibration().into()), ("outputs", outputs.into())];
-        let of_members = scan.members.iter();
-        let of_members =
-            self.list(of_members.map(|member| self.member(&member.name, output_of(member, bundle.target_class_idx))));
-        let members = [
-            ("class", self.class().into()),
-            ("outputs", of_members.into()),
-            ("spread", self.percent(scan.member_spread).into()),
-        ];
-        let zone = bundle.grey_zone.map_or_else(String::new, |zone| self.zone("picture-grey-zone", zone));
-        let operating_point = [
-            ("threshold", self.percent(bundle.threshold).into()),
-            ("zone", zone.into()),
-            ("class", self.class().into()),
-            ("position", self.position(scores).into()),
-            ("decision", self.decision(scores).into()),
-        ];
-        let localisation = if scan.localised { "picture-ct-localised" } else { "picture-ct-not-localised" };
-        self.say(
-            "picture-ct-scan",
-            &[
-                ("outputs", self.say("picture-outputs", &outputs).into()),
-                ("operating_point", self.say("picture-operating-point", &operating_point).into()),
-                ("members", self.say("picture-all-members", &members).into()),
-                ("slices", scan.slices.len().to_string().into()),
-                ("aggregation", scan.aggregation.as_str().into()),
-                ("keys", self.key_slices(scan).into()),
-                ("localisation", self.plain(localisation).into()),
-            ],
-        )
-    }
-
-    fn key_slices(self, scan: &CtClassification) -> String {
-        let class = self.class();
-        if scan.key_slices.is_empty() {
-            return self.say("picture-ct-no-key-slice", &[("class", class.into())]);
-        }
-        let slices: Vec<String> = scan.key_slices.iter().map(|key| self.key_slice(key)).collect();
-        self.say("picture-ct-key-slices", &[("class", class.into()), ("slices", slices.join("; ").into())])
-    }
-
-    fn key_slice(self, key: &CtKeySlice) -> String {
-        let share = |id: &str, name: &'static str, share: Option<f64>| {
-            share.map_or_else(String::new, |share| self.say(id, &[(name, self.percent(share).into())]))
-        };
-        let slice = self.say("picture-ct-key-slice", &[("number", (key.slice + 1).to_string().into())]);
-        let output = share("picture-ct-key-output", "output", key.output);
-        slice + &output + &share("picture-ct-key-heat", "share", key.lung_heat_fraction)
-    }
-
-    /// The decision at the threshold; why there is none.
-    fn decision(self, scores: Scores<'_>) -> String {
-        let bundle = self.bundle;
-        let output = scores.fused.get(bundle.target_class_idx).copied().unwrap_or(f64::NAN);
-        let zone = bundle.grey_zone.filter(|_| bundle.is_in_grey_zone(output));
-        let failed = scores.members.iter().filter(|member| member.failure.is_some()).count();
-        let decided = match allowed_decision(bundle, scores.decision) {
-            Decision::Present => Some("picture-decision-present"),
-            Decision::Absent => Some("picture-decision-absent"),
-            Decision::Undetermined => None,
-        };
-        self.decided(decided, zone, (failed, scores.members.len()))
-    }
-
-    fn decided(self, decided: Option<&str>, zone: Option<[f64; 2]>, (failed, all): (usize, usize)) -> String {
-        match (self.bundle.status, decided) {
-            (BundleStatus::Untrained, _) => return self.plain("picture-decision-untrained"),
-            (BundleStatus::Unvalidated, _) => return self.plain("picture-decision-unvalidated"),
-            (BundleStatus::Validated, Some(id)) => return self.plain(id),
-            (BundleStatus::Validated, None) => {}
-        }
-        let zone = zone.map(|zone| self.zone("picture-because-grey-zone", zone));
-        let counts = [("failed", failed.to_string().into()), ("all", all.to_string().into())];
-        let failed = (failed > 0).then(|| self.say("picture-because-members", &counts));
-        let reasons: Vec<String> = [zone, failed].into_iter().flatten().collect();
-        if reasons.is_empty() {
-            return self.plain("picture-decision-undetermined");
-        }
-        self.say("picture-decision-because", &[("reasons", reasons.join("; ").into())])
-    }
-
-    /// What the networks outlined and what the rule makes of it.
-    fn lesions(self, lesions: &CtLesions) -> Vec<String> {
-        let outlined = [
-            ("class", self.class().into()),
-            ("volume", format!("{:.1}", lesions.volume_ml).into()),
-            ("lungs", self.list(lesions.lungs.iter().map(|lung| self.lesions_in(lung))).into()),
-        ];
-        let decided = match allowed_decision(self.bundle, lesions.decision) {
-            Decision::Present => Some("picture-ct-by-rule-present"),
-            Decision::Absent => Some("picture-ct-by-rule-absent"),
-            Decision::Undetermined => None,
-        };
-        let failed = lesions.members.iter().filter(|member| member.failure.is_some()).count();
-        let outcome = [
-            ("run", self.run(lesions).into()),
-            ("with_lesion", lesions.slices_with_lesion.to_string().into()),
-            ("seen", lesions.slices.len().to_string().into()),
-            ("longest", lesions.longest_run.to_string().into()),
-            ("decision", self.decided(decided, None, (failed, lesions.members.len())).into()),
-        ];
-        let mut lines = vec![
-            self.say("picture-ct-outlined", &outlined),
-            self.say("picture-ct-rule", &[("rule", lesions.rule.as_str().into())]),
-            self.say("picture-ct-rule-outcome", &outcome),
-        ];
-        lines.extend(lesions.members.iter().filter_map(|member| {
-            let reason = member.failure.as_deref()?;
-            let arguments = [("name", member.name.as_str().into()), ("reason", reason.into())];
-            Some(self.say("picture-ct-member-failed", &arguments))
-        }));
-        lines
-    }
-
-    fn lesions_in(self, lung: &CtLungLesions) -> String {
-        let id = match lung.side {
-            Side::Right => "picture-ct-in-right-lung",
-            Side::Left => "picture-ct-in-left-lung",
-        };
-        let share = self.percent(lung.fraction.unwrap_or(f64::NAN));
-        self.say(id, &[("volume", format!("{:.1}", lung.volume_ml).into()), ("share", share.into())])
-    }
-
-    /// Whether the rule is satisfied, and where.
-    fn run(self, lesions: &CtLesions) -> String {
-        let Some(run) = &lesions.run else { return self.plain("picture-ct-rule-not-satisfied") };
-        let quadrant = match run.quadrant {
-            CtQuadrant::RightFront => "picture-ct-right-front",
-            CtQuadrant::LeftFront => "picture-ct-left-front",
-            CtQuadrant::RightBack => "picture-ct-right-back",
-            CtQuadrant::LeftBack => "picture-ct-left-back",
-        };
-        self.say(
-            "picture-ct-rule-satisfied",
-            &[
-                ("slices", run.slices.to_string().into()),
-                ("first", (run.first_slice + 1).to_string().into()),
-                ("last", (run.last_slice + 1).to_string().into()),
-                ("quadrant", self.plain(quadrant).into()),
-            ],
-        )
-    }
-
     fn ct_identity(self, analysis: &CtAnalysis) -> String {
         let bundle = self.bundle;
-        let method = analysis.method.segmentation.as_str();
-        let segmentation = match analysis.method.threshold_hu {
-            Some(hu) => {
-                self.say("picture-ct-threshold", &[("method", method.into()), ("threshold", format!("{hu} HU").into())])
-            }
-            None => method.to_owned(),
-        };
         let status = match bundle.status {
             BundleStatus::Untrained => "picture-status-untrained",
             BundleStatus::Unvalidated => "picture-status-unvalidated",
@@ -473,7 +227,7 @@ impl Speaker<'_> {
                 ("name", bundle.name.as_str().into()),
                 ("version", bundle.version.as_str().into()),
                 ("status", self.plain(status).into()),
-                ("segmentation", segmentation.into()),
+                ("segmentation", ct_words::segmentation(analysis).into()),
             ],
         )
     }
@@ -545,7 +299,7 @@ mod tests {
         assert_eq!(words.members[1].words, "vgg16 failed");
         record.bundle.grey_zone = Some([0.1, 0.2]);
         let words = overlay_words(&record, image(&record), catalogue.language("en"));
-        assert!(words.reservations[0].contains("grey zone, 10.0 % to below 20.0 %"), "{words:?}");
+        assert!(words.reservations[0].contains("in the grey zone, 10.0 % to below 20.0 %"), "{words:?}");
         let mut cold = image(&record).clone();
         cold.localised = true;
         cold.heat_map.values.fill(0.0);

@@ -50,24 +50,27 @@ impl Default for PictureForm {
     }
 }
 
-/// The identity of picture number `n` (from 1) of a role, in this form: every form has UIDs of its own. Those of the default
-/// form are as they were before there were others.
+/// The identity of picture number `n` (from 1) of a role, in this form: every form has UIDs of its own, and so have the
+/// sentences of a site. Those of the default form are as they were before there were others.
 pub(super) fn identity(frame: &Frame<'_>, role: &str, form: &PictureForm, n: usize) -> Result<Identity, ReportError> {
     let sop_class_uid = Uid::new(uids::SECONDARY_CAPTURE_IMAGE_STORAGE)
         .map_err(|error| ReportError::Encode { what: "SOP Class UID", reason: error.to_string() })?;
-    if *form == PictureForm::default() {
-        return Ok(frame.identity(role, &sop_class_uid, n));
+    let mut role = role.to_owned();
+    if *form != PictureForm::default() {
+        let modality = match form.modality {
+            PictureModality::Other => "other",
+            PictureModality::Source => "source",
+        };
+        let compression = match form.compression {
+            PictureCompression::None => "none",
+            PictureCompression::RleLossless => "rle",
+            PictureCompression::JpegBaseline => "jpeg",
+        };
+        role = format!("{role}/{modality}/{compression}/{}/{}", form.longest_side, form.language);
     }
-    let modality = match form.modality {
-        PictureModality::Other => "other",
-        PictureModality::Source => "source",
-    };
-    let compression = match form.compression {
-        PictureCompression::None => "none",
-        PictureCompression::RleLossless => "rle",
-        PictureCompression::JpegBaseline => "jpeg",
-    };
-    let role = format!("{role}/{modality}/{compression}/{}/{}", form.longest_side, form.language);
+    if let Some(file) = frame.options.texts.language(&form.language).file() {
+        role = format!("{role} of {file}");
+    }
     Ok(frame.identity(&role, &sop_class_uid, n))
 }
 

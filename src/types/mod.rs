@@ -5,6 +5,7 @@
 //! files and no tensors, and names no other room.
 
 mod ae_title;
+mod character_set;
 mod commitment;
 mod ct;
 mod device;
@@ -25,6 +26,7 @@ mod trial;
 mod uid;
 
 pub use ae_title::{AeTitle, AeTitleError};
+pub use character_set::decode_text;
 pub use commitment::{CommitmentReport, CommitmentRequest, FailureReason, SopReference};
 pub use ct::{
     CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLesionMember, CtLesionRun, CtLesions, CtLung,
@@ -37,9 +39,7 @@ pub use policy::{
     AssociationPolicy, IdentityUser, PasscodeHash, PasscodeHashError, RequiredIdentity, UserIdentityPolicy,
 };
 pub use probe::{PeerProbe, ProbedRoles};
-pub use profile::{
-    CtSlicePictures, PictureCompression, PictureModality, ReportClass, ResultProfile, SegmentationFor,
-};
+pub use profile::{CtSlicePictures, PictureCompression, PictureModality, ReportClass, ResultProfile, SegmentationFor};
 pub use refusal::{OfferedContext, PeerOffer, Refusal, RefusalKey, RefusalKind};
 pub use requirement::{Requirement, RequirementError, SeriesFacts};
 pub use rules::{DeliveryPriority, ResultCondition, ResultRule, Ruling};

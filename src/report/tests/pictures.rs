@@ -11,7 +11,7 @@ const COMPRESSIONS: [PictureCompression; 3] =
     [PictureCompression::None, PictureCompression::RleLossless, PictureCompression::JpegBaseline];
 
 fn compressed(compression: PictureCompression) -> PictureForm {
-    PictureForm { compression, ..form() }
+    PictureForm { compression, ..picture_form() }
 }
 
 /// Smooth, as photographs are, with lines of text as bright as can be.
@@ -87,12 +87,12 @@ fn every_form_has_uids_of_its_own_and_the_default_ones_are_those_of_before() {
     let sources = [SampleSource::new(SOURCE_1)];
     let record = samples::analysed(BundleStatus::Unvalidated, &sources[0]);
     let forms = [
-        form(),
-        PictureForm { modality: PictureModality::Source, ..form() },
+        picture_form(),
+        PictureForm { modality: PictureModality::Source, ..picture_form() },
         compressed(PictureCompression::RleLossless),
         compressed(PictureCompression::JpegBaseline),
-        PictureForm { longest_side: 2048, ..form() },
-        PictureForm { language: "zh".to_owned(), ..form() },
+        PictureForm { longest_side: 2048, ..picture_form() },
+        PictureForm { language: "zh".to_owned(), ..picture_form() },
     ];
     let mut uids = BTreeSet::new();
     let mut series = BTreeSet::new();
@@ -189,7 +189,7 @@ fn a_picture_has_the_modality_that_its_destination_wants() {
 fn a_slice_lies_where_its_source_lies() {
     let sources = placed_ct_sources();
     let record = samples::ct_measured(BundleStatus::Untrained, &sources);
-    let slices: Vec<RenderedObject> = (0..2).map(|number| slice(&record, number, &form(), &sources)).collect();
+    let slices: Vec<RenderedObject> = (0..2).map(|number| slice(&record, number, &picture_form(), &sources)).collect();
     assert_eq!(slices[0].series_instance_uid, slices[1].series_instance_uid);
     assert_ne!(slices[0].sop_instance_uid, slices[1].sop_instance_uid);
     assert_ne!(slices[0].series_instance_uid, ct_overlay(&record, &sources).series_instance_uid);
@@ -221,7 +221,7 @@ fn a_slice_lies_where_its_source_lies() {
     }
     // A slice without optional facts has none made up.
     let bare = samples::ct_sources();
-    let parsed = parse(&slice(&samples::ct_measured(BundleStatus::Unvalidated, &bare), 0, &form(), &bare));
+    let parsed = parse(&slice(&samples::ct_measured(BundleStatus::Unvalidated, &bare), 0, &picture_form(), &bare));
     assert!(parsed.get(tags::IMAGE_POSITION_PATIENT).is_none());
     assert_eq!(string(&parsed, tags::SLICE_THICKNESS).as_deref(), Some(""));
 }
@@ -231,7 +231,9 @@ fn a_picture_that_is_not_of_its_slice_is_refused() {
     let sources = placed_ct_sources();
     let record = samples::ct_measured(BundleStatus::Unvalidated, &sources);
     let render = |record: &RunRecord, number: usize, sources: &[SampleSource], rgb: &RgbPixels| {
-        render_ct_slice(record, number, &form(), &pairs(sources), rgb, &samples::options()).unwrap_err().to_string()
+        render_ct_slice(record, number, &picture_form(), &pairs(sources), rgb, &samples::options())
+            .unwrap_err()
+            .to_string()
     };
     let fitting = picture(32, 40);
     assert!(render(&record, 0, &sources, &picture(40, 32)).contains("slice 1 has 32 x 40 pixels"));
@@ -239,7 +241,8 @@ fn a_picture_that_is_not_of_its_slice_is_refused() {
     assert!(render(&record, 0, &sources[1..], &fitting).contains("is missing"));
     let radiograph = samples::analysed(BundleStatus::Unvalidated, &sources[0]);
     assert!(render(&radiograph, 0, &sources, &fitting).contains("no analysed image number 0"));
-    let of_radiograph = render_ct_summary(&radiograph, &form(), &pairs(&sources), &fitting, &samples::options());
+    let of_radiograph =
+        render_ct_summary(&radiograph, &picture_form(), &pairs(&sources), &fitting, &samples::options());
     assert!(of_radiograph.unwrap_err().to_string().contains("no analysed image"));
 }
 
