@@ -700,7 +700,6 @@ pub async fn finished(
     .fetch_optional(&mut *connection)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let predecessor = predecessor(connection, row.workup_id, row.revision).await?;
     Ok(Some(FinishedRun {
         workup_id: row.workup_id,
         destinations: row.destinations,
@@ -715,7 +714,6 @@ pub async fn finished(
             started_at: row.started_at,
             bundle: row.bundle_identity.0,
             computed_with: row.computed_with,
-            predecessor,
             outcome: row.outcome.0,
         },
     }))
@@ -729,20 +727,22 @@ pub async fn masks(connection: &mut Connection, run_id: Uuid) -> Result<Option<P
     Ok(masks.flatten().map(PackedMasks::from_bytes))
 }
 
-/// The newest report of an earlier revision that reached a destination.
-async fn predecessor(
+/// The newest report of an earlier revision that reached `destination`: what a new one replaces there.
+pub async fn predecessor(
     connection: &mut Connection,
     workup_id: Uuid,
     revision: i32,
+    destination: &str,
 ) -> Result<Option<PredecessorDocument>> {
     let row: Option<(String, String, String)> = sqlx::query_as(
         "select x.sop_class_uid, x.sop_instance_uid, x.series_instance_uid
          from result x join run r on r.id = x.run_id join delivery d on d.result_id = x.id
-         where r.workup_id = $1 and r.revision < $2 and x.kind = 'sr' and d.state = 'delivered'
+         where r.workup_id = $1 and r.revision < $2 and x.kind = 'sr' and d.state = 'delivered' and d.destination = $3
          order by r.revision desc limit 1",
     )
     .bind(workup_id)
     .bind(revision)
+    .bind(destination)
     .fetch_optional(connection)
     .await?;
     row.map(|(class, instance, series)| {

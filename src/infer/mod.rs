@@ -24,6 +24,7 @@ pub mod nearest;
 mod on_demand;
 pub mod pictures;
 pub mod pipeline;
+mod rendering;
 mod room;
 mod scores;
 mod settings;

@@ -1,5 +1,6 @@
 //! Which objects a destination gets of a run: its profile applied to what was found.
 
+use super::segments::segments;
 use crate::types::{
     BundleStatus, CtSlicePictures, Decision, PictureCompression, PictureModality, PredecessorDocument, ReportClass,
     ResultProfile, RunOutcome, RunRecord, SegmentationFor,
@@ -130,11 +131,13 @@ pub fn owed(
     match &record.outcome {
         RunOutcome::Analysed(analysis) => {
             for image_idx in 0..analysis.images.len() {
-                if profile.segmentation == SegmentationFor::All {
+                // Where no lung was found there is nothing to outline.
+                let has_lungs = !segments(record, Shown::Radiograph(image_idx)).is_empty();
+                if profile.segmentation == SegmentationFor::All && has_lungs {
                     specs.push(ResultSpec::Segmentation(Shown::Radiograph(image_idx)));
                     with_segmentation = true;
                 }
-                if profile.presentation_state {
+                if profile.presentation_state && has_lungs {
                     specs.push(ResultSpec::PresentationState { image_idx, language: language.clone() });
                 }
                 if profile.pictures {
@@ -144,7 +147,10 @@ pub fn owed(
         }
         RunOutcome::CtMeasured(analysis) => {
             // Runs of before there were segmentations have no masks: nothing says where their lungs are.
-            if profile.segmentation != SegmentationFor::None && !slices_with_lung.is_empty() {
+            if profile.segmentation != SegmentationFor::None
+                && !slices_with_lung.is_empty()
+                && !segments(record, Shown::Ct).is_empty()
+            {
                 specs.push(ResultSpec::Segmentation(Shown::Ct));
                 with_segmentation = true;
             }

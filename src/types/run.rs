@@ -464,8 +464,6 @@ pub struct RunRecord {
     /// Empty without networks, and of runs of versions that did not note it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub computed_with: Vec<String>,
-    /// The report of the previous revision that this one replaces.
-    pub predecessor: Option<PredecessorDocument>,
     /// What it found.
     pub outcome: RunOutcome,
 }
