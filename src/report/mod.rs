@@ -16,6 +16,8 @@ mod ct;
 mod dataset;
 mod describe;
 mod heat_map;
+#[cfg(test)]
+mod matrix;
 mod modules;
 mod plan;
 #[cfg(test)]

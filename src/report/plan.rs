@@ -161,12 +161,8 @@ pub fn owed(
         }
         RunOutcome::NotAnalysed(_) => {}
     }
-    let report = |class| ReportForm {
-        class,
-        language: language.clone(),
-        with_segmentation,
-        predecessor: predecessor.cloned(),
-    };
+    let report =
+        |class| ReportForm { class, language: language.clone(), with_segmentation, predecessor: predecessor.cloned() };
     let mut owed: Vec<Owed> = specs.into_iter().map(Owed::one).collect();
     // The companion is the report in sentences already.
     let classes = profile.report_classes.iter().filter(|class| {

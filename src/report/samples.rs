@@ -596,10 +596,8 @@ pub fn overlay(width: u32, height: u32) -> RgbPixels {
 
 /// Options of the tests.
 pub fn options() -> RenderOptions {
-    let file_meta = FileMetaIds {
-        implementation_class_uid: uid("2.25.99"),
-        implementation_version_name: "HILUM_TEST".to_owned(),
-    };
+    let file_meta =
+        FileMetaIds { implementation_class_uid: uid("2.25.99"), implementation_version_name: "HILUM_TEST".to_owned() };
     let mut options = RenderOptions::new(file_meta, Catalogue::new(&[]).unwrap());
     // Snapshots do not change with the version of the crate.
     options.software_version = "0.0.0".to_owned();

@@ -19,7 +19,7 @@ use crate::types::{
 
 #[path = "../../tests/it/validators.rs"]
 #[allow(unreachable_pub, reason = "the module belongs to the integration tests")]
-mod validators;
+pub(super) mod validators;
 
 const SOURCE_1: &str = "1.2.826.0.1.3680043.8.498.11";
 

@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_is_named() {
-        let with = |tag: &str, text: &str| Catalogue::new(&[(tag.to_owned(), text.to_owned())]).unwrap_err().to_string();
+        let with =
+            |tag: &str, text: &str| Catalogue::new(&[(tag.to_owned(), text.to_owned())]).unwrap_err().to_string();
         assert!(with("de", "report-serie = x\n").contains("`report-serie`"));
         assert!(with("de", "= x\n").contains("cannot be read"));
         assert!(with("not a tag", "report-series = x\n").contains("language tag"));

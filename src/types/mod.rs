@@ -36,9 +36,7 @@ pub use policy::{
     AssociationPolicy, IdentityUser, PasscodeHash, PasscodeHashError, RequiredIdentity, UserIdentityPolicy,
 };
 pub use probe::{PeerProbe, ProbedRoles};
-pub use profile::{
-    CtSlicePictures, PictureCompression, PictureModality, ReportClass, ResultProfile, SegmentationFor,
-};
+pub use profile::{CtSlicePictures, PictureCompression, PictureModality, ReportClass, ResultProfile, SegmentationFor};
 pub use refusal::{OfferedContext, PeerOffer, Refusal, RefusalKey, RefusalKind};
 pub use requirement::{Requirement, RequirementError, SeriesFacts};
 pub use run::{
