@@ -159,7 +159,11 @@ fn case(
 ) -> Case {
     let others = other_profiles();
     let mut destinations = vec![("default", ResultProfile::default())];
-    destinations.push(others[turn % others.len()].clone());
+    if variant.1 == Variant::Plain {
+        destinations.extend(others);
+    } else {
+        destinations.push(others[turn % others.len()].clone());
+    }
     let is_ct = modality == "CT";
     let mut sources = Vec::new();
     for image in 0..if is_ct { SLICES } else { 3 } {
@@ -379,6 +383,7 @@ fn radiograph_runs(case: &mut Case, status: BundleStatus, turn: usize) -> Vec<Ru
                     let mut other = image_analysis(&case.sources[idx], status, seed + idx, 0.2);
                     if idx == 1 {
                         other.members[1] = image.members[1].clone();
+                        other.lung_mask = lung_mask(other.placement.side, false);
                         other.left_lung_heat_fraction = None;
                         other.decision = Decision::Undetermined;
                     }
@@ -446,7 +451,7 @@ fn image_analysis(source: &SampleSource, status: BundleStatus, seed: usize, leve
             BundleStatus::Unvalidated | BundleStatus::Untrained => Decision::Undetermined,
         },
         localised: fused >= 0.5,
-        lung_mask: lung_mask(side),
+        lung_mask: lung_mask(side, true),
         right_lung_heat_fraction: Some(share(seed + 2)),
         left_lung_heat_fraction: Some(share(seed + 3)),
         ..samples::analysis(source.image())
@@ -455,7 +460,7 @@ fn image_analysis(source: &SampleSource, status: BundleStatus, seed: usize, leve
 
 /// Two lungs of different size on a canvas with three pixels for each of the image, so that the middle of every pixel
 /// of the image lies within one of the canvas.
-fn lung_mask(side: u32) -> LungMask {
+fn lung_mask(side: u32, has_left: bool) -> LungMask {
     let side = 3 * side;
     let is_in = |x: u32, y: u32, [left, top, width, height]: [u32; 4]| {
         (left..left + width).contains(&x) && (top..top + height).contains(&y)
@@ -466,7 +471,7 @@ fn lung_mask(side: u32) -> LungMask {
         .map(|(x, y)| match () {
             // A corner is missing: the lungs are no rectangles that look the same in any order.
             () if is_in(x, y, right) && x + y >= 60 => 1,
-            () if is_in(x, y, left) && x + y <= 165 => 2,
+            () if has_left && is_in(x, y, left) && x + y <= 165 => 2,
             () => 0,
         })
         .collect();

@@ -18,6 +18,7 @@ import sys
 import time
 import warnings
 
+sys.dont_write_bytecode = True
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
 import pictures
