@@ -15,6 +15,7 @@ mod probe;
 mod profile;
 mod refusal;
 mod requirement;
+mod rules;
 mod run;
 mod sha256;
 mod similar;
@@ -39,6 +40,7 @@ pub use probe::{PeerProbe, ProbedRoles};
 pub use profile::{CtSlicePictures, PictureCompression, PictureModality, ReportClass, ResultProfile, SegmentationFor};
 pub use refusal::{OfferedContext, PeerOffer, Refusal, RefusalKey, RefusalKind};
 pub use requirement::{Requirement, RequirementError, SeriesFacts};
+pub use rules::{DeliveryPriority, ResultCondition, ResultRule, Ruling};
 pub use run::{
     BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, ExcludedImage, GateResult, HeatMap,
     ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument,
