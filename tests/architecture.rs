@@ -77,7 +77,7 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
         &["dimse", "receive", "archive", "imaging", "report", "app", "cli"],
         "DICOM encoding is for the rooms that read or write it",
     ),
-    (&["encoding_rs"], &["archive"], "the index needs Unicode; results keep the bytes of their source"),
+    (&["encoding_rs"], &["types"], "text is decoded in one place, for the index and for reports in other languages"),
     (&["dicom_pixeldata"], &["imaging"], "pixels are decoded in imaging/"),
     (&["rustls"], &["tls", "dimse"], "certificates are tls/'s, handshakes are dimse/'s"),
     (&["tokio_rustls"], &["dimse"], "handshakes are dimse/'s"),

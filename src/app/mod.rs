@@ -13,6 +13,7 @@ mod follow_runs;
 pub mod infer_process;
 mod installation;
 mod sole_use;
+pub mod texts;
 pub mod tuning;
 
 use std::{

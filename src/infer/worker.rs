@@ -38,7 +38,7 @@ use crate::{
     },
     jobs::{self, Job, JobHandler},
     nn::EnsembleOptions,
-    report::{self, OverlayWords, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
+    report::{self, OverlayWords, RenderOptions, RenderedObject, ReportForm, RgbPixels, SourceHeader},
     telemetry::{Label as _, RunStage},
     types::{
         BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, Errand, HeatMap, ImageAnalysis, Installation,
@@ -785,7 +785,13 @@ fn render_and_store(
         let rendered_overlay = report::render_ct_overlay(record, &sources, &pixels, &settings.render)?;
         rendered.push((rendered_overlay, 0, Some(preview), SEND_ORDER_SC));
     }
-    rendered.push((report::render_sr(record, &sources, &settings.render)?, 0, None, SEND_ORDER_SR));
+    let form = ReportForm {
+        class: ReportClass::Comprehensive,
+        language: "en".to_owned(),
+        with_segmentation: false,
+        predecessor: record.predecessor.clone(),
+    };
+    rendered.push((report::render_report(record, &sources, &form, &settings.render)?, 0, None, SEND_ORDER_SR));
     // What an attempt that fails or is killed leaves behind is written anew by the next, under the same names.
     rendered
         .into_iter()

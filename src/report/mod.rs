@@ -1,6 +1,6 @@
 //! From a run record to DICOM bytes: the TID 1500 Structured Report and the Secondary Capture heat map.
 //!
-//! Start at [`render_sr`] and [`render_heat_map`]; both take a [`crate::types::RunRecord`] and the
+//! Start at [`render_report`] and [`render_heat_map`]; both take a [`crate::types::RunRecord`] and the
 //! [`SourceHeader`]s of its images. Rendering the same record with the same [`RenderOptions`] gives the same
 //! bytes, so a result is rendered once, kept, and resent unchanged for ever.
 //!
@@ -10,9 +10,11 @@
 //! The encoding follows `docs/architecture.md` and PS3.3 (Comprehensive SR, Secondary Capture Image), PS3.16
 //! (TID 1500, 1501, 4019).
 
+mod basic_text;
 mod codes;
 mod content;
 mod ct;
+mod ct_words;
 mod dataset;
 mod describe;
 mod heat_map;
@@ -22,6 +24,7 @@ mod modules;
 mod plan;
 #[cfg(test)]
 pub mod samples;
+mod segments;
 mod source;
 mod sr;
 #[cfg(test)]
@@ -38,7 +41,7 @@ pub use describe::describe;
 pub use heat_map::{RgbPixels, render_heat_map};
 pub use plan::{Owed, PictureForm, ReportForm, ResultSpec, Shown, owed};
 pub use source::{SourceHeader, SourceHeaderError};
-pub use sr::render_sr;
+pub use sr::{render_report, render_text_companion};
 pub use texts::{Catalogue, Texts, TextsError};
 pub use trial::{NO_TRUTH, describe_comparison, describe_trial};
 pub use uids::{result_key, uid};
@@ -50,8 +53,13 @@ use time::UtcOffset;
 use crate::types::{Sha256Digest, SourceImage, Uid};
 
 /// SOP classes of the objects that this room makes.
-pub const CREATED_SOP_CLASSES: &[&str] =
-    &[sop_classes::SECONDARY_CAPTURE_IMAGE_STORAGE, sop_classes::COMPREHENSIVE_SR_STORAGE];
+pub const CREATED_SOP_CLASSES: &[&str] = &[
+    sop_classes::SECONDARY_CAPTURE_IMAGE_STORAGE,
+    sop_classes::BASIC_TEXT_SR_STORAGE,
+    sop_classes::ENHANCED_SR_STORAGE,
+    sop_classes::COMPREHENSIVE_SR_STORAGE,
+    sop_classes::COMPREHENSIVE3_DSR_STORAGE,
+];
 
 /// Who wrote the file, as the file meta information says it (PS3.10 section 7.1).
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,10 +4,16 @@
 //! in; a site adds its own as a file. A message that a language lacks is taken from English, so that no report lacks a
 //! sentence.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use fluent_bundle::{FluentArgs, FluentResource, FluentValue, concurrent::FluentBundle};
 use fluent_syntax::ast::Entry;
+
+use crate::types::Sha256Digest;
 
 /// The built-in languages: tag and messages.
 const BUILT_IN: [(&str, &[&str]); 2] = [
@@ -17,6 +23,10 @@ const BUILT_IN: [(&str, &[&str]); 2] = [
 
 /// The language that has every message.
 pub(super) const ENGLISH: &str = "en";
+
+/// The built-in languages. That they can be read is proved by a test; if they could not, messages would be their identifiers.
+static BUILT_IN_LANGUAGES: LazyLock<Catalogue> =
+    LazyLock::new(|| Catalogue::new(&[]).unwrap_or_else(|_| Catalogue { languages: Arc::default() }));
 
 /// Why a file of messages cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +63,13 @@ pub(crate) type Argument<'a> = (&'static str, FluentValue<'a>);
 /// All languages that there are.
 #[derive(Clone)]
 pub struct Catalogue {
-    languages: Arc<BTreeMap<String, FluentBundle<FluentResource>>>,
+    languages: Arc<BTreeMap<String, Language>>,
+}
+
+struct Language {
+    messages: FluentBundle<FluentResource>,
+    /// Digest of the site's file, where it has one.
+    file: Option<Sha256Digest>,
 }
 
 impl fmt::Debug for Catalogue {
@@ -75,20 +91,22 @@ impl Catalogue {
             for file in files {
                 add(&mut bundle, tag, file)?;
             }
-            languages.insert(tag.to_owned(), bundle);
+            languages.insert(tag.to_owned(), Language { messages: bundle, file: None });
         }
         for (tag, file) in more {
             let known = messages(tag, file)?;
             let english = languages.get(ENGLISH);
-            if let Some(message) = known.iter().find(|id| english.is_none_or(|english| !english.has_message(id))) {
+            if let Some(message) =
+                known.iter().find(|id| english.is_none_or(|english| !english.messages.has_message(id)))
+            {
                 return Err(TextsError::Unknown { tag: tag.clone(), message: message.clone() });
             }
-            let mut bundle = match languages.remove(tag) {
-                Some(bundle) => bundle,
+            let mut messages = match languages.remove(tag) {
+                Some(language) => language.messages,
                 None => empty(tag)?,
             };
-            add(&mut bundle, tag, file)?;
-            languages.insert(tag.clone(), bundle);
+            add(&mut messages, tag, file)?;
+            languages.insert(tag.clone(), Language { messages, file: Some(Sha256Digest::of(file.as_bytes())) });
         }
         Ok(Self { languages: Arc::new(languages) })
     }
@@ -119,18 +137,39 @@ impl<'a> Texts<'a> {
         self.tag
     }
 
+    /// Digest of the site's file with the sentences; `None` of built-in ones. Part of what determines a result.
+    pub(crate) fn file(self) -> Option<Sha256Digest> {
+        self.catalogue.languages.get(self.tag)?.file
+    }
+
     /// The message `id` with its arguments filled in, on one line. A message that no language has is its own
     /// identifier, which a test forbids.
     pub(crate) fn say(self, id: &str, arguments: &[Argument<'_>]) -> String {
         let arguments: FluentArgs<'_> = arguments.iter().cloned().collect();
-        let of = |tag: &str| {
-            let bundle = self.catalogue.languages.get(tag)?;
-            let pattern = bundle.get_message(id)?.value()?;
-            let mut errors = Vec::new();
-            let said = bundle.format_pattern(pattern, Some(&arguments), &mut errors).into_owned();
-            errors.is_empty().then_some(said)
-        };
+        let of = |tag| self.say_in(tag, id, &arguments);
         of(self.tag).or_else(|| of(ENGLISH)).unwrap_or_else(|| id.to_owned())
+    }
+
+    /// The name of the language in English, for a Code Meaning; its tag where its file does not say it.
+    pub(crate) fn language_name(self) -> String {
+        self.say_in(self.tag, "language-name", &FluentArgs::new()).unwrap_or_else(|| self.tag.to_owned())
+    }
+
+    /// The message in this very language.
+    fn say_in(self, tag: &str, id: &str, arguments: &FluentArgs<'_>) -> Option<String> {
+        let bundle = &self.catalogue.languages.get(tag)?.messages;
+        let pattern = bundle.get_message(id)?.value()?;
+        let mut errors = Vec::new();
+        let said = bundle.format_pattern(pattern, Some(arguments), &mut errors).into_owned();
+        errors.is_empty().then_some(said)
+    }
+}
+
+impl Texts<'static> {
+    /// English, for what is said where no catalogue is at hand: the terminal and the status page.
+    #[must_use]
+    pub fn english() -> Self {
+        Texts { catalogue: &BUILT_IN_LANGUAGES, tag: ENGLISH }
     }
 }
 
@@ -183,6 +222,46 @@ mod tests {
         };
         assert_eq!(ids("en"), ids("zh"));
         assert_eq!(catalogue.tags().collect::<Vec<_>>(), ["en", "zh"]);
+    }
+
+    /// The names of the values of each message, such as `threshold`.
+    fn values(tag: &str) -> BTreeMap<String, std::collections::BTreeSet<String>> {
+        let (_, files) = BUILT_IN.into_iter().find(|(of, _)| *of == tag).unwrap();
+        let lines = files.iter().flat_map(|file| file.lines()).filter(|line| !line.starts_with('#'));
+        lines
+            .filter_map(|line| line.split_once(" = "))
+            .map(|(id, pattern)| {
+                let names = pattern.split("{ $").skip(1).filter_map(|rest| Some(rest.split_once(" }")?.0.to_owned()));
+                (id.to_owned(), names.collect())
+            })
+            .collect()
+    }
+
+    /// A message whose value is not given falls back to English, silently.
+    #[test]
+    fn a_translation_needs_no_value_that_english_does_not_get() {
+        let english = values("en");
+        for (id, names) in values("zh") {
+            // Where English says the words of the run, the reason is there too.
+            let given = english[&id].iter().map(String::as_str).chain(["reason"]);
+            let given: Vec<&str> = given.collect();
+            assert!(names.iter().all(|name| given.contains(&name.as_str())), "{id}: {names:?}, given {given:?}");
+            assert!(!names.contains("reason") || english[&id].contains("id"), "{id} has no reason");
+        }
+    }
+
+    #[test]
+    fn every_reason_has_its_sentence() {
+        let catalogue = Catalogue::new(&[]).unwrap();
+        for reason in crate::types::ReasonCode::ALL {
+            for tag in ["en", "zh"] {
+                let id = format!("reason-{}", reason.id().replace(['.', '_'], "-"));
+                assert_ne!(catalogue.language(tag).say(&id, &[]), id);
+            }
+        }
+        let said = catalogue.tags().count() * crate::types::ReasonCode::ALL.len();
+        let there = ["en", "zh"].map(|tag| values(tag).keys().filter(|id| id.starts_with("reason-")).count());
+        assert_eq!(there.iter().sum::<usize>(), said, "no sentence is left over");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! files and no tensors, and names no other room.
 
 mod ae_title;
+mod character_set;
 mod commitment;
 mod ct;
 mod device;
@@ -25,6 +26,7 @@ mod trial;
 mod uid;
 
 pub use ae_title::{AeTitle, AeTitleError};
+pub use character_set::decode_text;
 pub use commitment::{CommitmentReport, CommitmentRequest, FailureReason, SopReference};
 pub use ct::{
     CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLesionMember, CtLesionRun, CtLesions, CtLung,

@@ -199,7 +199,8 @@ pub enum ReasonCode {
 }
 
 impl ReasonCode {
-    const ALL: [Self; 21] = [
+    /// All of them.
+    pub const ALL: [Self; 21] = [
         Self::NoSuitableImage,
         Self::UnsupportedImage,
         Self::Undecodable,
