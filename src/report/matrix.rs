@@ -41,9 +41,8 @@ fn render(
     options: &RenderOptions,
 ) -> Option<RenderedObject> {
     let rendered = match spec {
-        ResultSpec::Report(ReportForm { class: ReportClass::Comprehensive, language, .. }) if language == "en" => {
-            super::render_sr(record, sources, options)
-        }
+        ResultSpec::Report(form) => super::render_report(record, sources, form, options),
+        ResultSpec::TextCompanion(form) => super::render_text_companion(record, sources, form, options),
         ResultSpec::HeatMap { image_idx, form }
             if *form == PictureForm { language: "en".to_owned(), ..default_form() } =>
         {
@@ -844,7 +843,7 @@ fn picture(case: &Case, spec: &ResultSpec) -> RgbPixels {
     let [columns, rows] = if case.labels.is_some() { SLICE } else { RADIOGRAPH }.map(u32::from);
     let [width, height] = match spec {
         ResultSpec::CtSummary(_) => [97, 64],
-        _ if case.is_resized => [2 * columns, 2 * rows],
+        ResultSpec::HeatMap { .. } if case.is_resized => [2 * columns, 2 * rows],
         _ => [columns, rows],
     };
     let shift = if let ResultSpec::CtSlice { slice, .. } = spec { *slice as u32 } else { 0 };

@@ -145,7 +145,8 @@ class PixelMed:
     def validate(self, path: pathlib.Path, findings: Findings) -> None:
         findings.runs["pixelmed"] += 1
         lines = [line for line in str(self.validator.validate(str(path))).splitlines() if line.strip()]
-        findings.require(any("Root Template" in line or "template" in line.lower() for line in lines), f"{path.name}: pixelmed: said nothing")
-        findings.errors += [f"{path.name}: pixelmed: {line}" for line in lines if line.startswith("Error")]
+        findings.require("IOD validation complete" in lines, f"{path.name}: pixelmed: said nothing")
+        errors = unexpected("pixelmed", [line for line in lines if line.startswith("Error")])
+        findings.errors += [f"{path.name}: pixelmed: {line}" for line in errors]
         warnings = unexpected("pixelmed", [line for line in lines if line.startswith("Warning")])
         findings.warnings += [f"{path.name}: pixelmed: {line}" for line in warnings]
