@@ -12,7 +12,11 @@ use std::{
 };
 
 use base64::Engine as _;
-use dicom_core::{DataElement, PrimitiveValue, Tag, VR, header::Header, value::DataSetSequence};
+use dicom_core::{
+    DataElement, PrimitiveValue, Tag, VR,
+    header::Header,
+    value::{DataSetSequence, Value as DicomValue},
+};
 use dicom_dictionary_std::tags;
 use dicom_object::{InMemDicomObject, mem::InMemElement};
 use fs_err as fs;
@@ -882,12 +886,12 @@ fn rewritten(
         .into_iter()
         .filter_map(|element| {
             let (tag, vr) = (element.tag(), element.vr());
-            let element = match element.into_value().into_items() {
-                Ok(items) => {
-                    let items: Vec<InMemDicomObject> = items.into_iter().map(|item| rewritten(item, change)).collect();
-                    DataElement::new(tag, vr, DataSetSequence::from(items))
+            let element = match element.into_value() {
+                DicomValue::Sequence(sequence) => {
+                    let items = sequence.into_items().into_iter().map(|item| rewritten(item, change));
+                    DataElement::new(tag, vr, DataSetSequence::from(items.collect::<Vec<_>>()))
                 }
-                Err(value) => DataElement::new(tag, vr, value),
+                value => DataElement::new(tag, vr, value),
             };
             change(element)
         })
