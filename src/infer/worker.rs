@@ -42,7 +42,7 @@ use crate::{
     telemetry::{Label as _, RunStage},
     types::{
         BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, Errand, HeatMap, ImageAnalysis, Installation,
-        Progress, Route, RunOutcome, RunRecord, RunRole, Sha256Digest, SourceImage, Uid, Urgency,
+        Progress, ReportClass, Route, RunOutcome, RunRecord, RunRole, Sha256Digest, SourceImage, Uid, Urgency,
     },
 };
 

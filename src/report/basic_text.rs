@@ -5,7 +5,7 @@
 
 use super::{
     codes,
-    content::{Contains, Item, code, container, image, text},
+    content::{Contains, Item, container, image, text},
     ct_words,
     modules::Frame,
     sr::{Report, by_series, comments, context, reject_reason},
