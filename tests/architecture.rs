@@ -31,6 +31,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("infer", &["types", "imaging", "nn", "telemetry"]),
     // The worker is where a run is claimed and its outcome is written; the pipelines beside it know neither.
     ("infer::worker", &["archive", "db", "jobs", "report"]),
+    // Paints what the worker sends: reads images again, one at a time.
+    ("infer::pictures", &["archive", "report"]),
     // Keeps the index of the reference library at what Postgres holds; the search itself (`nearest`) is pure.
     ("infer::library", &["db"]),
     ("report", &["types", "imaging"]),
@@ -79,6 +81,7 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     ),
     (&["encoding_rs"], &["types"], "text is decoded in one place, for the index and for reports in other languages"),
     (&["dicom_pixeldata"], &["imaging"], "pixels are decoded in imaging/"),
+    (&["jpeg_encoder"], &["imaging"], "pictures are encoded in imaging/"),
     (&["rustls"], &["tls", "dimse"], "certificates are tls/'s, handshakes are dimse/'s"),
     (&["tokio_rustls"], &["dimse"], "handshakes are dimse/'s"),
     (&["x509_parser"], &["tls"], "certificates are read in tls/"),

@@ -12,6 +12,7 @@ pub mod canvas;
 pub mod classifier_input;
 mod codestream;
 mod color;
+mod compress;
 pub mod ct;
 pub mod equalise;
 mod error;
@@ -22,6 +23,7 @@ mod grey;
 mod guard;
 mod header;
 pub mod heat;
+mod inks;
 mod jpeg12;
 pub mod lungs;
 mod lut;
@@ -33,6 +35,7 @@ pub(crate) mod testing;
 mod text;
 
 pub use canvas::{Plane, PlaneError, Planes};
+pub use compress::{JpegError, jpeg_baseline, rle_lossless};
 pub use error::ImagingError;
 pub use frame::{StoredFrame, decode_frame};
 pub use grey::{DecodeLimits, GreyImage, decode_grey, display_image, display_object};
@@ -40,6 +43,9 @@ pub use guard::{GuardError, GuardLimits, check_part10, read_object};
 pub use header::{AnatomicRegion, ImageHeader, PatientAge, View, names_chest};
 pub use jpeg12::decode as decode_jpeg_12_bit;
 pub use lut::{LookUpTable, Voi, WindowFunction};
-pub use overlay::{OverlayError, OverlayOptions, encode_png, render_overlay};
+pub use inks::FAINTEST_HEAT;
+pub use overlay::{
+    MemberWords, OverlayError, OverlayOptions, OverlayWords, ScaleWords, encode_png, render_overlay,
+};
 pub use picture::{PictureError, PictureFacts, decode_picture, is_part10, picture_as_radiograph};
 pub use text::TextFont;

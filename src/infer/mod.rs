@@ -22,6 +22,7 @@ mod loaded;
 mod models;
 pub mod nearest;
 mod on_demand;
+pub mod pictures;
 pub mod pipeline;
 mod room;
 mod scores;

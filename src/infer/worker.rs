@@ -20,6 +20,7 @@ use super::{
     Analysis, CxrPipeline, InferError, LoadedImage, NnModels, Pipeline, SimilarCaseSettings,
     library::CaseLibrary,
     loaded::LoadedBundles,
+    pictures,
     room::{Place, Room},
     thread::on_thread,
 };
@@ -32,17 +33,14 @@ use crate::{
         run::{AfterFailure, Claim, ClaimedRendering, ClaimedRun, FinishedRun, Pending, Rendered},
         site, workup,
     },
-    imaging::{
-        self, DecodeLimits, GuardLimits, OverlayOptions,
-        ct::{SectionPixels, ShownSection, decode_hu, render_sections},
-    },
+    imaging::{self, DecodeLimits, GuardLimits},
     jobs::{self, Job, JobHandler},
     nn::EnsembleOptions,
-    report::{self, OverlayWords, RenderOptions, RenderedObject, ReportForm, RgbPixels, SourceHeader},
+    report::{self, PictureForm, RenderOptions, RenderedObject, ReportForm, ResultSpec, SourceHeader},
     telemetry::{Label as _, RunStage},
     types::{
-        BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, Errand, HeatMap, ImageAnalysis, Installation,
-        Progress, ReportClass, Route, RunOutcome, RunRecord, RunRole, Sha256Digest, SourceImage, Uid, Urgency,
+        Errand, Installation, Progress, ReportClass, Route, RunOutcome, RunRecord, RunRole, Sha256Digest, SourceImage,
+        Uid, Urgency,
     },
 };
 
@@ -768,22 +766,22 @@ fn render_and_store(
     }
     newest_last(&mut sources, received_at);
     let mut rendered = Vec::new();
+    let form = PictureForm::default();
+    let texts = settings.render.texts.language(&form.language);
+    let paint = |spec: &ResultSpec| pictures::paint(spec, record, None, archive, settings.decode_limits, texts);
     if let RunOutcome::Analysed(analysis) = &record.outcome {
-        for (image_idx, image) in analysis.images.iter().enumerate() {
-            let options = OverlayOptions::default();
-            let (pixels, preview) =
-                radiograph_overlay(archive, image, &record.bundle, options, settings.decode_limits)?;
-            let heat_map = report::render_heat_map(record, image_idx, &sources, &pixels, &settings.render)?;
-            rendered.push((heat_map, image_idx, Some(preview), SEND_ORDER_SC));
+        for image_idx in 0..analysis.images.len() {
+            let (pixels, preview) = paint(&ResultSpec::HeatMap { image_idx, form: form.clone() })?;
+            let heat_map = report::render_heat_map(record, image_idx, &form, &sources, &pixels, &settings.render)?;
+            rendered.push((heat_map, image_idx, preview, SEND_ORDER_SC));
         }
     }
     if let RunOutcome::CtMeasured(analysis) = &record.outcome
         && !analysis.sections.is_empty()
     {
-        let words = report::ct_overlay_words(record, analysis);
-        let (pixels, preview) = ct_overlay(archive, analysis, &words, settings.decode_limits)?;
-        let rendered_overlay = report::render_ct_overlay(record, &sources, &pixels, &settings.render)?;
-        rendered.push((rendered_overlay, 0, Some(preview), SEND_ORDER_SC));
+        let (pixels, preview) = paint(&ResultSpec::CtSummary(form.clone()))?;
+        let summary = report::render_ct_summary(record, &form, &sources, &pixels, &settings.render)?;
+        rendered.push((summary, 0, preview, SEND_ORDER_SC));
     }
     let form = ReportForm {
         class: ReportClass::Comprehensive,
@@ -801,97 +799,10 @@ fn render_and_store(
         .collect()
 }
 
-/// The picture of an analysed radiograph, and the same as a PNG file. Reads the image: one at a time is in memory. Blocks.
-///
-/// # Errors
-/// When the image is gone or does not belong to the analysis.
-pub fn radiograph_overlay(
-    archive: &Archive,
-    image: &ImageAnalysis,
-    bundle: &BundleIdentity,
-    options: OverlayOptions,
-    limits: DecodeLimits,
-) -> anyhow::Result<(RgbPixels, Vec<u8>)> {
-    let bytes = archive.read(&image.source.archive_key)?;
-    let base = imaging::display_image(&bytes, limits)?;
-    let overlay = imaging::render_overlay(&base, image, bundle, options)?;
-    let png = imaging::encode_png(&overlay)?;
-    Ok((RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() }, png))
-}
-
-/// The picture of a measured CT, and the same as a PNG file. Reads the images, one at a time. Blocks.
-///
-/// # Errors
-/// When an image is gone or does not belong to the analysis.
-pub fn ct_overlay(
-    archive: &Archive,
-    analysis: &CtAnalysis,
-    words: &OverlayWords,
-    limits: DecodeLimits,
-) -> anyhow::Result<(RgbPixels, Vec<u8>)> {
-    let sections = section_pixels(analysis, archive, limits)?;
-    let CtSeries { size, spacing_mm, .. } = analysis.series;
-    let shown: Vec<ShownSection<'_>> = analysis
-        .sections
-        .iter()
-        .zip(&sections)
-        .map(|(section, pixels)| ShownSection { section, pixels, heat: heat_over(analysis, section) })
-        .collect();
-    let overlay = render_sections(&shown, size, spacing_mm, &words.notice, &words.above, &words.below)?;
-    let png = imaging::encode_png(&overlay)?;
-    Ok((RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() }, png))
-}
-
 /// Results take patient and study from the last source: a name that was corrected at the scanner comes with the image
 /// that was received last, wherever that lies in the record.
 fn newest_last<T>(sources: &mut [(SourceImage, T)], received_at: &HashMap<String, OffsetDateTime>) {
     sources.sort_by_key(|(source, _)| received_at.get(&source.archive_key).copied());
-}
-
-/// The heat of a section that is a key slice.
-fn heat_over<'a>(analysis: &'a CtAnalysis, section: &CtSection) -> Option<&'a HeatMap> {
-    let keys = &analysis.classification.as_ref()?.key_slices;
-    let key = keys.iter().find(|key| section.plane == CtPlane::Axial && section.index == key.slice)?;
-    (key.heat_map.maximum_activation > 0.0).then_some(&key.heat_map)
-}
-
-/// The grey values of the sections that the overlay shows, one slice in memory at a time.
-fn section_pixels(
-    analysis: &CtAnalysis,
-    archive: &Archive,
-    limits: DecodeLimits,
-) -> anyhow::Result<Vec<SectionPixels>> {
-    let series = &analysis.series;
-    let [columns, rows, slices] = series.size;
-    let mut sections: Vec<SectionPixels> = analysis
-        .sections
-        .iter()
-        .map(|section| match section.plane {
-            CtPlane::Axial => SectionPixels { rows, columns, hu: Vec::new() },
-            CtPlane::Coronal => SectionPixels { rows: slices, columns, hu: Vec::new() },
-        })
-        .collect();
-    let shows_coronal = analysis.sections.iter().any(|section| section.plane == CtPlane::Coronal);
-    // From the head to the feet, as coronal sections are shown.
-    for (number, source) in series.images.iter().enumerate().rev() {
-        let is_shown = |section: &CtSection| section.plane == CtPlane::Axial && section.index == number;
-        if !shows_coronal && !analysis.sections.iter().any(is_shown) {
-            continue;
-        }
-        let mut slice = decode_hu(&imaging::read_object(&archive.read(&source.archive_key)?)?, limits)?;
-        slice.turn(series.columns_reversed, series.rows_reversed);
-        for (section, pixels) in analysis.sections.iter().zip(&mut sections) {
-            match section.plane {
-                CtPlane::Axial if section.index == number => pixels.hu.clone_from(&slice.hu),
-                CtPlane::Axial => {}
-                CtPlane::Coronal => {
-                    let row = section.index * columns..(section.index + 1) * columns;
-                    pixels.hu.extend_from_slice(slice.hu.get(row).context("the record is of other images")?);
-                }
-            }
-        }
-    }
-    Ok(sections)
 }
 
 fn store(

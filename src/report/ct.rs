@@ -1,98 +1,22 @@
-//! The results of a chest CT: measurement groups of the report, the overlay as a Secondary Capture image, and every
-//! sentence about them.
-
-use dicom_core::VR;
-use dicom_dictionary_std::{tags, uids};
-use dicom_object::InMemDicomObject;
+//! The results of a chest CT: measurement groups of the report.
 
 use super::{
-    RenderOptions, RenderedObject, ReportError, ResultKind, RgbPixels, Shown, Sources,
+    ReportError, Shown,
     codes::{self, Concept},
     content::{
         ConceptModifier, Contains, HasProperties, InferredFrom, Item, ObservationContext, code, container, image,
-        number_or_comment, reference, text, uid_reference, with,
+        number_or_comment, text, uid_reference, with,
     },
     ct_words,
-    dataset::{Build, write},
-    heat_map::{dimensions, put_annotation, put_body_part, put_equipment, put_lossy, put_pixels},
-    modules::{Frame, Series, header_of},
+    modules::Frame,
     segments::Segment,
-    source::SourceHeader,
     sr::{Groups, Report, Subject, algorithm, comments, quality, summary},
     texts::Texts,
     wording,
 };
 use crate::types::{
-    BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLesions, CtLung,
-    CtLungLesions, CtPlane, Decision, RunOutcome, RunRecord, Side, SourceImage, Uid,
+    BundleIdentity, CtAnalysis, CtDensities, CtKeySlice, CtLesions, CtLung, CtLungLesions, Decision, Side,
 };
-
-/// The words of the overlay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OverlayWords {
-    /// Stands above everything; empty unless the bundle is untrained.
-    pub notice: String,
-    /// The title.
-    pub above: String,
-    /// What was measured, and what it is not.
-    pub below: Vec<String>,
-}
-
-/// What is written above and below the sections of a CT.
-#[must_use]
-pub fn ct_overlay_words(record: &RunRecord, analysis: &CtAnalysis) -> OverlayWords {
-    let bundle = &record.bundle;
-    let untrained = bundle.status == BundleStatus::Untrained;
-    let mut below: Vec<String> = analysis.lungs.iter().map(lung_words).collect();
-    below.extend(analysis.classification.iter().map(|scan| classification_words(bundle, scan)));
-    below.extend(analysis.lesions.iter().flat_map(|lesions| lesion_lines(bundle, lesions)));
-    below.extend(not_judged_words(analysis));
-    below.push(LIMITS.to_owned());
-    below.push(format!(
-        "RESEARCH, UNVERIFIED. {} {} ({}), {}",
-        bundle.name,
-        bundle.version,
-        wording::status(bundle.status),
-        segmentation_words(analysis),
-    ));
-    OverlayWords {
-        notice: if untrained { crate::types::UNTRAINED_NOTICE.to_owned() } else { String::new() },
-        above: format!("AI chest CT lung measurement · {}", wording::NOT_FOR_DIAGNOSTIC_USE),
-        below,
-    }
-}
-
-/// What the bands are not.
-const LIMITS: &str = "Density bands say how dense a voxel is, not what it is: vessels, airway walls, breathing depth, \
-                      gravity, contrast medium, kernel and slice thickness change them.";
-
-/// What the heat over slices is.
-const SLICE_HEAT: &str = "Heat over slices shows regions that influenced the output, not lesion outlines.";
-
-/// What outlines of lesions are.
-const LESION_LIMITS: &str = "Lesions are what networks outlined, not what was seen by a reader; a slice that the networks \
-                             did not see counts as one without lesion.";
-
-/// The sentences of pictures, which are English.
-fn segmentation_words(analysis: &CtAnalysis) -> String {
-    ct_words::segmentation(analysis)
-}
-
-fn lung_words(lung: &CtLung) -> String {
-    ct_words::lung(Texts::english(), lung)
-}
-
-fn classification_words(bundle: &BundleIdentity, scan: &CtClassification) -> String {
-    ct_words::classification(Texts::english(), bundle, scan)
-}
-
-fn lesion_lines(bundle: &BundleIdentity, lesions: &CtLesions) -> Vec<String> {
-    ct_words::lesions(Texts::english(), bundle, lesions)
-}
-
-fn not_judged_words(analysis: &CtAnalysis) -> Option<String> {
-    ct_words::not_judged(Texts::english(), analysis)
-}
 
 /// What was measured, line by line, as the status page shows it.
 #[must_use]
@@ -338,109 +262,4 @@ pub(super) fn evaluations(frame: &Frame<'_>, analysis: &CtAnalysis) -> Item {
     items.push(text(Contains, codes::CONCLUSION, &ct_words::conclusion(texts, bundle, analysis)));
     items.extend(comments(frame));
     container(Some(Contains), codes::EVALUATIONS, items)
-}
-
-/// Renders the overlay of a measured CT as a Secondary Capture image of its study. `sources` are in the order of arrival:
-/// the last one gives patient and study.
-///
-/// # Errors
-/// [`ReportError`] when the record is of no CT, its images have no headers, or the picture is none.
-pub fn render_ct_overlay(
-    record: &RunRecord,
-    sources: Sources<'_>,
-    overlay_rgb: &RgbPixels,
-    options: &RenderOptions,
-) -> Result<RenderedObject, ReportError> {
-    let RunOutcome::CtMeasured(analysis) = &record.outcome else {
-        return Err(ReportError::NoSuchImage { image_idx: 0, analysed: 0 });
-    };
-    let (columns, rows) = dimensions(overlay_rgb)?;
-    let images = &analysis.series.images;
-    let header = images
-        .iter()
-        .find_map(|image| header_of(sources, image))
-        .ok_or_else(|| ReportError::NoSource { study_instance_uid: record.study_instance_uid.clone() })?;
-    let frame = Frame::new(record, sources, options)?;
-    let sop_class_uid = Uid::new(uids::SECONDARY_CAPTURE_IMAGE_STORAGE)
-        .map_err(|error| ReportError::Encode { what: "SOP Class UID", reason: error.to_string() })?;
-    let identity = frame.identity("sc", &sop_class_uid, 1);
-    let series = Series {
-        modality: "OT",
-        number: "9004",
-        description: wording::ct_overlay_series(&record.bundle),
-        instance_number: 1,
-    };
-    let mut data_set = frame.data_set(&identity, &series, header);
-    let shown: Vec<&SourceHeader> = shown_images(analysis).filter_map(|image| header_of(sources, image)).collect();
-    put_image(&mut data_set, record, analysis, header, &shown);
-    put_equipment(&mut data_set, &frame);
-    put_references(&mut data_set, analysis);
-    put_pixels(&mut data_set, rows, columns, &overlay_rgb.bytes);
-    frame.put_coding_schemes(&mut data_set);
-    write(data_set, &frame.encoding, &options.file_meta, ResultKind::Sc, identity)
-}
-
-/// The images whose pixels are in the overlay: all of them where it has a coronal section.
-fn shown_images(analysis: &CtAnalysis) -> impl Iterator<Item = &SourceImage> {
-    let all = analysis.sections.iter().any(|section| section.plane == CtPlane::Coronal);
-    analysis.series.images.iter().enumerate().filter_map(move |(index, image)| {
-        (all || analysis.sections.iter().any(|section| section.index == index)).then_some(image)
-    })
-}
-
-fn put_image(
-    data_set: &mut InMemDicomObject,
-    record: &RunRecord,
-    analysis: &CtAnalysis,
-    header: &SourceHeader,
-    shown: &[&SourceHeader],
-) {
-    data_set.put_text(tags::IMAGE_TYPE, VR::CS, "DERIVED\\SECONDARY\\AI_OVERLAY");
-    // Sections of two planes have no orientation in common.
-    data_set.put_text(tags::PATIENT_ORIENTATION, VR::CS, "");
-    put_body_part(data_set, header);
-    put_annotation(data_set, shown);
-    put_lossy(data_set, shown);
-    let comment = format!("AI chest CT lung measurement. {}. {LIMITS}", wording::NOT_FOR_DIAGNOSTIC_USE);
-    data_set.put_text(tags::IMAGE_COMMENTS, VR::LT, &wording::with_notice(&record.bundle, comment));
-    let bundle = &record.bundle;
-    let derivation = format!(
-        "{}. Sections of the CT with the outlines of the lungs by {} of {} {} (bundle sha256:{}); coloured in the lungs: \
-         -700 HU and above, -100 HU and above.{}",
-        wording::NOT_FOR_DIAGNOSTIC_USE,
-        segmentation_words(analysis),
-        bundle.name,
-        bundle.version,
-        bundle.digest,
-        [
-            analysis.classification.as_ref().map(|_| format!(" {SLICE_HEAT}")),
-            analysis.lesions.as_ref().map(|_| format!(" Dashed outlines: lesions by networks. {LESION_LIMITS}")),
-        ]
-        .into_iter()
-        .flatten()
-        .collect::<String>(),
-    );
-    data_set.put_text(tags::DERIVATION_DESCRIPTION, VR::ST, &wording::with_notice(bundle, derivation));
-    data_set.put_code(tags::DERIVATION_CODE_SEQUENCE, codes::CT_OVERLAY);
-}
-
-/// The axial sections' images as sources, and the whole series.
-fn put_references(data_set: &mut InMemDicomObject, analysis: &CtAnalysis) {
-    let images = &analysis.series.images;
-    let shown = analysis.sections.iter().filter(|section| section.plane == CtPlane::Axial);
-    let sources = shown
-        .filter_map(|section| images.get(section.index))
-        .map(|source| {
-            let mut derived_from = reference(&source.sop_class_uid, &source.sop_instance_uid);
-            derived_from.put_code(tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, codes::SOURCE_IMAGE);
-            derived_from.put_text(tags::SPATIAL_LOCATIONS_PRESERVED, VR::CS, "NO");
-            derived_from
-        })
-        .collect();
-    data_set.put_items(tags::SOURCE_IMAGE_SEQUENCE, sources);
-    let mut series = InMemDicomObject::new_empty();
-    series.put_uid(tags::SERIES_INSTANCE_UID, &analysis.series.series_instance_uid);
-    let instances = images.iter().map(|image| reference(&image.sop_class_uid, &image.sop_instance_uid)).collect();
-    series.put_items(tags::REFERENCED_INSTANCE_SEQUENCE, instances);
-    data_set.put_items(tags::REFERENCED_SERIES_SEQUENCE, vec![series]);
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::types::{
     BundleIdentity, CtAnalysis, CtClassification, CtKeySlice, CtLesionRun, CtLesions, CtLung, CtLungLesions,
-    CtQuadrant, Side,
+    CtQuadrant, CtSeries, Side,
 };
 
 /// `2700 ml`, with one decimal for small volumes of lesions.
@@ -71,13 +71,7 @@ pub(super) fn series(texts: Texts<'_>, analysis: &CtAnalysis) -> String {
     let series = &analysis.series;
     let [columns, rows, slices] = series.size;
     let [x, y, z] = series.spacing_mm;
-    let thickness = series
-        .slice_thickness_mm
-        .map_or_else(String::new, |mm| texts.say("ct-thickness", &[("millimetres", format!("{mm:.2}").into())]));
-    let kernel = series
-        .convolution_kernel
-        .as_deref()
-        .map_or_else(String::new, |kernel| texts.say("ct-kernel", &[("kernel", kernel.into())]));
+    let (thickness, kernel) = thickness_and_kernel(texts, series);
     let arguments = [
         ("series", series.series_instance_uid.as_str().into()),
         ("size", format!("{columns} x {rows} x {slices}").into()),
@@ -87,6 +81,18 @@ pub(super) fn series(texts: Texts<'_>, analysis: &CtAnalysis) -> String {
         ("why", series.why_chosen.as_str().into()),
     ];
     texts.say("ct-series", &arguments)
+}
+
+/// What is stated of the thickness of the slices and of the kernel, to be appended; empty where nothing is.
+pub(super) fn thickness_and_kernel(texts: Texts<'_>, series: &CtSeries) -> (String, String) {
+    let thickness = series
+        .slice_thickness_mm
+        .map_or_else(String::new, |mm| texts.say("ct-thickness", &[("millimetres", format!("{mm:.2}").into())]));
+    let kernel = series
+        .convolution_kernel
+        .as_deref()
+        .map_or_else(String::new, |kernel| texts.say("ct-kernel", &[("kernel", kernel.into())]));
+    (thickness, kernel)
 }
 
 /// The series that were not measured, a sentence each.

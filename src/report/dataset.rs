@@ -166,14 +166,26 @@ fn padded(mut bytes: Vec<u8>, vr: VR) -> PrimitiveValue {
     if bytes.is_empty() { PrimitiveValue::Empty } else { PrimitiveValue::U8(bytes.into()) }
 }
 
-/// Finishes an object: texts in its character set or, where that lacks a character of them, in another one; file meta
-/// information in front.
+/// Finishes an object in Explicit VR Little Endian.
 pub(super) fn write(
+    data_set: InMemDicomObject,
+    encoding: &TextEncoding,
+    ids: &FileMetaIds,
+    kind: ResultKind,
+    identity: Identity,
+) -> Result<RenderedObject, ReportError> {
+    write_as(data_set, encoding, ids, kind, identity, uids::EXPLICIT_VR_LITTLE_ENDIAN)
+}
+
+/// Finishes an object: texts in its character set or, where that lacks a character of them, in another one; file meta
+/// information in front. The pixel data are in the transfer syntax already.
+pub(super) fn write_as(
     mut data_set: InMemDicomObject,
     encoding: &TextEncoding,
     ids: &FileMetaIds,
     kind: ResultKind,
     identity: Identity,
+    transfer_syntax_uid: &str,
 ) -> Result<RenderedObject, ReportError> {
     let mut generated = Vec::new();
     generated_texts(&data_set, &mut generated);
@@ -186,13 +198,12 @@ pub(super) fn write(
     let meta = FileMetaTableBuilder::new()
         .media_storage_sop_class_uid(identity.sop_class_uid.as_str())
         .media_storage_sop_instance_uid(identity.sop_instance_uid.as_str())
-        .transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN)
+        .transfer_syntax(transfer_syntax_uid)
         .implementation_class_uid(ids.implementation_class_uid.as_str())
         .implementation_version_name(single_line(&ascii(&ids.implementation_version_name), 16))
         .build()
         .map_err(|error| refused("file meta information", &error))?;
-    let transfer_syntax_uid =
-        Uid::new(uids::EXPLICIT_VR_LITTLE_ENDIAN).map_err(|error| refused("transfer syntax UID", &error))?;
+    let transfer_syntax_uid = Uid::new(transfer_syntax_uid).map_err(|error| refused("transfer syntax UID", &error))?;
     let mut part10 = Vec::new();
     data_set.with_exact_meta(meta).write_all(&mut part10).map_err(|error| refused("data set", &error))?;
     let sha256 = Sha256Digest::of(&part10);

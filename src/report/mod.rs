@@ -14,6 +14,7 @@ mod basic_text;
 mod codes;
 mod content;
 mod ct;
+mod ct_pictures;
 mod ct_words;
 mod dataset;
 mod describe;
@@ -21,6 +22,8 @@ mod heat_map;
 #[cfg(test)]
 mod matrix;
 mod modules;
+mod picture_words;
+mod pictures;
 mod plan;
 #[cfg(test)]
 pub mod samples;
@@ -36,9 +39,12 @@ mod uids;
 mod when;
 mod wording;
 
-pub use ct::{OverlayWords, ct_measurement_lines, ct_overlay_words, render_ct_overlay};
+pub use ct::ct_measurement_lines;
+pub use ct_pictures::{render_ct_slice, render_ct_summary};
 pub use describe::describe;
-pub use heat_map::{RgbPixels, render_heat_map};
+pub use heat_map::render_heat_map;
+pub use picture_words::{ct_overlay_words, ct_slice_words, overlay_words, overlay_words_on_demand};
+pub use pictures::RgbPixels;
 pub use plan::{Owed, PictureForm, ReportForm, ResultSpec, Shown, owed};
 pub use source::{SourceHeader, SourceHeaderError};
 pub use sr::{render_report, render_text_companion};
@@ -148,7 +154,7 @@ pub struct RenderedObject {
     pub sop_instance_uid: Uid,
     /// (0020,000E), deterministic.
     pub series_instance_uid: Uid,
-    /// Always Explicit VR Little Endian.
+    /// Explicit VR Little Endian; that of its pixels for a picture that is compressed.
     pub transfer_syntax_uid: Uid,
     /// The whole file: preamble, file meta information, data set.
     pub part10: Vec<u8>,

@@ -132,7 +132,12 @@ impl<'a> Frame<'a> {
     }
 
     /// The common modules. `equipment` is the image whose acquisition equipment is named.
-    pub(super) fn data_set(&self, identity: &Identity, series: &Series, equipment: &SourceHeader) -> InMemDicomObject {
+    pub(super) fn data_set(
+        &self,
+        identity: &Identity,
+        series: &Series<'_>,
+        equipment: &SourceHeader,
+    ) -> InMemDicomObject {
         let installation = &self.record.installation;
         let mut data_set = InMemDicomObject::new_empty();
         for (tag, vr) in REQUIRED {
@@ -252,8 +257,8 @@ const EQUIPMENT: [Tag; 6] = [
 ];
 
 /// What distinguishes the series of a result.
-pub(super) struct Series {
-    pub(super) modality: &'static str,
+pub(super) struct Series<'a> {
+    pub(super) modality: &'a str,
     pub(super) number: &'static str,
     pub(super) description: String,
     pub(super) instance_number: usize,

@@ -22,6 +22,8 @@ use crate::types::{
 #[allow(unreachable_pub, reason = "the module belongs to the integration tests")]
 pub(super) mod validators;
 
+mod pictures;
+
 const SOURCE_1: &str = "1.2.826.0.1.3680043.8.498.11";
 
 fn parse(object: &RenderedObject) -> DefaultDicomObject {
@@ -65,8 +67,13 @@ fn sr(record: &RunRecord, sources: &[SampleSource]) -> RenderedObject {
     in_form(record, sources, &plain(ReportClass::Comprehensive))
 }
 
+fn picture_form() -> PictureForm {
+    PictureForm::default()
+}
+
 fn heat_map(record: &RunRecord, sources: &[SampleSource]) -> RenderedObject {
-    render_heat_map(record, 0, &pairs(sources), &samples::overlay(32, 40), &samples::options()).unwrap()
+    render_heat_map(record, 0, &picture_form(), &pairs(sources), &samples::overlay(32, 40), &samples::options())
+        .unwrap()
 }
 
 /// The raw value of the first top-level element with this tag and VR, found in the bytes themselves.
@@ -167,7 +174,9 @@ fn all_results() -> Vec<(String, RenderedObject)> {
     let record = samples::partial(&sources);
     for image_idx in 0..2 {
         let overlay = samples::overlay(31, 39);
-        let object = render_heat_map(&record, image_idx, &pairs(&sources), &overlay, &samples::options()).unwrap();
+        let object =
+            render_heat_map(&record, image_idx, &picture_form(), &pairs(&sources), &overlay, &samples::options())
+                .unwrap();
         results.push((format!("partial-sc-{image_idx}"), object));
     }
     let sources = samples::ct_sources();
@@ -185,6 +194,7 @@ fn all_results() -> Vec<(String, RenderedObject)> {
     let record = samples::not_analysed(&sources[0], ReasonCode::SliceGap);
     let record = crate::types::RunRecord { bundle: samples::ct_bundle(BundleStatus::Unvalidated), ..record };
     results.extend(in_all_forms("ct-rejected", &record, &sources));
+    results.extend(pictures::pictures_in_all_forms().into_iter().map(|(name, object, _)| (name, object)));
     results
 }
 
@@ -238,7 +248,8 @@ fn similar(label: &str, case_ids: &[&str]) -> SimilarCases {
 }
 
 fn ct_overlay(record: &crate::types::RunRecord, sources: &[SampleSource]) -> RenderedObject {
-    super::render_ct_overlay(record, &pairs(sources), &samples::overlay(64, 80), &samples::options()).unwrap()
+    super::render_ct_summary(record, &picture_form(), &pairs(sources), &samples::overlay(64, 80), &samples::options())
+        .unwrap()
 }
 
 #[test]
@@ -323,7 +334,11 @@ fn a_scan_that_networks_could_not_judge_is_measured_and_says_why() {
     let report = tree(&rendered);
     assert!(report.contains(words) && report.contains("computed_with=unet_plus_plus cuda:0 float16"), "{report}");
     assert_eq!(rendered.element(tags::COMPLETION_FLAG).unwrap().to_str().unwrap(), "PARTIAL");
-    assert!(super::ct_overlay_words(&record, analysis).below.contains(&words.to_owned()));
+    assert!(
+        super::ct_overlay_words(&record, analysis, samples::options().texts.language("en"))
+            .below
+            .contains(&words.to_owned())
+    );
 }
 
 #[test]
@@ -367,7 +382,7 @@ fn the_words_on_the_overlay_of_a_ct() {
     let words = |status| {
         let record = samples::ct_measured(status, &sources);
         let crate::types::RunOutcome::CtMeasured(analysis) = record.outcome.clone() else { panic!("a measured CT") };
-        super::ct_overlay_words(&record, &analysis)
+        super::ct_overlay_words(&record, &analysis, samples::options().texts.language("en"))
     };
     let unvalidated = words(BundleStatus::Unvalidated);
     assert!(unvalidated.notice.is_empty() && unvalidated.above.contains("NOT FOR DIAGNOSTIC USE"));
@@ -379,7 +394,7 @@ fn the_words_on_the_overlay_of_a_ct() {
     assert_eq!(words(BundleStatus::Untrained).notice, crate::types::UNTRAINED_NOTICE);
     let record = samples::ct_outlined(BundleStatus::Untrained, &sources);
     let crate::types::RunOutcome::CtMeasured(analysis) = &record.outcome else { panic!("a measured CT") };
-    let outlined = super::ct_overlay_words(&record, analysis);
+    let outlined = super::ct_overlay_words(&record, analysis, samples::options().texts.language("en"));
     assert!(
         outlined.below.iter().any(|line| line.contains("The rule is satisfied first by 2 slice(s)")),
         "{outlined:?}"
@@ -1243,7 +1258,7 @@ fn texts_of_any_length_fit_their_value_representation() {
         options.file_meta.implementation_version_name.clone_from(&long);
         let pairs = pairs(&sources);
         let report = render_report(&record, &pairs, &plain(ReportClass::Comprehensive), &options).unwrap();
-        let picture = render_heat_map(&record, 0, &pairs, &samples::overlay(3, 3), &options).unwrap();
+        let picture = render_heat_map(&record, 0, &picture_form(), &pairs, &samples::overlay(3, 3), &options).unwrap();
         for object in [report, picture] {
             let parsed = parse(&object);
             assert!(parsed.meta().implementation_version_name().unwrap().len() <= 16);
@@ -1298,7 +1313,7 @@ fn spacing_follows_the_size_of_the_overlay(
     let sources = [SampleSource::new(SOURCE_1)];
     let record = samples::analysed(BundleStatus::Unvalidated, &sources[0]);
     let overlay = samples::overlay(width, height);
-    let object = render_heat_map(&record, 0, &pairs(&sources), &overlay, &samples::options()).unwrap();
+    let object = render_heat_map(&record, 0, &picture_form(), &pairs(&sources), &overlay, &samples::options()).unwrap();
     let parsed = parse(&object);
     assert_eq!(string(&parsed, tags::PIXEL_SPACING).as_deref(), spacing);
     let source = first_item(&parsed, tags::SOURCE_IMAGE_SEQUENCE).unwrap();
@@ -1361,15 +1376,24 @@ fn what_cannot_be_rendered_is_refused_with_its_reason() {
     assert!(message(render_report(&record, &[], &form, &options)).contains("at least one source image"));
     let only_third = pairs(&sources[2..]);
     assert!(message(render_report(&record, &only_third, &form, &options)).contains("498.11 is missing"));
-    assert!(message(render_heat_map(&record, 0, &only_third, &samples::overlay(2, 2), &options)).contains("498.11"));
+    assert!(
+        message(render_heat_map(&record, 0, &picture_form(), &only_third, &samples::overlay(2, 2), &options))
+            .contains("498.11")
+    );
     // The header of an excluded image may be missing: it may be what could not be read.
     assert!(render_report(&record, &pairs(&sources[..2]), &form, &options).is_ok());
 
     let all = pairs(&sources);
-    assert!(message(render_heat_map(&record, 2, &all, &samples::overlay(2, 2), &options)).contains("number 2"));
+    assert!(
+        message(render_heat_map(&record, 2, &picture_form(), &all, &samples::overlay(2, 2), &options))
+            .contains("number 2")
+    );
     for (width, height, bytes) in [(0, 2, 0), (2, 2, 11), (65536, 1, 196_608)] {
         let overlay = RgbPixels { width, height, bytes: vec![0; bytes] };
-        assert!(message(render_heat_map(&record, 0, &all, &overlay, &options)).contains("not an RGB image"));
+        assert!(
+            message(render_heat_map(&record, 0, &picture_form(), &all, &overlay, &options))
+                .contains("not an RGB image")
+        );
     }
     let mut other_study = record.clone();
     other_study.study_instance_uid = Uid::new("1.2.3").unwrap();

@@ -67,6 +67,11 @@ pub(super) fn ct_overlay_series(bundle: &BundleIdentity) -> String {
     format!("AI CT lungs - {}", notice(Texts::english(), bundle))
 }
 
+/// Series Description of the slices of a CT, at most 64 characters.
+pub(super) fn ct_slices_series(bundle: &BundleIdentity) -> String {
+    format!("AI CT slices - {}", notice(bundle))
+}
+
 /// Image Comments of a heat map.
 pub(super) fn heat_map_comment(bundle: &BundleIdentity) -> String {
     with_notice(bundle, format!("AI heat map overlay. {NOT_FOR_DIAGNOSTIC_USE}. {HEAT_MAP_MEANING}"))
@@ -215,7 +220,7 @@ pub(super) fn percent_or_none(texts: Texts<'_>, share: Option<f64>) -> String {
 }
 
 /// Where the output of the target class lies.
-fn against_threshold(texts: Texts<'_>, bundle: &BundleIdentity, scores: Scores<'_>) -> String {
+pub(super) fn against_threshold(texts: Texts<'_>, bundle: &BundleIdentity, scores: Scores<'_>) -> String {
     let output = scores.fused.get(bundle.target_class_idx).copied().unwrap_or(f64::NAN);
     let message = if output >= bundle.threshold {
         "at-or-above-threshold"
@@ -242,7 +247,7 @@ pub(super) fn operating_point(texts: Texts<'_>, bundle: &BundleIdentity, scores:
 }
 
 /// The outputs that decide nothing.
-fn grey_zone(texts: Texts<'_>, bundle: &BundleIdentity) -> Option<String> {
+pub(super) fn grey_zone(texts: Texts<'_>, bundle: &BundleIdentity) -> Option<String> {
     let [low, high] = bundle.grey_zone?.map(|share| percent_or_none(texts, Some(share)));
     Some(texts.say("grey-zone", &[("low", low.into()), ("high", high.into())]))
 }
