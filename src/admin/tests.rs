@@ -729,6 +729,7 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
         result_key: Sha256Digest::of(b"key"),
         stage_milliseconds: &[("decode".to_owned(), 120.0), ("classify".to_owned(), 900.0)],
         computed_with: &["resnet50 cpu float32".to_owned()],
+        masks: None,
     };
     assert!(run::finish(&mut tx, run_id, claimed.attempt, &finished).await.unwrap().is_some());
     let uid = |text: &str| Uid::new(text).unwrap();

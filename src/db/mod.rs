@@ -14,6 +14,7 @@ pub mod event;
 pub mod installation;
 pub mod instance;
 pub mod managed;
+pub mod masks;
 pub mod probe;
 pub mod queue_worker;
 pub mod refusal;

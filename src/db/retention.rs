@@ -133,8 +133,13 @@ pub async fn remove(
                       returning i.archive_key, null::text as preview_key, i.size_bytes),
              forgotten as (delete from image_embedding e using w, run r
                            where r.workup_id = w.id and e.run_id = r.id and exists (select from gone)),
-             given_up as (update run r set state = 'superseded', words = 'its images were removed', finished_at = now()
+             given_up as (update run r set state = 'superseded', words = 'its images were removed', finished_at = now(),
+                                           masks = null
                           from w where r.workup_id = w.id and r.role = 'shadow' and r.state in ('queued', 'failed')
+                            and exists (select from gone)),
+             unmasked as (update run r set masks = null
+                          from w where r.workup_id = w.id and r.masks is not null
+                            and not (r.role = 'shadow' and r.state in ('queued', 'failed'))
                             and exists (select from gone)),
              listed as (insert into file_to_remove (archive_key) select archive_key from gone on conflict do nothing)
              select archive_key, preview_key, size_bytes from gone"

@@ -17,7 +17,7 @@ use sqlx::{FromRow, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Connection, DbError, Result, event, workup};
+use super::{Connection, DbError, Result, event, masks::PackedMasks, workup};
 use crate::types::{
     BundleIdentity, Installation, Pipeline, PredecessorDocument, ResultRule, RunOutcome, RunPriority, RunRecord,
     RunRole, Sha256Digest, Uid,
@@ -269,6 +269,8 @@ pub struct Finished<'a> {
     pub stage_milliseconds: &'a [(String, f64)],
     /// Each network with devices and precision; empty without networks.
     pub computed_with: &'a [String],
+    /// Of a measured CT: what each voxel is.
+    pub masks: Option<&'a PackedMasks>,
 }
 
 /// `running` → `succeeded` or `not_analysed`, fenced by attempt. Returns what the run is to its study by now; `None` when
@@ -304,7 +306,7 @@ pub async fn finish(
     let role: Option<String> = sqlx::query_scalar(
         "update run set state = $3, reason = $4, words = $5, outcome = $6, bundle_identity = $7, bundle_digest = $8,
                 configuration_sha256 = $9, result_key = $10, stage_milliseconds = $11, finished_at = now(),
-                alive_until = null, computed_with = $12, judged = coalesce(run_judged($6), 'null')
+                alive_until = null, computed_with = $12, judged = coalesce(run_judged($6), 'null'), masks = $13
          where id = $1 and attempt = $2 and state = 'running' returning role",
     )
     .bind(run_id)
@@ -319,6 +321,7 @@ pub async fn finish(
     .bind(&finished.result_key.0[..])
     .bind(Value::Object(stages))
     .bind(finished.computed_with)
+    .bind(finished.masks.map(PackedMasks::as_bytes))
     .fetch_optional(&mut *connection)
     .await?;
     let Some(role) = role else { return Ok(None) };
@@ -716,6 +719,14 @@ pub async fn finished(
             outcome: row.outcome.0,
         },
     }))
+}
+
+/// What each voxel of the CT is that a run has measured; `None` where it measured none, where its images were removed, and of
+/// runs of versions that did not keep it. It is megabytes: for rendering only.
+pub async fn masks(connection: &mut Connection, run_id: Uuid) -> Result<Option<PackedMasks>> {
+    let masks: Option<Option<Vec<u8>>> =
+        sqlx::query_scalar("select masks from run where id = $1").bind(run_id).fetch_optional(connection).await?;
+    Ok(masks.flatten().map(PackedMasks::from_bytes))
 }
 
 /// The newest report of an earlier revision that reached a destination.

@@ -114,6 +114,7 @@ pub(crate) async fn finish(db: &Db, claimed: &run::ClaimedRun, record: &RunRecor
         result_key: record.result_key,
         stage_milliseconds: &[],
         computed_with: &record.computed_with,
+        masks: None,
     };
     run::finish(&mut db.acquire().await.unwrap(), claimed.id, claimed.attempt, &finished).await.unwrap()
 }

@@ -25,8 +25,10 @@ mod header;
 pub mod heat;
 mod inks;
 mod jpeg12;
+mod lung_mask;
 pub mod lungs;
 mod lut;
+pub mod outline;
 mod overlay;
 mod picture;
 pub mod quality;
@@ -41,11 +43,10 @@ pub use frame::{StoredFrame, decode_frame};
 pub use grey::{DecodeLimits, GreyImage, decode_grey, display_image, display_object};
 pub use guard::{GuardError, GuardLimits, check_part10, read_object};
 pub use header::{AnatomicRegion, ImageHeader, PatientAge, View, names_chest};
-pub use jpeg12::decode as decode_jpeg_12_bit;
-pub use lut::{LookUpTable, Voi, WindowFunction};
 pub use inks::FAINTEST_HEAT;
-pub use overlay::{
-    MemberWords, OverlayError, OverlayOptions, OverlayWords, ScaleWords, encode_png, render_overlay,
-};
+pub use jpeg12::decode as decode_jpeg_12_bit;
+pub use lung_mask::{LungMaskError, lungs_over_source};
+pub use lut::{LookUpTable, Voi, WindowFunction};
+pub use overlay::{MemberWords, OverlayError, OverlayOptions, OverlayWords, ScaleWords, encode_png, render_overlay};
 pub use picture::{PictureError, PictureFacts, decode_picture, is_part10, picture_as_radiograph};
 pub use text::TextFont;

@@ -29,6 +29,7 @@ use crate::{
     db::{
         self, Db, case, delivery,
         instance::{self, Instance},
+        masks::PackedMasks,
         result, run,
         run::{AfterFailure, Claim, ClaimedRendering, ClaimedRun, FinishedRun, Pending, Rendered},
         site, workup,
@@ -332,6 +333,7 @@ impl Inner {
                         result_key: finished.result_key,
                         stage_milliseconds: &finished.stage_milliseconds,
                         computed_with: &finished.pipeline.computing(),
+                        masks: finished.masks.as_ref(),
                     },
                 )
                 .await?;
@@ -430,7 +432,10 @@ impl Inner {
             let stage = RunStage::Compare.as_str().to_owned();
             analysis.stage_milliseconds.push((stage, started.elapsed().as_secs_f64() * 1000.0));
         }
-        let Analysis { outcome, stage_milliseconds, .. } = analysis;
+        let Analysis { outcome, masks, stage_milliseconds, .. } = analysis;
+        let pack = move || masks.as_ref().map(PackedMasks::of).transpose();
+        let masks = on_thread(&errand.progress, pack).await.map_err(|error| technical(anyhow!(error)))?;
+        let masks = masks.map_err(|error| technical(anyhow!(error)))?;
         let result_key = report::result_key(
             self.settings.installation.id,
             claimed.workup_id,
@@ -439,7 +444,7 @@ impl Inner {
             &self.settings.configuration_sha256,
             claimed.revision,
         );
-        Ok(Finished { outcome, own_images, stage_milliseconds, result_key, pipeline })
+        Ok(Finished { outcome, masks, own_images, stage_milliseconds, result_key, pipeline })
     }
 
     /// Looks for similar cases of every analysed image, and returns what the images leave for later studies.
@@ -668,6 +673,7 @@ struct OwnImage {
 
 struct Finished {
     outcome: RunOutcome,
+    masks: Option<PackedMasks>,
     own_images: Vec<OwnImage>,
     stage_milliseconds: Vec<(String, f64)>,
     result_key: Sha256Digest,

@@ -166,6 +166,18 @@ pub(super) const NO_UNITS: Concept = ucum("1", "no units");
 pub(super) const PIXELS: Concept = ucum("{pixels}", "pixels");
 pub(super) const SLICES: Concept = ucum("{slices}", "slices");
 
+pub(super) const ANATOMICAL_STRUCTURE: Concept = sct("91723000", "Anatomical Structure");
+pub(super) const ABNORMAL_STRUCTURE: Concept = sct("49755003", "Morphologically Abnormal Structure");
+pub(super) const TISSUE: Concept = sct("85756007", "Tissue");
+pub(super) const LESION: Concept = sct("52988006", "Lesion");
+// A density and not a finding: vessels and airway walls have it too, so no code of a finding is right.
+pub(super) const SEGMENT_OPACITY: Concept = private("SEGMENT-3-TO-5", "Lung voxels, density above well aerated");
+pub(super) const SEGMENT_CONSOLIDATION: Concept = private("SEGMENT-5", "Lung voxels, consolidation-like density");
+pub(super) const HISTOGRAM_ANALYSIS: Concept = dcm("123105", "Histogram Analysis");
+pub(super) const SEGMENTATION: Concept = dcm("113076", "Segmentation");
+pub(super) const OF_INTEREST: Concept = dcm("113000", "Of Interest");
+pub(super) const KEY_OBJECT_DESCRIPTION: Concept = dcm("113012", "Key Object Description");
+
 /// Code of a decision.
 pub(super) const fn decision(decision: Decision) -> Concept<'static> {
     match decision {

@@ -35,39 +35,30 @@ use crate::types::{
     Uid, VoxelLabels,
 };
 
-/// Renders what a destination is owed; the one place that knows the renderers. `None` where there is none for it.
+/// Renders what a destination is owed; the one place that knows the renderers.
 fn render(
     spec: &ResultSpec,
     record: &RunRecord,
     sources: Sources<'_>,
-    _labels: Option<&VoxelLabels>,
+    labels: Option<&VoxelLabels>,
     pixels: &RgbPixels,
     options: &RenderOptions,
-) -> Option<RenderedObject> {
+) -> RenderedObject {
     let rendered = match spec {
+        ResultSpec::Segmentation(shown) => super::render_segmentation(record, *shown, labels, sources, options),
+        ResultSpec::PresentationState { image_idx, language } => {
+            super::render_presentation_state(record, *image_idx, language, sources, options)
+        }
+        ResultSpec::HeatMap { image_idx, form } => {
+            super::render_heat_map(record, *image_idx, form, sources, pixels, options)
+        }
+        ResultSpec::CtSummary(form) => super::render_ct_summary(record, form, sources, pixels, options),
+        ResultSpec::CtSlice { slice, form } => super::render_ct_slice(record, *slice, form, sources, pixels, options),
         ResultSpec::Report(form) => super::render_report(record, sources, form, options),
         ResultSpec::TextCompanion(form) => super::render_text_companion(record, sources, form, options),
-        ResultSpec::HeatMap { image_idx, form }
-            if *form == PictureForm { language: "en".to_owned(), ..default_form() } =>
-        {
-            super::render_heat_map(record, *image_idx, sources, pixels, options)
-        }
-        ResultSpec::CtSummary(form) if *form == default_form() => {
-            super::render_ct_overlay(record, sources, pixels, options)
-        }
-        _ => return None,
+        ResultSpec::KeyObjects { language } => super::render_key_objects(record, language, sources, options),
     };
-    Some(rendered.unwrap())
-}
-
-fn default_form() -> PictureForm {
-    let profile = ResultProfile::default();
-    PictureForm {
-        modality: profile.picture_modality,
-        compression: profile.picture_compression,
-        longest_side: profile.picture_longest_side,
-        language: profile.language,
-    }
+    rendered.unwrap()
 }
 
 // --- the matrix ----------------------------------------------------------------------------------------------------
@@ -729,7 +720,7 @@ fn write_case(folder: &Path, case: &Case, mutation: Option<&Mutation>, foreign: 
     let mut destinations = Vec::new();
     let mut n_changed = 0;
     // A result is rendered once for all destinations that it goes to in the same form.
-    let mut files: HashMap<(usize, ResultSpec), Option<(String, PredecessorDocument)>> = HashMap::new();
+    let mut files: HashMap<(usize, ResultSpec), (String, PredecessorDocument)> = HashMap::new();
     for (name, profile) in &case.destinations {
         let mut sent = Vec::new();
         let mut predecessor: Option<PredecessorDocument> = None;
@@ -741,25 +732,20 @@ fn write_case(folder: &Path, case: &Case, mutation: Option<&Mutation>, foreign: 
             }
             let mut report = None;
             for spec in plan.iter().flat_map(|owed| &owed.alternatives) {
-                let known = files.entry((run_idx, spec.clone())).or_insert_with(|| {
+                let (file, document) = files.entry((run_idx, spec.clone())).or_insert_with(|| {
                     let pixels = picture(case, spec);
-                    let object = render(spec, &record, &pairs, case.labels.as_ref(), &pixels, &options)?;
+                    let rendered = |record| render(spec, record, &pairs, case.labels.as_ref(), &pixels, &options);
+                    let object = rendered(&record);
                     let kind = object.kind.as_str();
                     let file = format!("{:03}-{kind}.dcm", objects.len());
-                    let part10 = mutation.map_or_else(
-                        || object.part10.clone(),
-                        |mutation| mutated(mutation, kind, &object.part10, foreign),
-                    );
-                    let unchanged = render(
-                        spec,
-                        &RunRecord { predecessor: predecessor.clone(), ..run.clone() },
-                        &pairs,
-                        case.labels.as_ref(),
-                        &pixels,
-                        &options,
-                    );
-                    n_changed += usize::from(unchanged.is_none_or(|unchanged| unchanged.part10 != part10));
-                    fs::write(folder.join(&file), part10).unwrap();
+                    if let Some(mutation) = mutation {
+                        let part10 = mutated(mutation, kind, &object.part10, foreign);
+                        let without = RunRecord { predecessor: predecessor.clone(), ..run.clone() };
+                        n_changed += usize::from(rendered(&without).part10 != part10);
+                        fs::write(folder.join(&file), part10).unwrap();
+                    } else {
+                        fs::write(folder.join(&file), &object.part10).unwrap();
+                    }
                     let mut described = describe(spec);
                     if is_picture(spec) {
                         let raw = file.replace(".dcm", ".rgb");
@@ -775,13 +761,11 @@ fn write_case(folder: &Path, case: &Case, mutation: Option<&Mutation>, foreign: 
                         sop_instance_uid: object.sop_instance_uid,
                         series_instance_uid: object.series_instance_uid,
                     };
-                    Some((file, document))
+                    (file, document)
                 });
-                if let Some((file, document)) = known {
-                    sent.push(file.clone());
-                    if matches!(spec, ResultSpec::Report(_)) && report.is_none() {
-                        report = Some(document.clone());
-                    }
+                sent.push(file.clone());
+                if matches!(spec, ResultSpec::Report(_)) && report.is_none() {
+                    report = Some(document.clone());
                 }
             }
             predecessor = report.or(predecessor);

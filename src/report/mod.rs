@@ -19,14 +19,19 @@ mod ct_words;
 mod dataset;
 mod describe;
 mod heat_map;
+mod key_objects;
 #[cfg(test)]
 mod matrix;
 mod modules;
+#[cfg(test)]
+mod object_tests;
 mod picture_words;
 mod pictures;
 mod plan;
+mod presentation_state;
 #[cfg(test)]
 pub mod samples;
+mod segmentation;
 mod segments;
 mod source;
 mod sr;
@@ -43,9 +48,12 @@ pub use ct::ct_measurement_lines;
 pub use ct_pictures::{render_ct_slice, render_ct_summary};
 pub use describe::describe;
 pub use heat_map::render_heat_map;
+pub use key_objects::render_key_objects;
 pub use picture_words::{ct_overlay_words, ct_slice_words, overlay_words, overlay_words_on_demand};
 pub use pictures::RgbPixels;
 pub use plan::{Owed, PictureForm, ReportForm, ResultSpec, Shown, owed};
+pub use presentation_state::render_presentation_state;
+pub use segmentation::render_segmentation;
 pub use source::{SourceHeader, SourceHeaderError};
 pub use sr::{render_report, render_text_companion};
 pub use texts::{Catalogue, Texts, TextsError};
@@ -61,6 +69,9 @@ use crate::types::{Sha256Digest, SourceImage, Uid};
 /// SOP classes of the objects that this room makes.
 pub const CREATED_SOP_CLASSES: &[&str] = &[
     sop_classes::SECONDARY_CAPTURE_IMAGE_STORAGE,
+    sop_classes::SEGMENTATION_STORAGE,
+    sop_classes::GRAYSCALE_SOFTCOPY_PRESENTATION_STATE_STORAGE,
+    sop_classes::KEY_OBJECT_SELECTION_DOCUMENT_STORAGE,
     sop_classes::BASIC_TEXT_SR_STORAGE,
     sop_classes::ENHANCED_SR_STORAGE,
     sop_classes::COMPREHENSIVE_SR_STORAGE,
@@ -210,6 +221,29 @@ pub enum ReportError {
     /// The record contradicts itself.
     #[error("the run record is inconsistent: {0}; fix what wrote it")]
     Inconsistent(String),
+    /// Nothing would be in the object.
+    #[error("the {what} would be empty: {why}; make none")]
+    Empty {
+        /// Which object.
+        what: &'static str,
+        /// Why there is nothing for it.
+        why: String,
+    },
+    /// What a source image does not say of itself.
+    #[error(
+        "image {sop_instance_uid} does not say its {attribute}, without which the {what} cannot be made; make none"
+    )]
+    AttributeMissing {
+        /// The image.
+        sop_instance_uid: Uid,
+        /// Name and tag.
+        attribute: &'static str,
+        /// Which object.
+        what: &'static str,
+    },
+    /// The lung mask of the record cannot be used.
+    #[error(transparent)]
+    LungMask(#[from] crate::imaging::LungMaskError),
     /// The overlay cannot be an image.
     #[error(
         "the overlay of {width} x {height} pixels with {bytes} bytes is not an RGB image; 3 bytes for each of 1 to 65535 columns and rows are expected"

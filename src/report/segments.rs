@@ -4,7 +4,7 @@
 use dicom_dictionary_std::uids;
 
 use super::{ReportError, Shown, dataset::Identity, modules::Frame};
-use crate::types::{RunOutcome, RunRecord, Uid, VoxelLabels};
+use crate::types::{CtDensities, ImageAnalysis, RunOutcome, RunRecord, Side, Uid, VoxelLabels};
 
 /// One segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,18 +46,40 @@ impl Segment {
 }
 
 /// The segments of what is shown, in the order of their Segment Numbers (0062,0004), which count from 1 without gaps
-/// (PS3.3 section C.8.20.4.1). There is a segment of lesions only where some were outlined.
+/// (PS3.3 section C.8.20.4.1). What is empty is no segment.
 pub(super) fn segments(record: &RunRecord, shown: Shown) -> Vec<Segment> {
-    let mut segments = vec![Segment::RightLung, Segment::LeftLung];
-    if shown == Shown::Ct {
-        segments.extend([Segment::Opacity, Segment::Consolidation]);
-        let lesions = match &record.outcome {
-            RunOutcome::CtMeasured(analysis) => analysis.lesions.as_ref(),
-            RunOutcome::Analysed(_) | RunOutcome::NotAnalysed(_) => None,
-        };
-        segments.extend(lesions.filter(|lesions| lesions.volume_ml > 0.0).map(|_| Segment::Lesion));
-    }
-    segments
+    let is_there: [(Segment, bool); 5] = match (&record.outcome, shown) {
+        (RunOutcome::Analysed(analysis), Shown::Radiograph(image_idx)) => {
+            let image = analysis.images.get(image_idx);
+            // A lung that is not in the mask has no share of heat.
+            let has = |heat: fn(&ImageAnalysis) -> Option<f64>| image.and_then(heat).is_some();
+            [
+                (Segment::RightLung, has(|image| image.right_lung_heat_fraction)),
+                (Segment::LeftLung, has(|image| image.left_lung_heat_fraction)),
+                (Segment::Opacity, false),
+                (Segment::Consolidation, false),
+                (Segment::Lesion, false),
+            ]
+        }
+        (RunOutcome::CtMeasured(analysis), Shown::Ct) => {
+            let mut lungs = analysis.lungs.iter().filter(|lung| lung.whole.volume_ml > 0.0);
+            let any = |share: fn(&CtDensities) -> f64| lungs.clone().any(|lung| share(&lung.whole) > 0.0);
+            let (opacity, consolidation) =
+                (any(CtDensities::opacity_fraction), any(CtDensities::consolidation_fraction));
+            let (right, left) =
+                (lungs.clone().any(|lung| lung.side == Side::Right), lungs.any(|lung| lung.side == Side::Left));
+            let lesions = analysis.lesions.as_ref().is_some_and(|lesions| lesions.volume_ml > 0.0);
+            [
+                (Segment::RightLung, right),
+                (Segment::LeftLung, left),
+                (Segment::Opacity, opacity),
+                (Segment::Consolidation, consolidation),
+                (Segment::Lesion, lesions),
+            ]
+        }
+        _ => return Vec::new(),
+    };
+    is_there.into_iter().filter_map(|(segment, is_there)| is_there.then_some(segment)).collect()
 }
 
 /// The Segment Number of a segment; `None` when there is no such segment.

@@ -311,7 +311,7 @@ fn author(frame: &Frame<'_>) -> InMemDicomObject {
 }
 
 /// The request that the study answers, as far as the image names it.
-fn request(frame: &Frame<'_>) -> InMemDicomObject {
+pub(super) fn request(frame: &Frame<'_>) -> InMemDicomObject {
     let newest = frame.newest;
     let attributes = newest.items(tags::REQUEST_ATTRIBUTES_SEQUENCE).first();
     let copied = |tag: Tag| attributes.and_then(|item| item.get(tag)).or_else(|| newest.element(tag));
@@ -337,7 +337,7 @@ fn request(frame: &Frame<'_>) -> InMemDicomObject {
 }
 
 /// Study, series, instances (PS3.3 table C.17-3).
-fn evidence(study_instance_uid: &Uid, instances: &[Identity]) -> InMemDicomObject {
+pub(super) fn evidence(study_instance_uid: &Uid, instances: &[Identity]) -> InMemDicomObject {
     let series = by_series(instances, |instance| &instance.series_instance_uid)
         .into_iter()
         .map(|(series_instance_uid, instances)| {

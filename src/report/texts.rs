@@ -17,8 +17,22 @@ use crate::types::Sha256Digest;
 
 /// The built-in languages: tag and messages.
 const BUILT_IN: [(&str, &[&str]); 2] = [
-    ("en", &[include_str!("texts/en/report.ftl"), include_str!("texts/en/picture.ftl")]),
-    ("zh", &[include_str!("texts/zh/report.ftl"), include_str!("texts/zh/picture.ftl")]),
+    (
+        "en",
+        &[
+            include_str!("texts/en/report.ftl"),
+            include_str!("texts/en/picture.ftl"),
+            include_str!("texts/en/objects.ftl"),
+        ],
+    ),
+    (
+        "zh",
+        &[
+            include_str!("texts/zh/report.ftl"),
+            include_str!("texts/zh/picture.ftl"),
+            include_str!("texts/zh/objects.ftl"),
+        ],
+    ),
 ];
 
 /// The language that has every message.

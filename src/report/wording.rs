@@ -43,7 +43,7 @@ fn is_untrained(bundle: &BundleIdentity) -> bool {
 }
 
 /// The notice that a series description ends with: 22 or 44 characters in English.
-fn notice(texts: Texts<'_>, bundle: &BundleIdentity) -> String {
+pub(super) fn notice(texts: Texts<'_>, bundle: &BundleIdentity) -> String {
     texts.say(if is_untrained(bundle) { "untrained-notice" } else { "not-for-diagnostic-use" }, &[])
 }
 

@@ -20,9 +20,10 @@ const ALLOWED_BY_DSRDUMP: [&str; 1] = ["The VR checker does not support this Spe
 
 /// Reads every file with pydicom and highdicom and prints, for each report with measurements, its groups and
 /// how many of them hold a number. Reports in sentences, which highdicom does not know, are read by pydicom; no text may
-/// hold what its character set cannot say.
+/// hold what its character set cannot say. Beside a segmentation `x.dcm` there may be `x.masks`: for each image that it
+/// refers to, row after row, a byte for each pixel with bit n - 1 for segment n; every pixel must be so.
 const READ_WITH_HIGHDICOM: &str = r#"
-import sys, pathlib, pydicom, highdicom as hd
+import sys, pathlib, numpy as np, pydicom, highdicom as hd
 for path in sorted(pathlib.Path(sys.argv[1]).rglob("*.dcm")):
     data_set = pydicom.dcmread(path)
     if data_set.Modality == "SR":
@@ -45,6 +46,35 @@ for path in sorted(pathlib.Path(sys.argv[1]).rglob("*.dcm")):
             print("SR", path.name, len(groups), len(measured))
         else:
             print("SR", path.name, "no measurements")
+    elif data_set.Modality == "SEG":
+        seg = hd.seg.segread(path)
+        uids = [item.ReferencedSOPInstanceUID for item in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence]
+        pixels = seg.get_pixels_by_source_instance(
+            uids, ignore_spatial_locations=True, assert_missing_frames_are_empty=True)
+        assert pixels.shape == (len(uids), seg.Rows, seg.Columns, seg.number_of_segments), (path, pixels.shape)
+        assert pixels.any(axis=(0, 1, 2)).all(), path
+        masks = path.with_suffix(".masks")
+        if masks.exists():
+            bits = np.fromfile(masks, np.uint8).reshape(pixels.shape[:3])
+            for n in range(seg.number_of_segments):
+                assert np.array_equal(pixels[..., n] != 0, bits >> n & 1 != 0), (path, n + 1)
+        print("SEG", path.name, seg.number_of_segments)
+    elif data_set.Modality == "PR":
+        for item in data_set.GraphicAnnotationSequence:
+            for graphic in item.GraphicObjectSequence:
+                points = np.array(graphic.GraphicData).reshape(-1, 2)
+                assert len(points) == graphic.NumberOfGraphicPoints and (points[0] == points[-1]).all(), path
+                area = data_set.DisplayedAreaSelectionSequence[0].DisplayedAreaBottomRightHandCorner
+                assert (points >= 0).all() and (points <= np.array(area)).all(), path
+        print("PR", path.name)
+    elif data_set.Modality == "KO":
+        document = hd.ko.KeyObjectSelectionDocument.from_dataset(data_set)
+        images = document.content.get_references(value_type=hd.sr.ValueTypeValues.IMAGE)
+        assert len(images) > 0, path
+        for image in images:
+            study, series, instance = document.resolve_reference(image.referenced_sop_instance_uid)
+            assert study == data_set.StudyInstanceUID, path
+        print("KO", path.name, len(images))
     else:
         pixels = data_set.pixel_array
         assert pixels.shape == (data_set.Rows, data_set.Columns, 3), (path, pixels.shape)
@@ -85,6 +115,50 @@ pub(crate) fn assert_valid(folder: &Path, allowed: &[(&str, &str)]) {
         .retain(|problem| !allowed.iter().any(|(name, message)| problem.contains(name) && problem.contains(message)));
     assert!(files.iter().any(|file| is_report(file)), "no report in {}", folder.display());
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
+}
+
+/// Has dcmqi turn the segmentations in `folder` whose names begin with `prefix` into volumes, and compares every voxel with
+/// the `.masks` beside them.
+const COMPARE_VOLUMES: &str = r#"
+import gzip, pathlib, subprocess, sys, tempfile, numpy as np, pydicom
+for path in sorted(pathlib.Path(sys.argv[1]).glob(sys.argv[2] + "*-seg.dcm")):
+    seg = pydicom.dcmread(path)
+    series = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    bits = np.fromfile(path.with_suffix(".masks"), np.uint8).reshape(len(series), seg.Rows, seg.Columns)
+    place = {item.ReferencedSOPInstanceUID: n for n, item in enumerate(series)}
+    used = set()
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        used.add((float(frame.PlanePositionSequence[0].ImagePositionPatient[2]), place[source]))
+    with tempfile.TemporaryDirectory() as out:
+        ended = subprocess.run([sys.argv[3], "--inputDICOM", path, "--outputDirectory", out, "--outputType", "nrrd"],
+                               capture_output=True, text=True)
+        assert ended.returncode == 0, (path, ended.stdout, ended.stderr)
+        found = sorted(pathlib.Path(out).glob("*.nrrd"))
+        assert len(found) == len(seg.SegmentSequence), (path, found)
+        for nrrd in found:
+            head, data = nrrd.read_bytes().split(b"\n\n", 1)
+            fields = dict(line.split(": ", 1) for line in head.decode().splitlines() if ": " in line)
+            data = gzip.decompress(data) if fields["encoding"] == "gzip" else data
+            columns, rows, slices = map(int, fields["sizes"].split())
+            volume = np.frombuffer(data, fields["type"].replace("unsigned char", "u1").replace("short", "<i2"))
+            volume = volume.reshape(slices, rows, columns)
+            to_slices = eval("[" + fields["space directions"].replace(" (", ", (") + "]")[2]
+            order = [n for _, n in sorted(used, reverse=to_slices[2] < 0)]
+            assert slices == len(order), (nrrd, slices, order)
+            number = int(nrrd.stem.split("-")[-1])
+            assert np.array_equal(volume != 0, bits[order] >> (number - 1) & 1 != 0), (path, number)
+    print("dcmqi", path.name, len(found))
+"#;
+
+/// Fails unless `segimage2itkimage` of dcmqi makes the volumes that are expected of every segmentation `PREFIX…-seg.dcm` in
+/// `folder`, of which there must be one.
+pub(crate) fn assert_dcmqi_reads(folder: &Path, prefix: &str) {
+    let python = peers_python();
+    let program = python.with_file_name("segimage2itkimage");
+    let read = run(Command::new(&python).args(["-c", COMPARE_VOLUMES]).arg(folder).arg(prefix).arg(program));
+    assert!(read.status.success(), "dcmqi: {}", String::from_utf8_lossy(&read.stderr).trim());
+    assert!(String::from_utf8_lossy(&read.stdout).starts_with("dcmqi "), "no segmentation in {}", folder.display());
 }
 
 /// What `dciodvfy` says beyond the allowed; its exit code says nothing.

@@ -4,6 +4,7 @@
 //! [`segment`] (or a network between [`lung_network_slice`] and [`network_lungs`]) → [`measure`] → [`choose_sections`], and
 //! later [`render_sections`] and [`render_slice`].
 
+mod labels;
 mod lesions;
 mod lung_network;
 mod measure;
@@ -17,6 +18,7 @@ mod series;
 mod slice;
 mod volume;
 
+pub use labels::voxel_labels;
 pub use lesions::{measure_lesions, slice_with_most_lesion};
 pub use lung_network::{BodyBox, NETWORK_METHOD, lung_network_slice, network_lungs, paste_lung_labels};
 pub use measure::{BAND_LIMITS_HU, DENSITOMETRY_METHOD, measure};
