@@ -59,9 +59,10 @@ def judge(folder: pathlib.Path, foreign: set[str], is_short: bool) -> Findings:
     study = Study(folder)
     findings.objects = len(study.objects)
     programs = [(of_machine("dciodvfy"), True)] + ([] if is_short else [(installed("dciodvfy"), False)])
+    is_bare = not study.newest.raw_bytes("PatientID")
     for result in study.objects:
         for program, is_of_2022 in programs:
-            tools.dciodvfy(program, result.path, findings, is_of_2022)
+            tools.dciodvfy(program, result.path, is_of_2022, is_bare, findings)
         try:
             check_object(study, result, foreign, is_short, findings)
         except Exception as error:  # whatever a reader says of a broken object

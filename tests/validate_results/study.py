@@ -154,12 +154,12 @@ class Study:
         return started.astimezone(zone) if zone else started
 
     def analysed_images(self, run: dict) -> list[dict]:
-        return run["outcome"].get("analysed", {}).get("images", [])
+        return run["outcome"].get("images", [])
 
 
 def outcome(run: dict) -> tuple[str, dict]:
     """Its kind and its content: ("analysed" | "ct_measured" | "not_analysed", …)."""
-    return next(iter(run["outcome"].items()))
+    return run["outcome"]["kind"], run["outcome"]
 
 
 # --- what holds for every object ----------------------------------------------------------------------------------

@@ -26,6 +26,12 @@ ALLOWED = {
             "Secondary Capture has the Image Plane and Frame of Reference modules since 2024e",
         ),
     ],
+    "dciodvfy of bare sources": [
+        (
+            r"needed to build DICOMDIR - (Patient ID|Study Date|Study Time|Study ID)",
+            "the images of the study have none: the attributes are of type 2 and stay empty",
+        ),
+    ],
     "dcentvfy": [
         (
             r"Element=<AccessionNumber> IE <(Series> versus <Study|Study> versus <Series)>",
@@ -44,8 +50,9 @@ ALLOWED = {
 }
 
 
-def unexpected(tool: str, lines: list[str], also: str = "") -> list[str]:
-    patterns = [pattern for name in (tool, also) for pattern, _ in ALLOWED.get(name, [])]
+def unexpected(lines: list[str], *lists: str) -> list[str]:
+    """The lines that none of the named lists allows."""
+    patterns = [pattern for name in lists for pattern, _ in ALLOWED[name]]
     return [line for line in lines if not any(re.search(pattern, line) for pattern in patterns)]
 
 
@@ -55,13 +62,14 @@ def run(*command) -> subprocess.CompletedProcess:
     return completed
 
 
-def dciodvfy(program: str, path: pathlib.Path, findings: Findings, is_of_2022: bool) -> None:
+def dciodvfy(program: str, path: pathlib.Path, is_of_2022: bool, is_bare: bool, findings: Findings) -> None:
     """The exit code says nothing; the lines do."""
     lines = run(program, path).text.splitlines()
     name = "dciodvfy of 2022" if is_of_2022 else "dciodvfy"
     findings.runs[name] += 1
     findings.errors += [f"{path.name}: {name}: {line}" for line in lines if line.startswith("Error")]
-    warnings = unexpected("dciodvfy", [line for line in lines if line.startswith("Warning")], name)
+    lists = ["dciodvfy"] + ["dciodvfy of 2022"] * is_of_2022 + ["dciodvfy of bare sources"] * is_bare
+    warnings = unexpected([line for line in lines if line.startswith("Warning")], *lists)
     findings.warnings += [f"{path.name}: {name}: {line}" for line in warnings]
     # It names the IOD that it recognised, or it did not read the file at all.
     findings.require(len(lines) > 0, f"{path.name}: {name}: said nothing")
@@ -71,7 +79,7 @@ def dcentvfy(program: str, paths: list[pathlib.Path], findings: Findings) -> Non
     findings.runs["dcentvfy"] += 1
     lines = [line for line in run(program, *paths).text.splitlines() if line.strip()]
     findings.errors += [f"dcentvfy: {shorter(line)}" for line in lines if line.startswith("Error")]
-    others = unexpected("dcentvfy", [line for line in lines if not line.startswith("Error")])
+    others = unexpected([line for line in lines if not line.startswith("Error")], "dcentvfy")
     findings.warnings += [f"dcentvfy: {shorter(line)}" for line in others]
 
 
@@ -85,7 +93,7 @@ def dsrdump(path: pathlib.Path, findings: Findings) -> None:
     findings.require(completed.returncode == 0, f"{path.name}: dsrdump: ended with {completed.returncode}")
     findings.require(len(completed.stdout.splitlines()) > 5, f"{path.name}: dsrdump: printed no report")
     lines = [line for line in completed.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    for line in unexpected("dsrdump", lines):
+    for line in unexpected(lines, "dsrdump"):
         (findings.errors if line.startswith(("E:", "F:")) else findings.warnings).append(f"{path.name}: dsrdump: {line}")
 
 
@@ -146,7 +154,7 @@ class PixelMed:
         findings.runs["pixelmed"] += 1
         lines = [line for line in str(self.validator.validate(str(path))).splitlines() if line.strip()]
         findings.require("IOD validation complete" in lines, f"{path.name}: pixelmed: said nothing")
-        errors = unexpected("pixelmed", [line for line in lines if line.startswith("Error")])
+        errors = unexpected([line for line in lines if line.startswith("Error")], "pixelmed")
         findings.errors += [f"{path.name}: pixelmed: {line}" for line in errors]
-        warnings = unexpected("pixelmed", [line for line in lines if line.startswith("Warning")])
+        warnings = unexpected([line for line in lines if line.startswith("Warning")], "pixelmed")
         findings.warnings += [f"{path.name}: pixelmed: {line}" for line in warnings]
