@@ -22,7 +22,7 @@ ALLOWED = {
     ],
     "dciodvfy of 2022": [
         (
-            r"not present in standard DICOM IOD - \(0x0020,0x00(32|37|52)\)|\(0x0018,0x0050\)|\(0x0020,0x1040\)",
+            r"not present in standard DICOM IOD - \((0x0020,0x0032|0x0020,0x0037|0x0020,0x0052|0x0018,0x0050|0x0020,0x1040)\)",
             "Secondary Capture has the Image Plane and Frame of Reference modules since 2024e",
         ),
     ],
