@@ -411,7 +411,6 @@ def check_text_values(result: Object, run: dict, name: str, findings: Findings) 
         for member in scores.get("members", []):
             expected += [f"{share * 100.0:.1f} %" for share in member["probabilities"]]
         expected += [f"{scores[key] * 100.0:.1f} %" for key in ("right_lung_heat_fraction", "left_lung_heat_fraction") if scores.get(key) is not None]
-        similar = scores.get("similar_cases") or {"cases": []}
     for lung in analysis.get("lungs", []):
         expected += [f"{lung['whole']['volume_ml']:.0f} ml", f"{lung['whole']['mean_hu']:.0f} HU"]
     if lesions := analysis.get("lesions"):
