@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 use super::{Connection, DbError, Result, event, masks::PackedMasks, workup};
 use crate::types::{
-    BundleIdentity, Installation, Pipeline, PredecessorDocument, ResultRule, RunOutcome, RunPriority, RunRecord, RunRole,
-    Sha256Digest, Uid,
+    BundleIdentity, Installation, Pipeline, PredecessorDocument, ResultRule, RunOutcome, RunPriority, RunRecord,
+    RunRole, Sha256Digest, Uid,
 };
 
 /// A run to be made.

@@ -43,12 +43,10 @@ pub use frame::{StoredFrame, decode_frame};
 pub use grey::{DecodeLimits, GreyImage, decode_grey, display_image, display_object};
 pub use guard::{GuardError, GuardLimits, check_part10, read_object};
 pub use header::{AnatomicRegion, ImageHeader, PatientAge, View, names_chest};
+pub use inks::FAINTEST_HEAT;
 pub use jpeg12::decode as decode_jpeg_12_bit;
 pub use lung_mask::{LungMaskError, lungs_over_source};
 pub use lut::{LookUpTable, Voi, WindowFunction};
-pub use inks::FAINTEST_HEAT;
-pub use overlay::{
-    MemberWords, OverlayError, OverlayOptions, OverlayWords, ScaleWords, encode_png, render_overlay,
-};
+pub use overlay::{MemberWords, OverlayError, OverlayOptions, OverlayWords, ScaleWords, encode_png, render_overlay};
 pub use picture::{PictureError, PictureFacts, decode_picture, is_part10, picture_as_radiograph};
 pub use text::TextFont;

@@ -20,6 +20,8 @@ mod dataset;
 mod describe;
 mod heat_map;
 mod key_objects;
+#[cfg(test)]
+mod matrix;
 mod modules;
 #[cfg(test)]
 mod object_tests;

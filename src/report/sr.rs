@@ -150,8 +150,12 @@ impl Place {
     /// The role in UIDs: reports of different forms never share one, nor do those of a site's different sentences. The
     /// plain form has the role of former versions.
     fn role(&self, form: &ReportForm, texts: Texts<'_>) -> String {
-        let ReportForm { class: _, language, with_segmentation, predecessor } = form;
+        let ReportForm { class, language, with_segmentation, predecessor } = form;
         let mut role = self.role.to_owned();
+        // The classes of a report are one series, but for the sentences: their series says that it is of text.
+        if *class == ReportClass::BasicText && self.kind == ResultKind::Sr {
+            role.push_str(" in sentences");
+        }
         if language != ENGLISH {
             role.extend([" in ", language]);
         }

@@ -150,7 +150,8 @@ impl ResultProfile {
                 "give 512 to 8192 pixels",
             ));
         }
-        let is_tag = |part: &str| (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let is_tag =
+            |part: &str| (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric());
         if !self.language.split('-').all(is_tag) {
             problems.push((
                 format!("has results.language = {:?}", self.language),
@@ -179,10 +180,9 @@ mod tests {
         assert_eq!(profile.problems(), []);
         assert_eq!(ResultProfile::default().problems(), []);
         assert!(toml::from_str::<ResultProfile>("colour = 'red'").is_err());
-        let broken: ResultProfile = toml::from_str(
-            "report_classes = ['enhanced', 'enhanced']\npicture_longest_side = 100\nlanguage = '../en'",
-        )
-        .unwrap();
+        let broken: ResultProfile =
+            toml::from_str("report_classes = ['enhanced', 'enhanced']\npicture_longest_side = 100\nlanguage = '../en'")
+                .unwrap();
         assert_eq!(broken.problems().len(), 3, "{:?}", broken.problems());
         let nothing = ResultProfile {
             report_classes: Vec::new(),

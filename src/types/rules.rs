@@ -97,10 +97,8 @@ impl ResultRule {
             _ => {}
         }
         if self.destinations.is_empty() && self.priority == DeliveryPriority::Medium {
-            problems.push((
-                "has a rule that changes nothing".to_owned(),
-                "give it destinations or priority = \"high\"",
-            ));
+            problems
+                .push(("has a rule that changes nothing".to_owned(), "give it destinations or priority = \"high\""));
         }
         problems
     }
@@ -115,9 +113,8 @@ impl ResultRule {
                     .find(|reason| self.reason.as_ref().is_none_or(|wanted| wanted == reason.id()));
                 reason.map_or(Ruling::No, |reason| Ruling::Applies(format!("an input check failed: {}", reason.id())))
             }
-            ResultCondition::Disagreement => {
-                self.reached(spreads(&record.outcome), |spread| format!("the members differ by {:.1} %", spread * 100.0))
-            }
+            ResultCondition::Disagreement => self
+                .reached(spreads(&record.outcome), |spread| format!("the members differ by {:.1} %", spread * 100.0)),
             ResultCondition::Score => {
                 let ruling = self.reached(outputs(record), |output| format!("the output is {:.1} %", output * 100.0));
                 match ruling {
