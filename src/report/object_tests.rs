@@ -16,7 +16,8 @@ use super::{
 use crate::{
     imaging::{Plane, canvas, lungs::Lungs, lungs_over_source},
     types::{
-        BundleStatus, CtAnalysis, Decision, LungMask, RunOutcome, RunRecord, SourceImage, UNTRAINED_NOTICE, VoxelLabels,
+        BundleStatus, CtAnalysis, Decision, LungMask, ReportClass, RunOutcome, RunRecord, SourceImage,
+        UNTRAINED_NOTICE, VoxelLabels,
     },
 };
 
