@@ -538,7 +538,8 @@ impl Inner {
         for (new, send_order) in &stored {
             let result_id = result::insert_or_existing(&mut tx, new).await?;
             for destination in &destinations {
-                delivery::insert(&mut tx, result_id, destination, *send_order).await?;
+                let chain = format!("{}{}", new.kind, new.ordinal);
+                delivery::insert(&mut tx, result_id, destination, *send_order, &chain, 0).await?;
             }
         }
         for destination in &destinations {

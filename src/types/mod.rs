@@ -7,6 +7,7 @@
 mod ae_title;
 mod commitment;
 mod ct;
+mod destination;
 mod device;
 mod errand;
 mod object;
@@ -29,6 +30,7 @@ pub use ct::{
     CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLesionMember, CtLesionRun, CtLesions, CtLung,
     CtLungLesions, CtMethod, CtPlane, CtQuadrant, CtSection, CtSeries, ExcludedSeries, NotJudged, Side, VoxelLabels,
 };
+pub use destination::{CommitmentUse, Destination, DestinationKind, WebAuthentication};
 pub use device::{Device, DeviceError, Devices, DevicesError};
 pub use errand::{Errand, Progress, Urgency};
 pub use object::{ObjectHeader, ObjectOrigin, StoredObject};
@@ -51,9 +53,7 @@ pub use similar::{
     CaseLibraryVersion, PriorImage, Pseudonym, PseudonymKey, SimilarCase, SimilarCases, cosine_of_distance,
     neighbours_caution,
 };
-pub use site::{
-    Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig, SiteProblem,
-};
+pub use site::{Duplicates, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig, SiteProblem};
 pub use statistics::{NORMAL_QUANTILE_975, wilson_interval};
 pub use trial::{
     Compared, ComparedBundle, ComparedClass, FurthestStudy, Judged, OutputComparison, RunRole, Trial, TrialComparison,
