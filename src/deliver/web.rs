@@ -135,13 +135,11 @@ impl WebConnection {
             let response = self.sender.send_request(request).await.map_err(|error| chain(&error))?;
             let (parts, body) = response.into_parts();
             let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| error.to_string())?;
-            Ok(Reply { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+            Ok::<_, String>(Reply { status: parts.status, headers: parts.headers, body: body.to_bytes() })
         };
         match timeout(limit, exchange).await {
             Ok(Ok(reply)) => Ok(reply),
-            Ok(Err(error)) => {
-                Err::<_, String>(format!("the connection to the web server ended: {error}; look into its log"))
-            }
+            Ok(Err(error)) => Err(format!("the connection to the web server ended: {error}; look into its log")),
             Err(_) => Err(format!("the web server does not answer within {} s; look into its log", limit.as_secs())),
         }
     }
