@@ -736,6 +736,7 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
         pipeline: crate::types::Pipeline::ChestRadiograph,
         priority: crate::types::RunPriority::Routine,
         destinations: &["PACS".to_owned()],
+        rules: &[],
         maximum_attempts: 3,
     };
     let run_id = run::insert(&mut tx, &new).await.unwrap().unwrap();

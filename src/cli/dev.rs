@@ -295,6 +295,7 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr, bundle: String) 
                 late_images: LateImages::NewRevision,
                 late_images_within_seconds: None,
                 destinations: vec!["demopacs".to_owned()],
+                rules: Vec::new(),
                 trial: None,
             });
         }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     assemble::{StudyToRoute, choose_route},
     report::describe_trial,
-    types::{AeTitle, LateImages, Pipeline, Requirement, Route, RunPriority, SiteConfig},
+    types::{AeTitle, LateImages, Pipeline, Requirement, ResultRule, Route, RunPriority, SiteConfig},
 };
 use clap::{
     Args, Subcommand,
@@ -94,6 +94,10 @@ pub(super) struct Add {
     /// Names of destinations that get the results [default: none, results stay here]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     destinations: Vec<String>,
+    /// A rule over results, as in a site file, such as '{ when = "disagreement", at_least = 0.4, destinations = ["second"] }';
+    /// may be given several times
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    rule: Vec<ResultRule>,
     /// Keep the route but do not use it
     #[arg(long)]
     disabled: bool,
@@ -125,6 +129,16 @@ fn modality(text: &str) -> Result<String, String> {
     if good { Ok(text.to_owned()) } else { Err("expected a DICOM modality in capitals, such as DX".to_owned()) }
 }
 
+/// A rule as an inline table of a site file.
+fn rule(text: &str) -> Result<ResultRule, String> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        rule: ResultRule,
+    }
+    let read = toml::from_str::<Line>(&format!("rule = {text}"));
+    read.map(|line| line.rule).map_err(|error| error.message().to_owned())
+}
+
 impl From<Add> for Route {
     fn from(add: Add) -> Self {
         Self {
@@ -145,6 +159,7 @@ impl From<Add> for Route {
             late_images: if add.late_images == IGNORE { LateImages::Ignore } else { LateImages::NewRevision },
             late_images_within_seconds: add.late_images_within_seconds,
             destinations: add.destinations,
+            rules: add.rule,
             trial: None,
         }
     }
@@ -242,9 +257,13 @@ fn test(site: &SiteConfig, options: &Test) -> anyhow::Result<String> {
             } else {
                 format!("the results go to {}", route.destinations.join(", "))
             };
+            let rules = match route.rules.len() {
+                0 => String::new(),
+                n => format!("; {n} rule(s) over results may add destinations or hurry"),
+            };
             let required = route.required.as_ref().map(|required| format!(" when {required},")).unwrap_or_default();
             Ok(format!(
-                "route `{name}` takes {study}: it is complete{required} after {} s of quiet ({} s at the latest), bundle `{}` analyses it, {destinations}{}",
+                "route `{name}` takes {study}: it is complete{required} after {} s of quiet ({} s at the latest), bundle `{}` analyses it, {destinations}{rules}{}",
                 route.released_quiet_seconds(),
                 route.max_wait_seconds,
                 route.bundle,
@@ -294,6 +313,14 @@ mod tests {
         insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap_err(), @"route `chest` does not take a study with DX from `DX_ROOM_1` to `HILUM`: route `first` takes it (order 1, this one has 10)");
         site.routes[0].enabled = false;
         insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap_err(), @"route `chest` does not take a study with DX from `DX_ROOM_1` to `HILUM`: it is disabled");
+    }
+
+    #[test]
+    fn rules_are_written_as_in_a_site_file() {
+        let read = rule(r#"{ when = "score", at_least = 0.8, destinations = ["second"], priority = "high" }"#).unwrap();
+        assert_eq!((read.at_least, read.destinations.as_slice()), (Some(0.8), ["second".to_owned()].as_slice()));
+        assert!(rule(r#"{ when = "mood" }"#).unwrap_err().contains("mood"));
+        assert!(rule("score").is_err());
     }
 
     #[test]

@@ -128,6 +128,7 @@ impl Entry for Route {
             late_images: LateImages::default(),
             late_images_within_seconds: None,
             destinations: destinations.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
+            rules: Vec::new(),
             trial: None,
         })
     }

@@ -106,13 +106,13 @@ macro_rules! next_in_order {
     };
 }
 
-/// What is due for a destination, oldest study first and in send order within it; what waits behind another result of
-/// its run is not due.
+/// What is due for a destination, urgent studies first, then the oldest, and in send order within each; what waits behind
+/// another result of its run is not due.
 pub async fn due(connection: &mut Connection, destination: &str, limit: i64) -> Result<Vec<DueDelivery>> {
     const QUERY: &str = concat!(
         select_due!("where d.destination = $1 and d.next_attempt_at <= now() and "),
         next_in_order!(),
-        " order by r.queued_at, d.run_id, d.send_order, d.id limit $2"
+        " order by d.urgent desc, r.queued_at, d.run_id, d.send_order, d.id limit $2"
     );
     Ok(sqlx::query_as(QUERY).bind(destination).bind(limit).fetch_all(connection).await?)
 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{Connection, DbError, Result, event, workup};
 use crate::types::{
-    BundleIdentity, Installation, Pipeline, PredecessorDocument, RunOutcome, RunPriority, RunRecord, RunRole,
+    BundleIdentity, Installation, Pipeline, PredecessorDocument, ResultRule, RunOutcome, RunPriority, RunRecord, RunRole,
     Sha256Digest, Uid,
 };
 
@@ -40,6 +40,8 @@ pub struct NewRun<'a> {
     pub priority: RunPriority,
     /// Names of the destinations that get the results.
     pub destinations: &'a [String],
+    /// Where they go besides, and how soon, because of what was found.
+    pub rules: &'a [ResultRule],
     /// Attempts before it is parked, at least 1.
     pub maximum_attempts: i32,
 }
@@ -49,8 +51,8 @@ pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Opt
     let id = Uuid::now_v7();
     let done = sqlx::query(
         "insert into run (id, workup_id, revision, role, bundle, destinations, state, words, attempt,
-                          maximum_attempts, next_attempt_at, priority, pipeline)
-         values ($1, $2, $3, $9, $4, $5, 'queued', 'waiting for the inference process', 0, $6, now(), $7, $8)
+                          maximum_attempts, next_attempt_at, priority, pipeline, rules)
+         values ($1, $2, $3, $9, $4, $5, 'queued', 'waiting for the inference process', 0, $6, now(), $7, $8, $10)
          on conflict (workup_id, revision, bundle, role) do nothing",
     )
     .bind(id)
@@ -62,6 +64,7 @@ pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Opt
     .bind(new.priority.name())
     .bind(new.pipeline.name())
     .bind(new.role.name())
+    .bind(Json(new.rules))
     .execute(&mut *connection)
     .await?;
     if done.rows_affected() == 0 {
@@ -474,7 +477,7 @@ pub async fn waiting_shadows(connection: &mut Connection, bundle: &str) -> Resul
 /// route's own bundle. Returns whether there is one that is not parked itself.
 async fn hand_over(connection: &mut Connection, canary_id: Uuid, workup_id: Uuid, revision: i32) -> Result<bool> {
     let successor: Option<Uuid> = sqlx::query_scalar(
-        "update run s set role = 'live', destinations = c.destinations, priority = c.priority
+        "update run s set role = 'live', destinations = c.destinations, rules = c.rules, priority = c.priority
          from run c
          where c.id = $1 and s.workup_id = $2 and s.revision = $3 and s.role = 'shadow' and s.id <> c.id
            and s.state not in ('parked', 'superseded')
@@ -486,7 +489,7 @@ async fn hand_over(connection: &mut Connection, canary_id: Uuid, workup_id: Uuid
     .fetch_optional(&mut *connection)
     .await?;
     let Some(successor) = successor else { return Ok(false) };
-    sqlx::query("update run set role = 'shadow', destinations = '{}' where id = $1")
+    sqlx::query("update run set role = 'shadow', destinations = '{}', rules = '[]' where id = $1")
         .bind(canary_id)
         .execute(&mut *connection)
         .await?;
@@ -538,6 +541,8 @@ pub struct FinishedRun {
     pub workup_id: Uuid,
     /// Where the results go.
     pub destinations: Vec<String>,
+    /// Where they go besides, and how soon, because of what was found.
+    pub rules: Vec<ResultRule>,
     /// What it found; everything that rendering needs.
     pub record: RunRecord,
 }
@@ -554,6 +559,7 @@ struct FinishedRow {
     configuration_sha256: Vec<u8>,
     result_key: Vec<u8>,
     destinations: Vec<String>,
+    rules: Json<Vec<ResultRule>>,
 }
 
 /// A counted attempt to render a run.
@@ -683,7 +689,7 @@ pub async fn finished(
 ) -> Result<Option<FinishedRun>> {
     let row: Option<FinishedRow> = sqlx::query_as(
         "select r.workup_id, r.revision, w.study_instance_uid, r.started_at, r.outcome, r.bundle_identity,
-                r.computed_with, r.configuration_sha256, r.result_key, r.destinations
+                r.computed_with, r.configuration_sha256, r.result_key, r.destinations, r.rules
          from run r join workup w on w.id = r.workup_id
          where r.id = $1 and r.state in ('succeeded', 'not_analysed')",
     )
@@ -695,6 +701,7 @@ pub async fn finished(
     Ok(Some(FinishedRun {
         workup_id: row.workup_id,
         destinations: row.destinations,
+        rules: row.rules.0,
         record: RunRecord {
             run_id,
             study_instance_uid: uid(&row.study_instance_uid)?,
@@ -834,7 +841,7 @@ pub async fn restart(connection: &mut Connection, run_id: Uuid) -> Result<bool> 
 async fn replace_parked(connection: &mut Connection, shadow_id: Uuid) -> Result<bool> {
     let replaced: Option<Uuid> = sqlx::query_scalar(
         "update run s set role = case a.role when 'canary' then 'live' else 'canary' end,
-                destinations = a.destinations, priority = a.priority
+                destinations = a.destinations, rules = a.rules, priority = a.priority
          from run a
          where s.id = $1 and a.workup_id = s.workup_id and a.revision = s.revision and a.role <> 'shadow'
            and a.state = 'parked'
@@ -844,7 +851,7 @@ async fn replace_parked(connection: &mut Connection, shadow_id: Uuid) -> Result<
     .fetch_optional(&mut *connection)
     .await?;
     let Some(replaced) = replaced else { return Ok(false) };
-    sqlx::query("update run set role = 'shadow', destinations = '{}' where id = $1")
+    sqlx::query("update run set role = 'shadow', destinations = '{}', rules = '[]' where id = $1")
         .bind(replaced)
         .execute(&mut *connection)
         .await?;

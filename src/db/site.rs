@@ -6,7 +6,8 @@ use sqlx::{FromRow, types::Json};
 use super::{Connection, Db, DbError, Result, event};
 use crate::types::{
     AeTitle, AssociationPolicy, CommitmentUse, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer,
-    Pipeline, Requirement, ResultProfile, Route, RunPriority, SiteConfig, Trial, TrialMode, WebAuthentication,
+    Pipeline, Requirement, ResultProfile, ResultRule, Route, RunPriority, SiteConfig, Trial, TrialMode,
+    WebAuthentication,
 };
 
 /// The channel on which Postgres announces a change.
@@ -64,6 +65,7 @@ struct RouteRow {
     late_images: String,
     late_images_within_seconds: Option<i32>,
     destinations: Vec<String>,
+    rules: Json<Vec<ResultRule>>,
     priority: String,
     trial_bundle: Option<String>,
     trial_mode: Option<String>,
@@ -195,6 +197,7 @@ fn route_from_row(row: RouteRow) -> Result<Route> {
         late_images,
         late_images_within_seconds: row.late_images_within_seconds.map(seconds).transpose()?,
         destinations: row.destinations,
+        rules: row.rules.0,
         trial,
     })
 }
@@ -315,8 +318,8 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
             "insert into route (name, sort_order, enabled, called_ae_title, calling_ae_titles, modalities, pipeline,
                                 bundle, quiet_seconds, max_wait_seconds, destinations, released_quiet_seconds,
                                 lost_quiet_seconds, required, late_images, late_images_within_seconds, priority,
-                                trial_bundle, trial_mode, trial_share_percent)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
+                                trial_bundle, trial_mode, trial_share_percent, rules)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
         )
         .bind(&route.name)
         .bind(route.order)
@@ -341,6 +344,7 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         .bind(route.trial.as_ref().map(|trial| &trial.bundle))
         .bind(route.trial.as_ref().map(|trial| trial.mode.name()))
         .bind(route.trial.as_ref().map(|trial| seconds(trial.share_percent)))
+        .bind(Json(&route.rules))
         .execute(&mut *connection)
         .await?;
     }

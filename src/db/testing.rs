@@ -100,6 +100,7 @@ pub(crate) const fn new_run(workup_id: Uuid) -> run::NewRun<'static> {
         pipeline: Pipeline::ChestRadiograph,
         priority: RunPriority::Routine,
         destinations: &[],
+        rules: &[],
         maximum_attempts: 3,
     }
 }

@@ -508,7 +508,7 @@ impl Inner {
                 sources_of(&to_render.record.outcome).into_iter().map(|source| source.archive_key).collect();
             (to_render, instance::received_at(&mut connection, &keys).await?)
         };
-        let FinishedRun { workup_id, destinations, mut record } = to_render;
+        let FinishedRun { workup_id, destinations, mut record, .. } = to_render;
         record.started_at = record.started_at.to_offset((self.settings.machine_utc_offset)(record.started_at));
         let (study_instance_uid, revision) = (record.study_instance_uid.clone(), record.revision);
         let not_analysed = matches!(record.outcome, RunOutcome::NotAnalysed(_));

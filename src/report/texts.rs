@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use fluent_bundle::{FluentArgs, FluentResource, FluentValue, concurrent::FluentBundle};
+use fluent_syntax::ast::Entry;
 
 /// The built-in languages: tag and messages.
 const BUILT_IN: [(&str, &[&str]); 2] = [
@@ -15,7 +16,7 @@ const BUILT_IN: [(&str, &[&str]); 2] = [
 ];
 
 /// The language that has every message.
-pub const ENGLISH: &str = "en";
+pub(super) const ENGLISH: &str = "en";
 
 /// Why a file of messages cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +159,7 @@ fn add(bundle: &mut FluentBundle<FluentResource>, tag: &str, file: &str) -> Resu
 fn messages(tag: &str, file: &str) -> Result<Vec<String>, TextsError> {
     let resource = parsed(tag, file)?;
     let ids = resource.entries().filter_map(|entry| match entry {
-        fluent_bundle::FluentMessage::Message(message) => Some(message.id.name.to_owned()),
+        Entry::Message(message) => Some(message.id.name.to_owned()),
         _ => None,
     });
     Ok(ids.collect())

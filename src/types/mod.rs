@@ -16,6 +16,7 @@ mod probe;
 mod profile;
 mod refusal;
 mod requirement;
+mod rules;
 mod run;
 mod sha256;
 mod similar;
@@ -43,6 +44,7 @@ pub use profile::{
 };
 pub use refusal::{OfferedContext, PeerOffer, Refusal, RefusalKey, RefusalKind};
 pub use requirement::{Requirement, RequirementError, SeriesFacts};
+pub use rules::{DeliveryPriority, ResultCondition, ResultRule, Ruling};
 pub use run::{
     BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, ExcludedImage, GateResult, HeatMap,
     ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument,

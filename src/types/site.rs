@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AeTitle, AssociationPolicy, Destination, Requirement, RunPriority, RunRole, Sha256Digest, Trial, TrialMode,
+    AeTitle, AssociationPolicy, Destination, Requirement, ResultRule, RunPriority, RunRole, Sha256Digest, Trial,
+    TrialMode,
 };
 
 fn default_true() -> bool {
@@ -177,7 +178,7 @@ pub enum LateImages {
 
 /// Which studies get which pipeline and where the results go. The first enabled route in `order` that matches
 /// decides.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// The administrators' name for it, unique.
@@ -225,6 +226,9 @@ pub struct Route {
     /// Names of destinations that get the results.
     #[serde(default)]
     pub destinations: Vec<String>,
+    /// Where results go besides, and how soon, because of what was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<ResultRule>,
     /// A bundle that is tried beside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,
@@ -316,7 +320,7 @@ impl Route {
 
 /// Everything administrators own, as applied from a file, kept in Postgres, and snapshotted on disk for
 /// admission without Postgres.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteConfig {
     /// AE titles that we answer to.
@@ -431,7 +435,10 @@ impl SiteConfig {
             for (problem, remedy) in route.contradictions() {
                 report(subject(), problem, remedy);
             }
-            for name in &route.destinations {
+            for (problem, remedy) in route.rules.iter().flat_map(ResultRule::problems) {
+                report(subject(), problem, remedy);
+            }
+            for name in route.destinations.iter().chain(route.rules.iter().flat_map(|rule| &rule.destinations)) {
                 if !self.destinations.iter().any(|destination| &destination.name == name) {
                     report(
                         subject(),
