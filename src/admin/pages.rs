@@ -15,7 +15,9 @@ use super::{
     problem::Problem,
     readiness::{self, NamedCheck},
     trial::TrialView,
-    view::{self, BacklogView, DestinationStateView, DestinationView, Moment, RefusalView, RunView, StudyDetail, StudyView},
+    view::{
+        self, BacklogView, DestinationStateView, DestinationView, Moment, RefusalView, RunView, StudyDetail, StudyView,
+    },
 };
 use crate::{
     db::{destination, site, status},

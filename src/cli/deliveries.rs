@@ -118,8 +118,16 @@ async fn restart_dead(store: &Store, destination: &str) -> anyhow::Result<String
 }
 
 fn table(rows: &[DeliveryRow]) -> String {
-    let mut table =
-        Table::new(&["STUDY INSTANCE UID", "KIND", "DESTINATION", "STATE", "ATTEMPTS", "NEXT ATTEMPT", "DELIVERY", "LAST ANSWER"]);
+    let mut table = Table::new(&[
+        "STUDY INSTANCE UID",
+        "KIND",
+        "DESTINATION",
+        "STATE",
+        "ATTEMPTS",
+        "NEXT ATTEMPT",
+        "DELIVERY",
+        "LAST ANSWER",
+    ]);
     for row in rows {
         let is_waiting = row.state.as_deref() == Some("waiting");
         table.row([

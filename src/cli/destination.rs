@@ -11,6 +11,7 @@ use super::{
     Global, echo,
     failure::Usage,
     output::{Table, print, print_json, time_json, time_text, yes_no},
+    peer,
     site::{self, ListOptions},
     store::Store,
 };
@@ -198,12 +199,15 @@ impl Add {
 /// `known`, or what is in the file, with these keys set.
 fn results(known: ResultProfile, file: Option<&str>, settings: &[String]) -> Result<ResultProfile, String> {
     let base = match file {
-        Some(text) => toml::from_str(text).map_err(|error| format!("the file of --results-file: {}", error.message()))?,
+        Some(text) => {
+            toml::from_str(text).map_err(|error| format!("the file of --results-file: {}", error.message()))?
+        }
         None => known,
     };
     let mut table = toml::Table::try_from(base).map_err(|error| error.to_string())?;
     for setting in settings {
-        let parsed = setting.split_once('=').and_then(|(key, value)| Some((key.trim().strip_prefix("results.")?, value)));
+        let parsed =
+            setting.split_once('=').and_then(|(key, value)| Some((key.trim().strip_prefix("results.")?, value)));
         let (key, value) = parsed.ok_or_else(|| format!("--set {setting}: give results.KEY=VALUE"))?;
         let value = format!("value = {value}")
             .parse::<toml::Table>()
@@ -263,23 +267,28 @@ pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
         }
         Action::Test { name } => {
             let site = site::load(global).await?;
-            let lines = test(&global.load()?, &site, &name).await?;
-            print(&lines.join("\n"))
+            test(&global.load()?, &site, &name).await
         }
     }
 }
 
 /// Asks the destination `name` whether it is there.
-async fn test(config: &Config, site: &SiteConfig, name: &str) -> anyhow::Result<Vec<String>> {
+async fn test(config: &Config, site: &SiteConfig, name: &str) -> anyhow::Result<()> {
     let Some(destination) = site.destinations.iter().find(|destination| destination.name == name) else {
         let known: Vec<String> =
             site.destinations.iter().map(|destination| format!("`{}`", destination.name)).collect();
         anyhow::bail!(site::unknown("destination", name, &known));
     };
+    if let (DestinationKind::Dicom, Some(peer), Some(calling)) =
+        (destination.kind, &destination.peer, &destination.calling_ae_title)
+    {
+        return peer::test(config, site, peer, calling).await;
+    }
     let (_keeps, tls) = watch::channel(std::sync::Arc::new(TlsMaterial::load(&tls_settings(&config.tls))?));
     let timeout = echo::DEFAULT_TIMEOUT;
     let caller = Caller { connect_timeout: timeout, response_timeout: timeout, tls };
-    deliver::check(&caller, site, destination).await.map_err(anyhow::Error::msg)
+    let lines = deliver::check(&caller, site, destination).await.map_err(anyhow::Error::msg)?;
+    print(&lines.join("\n"))
 }
 
 fn table(destinations: &[Destination]) -> String {

@@ -468,7 +468,9 @@ async fn settle_deliveries(connection: &mut Connection, peer_ae_title: &str, tra
             ),
             (_, true) => (
                 "not_committed",
-                format!("{refused}, the second time; look into its log, then `hilum deliveries --restart {delivery_id}`"),
+                format!(
+                    "{refused}, the second time; look into its log, then `hilum deliveries --restart {delivery_id}`"
+                ),
                 "commitment = 'failed', commitment_due_at = null",
             ),
         };
@@ -597,7 +599,8 @@ pub async fn overdue(connection: &mut Connection, destination: &str, timeout_sec
     .fetch_all(&mut *connection)
     .await?;
     for (delivery_id, words) in &unanswered {
-        event::append(&mut *connection, event::Subject::Delivery, delivery_id, "not_committed", words, json!({})).await?;
+        event::append(&mut *connection, event::Subject::Delivery, delivery_id, "not_committed", words, json!({}))
+            .await?;
     }
     Ok(Overdue { again, unanswered: unanswered.len() as u64 })
 }

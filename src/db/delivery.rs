@@ -451,7 +451,8 @@ mod tests {
     /// A workup with a run.
     async fn new_run(db: &Db, study: &str) -> (Uuid, Uuid) {
         let workup_id = testing::workup(db, study).await;
-        let run_id = run::insert(&mut db.acquire().await.unwrap(), &testing::new_run(workup_id)).await.unwrap().unwrap();
+        let run_id =
+            run::insert(&mut db.acquire().await.unwrap(), &testing::new_run(workup_id)).await.unwrap().unwrap();
         sqlx::query("update run set state = 'succeeded', rendered_at = now() where id = $1")
             .bind(run_id)
             .execute(db.pool())
@@ -481,7 +482,11 @@ mod tests {
         for _ in 0..2 {
             insert(&mut connection, result_id, "pacs", order, chain, rank).await.unwrap();
         }
-        sqlx::query_scalar("select id from delivery where result_id = $1").bind(result_id).fetch_one(db.pool()).await.unwrap()
+        sqlx::query_scalar("select id from delivery where result_id = $1")
+            .bind(result_id)
+            .fetch_one(db.pool())
+            .await
+            .unwrap()
     }
 
     async fn states(db: &Db) -> Vec<String> {
@@ -653,7 +658,10 @@ mod tests {
         let wanted = commitment::wanted(&mut connection, "pacs", 10).await.unwrap();
         let instances: Vec<SopReference> = wanted
             .iter()
-            .map(|one| SopReference { sop_class_uid: uid(&one.sop_class_uid), sop_instance_uid: uid(&one.sop_instance_uid) })
+            .map(|one| SopReference {
+                sop_class_uid: uid(&one.sop_class_uid),
+                sop_instance_uid: uid(&one.sop_instance_uid),
+            })
             .collect();
         let request = CommitmentRequest { transaction_uid: uid(&format!("2.25.9{number}")), instances };
         commitment::ask(&mut connection, "PACS", "HILUM", &request).await.unwrap();
@@ -679,7 +687,9 @@ mod tests {
 
         // Not asked: nothing counts, and it is asked again later.
         let (transaction, _) = ask(db, 0, soon).await;
-        commitment::not_asked(&mut connection, transaction.as_str(), Some(OffsetDateTime::now_utc()), "no way").await.unwrap();
+        commitment::not_asked(&mut connection, transaction.as_str(), Some(OffsetDateTime::now_utc()), "no way")
+            .await
+            .unwrap();
 
         let (transaction, instances) = ask(db, 1, soon).await;
         assert_eq!(instances.len(), 2);

@@ -65,11 +65,10 @@ pub async fn failed(
     .bind(destination)
     .execute(&mut *connection)
     .await?;
-    let before: String =
-        sqlx::query_scalar("select state from destination_state where destination = $1 for update")
-            .bind(destination)
-            .fetch_one(&mut *connection)
-            .await?;
+    let before: String = sqlx::query_scalar("select state from destination_state where destination = $1 for update")
+        .bind(destination)
+        .fetch_one(&mut *connection)
+        .await?;
     let state: DestinationState = sqlx::query_as(
         "update destination_state s set failures = failures + 1, words = $3, state = new.state,
                 since = case when new.state <> s.state or s.failures = 0 then now() else s.since end
@@ -145,8 +144,10 @@ pub async fn try_now(connection: &mut Connection, destination: &str) -> Result<(
 
 /// Forgets destinations that are not configured any more.
 pub async fn forget_unknown(connection: &mut Connection) -> Result<()> {
-    sqlx::query("delete from destination_state s where not exists (select from destination where name = s.destination)")
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "delete from destination_state s where not exists (select from destination where name = s.destination)",
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }

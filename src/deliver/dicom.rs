@@ -49,9 +49,8 @@ impl DicomWay {
         forms: &[(String, String)],
     ) -> Result<Self, String> {
         let requestor = carrier.caller.requestor(calling.clone(), peer).map_err(|error| format!("{error:#}"))?;
-        let requestor = forms
-            .iter()
-            .fold(requestor, |requestor, (class, syntax)| requestor.propose(class, &[syntax.as_str()]));
+        let requestor =
+            forms.iter().fold(requestor, |requestor, (class, syntax)| requestor.propose(class, &[syntax.as_str()]));
         let association = requestor.establish().await.map_err(|error| error.to_string())?;
         opened(&carrier.db, &peer.name, association.peer(), association.contexts()).await;
         Ok(Self { association })

@@ -273,7 +273,8 @@ impl Deliver {
                 match opened {
                     Ok(opened) => way = Some(opened),
                     Err(words) => {
-                        let until = if counts { self.failed(&destination.name, &words, None, true).await? } else { None };
+                        let until =
+                            if counts { self.failed(&destination.name, &words, None, true).await? } else { None };
                         for delivery in std::iter::once(&delivery).chain(&due) {
                             self.put_off(&destination, delivery, &words, until).await?;
                         }
@@ -438,12 +439,7 @@ fn forms<'a>(deliveries: impl Iterator<Item = &'a DueDelivery>) -> Vec<(String, 
 }
 
 /// Distributes deliveries: each run in one lane, each sender's results in lanes of their own where they return to it.
-fn lanes(
-    due: Vec<DueDelivery>,
-    spares: &[DueDelivery],
-    destination: &Destination,
-    site: &SiteConfig,
-) -> Vec<Lane> {
+fn lanes(due: Vec<DueDelivery>, spares: &[DueDelivery], destination: &Destination, site: &SiteConfig) -> Vec<Lane> {
     let maximum = usize::try_from(destination.maximum_associations).unwrap_or(1).max(1);
     let shared = Arc::new(destination.clone());
     let mut lanes: Vec<(String, Lane)> = Vec::new();
@@ -460,8 +456,7 @@ fn lanes(
             let known = lanes.iter().position(|(of_lane, _)| *of_lane == key);
             let lane_idx = known.unwrap_or_else(|| {
                 let target = Target::of(site, destination, sender, local);
-                let lane =
-                    Lane { destination: Arc::clone(&shared), target, due: VecDeque::new(), spares: Vec::new() };
+                let lane = Lane { destination: Arc::clone(&shared), target, due: VecDeque::new(), spares: Vec::new() };
                 lanes.push((key, lane));
                 lanes.len() - 1
             });

@@ -44,13 +44,7 @@ pub struct StatusPolicy {
     pub remedy: &'static str,
 }
 
-const fn row(
-    first: u16,
-    last: u16,
-    verdict: Verdict,
-    words: &'static str,
-    remedy: &'static str,
-) -> StatusPolicy {
+const fn row(first: u16, last: u16, verdict: Verdict, words: &'static str, remedy: &'static str) -> StatusPolicy {
     StatusPolicy { first, last, verdict, words, remedy }
 }
 
@@ -80,13 +74,7 @@ pub const STATUSES: &[StatusPolicy] = &[
         "SOP class not supported",
         "enable the SOP class at the destination, or take it out of `results`",
     ),
-    row(
-        0x0124,
-        0x0124,
-        Verdict::Retry,
-        "not authorized",
-        "let the destination take objects from our AE title",
-    ),
+    row(0x0124, 0x0124, Verdict::Retry, "not authorized", "let the destination take objects from our AE title"),
     row(0x0210, 0x0210, Verdict::Retry, "duplicate invocation", "look into the log of the destination"),
     row(0x0213, 0x0213, Verdict::Retry, "resource limitation", "make room at the destination"),
     row(0xA700, 0xA7FF, Verdict::Retry, "out of resources", "make room at the destination"),
@@ -97,9 +85,27 @@ pub const STATUSES: &[StatusPolicy] = &[
         "the data set does not match the SOP class",
         "ask the vendor of the destination what it misses, and tell us",
     ),
-    row(0xB000, 0xB000, Verdict::Delivered, "stored; attributes were changed", "nothing, unless links between results break"),
-    row(0xB006, 0xB006, Verdict::Delivered, "stored; elements were discarded", "nothing, unless something is not shown"),
-    row(0xB007, 0xB007, Verdict::Delivered, "stored; the data set does not match the SOP class", "nothing, unless something is not shown"),
+    row(
+        0xB000,
+        0xB000,
+        Verdict::Delivered,
+        "stored; attributes were changed",
+        "nothing, unless links between results break",
+    ),
+    row(
+        0xB006,
+        0xB006,
+        Verdict::Delivered,
+        "stored; elements were discarded",
+        "nothing, unless something is not shown",
+    ),
+    row(
+        0xB007,
+        0xB007,
+        Verdict::Delivered,
+        "stored; the data set does not match the SOP class",
+        "nothing, unless something is not shown",
+    ),
     row(0xB000, 0xBFFF, Verdict::Delivered, "stored; a warning of the destination's own", "nothing"),
     row(
         0xC000,
@@ -166,7 +172,14 @@ const fn http(
 /// The policy by HTTP status of a STOW-RS answer (PS3.18 table 10.5.3-1, RFC 9110 section 15). The first row that holds a
 /// status decides.
 pub const HTTP_STATUSES: &[HttpPolicy] = &[
-    http(202, 202, Verdict::Retry, Fault::Object, "accepted, without a word on the object", "look into the log of the server"),
+    http(
+        202,
+        202,
+        Verdict::Retry,
+        Fault::Object,
+        "accepted, without a word on the object",
+        "look into the log of the server",
+    ),
     http(200, 299, Verdict::Delivered, Fault::Object, "stored", "nothing"),
     http(
         300,
@@ -185,7 +198,14 @@ pub const HTTP_STATUSES: &[HttpPolicy] = &[
         "check `authentication` and the files that it names",
     ),
     http(403, 403, Verdict::Retry, Fault::Destination, "we may not store", "let the server take objects from our user"),
-    http(404, 405, Verdict::Retry, Fault::Destination, "there is no such service", "check `url`; it ends before /studies"),
+    http(
+        404,
+        405,
+        Verdict::Retry,
+        Fault::Destination,
+        "there is no such service",
+        "check `url`; it ends before /studies",
+    ),
     http(407, 407, Verdict::Retry, Fault::Destination, "a proxy wants to know who we are", "let us pass the proxy"),
     http(408, 408, Verdict::Retry, Fault::Destination, "the server has waited too long", "check the network"),
     http(
@@ -197,7 +217,14 @@ pub const HTTP_STATUSES: &[HttpPolicy] = &[
         "raise its limit, or lower `results.picture_longest_side`",
     ),
     http(425, 425, Verdict::Retry, Fault::Destination, "too early", "nothing"),
-    http(429, 429, Verdict::Retry, Fault::Destination, "too many requests", "lower `maximum_associations`, or raise the limit of the server"),
+    http(
+        429,
+        429,
+        Verdict::Retry,
+        Fault::Destination,
+        "too many requests",
+        "lower `maximum_associations`, or raise the limit of the server",
+    ),
     http(500, 599, Verdict::Retry, Fault::Destination, "the server has failed", "look into its log"),
     OTHER_HTTP,
 ];

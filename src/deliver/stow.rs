@@ -175,7 +175,8 @@ fn reason(body: &[u8], sop_instance_uid: &str) -> Option<u16> {
             .flatten()
             .find(|item| first(item, "00081155").and_then(Value::as_str) == Some(sop_instance_uid))
     };
-    let number = |item: &Value, tag: &str| first(item, tag).and_then(Value::as_u64).and_then(|code| code.try_into().ok());
+    let number =
+        |item: &Value, tag: &str| first(item, tag).and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
     if let Some(failed) = entry("00081198") {
         // A failure without a reason is a failure all the same: processing failure.
         return Some(number(failed, "00081197").unwrap_or(0x0110));
@@ -211,7 +212,11 @@ mod tests {
     #[case(409, Some(0x0122), Verdict::NextForm)]
     #[case(409, Some(0xC122), Verdict::Dead)]
     #[case(400, None, Verdict::Retry)]
-    fn failures_are_judged_by_their_reason(#[case] status: u16, #[case] reason: Option<u16>, #[case] expected: Verdict) {
+    fn failures_are_judged_by_their_reason(
+        #[case] status: u16,
+        #[case] reason: Option<u16>,
+        #[case] expected: Verdict,
+    ) {
         let others = [item("2.25.9", "00081197", Some(0x0000)), item("2.25.1", "00081197", reason)];
         let answer = answer(status, &json!({ "00081198": { "vr": "SQ", "Value": others } }));
         assert_eq!((answer.verdict, answer.status), (expected, Some(reason.unwrap_or(0x0110))), "{}", answer.words);

@@ -36,15 +36,7 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(verdict: Verdict, words: String) -> Self {
-        Self {
-            verdict,
-            status: None,
-            words,
-            peer_comment: None,
-            broken: false,
-            no_context: false,
-            retry_after: None,
-        }
+        Self { verdict, status: None, words, peer_comment: None, broken: false, no_context: false, retry_after: None }
     }
 
     /// Later, on another way.
@@ -103,12 +95,7 @@ pub(super) enum Target {
 
 impl Target {
     /// Where the results of a study go that `sender` has sent to our `local`, or why that is not known, in words.
-    pub(super) fn of(
-        site: &SiteConfig,
-        destination: &Destination,
-        sender: &str,
-        local: &str,
-    ) -> Result<Self, String> {
+    pub(super) fn of(site: &SiteConfig, destination: &Destination, sender: &str, local: &str) -> Result<Self, String> {
         let name = &destination.name;
         match destination.kind {
             DestinationKind::Dicom => {

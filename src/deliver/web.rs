@@ -56,7 +56,7 @@ pub(super) struct WebTarget {
 
 impl WebTarget {
     pub(super) fn new(url: &str, authentication: WebAuthentication) -> Result<Self, String> {
-        let url = url.parse().map_err(|error| format!("`{url}` is no web address: {error}"))?;
+        let url = url.parse::<Uri>().map_err(|error| format!("`{url}` is no web address: {error}"))?;
         Ok(Self { url, authentication })
     }
 }
@@ -105,7 +105,8 @@ impl WebConnection {
             }
         };
         let _ = stream.set_nodelay(true);
-        let stream: Box<dyn Stream> = if encrypted { Box::new(secured(caller, stream, &name).await?) } else { Box::new(stream) };
+        let stream: Box<dyn Stream> =
+            if encrypted { Box::new(secured(caller, stream, &name).await?) } else { Box::new(stream) };
         let handshake = http1::handshake(TokioIo::new(stream));
         let (sender, connection) = handshake.await.map_err(|error| problem(chain(&error), "look into its log"))?;
         let mut driver = JoinSet::new();
@@ -123,11 +124,7 @@ impl WebConnection {
     }
 
     /// Sends a request with a body of `length` bytes and reads the answer.
-    pub(super) async fn exchange(
-        &mut self,
-        mut request: Request<RequestBody>,
-        length: u64,
-    ) -> Result<Reply, String> {
+    pub(super) async fn exchange(&mut self, mut request: Request<RequestBody>, length: u64) -> Result<Reply, String> {
         request.headers_mut().insert(HOST, self.host.clone());
         let limit = self.response_timeout + Duration::from_secs(length / SLOWEST_BYTES_PER_SECOND);
         let exchange = async {
@@ -263,13 +260,8 @@ async fn secret(file: &Path) -> Result<String, String> {
 }
 
 /// Asks for a token with the client credentials grant (RFC 6749 section 4.4).
-async fn new_token(
-    caller: &Caller,
-    token_url: &str,
-    user: HeaderValue,
-    scope: Option<&str>,
-) -> Result<Token, String> {
-    let url: Uri = token_url.parse().map_err(|error| format!("`{token_url}` is no web address: {error}"))?;
+async fn new_token(caller: &Caller, token_url: &str, user: HeaderValue, scope: Option<&str>) -> Result<Token, String> {
+    let url = token_url.parse::<Uri>().map_err(|error| format!("`{token_url}` is no web address: {error}"))?;
     let scope = scope.map(|scope| format!("&scope={}", form_encoded(scope))).unwrap_or_default();
     let form = format!("grant_type=client_credentials{scope}");
     let length = form.len() as u64;
@@ -282,7 +274,8 @@ async fn new_token(
         .map_err(|error| error.to_string())?;
     let mut connection = WebConnection::open(caller, &url).await?;
     let reply = connection.exchange(request, length).await?;
-    read_token(reply.status, &reply.body, Instant::now()).map_err(|words| format!("no token from `{token_url}`: {words}"))
+    read_token(reply.status, &reply.body, Instant::now())
+        .map_err(|words| format!("no token from `{token_url}`: {words}"))
 }
 
 /// RFC 6749 sections 5.1 and 5.2.

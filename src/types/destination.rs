@@ -272,8 +272,9 @@ impl Destination {
             return;
         };
         match peers.iter().find(|peer| peer.name == *name) {
-            None => problems
-                .push((format!("names peer `{name}`, which does not exist"), "add that peer or name another")),
+            None => {
+                problems.push((format!("names peer `{name}`, which does not exist"), "add that peer or name another"))
+            }
             Some(peer) if peer.port.is_none() || peer.host == "*" => problems.push((
                 format!("names peer `{name}`, which has no host and port to call"),
                 "give that peer a host and a port",
@@ -372,8 +373,12 @@ mod tests {
     #[rstest::rstest]
     #[case("kind = 'dicom'\npeer = 'pacs'\ncalling_ae_title = 'HILUM'\ncommitment = 'required'")]
     #[case("kind = 'dicomweb'\nurl = 'http://192.0.2.1:8042/dicom-web'")]
-    #[case("kind = 'dicomweb'\nurl = 'https://[2001:db8::1]'\nauthentication = { basic = { user = 'u', password_file = '/p' } }")]
-    #[case("kind = 'dicomweb'\nurl = 'http://127.0.0.1:1/x'\nauthentication = { basic = { user = 'u', password_file = '/p' } }")]
+    #[case(
+        "kind = 'dicomweb'\nurl = 'https://[2001:db8::1]'\nauthentication = { basic = { user = 'u', password_file = '/p' } }"
+    )]
+    #[case(
+        "kind = 'dicomweb'\nurl = 'http://127.0.0.1:1/x'\nauthentication = { basic = { user = 'u', password_file = '/p' } }"
+    )]
     #[case("kind = 'folder'\nfolder = '/srv/results'")]
     #[case("kind = 'return_to_sender'\nmaximum_associations = 4")]
     fn good_destinations(#[case] keys: &str) {

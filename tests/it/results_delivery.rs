@@ -105,7 +105,8 @@ fn heavy_every_answer_ends_in_the_right_state() {
         |_| String::new(),
     );
     let archive = QueryScp::start();
-    let all = ["full", "has", "coerces", "refuses", "unknown", "aborts", "stalls", "cuts", "forgets", "narrow", "archive"];
+    let all =
+        ["full", "has", "coerces", "refuses", "unknown", "aborts", "stalls", "cuts", "forgets", "narrow", "archive"];
     let site = with_peer(site, "archive", "ARCHIVE", archive.port, "").route("cxr-untrained", 1, &all);
     let options = NodeOptions::default().setting("HILUM__DELIVER__RESPONSE_TIMEOUT_SECONDS", 3);
     let node = Node::start_with(&site, options);
@@ -135,9 +136,9 @@ fn heavy_every_answer_ends_in_the_right_state() {
             assert_eq!(peers.kept(name), kept, "{name}");
         }
     }
-    let narrow = node.database.row(
-        "select last_words, last_status from delivery where destination = 'narrow' and state = 'waiting'",
-    );
+    let narrow = node
+        .database
+        .row("select last_words, last_status from delivery where destination = 'narrow' and state = 'waiting'");
     let words = narrow["last_words"].as_str().expect("words");
     assert!(words.contains("accepts no presentation context for SOP class 1.2.840.10008.5.1.4.1.1.88.33"), "{words}");
     assert_every_attempt_is_noted(&node);
@@ -159,7 +160,10 @@ fn heavy_every_answer_ends_in_the_right_state() {
     peers.tell("unknown", json!([]));
     node.hilum_ok(&["deliveries", "--restart-dead", "unknown"]);
     node.database.wait_for_rows(1, &format!("select id from delivery where id = '{unknown}' and state = 'delivered'"));
-    assert_eq!((peers.kept("refuses"), peers.kept("unknown")), (vec![SC.into(), SR.into()], vec![SC.into(), SR.into()]));
+    assert_eq!(
+        (peers.kept("refuses"), peers.kept("unknown")),
+        (vec![SC.into(), SR.into()], vec![SC.into(), SR.into()])
+    );
     let output = node.hilum(&["deliveries", "--restart", &unknown]);
     assert!(!output.status.success() && said(&output).contains("is delivered: there is nothing"), "{}", said(&output));
 
@@ -321,9 +325,7 @@ fn heavy_a_day_without_a_destination_costs_nothing() {
 /// Destinations are asked to keep what they got: the report comes either way, late, in part, never, or not at all.
 #[test]
 fn heavy_destinations_promise_to_keep_results() {
-    let commits = |mode: &str, after: f64, lose: u32| {
-        json!({ "commitment": { "mode": mode, "after": after, "lose": lose, "report_title": "HILUM" } })
-    };
+    let commits = |mode: &str, after: f64, lose: u32| json!({ "commitment": { "mode": mode, "after": after, "lose": lose, "report_title": "HILUM" } });
     let mut node = Node::prepare(NodeOptions::default());
     let mut servers = vec![
         ("same", commits("same", 0.2, 0)),
@@ -384,19 +386,14 @@ fn heavy_destinations_promise_to_keep_results() {
     // The report survives the node, and comes when it is back.
     node.kill_9();
     node.start_again();
-    node.database.wait_for_rows(
-        2,
-        "select id from delivery where destination = 'late' and commitment = 'committed'",
-    );
+    node.database.wait_for_rows(2, "select id from delivery where destination = 'late' and commitment = 'committed'");
     wait_for("the peer hears our answer", PATIENCE, || {
         peers.log("late", "reported").iter().any(|line| line["status"] == "0000").then_some(())
     });
 
     // Somebody is told, and a study that must be committed waits for it.
     assert_eq!(node.wait_for_workup(&sample.study_instance_uid, "analysing")["state"], "analysing");
-    wait_for("the alarm is counted", PATIENCE, || {
-        (node.metric("hilum_deliveries_not_committed") > 3.5).then_some(())
-    });
+    wait_for("the alarm is counted", PATIENCE, || (node.metric("hilum_deliveries_not_committed") > 3.5).then_some(()));
     let doctor = said(&node.hilum(&["doctor"]));
     assert!(doctor.contains("4 delivered, and the destination does not promise to keep them"), "{doctor}");
     let told = node.hilum_ok(&["deliveries"]);
@@ -476,7 +473,8 @@ fn answer(
     let authorization = header("authorization").unwrap_or_default();
     if head.starts_with("POST /token ") {
         let form = String::from_utf8_lossy(body).into_owned();
-        let good = authorization == "Basic aGlsdW06czNjcmV0" && form == "grant_type=client_credentials&scope=dicom+store";
+        let good =
+            authorization == "Basic aGlsdW06czNjcmV0" && form == "grant_type=client_credentials&scope=dicom+store";
         if !good {
             return (401, "", json!({ "error": "invalid_client" }));
         }
@@ -499,7 +497,8 @@ fn answer(
     let file = body.strip_prefix(start.as_bytes()).and_then(|rest| rest.strip_suffix(end.as_bytes()));
     let file = file.expect("one part").to_vec();
     let object = dicom_object::from_reader(file.as_slice()).expect("a Part 10 file");
-    let (class, instance) = (object.meta().media_storage_sop_class_uid(), object.meta().media_storage_sop_instance_uid());
+    let (class, instance) =
+        (object.meta().media_storage_sop_class_uid(), object.meta().media_storage_sop_instance_uid());
     let item = |tag: &str, reason: Option<u16>| {
         let mut item = json!({ "00081155": { "vr": "UI", "Value": [instance.trim_end_matches('\0')] } });
         if let Some(reason) = reason {
@@ -581,7 +580,10 @@ fn heavy_results_go_to_web_servers_folders_and_back_to_the_sender() {
     assert_eq!(sender.kept("sender"), [SC, SR]);
     let log = web.log();
     let expected: Vec<String> = std::iter::once("401".to_owned())
-        .chain([(SC, "busy"), (SC, "0xA700"), (SC, "kept"), (SR, "0x0110"), (SR, "kept")].map(|(class, did)| format!("{class} {did}")))
+        .chain(
+            [(SC, "busy"), (SC, "0xA700"), (SC, "kept"), (SR, "0x0110"), (SR, "kept")]
+                .map(|(class, did)| format!("{class} {did}")),
+        )
         .collect();
     assert_eq!(log, expected, "the report waits for the picture, and each is kept once");
     let files: BTreeSet<Vec<u8>> = node
@@ -592,7 +594,10 @@ fn heavy_results_go_to_web_servers_folders_and_back_to_the_sender() {
         .collect();
     let kept: BTreeSet<Vec<u8>> = web.state.lock().expect("no panic holds it").kept.iter().cloned().collect();
     assert_eq!(kept, files, "the bytes of the archive");
-    assert_eq!(node.database.row("select count(*) as n from delivery where destination = 'files' and state = 'waiting'")["n"], 2);
+    assert_eq!(
+        node.database.row("select count(*) as n from delivery where destination = 'files' and state = 'waiting'")["n"],
+        2
+    );
 
     // The folder comes, but there is no room in it; then there is.
     fs_err::create_dir_all(&folder).expect("a folder");

@@ -36,13 +36,7 @@ pub(crate) fn send(port: u16, method: &str, path: &str, body: &str) -> Option<An
 }
 
 /// The same as somebody: `authorization` is the value of the header of that name.
-pub(crate) fn send_as(
-    port: u16,
-    method: &str,
-    path: &str,
-    body: &str,
-    authorization: Option<&str>,
-) -> Option<Answer> {
+pub(crate) fn send_as(port: u16, method: &str, path: &str, body: &str, authorization: Option<&str>) -> Option<Answer> {
     let authorization = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;

@@ -99,7 +99,8 @@ impl Orthanc {
             if let Some(status) = process.try_wait().expect("our own child") {
                 panic!("Orthanc ended with {status}:\n{}", tail(&self.folder.path().join("orthanc.log"), 20));
             }
-            http::send_as(self.http_port, "GET", "/system", "", self.authorization).filter(|answer| answer.status == 200)?;
+            http::send_as(self.http_port, "GET", "/system", "", self.authorization)
+                .filter(|answer| answer.status == 200)?;
             TcpStream::connect(("127.0.0.1", self.dicom_port)).ok().map(drop)
         });
     }
@@ -323,7 +324,10 @@ impl Drop for ScriptedDestinations {
     fn drop(&mut self) {
         end(&mut self.process);
         if std::thread::panicking() {
-            eprintln!("--- end of the scripted destinations' output ---\n{}\n---", tail(&self.folder.path().join("output"), 15));
+            eprintln!(
+                "--- end of the scripted destinations' output ---\n{}\n---",
+                tail(&self.folder.path().join("output"), 15)
+            );
         }
     }
 }
