@@ -103,6 +103,7 @@ find_missing_packages() {
     if [[ "$profile" == test || "$profile" == bench || "$profile" == fuzz ]]; then
         need dcmtk program storescu
         need orthanc eval 'program Orthanc || test -x /usr/sbin/Orthanc'
+        need orthanc-dicomweb test -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so
         need dicom3tools program dciodvfy
         need strace program strace
         need openssl program openssl

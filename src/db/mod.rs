@@ -10,6 +10,7 @@ pub mod association;
 pub mod case;
 pub mod commitment;
 pub mod delivery;
+pub mod destination;
 pub mod event;
 pub mod installation;
 pub mod instance;

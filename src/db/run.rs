@@ -523,7 +523,7 @@ pub async fn supersede_earlier(connection: &mut Connection, workup_id: Uuid, rev
     let cancelled: Vec<Uuid> = sqlx::query_scalar(
         "update delivery d set state = 'cancelled', last_words = $3
          from result x join run r on r.id = x.run_id
-         where x.id = d.result_id and r.workup_id = $1 and r.revision < $2 and d.state = 'waiting'
+         where x.id = d.result_id and r.workup_id = $1 and r.revision < $2 and d.state in ('waiting', 'spare')
          returning d.id",
     )
     .bind(workup_id)

@@ -5,8 +5,9 @@ use sqlx::{FromRow, types::Json};
 
 use super::{Connection, Db, DbError, Result, event};
 use crate::types::{
-    AeTitle, AssociationPolicy, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline,
-    Requirement, ResultProfile, ResultRule, Route, RunPriority, SiteConfig, Trial, TrialMode,
+    AeTitle, AssociationPolicy, CommitmentUse, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer,
+    Pipeline, Requirement, ResultProfile, ResultRule, Route, RunPriority, SiteConfig, Trial, TrialMode,
+    WebAuthentication,
 };
 
 /// The channel on which Postgres announces a change.
@@ -28,6 +29,22 @@ struct PeerRow {
     count_at_source: bool,
     duplicates: String,
     duplicate_status: Option<i32>,
+}
+
+#[derive(FromRow)]
+struct DestinationRow {
+    name: String,
+    kind: String,
+    peer: Option<String>,
+    calling_ae_title: Option<String>,
+    url: Option<String>,
+    authentication: Option<Json<WebAuthentication>>,
+    folder: Option<String>,
+    maximum_associations: i32,
+    commitment: String,
+    commitment_timeout_seconds: i32,
+    send_not_analysed: bool,
+    results: Json<ResultProfile>,
 }
 
 #[derive(FromRow)]
@@ -77,20 +94,12 @@ pub async fn load(connection: &mut Connection) -> Result<SiteConfig> {
         .into_iter()
         .map(peer_from_row)
         .collect::<Result<_>>()?;
-    let destinations = sqlx::query_as::<_, (String, String, String, String, bool, Json<ResultProfile>)>(
-        "select name, kind, peer, calling_ae_title, send_not_analysed, results from destination order by name",
-    )
-    .fetch_all(&mut *connection)
-    .await?
-    .into_iter()
-    .map(|(name, kind, peer, calling, send_not_analysed, Json(results))| {
-        let kind = match kind.as_str() {
-            "dicom" => DestinationKind::Dicom,
-            other => return Err(DbError::unreadable("destination kind", other)),
-        };
-        Ok(Destination { name, kind, peer, calling_ae_title: ae_title(&calling)?, send_not_analysed, results })
-    })
-    .collect::<Result<_>>()?;
+    let destinations = sqlx::query_as::<_, DestinationRow>("select * from destination order by name")
+        .fetch_all(&mut *connection)
+        .await?
+        .into_iter()
+        .map(destination_from_row)
+        .collect::<Result<_>>()?;
     let routes = sqlx::query_as::<_, RouteRow>("select * from route order by sort_order, name")
         .fetch_all(connection)
         .await?
@@ -128,6 +137,26 @@ fn peer_from_row(row: PeerRow) -> Result<Peer> {
             .map(|digest| digest.parse().map_err(|error| DbError::unreadable("certificate fingerprint", error)))
             .collect::<Result<_>>()?,
         tls_subject_name: row.tls_subject_name,
+    })
+}
+
+fn destination_from_row(row: DestinationRow) -> Result<Destination> {
+    let number = |value: i32| u32::try_from(value).map_err(|error| DbError::unreadable("destination", error));
+    Ok(Destination {
+        kind: DestinationKind::from_name(&row.kind)
+            .ok_or_else(|| DbError::unreadable("destination kind", row.kind.as_str()))?,
+        name: row.name,
+        peer: row.peer,
+        calling_ae_title: row.calling_ae_title.as_deref().map(ae_title).transpose()?,
+        url: row.url,
+        authentication: row.authentication.map(|Json(authentication)| authentication).unwrap_or_default(),
+        folder: row.folder.map(Into::into),
+        maximum_associations: number(row.maximum_associations)?,
+        commitment: CommitmentUse::from_name(&row.commitment)
+            .ok_or_else(|| DbError::unreadable("use of storage commitment", row.commitment.as_str()))?,
+        commitment_timeout_seconds: number(row.commitment_timeout_seconds)?,
+        send_not_analysed: row.send_not_analysed,
+        results: row.results.0,
     })
 }
 
@@ -260,17 +289,23 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         .await?;
     }
     for destination in &site.destinations {
-        let kind = match destination.kind {
-            DestinationKind::Dicom => "dicom",
-        };
+        let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
         sqlx::query(
-            "insert into destination (name, kind, peer, calling_ae_title, send_not_analysed, results)
-             values ($1, $2, $3, $4, $5, $6)",
+            "insert into destination (name, kind, peer, calling_ae_title, url, authentication, folder,
+                                      maximum_associations, commitment, commitment_timeout_seconds, send_not_analysed,
+                                      results)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(&destination.name)
-        .bind(kind)
+        .bind(destination.kind.name())
         .bind(&destination.peer)
-        .bind(destination.calling_ae_title.as_str())
+        .bind(destination.calling_ae_title.as_ref().map(AeTitle::as_str))
+        .bind(&destination.url)
+        .bind((destination.authentication != WebAuthentication::None).then_some(Json(&destination.authentication)))
+        .bind(destination.folder.as_ref().map(|folder| folder.display().to_string()))
+        .bind(number(destination.maximum_associations))
+        .bind(destination.commitment.name())
+        .bind(number(destination.commitment_timeout_seconds))
         .bind(destination.send_not_analysed)
         .bind(Json(&destination.results))
         .execute(&mut *connection)

@@ -204,8 +204,15 @@ impl Inner {
             for (chain, owed) in owed.iter().enumerate() {
                 for (rank, spec) in owed.alternatives.iter().enumerate() {
                     let result_id = *results.get(spec).context("a result that is owed was not rendered")?;
-                    if rank == 0 { delivery::insert(&mut tx, result_id, destination, spec.send_order()).await?; }
-                    let _ = (chain, urgent);
+                    let new = delivery::NewDelivery {
+                        result_id,
+                        destination,
+                        send_order: spec.send_order(),
+                        chain: &chain.to_string(),
+                        rank: i32::try_from(rank)?,
+                        urgent: *urgent,
+                    };
+                    delivery::insert(&mut tx, &new).await?;
                 }
             }
             jobs::queue(&mut tx, &self.db, &Job::Deliver(destination.clone()), None).await?;

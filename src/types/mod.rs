@@ -8,6 +8,7 @@ mod ae_title;
 mod character_set;
 mod commitment;
 mod ct;
+mod destination;
 mod device;
 mod errand;
 mod object;
@@ -32,6 +33,7 @@ pub use ct::{
     CtAnalysis, CtClassification, CtDensities, CtKeySlice, CtLesionMember, CtLesionRun, CtLesions, CtLung,
     CtLungLesions, CtMethod, CtPlane, CtQuadrant, CtSection, CtSeries, ExcludedSeries, NotJudged, Side, VoxelLabels,
 };
+pub use destination::{CommitmentUse, Destination, DestinationKind, WebAuthentication};
 pub use device::{Device, DeviceError, Devices, DevicesError};
 pub use errand::{Errand, Progress, Urgency};
 pub use object::{ObjectHeader, ObjectOrigin, StoredObject};
@@ -53,9 +55,7 @@ pub use similar::{
     CaseLibraryVersion, PriorImage, Pseudonym, PseudonymKey, SimilarCase, SimilarCases, cosine_of_distance,
     neighbours_caution,
 };
-pub use site::{
-    Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig, SiteProblem,
-};
+pub use site::{Duplicates, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig, SiteProblem};
 pub use statistics::{NORMAL_QUANTILE_975, wilson_interval};
 pub use trial::{
     Compared, ComparedBundle, ComparedClass, FurthestStudy, Judged, OutputComparison, RunRole, Trial, TrialComparison,

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AeTitle, AssociationPolicy, Requirement, ResultProfile, ResultRule, RunPriority, RunRole, Sha256Digest, Trial,
+    AeTitle, AssociationPolicy, Destination, Requirement, ResultRule, RunPriority, RunRole, Sha256Digest, Trial,
     TrialMode,
 };
 
@@ -133,34 +133,6 @@ impl Peer {
     const fn refuses_for_good(status: u16) -> bool {
         matches!(status, Self::DUPLICATE_STATUS | 0x0110 | 0x0117 | 0x0124 | 0xA900..=0xA9FF | 0xC000..=0xCFFF)
     }
-}
-
-/// How results travel to a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DestinationKind {
-    /// C-STORE to a peer.
-    Dicom,
-}
-
-/// Where results go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Destination {
-    /// The administrators' name for it, unique.
-    pub name: String,
-    /// How results travel.
-    pub kind: DestinationKind,
-    /// Name of the peer to call.
-    pub peer: String,
-    /// AE title that we call as.
-    pub calling_ae_title: AeTitle,
-    /// Send "not analysed" reports too (default: keep them here only).
-    #[serde(default)]
-    pub send_not_analysed: bool,
-    /// What it gets of the results, and in which form.
-    #[serde(default)]
-    pub results: ResultProfile,
 }
 
 /// Which analysis a study gets.
@@ -444,21 +416,8 @@ impl SiteConfig {
         }
         for destination in &self.destinations {
             let subject = || format!("destination `{}`", destination.name);
-            for (problem, remedy) in destination.results.problems() {
+            for (problem, remedy) in destination.problems(&self.peers) {
                 report(subject(), problem, remedy);
-            }
-            match self.peers.iter().find(|peer| peer.name == destination.peer) {
-                None => report(
-                    subject(),
-                    format!("names peer `{}`, which does not exist", destination.peer),
-                    "add that peer or name another",
-                ),
-                Some(peer) if peer.port.is_none() || peer.host == "*" => report(
-                    subject(),
-                    format!("names peer `{}`, which has no host and port to call", destination.peer),
-                    "give that peer a host and a port",
-                ),
-                Some(_) => {}
             }
         }
         for route in &self.routes {
