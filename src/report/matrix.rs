@@ -1212,8 +1212,10 @@ fn foreign_to(case: &Case, cases: &[Case]) -> Vec<String> {
 }
 
 fn write_mutation(folder: &Path, mutation: &Mutation, cases: &[Case]) -> usize {
-    let case = cases.iter().find(|case| case.name == mutation.case).unwrap();
-    let (_, n_changed) = write_case(&folder.join(mutation.name), case, Some(mutation), &foreign_to(case, cases));
+    let mut case = cases.iter().find(|case| case.name == mutation.case).unwrap().clone();
+    // Default settings, and everything there is.
+    case.destinations.truncate(2);
+    let (_, n_changed) = write_case(&folder.join(mutation.name), &case, Some(mutation), &foreign_to(&case, cases));
     n_changed
 }
 
@@ -1241,7 +1243,7 @@ fn every_result_of_the_matrix() {
 fn some_results_of_the_matrix_are_read_back_equal() {
     let folder = tempfile::tempdir().unwrap();
     let cases = cases();
-    for name in ["cr-none-plain", "dx-gb18030-monochrome1", "dx-iso2022-plain", "ct-ascii-plain", "ct-gb18030-bare"] {
+    for name in ["cr-none-12bit", "dx-gb18030-monochrome1", "ct-iso2022-bare"] {
         let case = cases.iter().find(|case| case.name == name).unwrap();
         write_case(&folder.path().join("matrix").join(name), case, None, &[]);
     }
