@@ -8,7 +8,7 @@ use super::{
     RenderOptions, RenderedObject, ReportError, ResultKind, Sources,
     content::reference,
     dataset::{Build, write},
-    heat_map::put_body_part,
+    pictures::put_body_part,
     modules::{Frame, Series},
     segmentation::{check_size, needed_header, radiograph},
     source::SourceHeader,
