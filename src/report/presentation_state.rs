@@ -98,7 +98,9 @@ pub fn render_presentation_state(
     let mut annotation = InMemDicomObject::new_empty();
     annotation.put_text(tags::GRAPHIC_LAYER, VR::CS, LAYER);
     annotation.put_items(tags::GRAPHIC_OBJECT_SEQUENCE, graphics);
-    let words = texts.say("outlines-text", &[("notice", full_wording::notice(texts, bundle).into())]);
+    let use_of_it = texts.say("not-for-diagnostic-use", &[]);
+    let words = texts.say("outlines-text", &[("notice", use_of_it.into())]);
+    let words = wording::behind_notice(texts, bundle, words);
     annotation.put_items(tags::TEXT_OBJECT_SEQUENCE, vec![text_object(&words)]);
     data_set.put_items(tags::GRAPHIC_ANNOTATION_SEQUENCE, vec![annotation]);
     data_set.put_items(tags::DISPLAYED_AREA_SELECTION_SEQUENCE, vec![displayed_area(header, rows_16, columns_16)]);

@@ -117,50 +117,6 @@ pub(crate) fn assert_valid(folder: &Path, allowed: &[(&str, &str)]) {
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
 }
 
-/// Has dcmqi turn the segmentations in `folder` whose names begin with `prefix` into volumes, and compares every voxel with
-/// the `.masks` beside them.
-const COMPARE_VOLUMES: &str = r#"
-import gzip, pathlib, subprocess, sys, tempfile, numpy as np, pydicom
-for path in sorted(pathlib.Path(sys.argv[1]).glob(sys.argv[2] + "*-seg.dcm")):
-    seg = pydicom.dcmread(path)
-    series = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
-    bits = np.fromfile(path.with_suffix(".masks"), np.uint8).reshape(len(series), seg.Rows, seg.Columns)
-    place = {item.ReferencedSOPInstanceUID: n for n, item in enumerate(series)}
-    used = set()
-    for frame in seg.PerFrameFunctionalGroupsSequence:
-        source = frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
-        used.add((float(frame.PlanePositionSequence[0].ImagePositionPatient[2]), place[source]))
-    with tempfile.TemporaryDirectory() as out:
-        ended = subprocess.run([sys.argv[3], "--inputDICOM", path, "--outputDirectory", out, "--outputType", "nrrd"],
-                               capture_output=True, text=True)
-        assert ended.returncode == 0, (path, ended.stdout, ended.stderr)
-        found = sorted(pathlib.Path(out).glob("*.nrrd"))
-        assert len(found) == len(seg.SegmentSequence), (path, found)
-        for nrrd in found:
-            head, data = nrrd.read_bytes().split(b"\n\n", 1)
-            fields = dict(line.split(": ", 1) for line in head.decode().splitlines() if ": " in line)
-            data = gzip.decompress(data) if fields["encoding"] == "gzip" else data
-            columns, rows, slices = map(int, fields["sizes"].split())
-            volume = np.frombuffer(data, fields["type"].replace("unsigned char", "u1").replace("short", "<i2"))
-            volume = volume.reshape(slices, rows, columns)
-            to_slices = eval("[" + fields["space directions"].replace(" (", ", (") + "]")[2]
-            order = [n for _, n in sorted(used, reverse=to_slices[2] < 0)]
-            assert slices == len(order), (nrrd, slices, order)
-            number = int(nrrd.stem.split("-")[-1])
-            assert np.array_equal(volume != 0, bits[order] >> (number - 1) & 1 != 0), (path, number)
-    print("dcmqi", path.name, len(found))
-"#;
-
-/// Fails unless `segimage2itkimage` of dcmqi makes the volumes that are expected of every segmentation `PREFIX…-seg.dcm` in
-/// `folder`, of which there must be one.
-pub(crate) fn assert_dcmqi_reads(folder: &Path, prefix: &str) {
-    let python = peers_python();
-    let program = python.with_file_name("segimage2itkimage");
-    let read = run(Command::new(&python).args(["-c", COMPARE_VOLUMES]).arg(folder).arg(prefix).arg(program));
-    assert!(read.status.success(), "dcmqi: {}", String::from_utf8_lossy(&read.stderr).trim());
-    assert!(String::from_utf8_lossy(&read.stdout).starts_with("dcmqi "), "no segmentation in {}", folder.display());
-}
-
 /// What `dciodvfy` says beyond the allowed; its exit code says nothing.
 fn dciodvfy(file: &Path) -> Vec<String> {
     let output = run(Command::new("dciodvfy").arg(file));
