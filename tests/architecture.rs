@@ -82,6 +82,7 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (&["encoding_rs"], &["types"], "text is decoded in one place, for the index and for reports in other languages"),
     (&["dicom_pixeldata"], &["imaging"], "pixels are decoded in imaging/"),
     (&["jpeg_encoder"], &["imaging"], "pictures are encoded in imaging/"),
+    (&["fluent_bundle", "fluent_syntax"], &["report"], "the sentences of results are report/'s"),
     (&["rustls"], &["tls", "dimse"], "certificates are tls/'s, handshakes are dimse/'s"),
     (&["tokio_rustls"], &["dimse"], "handshakes are dimse/'s"),
     (&["x509_parser"], &["tls"], "certificates are read in tls/"),

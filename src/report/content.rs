@@ -122,13 +122,11 @@ pub(super) fn number_or_comment(
     unit: Concept,
     children: Vec<Item>,
 ) -> Item {
-    match number(Contains, concept, value, unit) {
-        Some(number) => with(number, children),
-        None => {
-            let words = texts.say("not-a-finite-number", &[("concept", concept.meaning.into())]);
-            text(Contains, codes::COMMENT, &words)
-        }
+    if let Some(number) = number(Contains, concept, value, unit) {
+        return with(number, children);
     }
+    let words = texts.say("not-a-finite-number", &[("concept", concept.meaning.into())]);
+    text(Contains, codes::COMMENT, &words)
 }
 
 pub(super) fn image(relation: Relation, concept: Concept, source: &SourceImage) -> Item {

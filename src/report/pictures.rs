@@ -161,7 +161,7 @@ pub(super) fn put_series<'a>(
 
 /// Once lossy, always lossy (PS3.3 section C.7.6.1.1.5), also where one of the images that are shown was. `ratio` is that of
 /// our own compression; each that lost something has a value, the earlier first.
-fn put_lossy(data_set: &mut InMemDicomObject, shown: &[&SourceHeader], ratio: Option<f64>) {
+pub(super) fn put_lossy(data_set: &mut InMemDicomObject, shown: &[&SourceHeader], ratio: Option<f64>) {
     let is_lossy = |header: &&&SourceHeader| {
         [uids::JPEG_BASELINE8_BIT, uids::JPEG_EXTENDED12_BIT, uids::JPEGLS_NEAR_LOSSLESS]
             .contains(&header.transfer_syntax_uid())

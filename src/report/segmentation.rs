@@ -12,8 +12,8 @@ use super::{
     codes::{self, Concept},
     content::reference,
     dataset::{Build, code_item, write},
-    heat_map::{put_body_part, put_lossy},
     modules::{Frame, Series, header_of},
+    pictures::{put_body_part, put_lossy},
     segments::{Segment, segmentation_identity, segments},
     source::SourceHeader,
     text::decimal_string,
@@ -376,7 +376,7 @@ fn put_image(
     // Nothing is written into masks.
     data_set.put_text(tags::BURNED_IN_ANNOTATION, VR::CS, "NO");
     let headers: Vec<&SourceHeader> = subject.images.iter().map(|(_, header)| *header).collect();
-    put_lossy(data_set, &headers);
+    put_lossy(data_set, &headers, None);
     data_set.put_u16(tags::SAMPLES_PER_PIXEL, 1);
     data_set.put_text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME2");
     data_set.put_u16(tags::ROWS, subject.rows as u16);

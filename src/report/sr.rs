@@ -118,7 +118,7 @@ pub fn render_report(
         ReportClass::BasicText => basic_text::content_tree(&report),
         ReportClass::Comprehensive | ReportClass::Enhanced | ReportClass::Comprehensive3d => content_tree(&report)?,
     };
-    finish(&report, form, Place { role: "sr", number: "9001", kind: ResultKind::Sr }, tree)
+    finish(&report, form, &Place { role: "sr", number: "9001", kind: ResultKind::Sr }, tree)
 }
 
 /// Renders the report in sentences that accompanies the one with measurements, in a series of its own. The class of the
@@ -135,7 +135,7 @@ pub fn render_text_companion(
     let form = ReportForm { class: ReportClass::BasicText, ..form.clone() };
     let report = Report::new(record, sources, &form, options)?;
     let tree = basic_text::content_tree(&report);
-    finish(&report, &form, Place { role: "sr_text", number: "9002", kind: ResultKind::SrText }, tree)
+    finish(&report, &form, &Place { role: "sr_text", number: "9002", kind: ResultKind::SrText }, tree)
 }
 
 /// Where a report stands among the results.
@@ -183,7 +183,7 @@ const fn sop_class(class: ReportClass) -> &'static str {
 }
 
 /// The document around a tree.
-fn finish(report: &Report<'_>, form: &ReportForm, place: Place, tree: Item) -> Result<RenderedObject, ReportError> {
+fn finish(report: &Report<'_>, form: &ReportForm, place: &Place, tree: Item) -> Result<RenderedObject, ReportError> {
     let Report { frame, .. } = report;
     let record = frame.record;
     let sop_class_uid = Uid::new(sop_class(form.class))

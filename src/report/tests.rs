@@ -167,9 +167,11 @@ fn all_results() -> Vec<(String, RenderedObject)> {
     let sources = samples::three_sources();
     results.extend(in_all_forms("partial", &samples::partial(&sources), &sources));
     results.extend(in_all_forms("similar", &with_similar_cases(&sources[0]), &sources[..1]));
+    let record = samples::not_analysed(&sources[0], ReasonCode::LungMask);
+    results.extend(in_all_forms("rejected", &record, &sources[..1]));
     for reason in ReasonCode::ALL {
         let record = samples::not_analysed(&sources[0], reason);
-        results.extend(in_all_forms(&format!("rejected-{reason:?}"), &record, &sources[..1]));
+        results.push((format!("rejected-{reason:?}-sr"), sr(&record, &sources[..1])));
     }
     let record = samples::partial(&sources);
     for image_idx in 0..2 {

@@ -69,7 +69,7 @@ pub(super) fn ct_overlay_series(bundle: &BundleIdentity) -> String {
 
 /// Series Description of the slices of a CT, at most 64 characters.
 pub(super) fn ct_slices_series(bundle: &BundleIdentity) -> String {
-    format!("AI CT slices - {}", notice(bundle))
+    format!("AI CT slices - {}", notice(Texts::english(), bundle))
 }
 
 /// Image Comments of a heat map.

@@ -6,8 +6,9 @@ language-name = Chinese
 not-for-diagnostic-use = 不可用于诊断
 untrained-notice = 未经训练的测试权重 - 无临床意义
 
+# 序列描述：许多系统按字节计数，连同提示不超过 64 字节。
 report-series = AI 结果 - { $notice }
-report-series-text = AI 结果（文本）- { $notice }
+report-series-text = AI 文本结果 - { $notice }
 report-series-not-analysed = AI 未分析 - { $notice }
 
 join-sentences = { "" }
