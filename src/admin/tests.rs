@@ -515,7 +515,8 @@ fn only_a_waiting_delivery_has_a_next_attempt() {
 #[test]
 fn every_state_of_the_schema_has_words_of_its_own() {
     let schema =
-        [include_str!("../../migrations/0001_initial.sql"), include_str!("../../migrations/0019_delivery.sql")].concat();
+        [include_str!("../../migrations/0001_initial.sql"), include_str!("../../migrations/0019_delivery.sql")]
+            .concat();
     let mut seen = 0;
     for check in schema.split("check (state in").skip(1) {
         for state in check.split(')').next().unwrap().split('\'').skip(1).step_by(2) {
@@ -770,14 +771,8 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
         device_uid: own,
     };
     let result_id = result::insert_or_existing(&mut tx, &new).await.unwrap();
-    let new = delivery::NewDelivery {
-        result_id,
-        destination: "PACS",
-        send_order: 0,
-        chain: "sc0",
-        rank: 0,
-        urgent: false,
-    };
+    let new =
+        delivery::NewDelivery { result_id, destination: "PACS", send_order: 0, chain: "sc0", rank: 0, urgent: false };
     delivery::insert(&mut tx, &new).await.unwrap();
     let due = delivery::due(&mut tx, "PACS", 1).await.unwrap();
     let attempt = delivery::start(&mut tx, &due[0]).await.unwrap().unwrap();

@@ -27,8 +27,8 @@ use crate::{
     dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
     jobs, nn, report,
     types::{
-        AeTitle, BundleIdentity, BundleStatus, Destination, LateImages, LocalAe, Peer, Pipeline,
-        Route, SiteConfig, UNTRAINED_NOTICE, Uid,
+        AeTitle, BundleIdentity, BundleStatus, Destination, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig,
+        UNTRAINED_NOTICE, Uid,
     },
 };
 

@@ -22,7 +22,7 @@ const IGNORE: &str = "ignore";
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
     /// Adds a route, or replaces what is known of it; a bundle that is tried on it stays on trial
-    Add(Add),
+    Add(Box<Add>),
     /// Lists them in the order in which they are tried
     List(ListOptions),
     /// Removes one
@@ -94,8 +94,7 @@ pub(super) struct Add {
     /// Names of destinations that get the results [default: none, results stay here]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     destinations: Vec<String>,
-    /// A rule over results, as in a site file, such as '{ when = "disagreement", at_least = 0.4, destinations = ["second"] }';
-    /// may be given several times
+    /// A rule over results, an inline table as in a site file; may be given several times; docs/results.md explains it
     #[arg(long, value_name = "RULE", value_parser = rule)]
     rule: Vec<ResultRule>,
     /// Keep the route but do not use it
@@ -168,7 +167,7 @@ impl From<Add> for Route {
 pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
         Action::Add(add) => {
-            let mut route = Route::from(add);
+            let mut route = Route::from(*add);
             let known = site::load(global).await?.routes.into_iter().find(|known| known.name == route.name);
             route.trial = known.and_then(|known| known.trial);
             site::check_bundles(&global.load()?, std::slice::from_ref(&route))?;

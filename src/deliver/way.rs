@@ -147,7 +147,7 @@ impl Target {
     /// Opens it for deliveries in these forms.
     pub(super) async fn open(&self, carrier: &Carrier, forms: &[(String, String)]) -> Result<Way, String> {
         Ok(match self {
-            Self::Peer { peer, calling } => Way::Dicom(DicomWay::open(carrier, calling, peer, forms).await?),
+            Self::Peer { peer, calling } => Way::Dicom(Box::new(DicomWay::open(carrier, calling, peer, forms).await?)),
             Self::Web(target) => Way::Web(StowWay::open(&carrier.caller, target).await?),
             Self::Folder(folder) => Way::Folder(FolderWay::open(folder.clone()).await?),
         })
@@ -156,7 +156,7 @@ impl Target {
 
 /// A way that is open.
 pub(super) enum Way {
-    Dicom(DicomWay),
+    Dicom(Box<DicomWay>),
     Web(StowWay),
     Folder(FolderWay),
 }

@@ -302,6 +302,10 @@ fn read_token(status: StatusCode, body: &[u8], now: Instant) -> Result<Token, St
     Ok(Token { header: sensitive(&format!("Bearer {token}"))?, good_until })
 }
 
+fn hex_digit(value: u8) -> char {
+    char::from_digit(u32::from(value), 16).unwrap_or('0').to_ascii_uppercase()
+}
+
 /// For application/x-www-form-urlencoded.
 fn form_encoded(text: &str) -> String {
     let mut encoded = String::new();
@@ -309,7 +313,7 @@ fn form_encoded(text: &str) -> String {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
             b' ' => encoded.push('+'),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
+            _ => encoded.extend(['%', hex_digit(byte >> 4), hex_digit(byte & 15)]),
         }
     }
     encoded

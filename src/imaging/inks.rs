@@ -94,11 +94,11 @@ mod tests {
             if share <= 0.04045 { share / 12.92 } else { ((share + 0.055) / 1.055).powf(2.4) }
         });
         let row = |weights: [f64; 3]| weights.iter().zip(linear).map(|(weight, value)| weight * value).sum::<f64>();
-        let [r, g, b] = eye.map(|weights| row(weights).clamp(0.0, 1.0));
+        let [red, green, blue] = eye.map(|weights| row(weights).clamp(0.0, 1.0));
         let [x, y, z] = [
-            (0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.950_47,
-            0.2126 * r + 0.7152 * g + 0.0722 * b,
-            (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.088_83,
+            (0.4124 * red + 0.3576 * green + 0.1805 * blue) / 0.950_47,
+            0.2126 * red + 0.7152 * green + 0.0722 * blue,
+            (0.0193 * red + 0.1192 * green + 0.9505 * blue) / 1.088_83,
         ]
         .map(|t: f64| if t > 0.008_856 { t.cbrt() } else { 7.787 * t + 16.0 / 116.0 });
         [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]

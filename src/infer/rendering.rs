@@ -106,7 +106,11 @@ impl Order {
 
     /// Renders every object and makes it durable; the rows come later, in one transaction. What an attempt that fails or is
     /// killed leaves behind is written anew by the next, under the same names. Blocks.
-    fn render(&self, archive: &Archive, settings: &WorkerSettings) -> anyhow::Result<Vec<(ResultSpec, result::NewResult)>> {
+    fn render(
+        &self,
+        archive: &Archive,
+        settings: &WorkerSettings,
+    ) -> anyhow::Result<Vec<(ResultSpec, result::NewResult)>> {
         let record = &self.run.record;
         let mut sources = headers(&record.outcome, archive)?;
         newest_last(&mut sources, &self.received_at);

@@ -37,9 +37,7 @@ use crate::{
     nn::EnsembleOptions,
     report::{self, RenderOptions},
     telemetry::{Label as _, RunStage},
-    types::{
-        Errand, Installation, Progress, Route, RunOutcome, RunRole, Sha256Digest, SourceImage, Uid, Urgency,
-    },
+    types::{Errand, Installation, Progress, Route, RunOutcome, RunRole, Sha256Digest, SourceImage, Uid, Urgency},
 };
 
 /// What the inference process needs.

@@ -370,7 +370,7 @@ fn radiograph_runs(case: &mut Case, status: BundleStatus, turn: usize) -> Vec<Ru
         // Two images, of which one member judged the second only; a third image excluded.
         1 => {
             let three: [SampleSource; 3] = case.sources.clone().try_into().unwrap();
-            let mut record = RunRecord { predecessor: None, ..samples::partial(&three) };
+            let mut record = samples::partial(&three);
             record.bundle = samples::bundle(status);
             if let RunOutcome::Analysed(analysis) = &mut record.outcome {
                 for (idx, image) in analysis.images.iter_mut().enumerate() {
@@ -725,7 +725,7 @@ fn write_case(folder: &Path, case: &Case, mutation: Option<&Mutation>, foreign: 
         let mut sent = Vec::new();
         let mut predecessor: Option<PredecessorDocument> = None;
         for (run_idx, run) in case.runs.iter().enumerate() {
-            let mut record = RunRecord { predecessor: predecessor.clone(), ..run.clone() };
+            let mut record = run.clone();
             let plan = owed(&record, profile, &slices_with_lung, predecessor.as_ref());
             if let Some(Mutation { change: Change::Record(change), .. }) = mutation {
                 change(&mut record);
@@ -740,8 +740,7 @@ fn write_case(folder: &Path, case: &Case, mutation: Option<&Mutation>, foreign: 
                     let file = format!("{:03}-{kind}.dcm", objects.len());
                     if let Some(mutation) = mutation {
                         let part10 = mutated(mutation, kind, &object.part10, foreign);
-                        let without = RunRecord { predecessor: predecessor.clone(), ..run.clone() };
-                        n_changed += usize::from(rendered(&without).part10 != part10);
+                        n_changed += usize::from(rendered(run).part10 != part10);
                         fs::write(folder.join(&file), part10).unwrap();
                     } else {
                         fs::write(folder.join(&file), &object.part10).unwrap();

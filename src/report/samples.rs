@@ -8,8 +8,8 @@ use crate::types::{
     BundleIdentity, BundleStatus, ClassDefinition, Code, CtAnalysis, CtClassification, CtDensities, CtKeySlice,
     CtLesionMember, CtLesionRun, CtLesions, CtLung, CtLungLesions, CtMethod, CtPlane, CtQuadrant, CtSection, CtSeries,
     CxrAnalysis, Decision, ExcludedImage, ExcludedSeries, GateResult, HeatMap, ImageAnalysis, Installation, LungMask,
-    MemberIdentity, MemberScore, NotAnalysed, Placement, ReasonCode, RunOutcome, RunRecord,
-    Sha256Digest, Side, SourceImage, Uid,
+    MemberIdentity, MemberScore, NotAnalysed, Placement, ReasonCode, RunOutcome, RunRecord, Sha256Digest, Side,
+    SourceImage, Uid,
 };
 
 /// Study of all samples.

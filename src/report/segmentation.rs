@@ -242,9 +242,13 @@ impl<'a> Subject<'a> {
             let bit = segments.get(*segment_idx).map_or(0, |segment| segment.voxel_bit());
             for line in self.lines(*image_idx) {
                 if self.columns_reversed {
-                    line.iter().rev().for_each(|label| packer.push(label & bit != 0));
+                    for label in line.iter().rev() {
+                        packer.push(label & bit != 0);
+                    }
                 } else {
-                    line.iter().for_each(|label| packer.push(label & bit != 0));
+                    for label in line {
+                        packer.push(label & bit != 0);
+                    }
                 }
             }
         }

@@ -273,7 +273,7 @@ impl Destination {
         };
         match peers.iter().find(|peer| peer.name == *name) {
             None => {
-                problems.push((format!("names peer `{name}`, which does not exist"), "add that peer or name another"))
+                problems.push((format!("names peer `{name}`, which does not exist"), "add that peer or name another"));
             }
             Some(peer) if peer.port.is_none() || peer.host == "*" => problems.push((
                 format!("names peer `{name}`, which has no host and port to call"),

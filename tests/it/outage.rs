@@ -50,7 +50,10 @@ fn heavy_results_wait_for_a_pacs_that_is_down() {
     assert_eq!(failed[0]["soon"], true, "maximum_backoff_seconds = 2 is not kept: {failed:?}");
     let waiting = node.database.rows("select attempts from delivery where destination = 'pacs' and state = 'waiting'");
     assert_eq!(waiting.len(), 6);
-    assert!(waiting.iter().all(|delivery| delivery["attempts"].as_i64().is_some_and(|count| count <= 5)), "{waiting:?}");
+    assert!(
+        waiting.iter().all(|delivery| delivery["attempts"].as_i64().is_some_and(|count| count <= 5)),
+        "{waiting:?}"
+    );
     assert_eq!(node.database.count("select 1 from workup where state = 'answered'"), 0);
     assert!(second_has_it_after < Duration::from_secs(60), "the other destination waited {second_has_it_after:?}");
 
