@@ -517,7 +517,7 @@ mod tests {
     }
 
     async fn due_uids(db: &Db) -> Vec<String> {
-        let due = due(&mut *db.acquire().await.unwrap(), "pacs", 50).await.unwrap();
+        let due = due(&mut db.acquire().await.unwrap(), "pacs", 50).await.unwrap();
         due.into_iter().map(|delivery| delivery.sop_instance_uid).collect()
     }
 
@@ -627,7 +627,7 @@ mod tests {
         let (_, run_id) = new_run(db, "1.2.3").await;
         owe(db, run_id, "2.25.1", 30, "report", 0).await;
         assert_eq!(due_destinations(&mut connection).await.unwrap(), ["pacs"]);
-        let state = async || destination::get(&mut *db.acquire().await.unwrap(), "pacs").await.unwrap();
+        let state = async || destination::get(&mut db.acquire().await.unwrap(), "pacs").await.unwrap();
         for failures in 1..=3 {
             let failed = destination::failed(&mut connection, "pacs", 3, "no answer").await.unwrap();
             assert_eq!((failed.failures, failed.is_open()), (failures, failures == 3));

@@ -132,7 +132,9 @@ mod tests {
         let zlib = |size: [u32; 3], bits: usize| {
             let mut packed = vec![VERSION];
             let mut encoder = ZlibEncoder::new(&mut packed, COMPRESSION);
-            size.iter().for_each(|length| encoder.write_all(&length.to_le_bytes()).unwrap());
+            for length in size {
+                encoder.write_all(&length.to_le_bytes()).unwrap();
+            }
             encoder.write_all(&vec![1; bits]).unwrap();
             encoder.finish().unwrap();
             packed

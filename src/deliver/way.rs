@@ -148,7 +148,7 @@ impl Target {
     pub(super) async fn open(&self, carrier: &Carrier, forms: &[(String, String)]) -> Result<Way, String> {
         Ok(match self {
             Self::Peer { peer, calling } => Way::Dicom(Box::new(DicomWay::open(carrier, calling, peer, forms).await?)),
-            Self::Web(target) => Way::Web(StowWay::open(&carrier.caller, target).await?),
+            Self::Web(target) => Way::Web(Box::new(StowWay::open(&carrier.caller, target).await?)),
             Self::Folder(folder) => Way::Folder(FolderWay::open(folder.clone()).await?),
         })
     }
@@ -157,7 +157,7 @@ impl Target {
 /// A way that is open.
 pub(super) enum Way {
     Dicom(Box<DicomWay>),
-    Web(StowWay),
+    Web(Box<StowWay>),
     Folder(FolderWay),
 }
 

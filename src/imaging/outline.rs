@@ -184,7 +184,7 @@ mod tests {
     fn pieces_and_holes_have_outlines_of_their_own() {
         let (labels, columns) = of(&["#####.", "#...#.", "#.#.#.", "#...#.", "#####.", ".....#"]);
         let found = outlines(&labels, columns, 1);
-        let hole = vec![[1, 1], [1, 4], [4, 4], [4, 1], [1, 1]];
+        let hole = [[1, 1], [1, 4], [4, 4], [4, 1], [1, 1]];
         let mut starts: Vec<Corner> = found.iter().map(|outline| outline[0]).collect();
         starts.sort_unstable();
         assert_eq!(found.len(), 4, "{found:?}");
@@ -226,7 +226,7 @@ mod tests {
             let labels = &pixels[..rows * columns];
             let found = outlines(labels, columns, 1);
             let area: i64 = found.iter().map(|outline| twice_the_area(outline)).sum();
-            prop_assert_eq!(area, 2 * labels.iter().filter(|label| **label == 1).count() as i64);
+            prop_assert_eq!(area, 2 * labels.iter().map(|label| i64::from(*label == 1)).sum::<i64>());
             for outline in &found {
                 prop_assert_eq!(outline.first(), outline.last());
                 prop_assert!(outline.len() >= 5);

@@ -5,6 +5,13 @@
 //!
 //! `tests/validate_results/check.py` is the other half.
 
+#![allow(
+    clippy::unnecessary_wraps,
+    clippy::needless_pass_by_value,
+    clippy::needless_for_each,
+    reason = "mutations have one shape: an element in, an element or none out"
+)]
+
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},

@@ -219,7 +219,7 @@ fn what_does_not_fit_the_source_is_told() {
         rendered.unwrap_err().to_string()
     };
     assert!(said(Shown::Radiograph(0), &[other]).contains("Some((40, 33)) rows and columns"));
-    assert!(said(Shown::Radiograph(1), &[source.clone()]).contains("no analysed image number 1"));
+    assert!(said(Shown::Radiograph(1), std::slice::from_ref(&source)).contains("no analysed image number 1"));
     assert!(said(Shown::Ct, &[source]).contains("has measured no CT"));
     let foreign = SampleSource::new("1.2.3.4");
     assert!(said(Shown::Radiograph(0), &[foreign]).contains("is missing"));
@@ -676,7 +676,9 @@ fn the_key_slices_of_a_ct_are_of_interest() {
 #[test]
 fn key_objects_speak_the_language_of_the_destination() {
     let (mut sources, record) = present_radiograph(BundleStatus::Validated);
-    sources.iter_mut().for_each(|source| source.character_set = Some("ISO_IR 192"));
+    for source in &mut sources {
+        source.character_set = Some("ISO_IR 192");
+    }
     let parsed = parse(&key_objects(&record, "zh", &sources).unwrap());
     let language = items(&parsed, tags::CONTENT_SEQUENCE)
         .iter()

@@ -526,7 +526,9 @@ mod tests {
         #[test]
         fn bits_are_packed_without_gaps_and_found_again(bits in proptest::collection::vec(any::<bool>(), 0..200)) {
             let mut packer = BitPacker::for_bits(bits.len());
-            bits.iter().for_each(|bit| packer.push(*bit));
+            for bit in bits {
+                packer.push(*bit);
+            }
             let bytes = packer.finish();
             prop_assert_eq!(bytes.len(), bits.len().div_ceil(8).next_multiple_of(2));
             for (n, byte) in bytes.iter().enumerate() {
