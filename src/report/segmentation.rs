@@ -526,7 +526,7 @@ mod tests {
         #[test]
         fn bits_are_packed_without_gaps_and_found_again(bits in proptest::collection::vec(any::<bool>(), 0..200)) {
             let mut packer = BitPacker::for_bits(bits.len());
-            for bit in bits {
+            for bit in &bits {
                 packer.push(*bit);
             }
             let bytes = packer.finish();
