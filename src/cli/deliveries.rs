@@ -278,7 +278,16 @@ mod tests {
 
     #[test]
     fn a_delivery_is_explained() {
-        insta::assert_snapshot!(explanation(&row(), &[attempt()]), @"");
+        insta::assert_snapshot!(explanation(&row(), &[attempt()]), @"
+        sr 2.25.7 of study 1.2.3
+        to `pacs`: waiting, after 2 attempts
+        next attempt: 2026-09-21 14:13:20Z
+        what to do: make room at the destination
+        then `hilum deliveries --restart 00000000-0000-0000-0000-000000000004` tries it again at once
+
+        ATTEMPT  BEGAN                 BECAME   STATUS  ANSWER
+        2        2026-09-21 14:13:10Z  waiting  0xA700  disk full
+        ");
     }
 
     #[test]
@@ -301,10 +310,10 @@ mod tests {
             ..row()
         };
         insta::assert_snapshot!(table(&[row(), delivered, kept]), @"
-        STUDY INSTANCE UID  KIND  DESTINATION  STATE      ATTEMPTS  NEXT ATTEMPT          LAST ANSWER
-        1.2.3               sr    pacs         waiting    2         2026-09-21 14:13:20Z  0xA700 (refused: out of resources): disk full
-        1.2.3               sr    pacs         delivered  2         -                     0x0000 (success)
-        1.2.3               sr    kept here    -          -         -                     -
+        STUDY INSTANCE UID  KIND  DESTINATION  STATE      ATTEMPTS  NEXT ATTEMPT          DELIVERY                              LAST ANSWER
+        1.2.3               sr    pacs         waiting    2         2026-09-21 14:13:20Z  00000000-0000-0000-0000-000000000004  0xA700 (refused: out of resources): disk full
+        1.2.3               sr    pacs         delivered  2         -                     00000000-0000-0000-0000-000000000004  0x0000 (success); committed
+        1.2.3               sr    kept here    -          -         -                     -                                     -
         ");
         assert_eq!(table(&[]), "no results\n");
     }
@@ -325,7 +334,22 @@ mod tests {
           "attempts": 2,
           "last_status": 42752,
           "last_words": "disk full",
-          "next_attempt_at": "2026-09-21T14:13:20Z"
+          "next_attempt_at": "2026-09-21T14:13:20Z",
+          "delivery_id": "00000000-0000-0000-0000-000000000004",
+          "chain": "sr0",
+          "rank": 0,
+          "commitment": null,
+          "commitment_words": null,
+          "ledger": [
+            {
+              "number": 2,
+              "started_at": "2026-09-21T14:13:10Z",
+              "ended_at": "2026-09-21T14:13:11Z",
+              "state": "waiting",
+              "status": 42752,
+              "words": "disk full"
+            }
+          ]
         }
         "#);
     }

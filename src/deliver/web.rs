@@ -396,7 +396,7 @@ mod tests {
     fn forms_are_encoded() {
         assert_eq!(form_encoded("a b/c&d=é"), "a+b%2Fc%26d%3D%C3%A9");
         assert_eq!(basic("Aladdin", "open sesame").unwrap(), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
-        assert!(!sensitive("a\nb").unwrap_err().contains("a\nb"));
+        assert!(!sensitive("Bearer a\nb").unwrap_err().contains("a\nb"));
     }
 
     #[tokio::test]
