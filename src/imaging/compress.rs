@@ -101,7 +101,7 @@ mod tests {
                 }
                 -128 => {}
                 _ => {
-                    bytes.extend(std::iter::repeat_n(packed[0], 1 - isize::from(code) as usize));
+                    bytes.extend(std::iter::repeat_n(packed[0], (1 - isize::from(code)) as usize));
                     packed = &packed[1..];
                 }
             }
