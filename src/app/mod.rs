@@ -13,7 +13,6 @@ mod follow_runs;
 pub mod infer_process;
 mod installation;
 mod sole_use;
-pub mod texts;
 pub mod tuning;
 
 use std::{
@@ -41,7 +40,7 @@ use crate::{
     assemble::CompleteWorkup,
     config::{ByteSize, Config, DatabaseSource, RetentionConfig, TlsConfig},
     db::{Db, DbError},
-    deliver::{Caller, Deliver, DeliverSettings, ReportCommitment, Tokens},
+    deliver::{Caller, Deliver, DeliverSettings, ReportCommitment},
     dimse::{Acceptor, AcceptorOptions, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, OpenAssociations},
     jobs::{self, JobHandler, JobKind, WorkerSettings},
     receive::{
@@ -492,7 +491,7 @@ async fn run_jobs(
         metrics: Arc::clone(&metrics),
     });
     let deliver: Arc<dyn JobHandler> =
-        Arc::new(Deliver { db: db.clone(), archive, settings: delivering, caller, metrics, tokens: Tokens::default() });
+        Arc::new(Deliver { db: db.clone(), archive, settings: delivering, caller, metrics });
     let settings = |kind, concurrency| WorkerSettings {
         kind,
         concurrency,
@@ -533,10 +532,6 @@ async fn watch_backlog(db: Db, metrics: Arc<Metrics>, shutdown: CancellationToke
             && let Ok(backlog) = crate::db::status::backlog(&mut connection).await
         {
             metrics.set_deliveries_waiting(u64::try_from(backlog.deliveries_open).unwrap_or_default());
-            metrics.set_delivery_alarms(
-                u64::try_from(backlog.deliveries_not_committed).unwrap_or_default(),
-                u64::try_from(backlog.destinations_open).unwrap_or_default(),
-            );
             metrics.set_commitments_waiting(u64::try_from(backlog.commitments_open).unwrap_or_default());
         }
         tokio::select! {

@@ -100,7 +100,6 @@ pub(crate) const fn new_run(workup_id: Uuid) -> run::NewRun<'static> {
         pipeline: Pipeline::ChestRadiograph,
         priority: RunPriority::Routine,
         destinations: &[],
-        rules: &[],
         maximum_attempts: 3,
     }
 }
@@ -114,7 +113,6 @@ pub(crate) async fn finish(db: &Db, claimed: &run::ClaimedRun, record: &RunRecor
         result_key: record.result_key,
         stage_milliseconds: &[],
         computed_with: &record.computed_with,
-        masks: None,
     };
     run::finish(&mut db.acquire().await.unwrap(), claimed.id, claimed.attempt, &finished).await.unwrap()
 }

@@ -35,7 +35,6 @@ mod packages;
 mod path;
 mod policy;
 mod query;
-mod results_delivery;
 mod retention;
 mod site;
 mod status;
