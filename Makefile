@@ -114,6 +114,12 @@ faults: setup-test ## A thousand random faults under load; nothing acknowledged 
 	@cargo build --bin hilum
 	@HILUM=$(hilum) bash benches/run.sh faults $(ARGS)
 
+.PHONY: validate-results
+validate-results: setup-results ## Renders every kind of result and has other people's tools read all of it back
+	@folder="$$(mktemp -d /tmp/hilum-results.XXXXXX)"; trap 'rm -rf "$$folder"' EXIT; \
+	    HILUM_RESULTS_MATRIX="$$folder" cargo test --quiet --lib report::matrix -- --ignored; \
+	    $(HILUM_CACHE)/results-venv/bin/python tests/validate_results/check.py "$$folder" $(ARGS)
+
 .PHONY: golden
 golden: setup-golden ## Writes the reference outputs of the networks anew with PyTorch (a 5 GB environment; ARGS='NAME ...': only these of parity)
 	@$(HILUM_CACHE)/golden-venv/bin/python deploy/golden/make_golden.py --out tests/golden/nn
@@ -141,7 +147,7 @@ release: setup-run ## Builds the optimised binary for production
 .PHONY: setup
 setup: setup-test ## Only installs what the other commands need
 
-setup_targets := setup-run setup-check setup-test setup-bench setup-golden setup-golden-pixels setup-fuzz
+setup_targets := setup-run setup-check setup-test setup-bench setup-golden setup-golden-pixels setup-results setup-fuzz
 .PHONY: $(setup_targets)
 $(setup_targets):
 	@deploy/setup.sh $(@:setup-%=%)

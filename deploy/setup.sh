@@ -8,6 +8,7 @@
 #   deploy/setup.sh bench    what the benchmarks need: that, and the servers that are measured beside Hilum
 #   deploy/setup.sh golden   what `make golden` needs: a PyTorch environment (about 5 GB)
 #   deploy/setup.sh golden-pixels  what `make golden-pixels` needs: the decoders that ours is compared with
+#   deploy/setup.sh results  what `make validate-results` needs: the validators of DICOM results
 #   deploy/setup.sh fuzz     what `make fuzz` needs: all of test, and cargo-fuzz
 #
 # Everything but Debian packages goes below $HILUM_CACHE (default: ~/.cache/hilum). Downloads are pinned by version and
@@ -93,9 +94,16 @@ find_missing_packages() {
     if [[ "$profile" == golden-pixels ]]; then
         need dcmtk program dcmdjpeg
     fi
+    if [[ "$profile" == results ]]; then
+        need dcmtk program dsrdump
+        need dicom3tools program dciodvfy
+        need default-jre-headless program java
+        need pixelmed-apps test -e /usr/share/java/pixelmed.jar
+    fi
     if [[ "$profile" == test || "$profile" == bench || "$profile" == fuzz ]]; then
         need dcmtk program storescu
         need orthanc eval 'program Orthanc || test -x /usr/sbin/Orthanc'
+        need orthanc-dicomweb test -e /usr/share/orthanc/plugins/libOrthancDicomWeb.so
         need dicom3tools program dciodvfy
         need strace program strace
         need openssl program openssl
@@ -338,8 +346,8 @@ install_cargo_tool() {
 # -----------------------------------------------------------------------------------------------------------------
 
 case "$profile" in
-run | check | test | bench | golden | golden-pixels | fuzz) ;;
-*) fail "usage: deploy/setup.sh run|check|test|bench|golden|golden-pixels|fuzz" ;;
+run | check | test | bench | golden | golden-pixels | results | fuzz) ;;
+*) fail "usage: deploy/setup.sh run|check|test|bench|golden|golden-pixels|results|fuzz" ;;
 esac
 
 [[ "$cache" == /* ]] || fail "HILUM_CACHE is '$cache' and must be an absolute path."
@@ -375,6 +383,9 @@ test | bench | fuzz)
         install_cargo_tool dicom-storescp "$DICOM_RS_VERSION" 3
         install_cargo_tool dicom-storescu "$DICOM_RS_VERSION" 3
     fi
+    ;;
+results)
+    install_environment "$deploy_folder/results-requirements.txt" "$cache/results-venv" "the validators of DICOM results"
     ;;
 golden-pixels)
     install_test_files

@@ -9,7 +9,7 @@ use crate::{
     archive, config, dimse,
     imaging::{self, GuardLimits, ImageHeader},
     report::SourceHeader,
-    types::Uid,
+    types::{self, Uid},
 };
 
 /// A fuzz target: its name and what it calls.
@@ -63,7 +63,7 @@ pub fn character_set(bytes: &[u8]) {
     let (length, rest) = bytes.split_first().map_or((0, bytes), |(length, rest)| (usize::from(*length), rest));
     let (set, text) = rest.split_at(length.min(rest.len()));
     for is_person_name in [false, true] {
-        let decoded = archive::decode_text(Some(set), text, is_person_name);
+        let decoded = types::decode_text(Some(set), text, is_person_name);
         // The index bounds values before they are decoded: decoding must not multiply them.
         assert!(decoded.len() <= 3 * text.len(), "{} bytes became {}", text.len(), decoded.len());
     }

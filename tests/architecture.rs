@@ -31,6 +31,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("infer", &["types", "imaging", "nn", "telemetry"]),
     // The worker is where a run is claimed and its outcome is written; the pipelines beside it know neither.
     ("infer::worker", &["archive", "db", "jobs", "report"]),
+    // Paints what the worker sends: reads images again, one at a time.
+    ("infer::pictures", &["archive", "report"]),
     // Keeps the index of the reference library at what Postgres holds; the search itself (`nearest`) is pure.
     ("infer::library", &["db"]),
     ("report", &["types", "imaging"]),
@@ -77,10 +79,14 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
         &["dimse", "receive", "archive", "imaging", "report", "app", "cli"],
         "DICOM encoding is for the rooms that read or write it",
     ),
-    (&["encoding_rs"], &["archive"], "the index needs Unicode; results keep the bytes of their source"),
+    (&["encoding_rs"], &["types"], "text is decoded in one place, for the index and for reports in other languages"),
     (&["dicom_pixeldata"], &["imaging"], "pixels are decoded in imaging/"),
-    (&["rustls"], &["tls", "dimse"], "certificates are tls/'s, handshakes are dimse/'s"),
-    (&["tokio_rustls"], &["dimse"], "handshakes are dimse/'s"),
+    (&["jpeg_encoder"], &["imaging"], "pictures are encoded in imaging/"),
+    (&["fluent_bundle", "fluent_syntax"], &["report"], "the sentences of results are report/'s"),
+    (&["rustls"], &["tls", "dimse", "deliver"], "certificates are tls/'s, handshakes are dimse/'s and deliver/'s"),
+    (&["tokio_rustls"], &["dimse", "deliver"], "handshakes are dimse/'s, and deliver/'s with web servers"),
+    (&["rustls_native_certs"], &["tls"], "whom the operating system trusts is read in tls/"),
+    (&["hyper", "hyper_util", "http_body_util"], &["deliver"], "only deliver/ calls web servers"),
     (&["x509_parser"], &["tls"], "certificates are read in tls/"),
     (&["argon2"], &["receive", "cli"], "passcodes are checked in receive/ and hashed on the command line"),
     (&["axum"], &["admin", "app"], "HTTP ends in admin/"),

@@ -14,9 +14,9 @@ use super::{
     AdminState,
     problem::Problem,
     readiness::{self, NamedCheck},
-    view::{BacklogView, RefusalView, RunView, StudyDetail, StudyView},
+    view::{BacklogView, DeliveryView, DestinationStateView, RefusalView, RunView, StudyDetail, StudyView},
 };
-use crate::db::status;
+use crate::db::{destination, status};
 
 /// Rows in a list.
 const LIMIT: i64 = 100;
@@ -63,7 +63,10 @@ pub(super) async fn doctor(State(state): State<Arc<AdminState>>) -> Result<Json<
 /// Refreshes the gauges that nobody else sets, then shows all; what cannot be refreshed keeps its last value.
 pub(super) async fn metrics(State(state): State<Arc<AdminState>>) -> impl IntoResponse {
     if let Ok(Ok(backlog)) = tokio::time::timeout(SCRAPE_PATIENCE, state.backlog()).await {
-        state.metrics.set_deliveries_waiting(u64::try_from(backlog.deliveries_open).unwrap_or(0));
+        let count = |count: i64| u64::try_from(count).unwrap_or(0);
+        state.metrics.set_deliveries_waiting(count(backlog.deliveries_open));
+        let (not_committed, open) = (count(backlog.deliveries_not_committed), count(backlog.destinations_open));
+        state.metrics.set_delivery_alarms(not_committed, open);
     }
     if let Ok(free_bytes) = state.free_bytes().await {
         state.metrics.set_archive_free_bytes(free_bytes);
@@ -90,6 +93,22 @@ pub(super) async fn runs(State(state): State<Arc<AdminState>>) -> Result<Json<Ve
     let mut connection = state.connection().await?;
     let rows = status::runs(&mut connection, None, LIMIT).await?;
     Ok(Json(rows.into_iter().map(RunView::from).collect()))
+}
+
+/// The newest results with their deliveries and every attempt, as `hilum deliveries --json`.
+pub(super) async fn deliveries(State(state): State<Arc<AdminState>>) -> Result<Json<Vec<DeliveryView>>, Problem> {
+    let mut connection = state.connection().await?;
+    let rows = status::deliveries(&mut connection, None, LIMIT).await?;
+    Ok(Json(DeliveryView::with_ledgers(&mut connection, rows).await?))
+}
+
+/// Destinations that have failed, as `hilum destination status --json`.
+pub(super) async fn destinations(
+    State(state): State<Arc<AdminState>>,
+) -> Result<Json<Vec<DestinationStateView>>, Problem> {
+    let mut connection = state.connection().await?;
+    let rows = destination::all(&mut connection).await?;
+    Ok(Json(rows.into_iter().map(DestinationStateView::from).collect()))
 }
 
 pub(super) async fn backlog(State(state): State<Arc<AdminState>>) -> Result<Json<BacklogView>, Problem> {

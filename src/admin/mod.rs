@@ -128,6 +128,8 @@ pub fn router(state: AdminState) -> Router {
         .route("/api/studies/{study_instance_uid}", get(api::study))
         .route("/api/runs", get(api::runs))
         .route("/api/routes/{name}/trial", get(trial::json))
+        .route("/api/deliveries", get(api::deliveries))
+        .route("/api/destinations", get(api::destinations))
         .route("/api/backlog", get(api::backlog))
         .route("/api/doctor", get(api::doctor))
         .route("/healthz", get(api::health))

@@ -15,10 +15,12 @@ use super::{
     problem::Problem,
     readiness::{self, NamedCheck},
     trial::TrialView,
-    view::{self, BacklogView, DestinationView, Moment, RefusalView, RunView, StudyDetail, StudyView},
+    view::{
+        self, BacklogView, DestinationStateView, DestinationView, Moment, RefusalView, RunView, StudyDetail, StudyView,
+    },
 };
 use crate::{
-    db::{site, status},
+    db::{destination, site, status},
     types::UNTRAINED_NOTICE,
 };
 
@@ -40,6 +42,8 @@ pub(super) struct StatusPage {
     pub(super) runs: Vec<RunView>,
     pub(super) trials: Vec<TrialView>,
     pub(super) destinations: Vec<DestinationView>,
+    /// Destinations that have failed.
+    pub(super) failing: Vec<DestinationStateView>,
     pub(super) refusals: Vec<RefusalView>,
 }
 
@@ -60,6 +64,7 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Result<Html<
     let studies = status::workups(&mut connection, None, LIMIT).await?;
     let runs = status::runs(&mut connection, None, LIMIT).await?;
     let deliveries = status::deliveries(&mut connection, None, LIMIT).await?;
+    let failing = destination::all(&mut connection).await?;
     let refusals = state.refusals(&mut connection).await?;
     let trials = TrialView::all(&site::load(&mut connection).await?);
     drop(connection);
@@ -75,6 +80,7 @@ pub(super) async fn status(State(state): State<Arc<AdminState>>) -> Result<Html<
         runs,
         trials,
         destinations: view::by_destination(deliveries),
+        failing: failing.into_iter().map(DestinationStateView::from).collect(),
         refusals,
     };
     Ok(Html(page.render()?))

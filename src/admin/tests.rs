@@ -14,7 +14,9 @@ use super::{findings::FindingsView, pages, view, *};
 use crate::{
     archive::{DiskGuard, DiskLines, ImplementationIds},
     db::{
-        delivery, instance,
+        delivery,
+        destination::DestinationState,
+        instance,
         managed::{ManagedPostgres, ManagedPostgresOptions},
         refusal::{CountedRefusal, RefusalRow},
         result, run,
@@ -403,6 +405,11 @@ fn delivery_row(destination: Option<&str>, state: Option<&str>) -> DeliveryRow {
         last_status: Some(0xA700),
         last_words: Some("out of resources".to_owned()),
         next_attempt_at: Some(at(60)),
+        delivery_id: destination.map(|_| Uuid::from_u128(4)),
+        chain: destination.map(|_| "sc0".to_owned()),
+        rank: destination.map(|_| 0),
+        commitment: (state == Some("delivered")).then(|| "failed".to_owned()),
+        commitment_words: None,
     }
 }
 
@@ -423,6 +430,17 @@ fn status_page(runs: Vec<RunRow>) -> pages::StatusPage {
             delivery_row(Some("ARCHIVE"), Some("dead")),
             delivery_row(None, None),
         ]),
+        failing: vec![
+            DestinationState {
+                destination: "PACS".to_owned(),
+                state: "open".to_owned(),
+                failures: 7,
+                since: at(5),
+                next_probe_at: Some(at(90)),
+                words: "connection refused".to_owned(),
+            }
+            .into(),
+        ],
         refusals: refusal::causes(vec![RefusalRow {
             id: 12,
             kind: "association".to_owned(),
@@ -464,6 +482,8 @@ fn the_status_page_says_every_state_in_words() {
         "To ARCHIVE",
         "Results without a destination",
         "1 given up: a person has to look",
+        "left alone until it answers",
+        "7 failures in a row",
         "<code>0xA700</code> out of resources",
         "3.0 GiB",
         "hilum peer add STRANGER",
@@ -487,14 +507,16 @@ fn what_a_stranger_sends_is_text_and_never_markup() {
 #[test]
 fn only_a_waiting_delivery_has_a_next_attempt() {
     assert!(view::DeliveryView::from(delivery_row(Some("PACS"), Some("waiting"))).next_attempt_at.is_some());
-    for state in ["sending", "delivered", "dead", "cancelled"] {
+    for state in ["sending", "delivered", "dead", "cancelled", "spare", "replaced", "unneeded"] {
         assert!(view::DeliveryView::from(delivery_row(Some("PACS"), Some(state))).next_attempt_at.is_none(), "{state}");
     }
 }
 
 #[test]
 fn every_state_of_the_schema_has_words_of_its_own() {
-    let schema = include_str!("../../migrations/0001_initial.sql");
+    let schema =
+        [include_str!("../../migrations/0001_initial.sql"), include_str!("../../migrations/0019_delivery.sql")]
+            .concat();
     let mut seen = 0;
     for check in schema.split("check (state in").skip(1) {
         for state in check.split(')').next().unwrap().split('\'').skip(1).step_by(2) {
@@ -715,6 +737,7 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
         pipeline: crate::types::Pipeline::ChestRadiograph,
         priority: crate::types::RunPriority::Routine,
         destinations: &["PACS".to_owned()],
+        rules: &[],
         maximum_attempts: 3,
     };
     let run_id = run::insert(&mut tx, &new).await.unwrap().unwrap();
@@ -728,6 +751,7 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
         result_key: Sha256Digest::of(b"key"),
         stage_milliseconds: &[("decode".to_owned(), 120.0), ("classify".to_owned(), 900.0)],
         computed_with: &["resnet50 cpu float32".to_owned()],
+        masks: None,
     };
     assert!(run::finish(&mut tx, run_id, claimed.attempt, &finished).await.unwrap().is_some());
     let uid = |text: &str| Uid::new(text).unwrap();
@@ -747,11 +771,14 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
         device_uid: own,
     };
     let result_id = result::insert_or_existing(&mut tx, &new).await.unwrap();
-    delivery::insert(&mut tx, result_id, "PACS", 0).await.unwrap();
+    let new =
+        delivery::NewDelivery { result_id, destination: "PACS", send_order: 0, chain: "sc0", rank: 0, urgent: false };
+    delivery::insert(&mut tx, &new).await.unwrap();
     let due = delivery::due(&mut tx, "PACS", 1).await.unwrap();
     let attempt = delivery::start(&mut tx, &due[0]).await.unwrap().unwrap();
     let later = OffsetDateTime::now_utc() + Duration::from_mins(10);
-    assert!(delivery::retry(&mut tx, &due[0], attempt, Some(0xA700), "out of resources", later).await.unwrap());
+    let answer = delivery::Answer { attempt, status: Some(0xA700), words: "out of resources" };
+    assert!(delivery::retry(&mut tx, &due[0], answer, later).await.unwrap());
     let now = OffsetDateTime::now_utc();
     let refused = Refusal {
         key: RefusalKey {
@@ -834,6 +861,13 @@ async fn a_study_is_shown_from_the_database_without_its_patient() {
     assert_eq!(workup["runs"][0]["findings"]["images"][0]["outputs"][0]["class"], "COVID-19");
     assert_eq!(workup["runs"][0]["stages"][0], json!({ "name": "decode", "milliseconds": 120.0 }));
     assert_eq!(workup["deliveries"][0]["last_status"], "0xA700");
+    let ledger = &workup["deliveries"][0]["ledger"];
+    assert_eq!((&ledger[0]["number"], &ledger[0]["status"]), (&json!(1), &json!("0xA700")));
+    assert_eq!(ledger[0]["state"], "waiting");
+    assert!(study.text().contains("to be tried again"), "{}", study.text());
+    let api_deliveries = running.get("/api/deliveries").await.json();
+    assert_eq!(api_deliveries[0]["ledger"], *ledger);
+    assert_eq!(running.get("/api/destinations").await.json(), json!([]));
     let moment = workup["last_object_at"].as_str().unwrap();
     assert!(OffsetDateTime::parse(moment, &time::format_description::well_known::Rfc3339).is_ok(), "{moment}");
     assert_eq!(api_runs.json()[0]["bundle_status"], "untrained");

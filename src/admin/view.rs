@@ -9,6 +9,9 @@ use uuid::Uuid;
 use super::{AdminState, findings::FindingsView, problem::Problem, readiness::gibibytes};
 use crate::{
     db::{
+        Connection, DbError, delivery,
+        delivery::AttemptRow,
+        destination::DestinationState,
         refusal::Cause,
         status::{self, Backlog, DeliveryRow, EventRow, RunRow, WorkupRow},
     },
@@ -23,6 +26,8 @@ const RUN_LIMIT: i64 = 20;
 const FINDINGS_LIMIT: usize = 5;
 /// Deliveries of one workup.
 const DELIVERY_LIMIT: i64 = 200;
+/// Newest attempts of one delivery.
+pub(super) const ATTEMPT_LIMIT: i64 = 50;
 
 /// An instant: RFC 3339 in JSON, a `<time>` element in UTC in pages.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -57,8 +62,8 @@ impl askama::filters::HtmlSafe for Moment {}
 fn tone(state: &str) -> &'static str {
     match state {
         "answered" | "succeeded" | "delivered" => "good",
-        "parked" | "dead" => "bad",
-        "failed" | "not_analysed" => "warn",
+        "parked" | "dead" | "open" => "bad",
+        "failed" | "not_analysed" | "half_open" => "warn",
         "receiving" | "complete" | "analysing" | "queued" | "running" | "waiting" | "sending" => "busy",
         _ => "quiet",
     }
@@ -83,6 +88,12 @@ fn state_words(state: &str) -> Cow<'_, str> {
         "sending" => "being sent",
         "delivered" => "delivered",
         "cancelled" => "cancelled",
+        "spare" => "kept as another form",
+        "replaced" => "not taken, replaced by another form",
+        "unneeded" => "not needed, another form is delivered",
+        "closed" => "in use",
+        "open" => "left alone until it answers",
+        "half_open" => "answers again, being tried",
         "dead" => "given up: a person has to look",
         other => return Cow::Owned(other.replace('_', " ")),
     };
@@ -247,6 +258,92 @@ pub(super) struct DeliveryView {
     pub(super) last_words: String,
     /// While it waits.
     pub(super) next_attempt_at: Option<Moment>,
+    /// What `hilum deliveries --restart` takes.
+    pub(super) delivery_id: Option<Uuid>,
+    /// Deliveries of a run and destination with the same one are forms of the same thing.
+    pub(super) chain: Option<String>,
+    /// Place among these forms, from 0.
+    pub(super) rank: Option<i32>,
+    /// State of Storage Commitment, where it is used.
+    pub(super) commitment: Option<String>,
+    pub(super) commitment_words: String,
+    /// Its attempts, the newest last.
+    pub(super) ledger: Vec<AttemptView>,
+}
+
+/// One attempt of a delivery.
+#[derive(Debug, Serialize)]
+pub(super) struct AttemptView {
+    pub(super) number: i32,
+    pub(super) started_at: Moment,
+    /// `null` while it goes on, or when its process died.
+    pub(super) ended_at: Option<Moment>,
+    /// What the delivery became by it.
+    pub(super) state: Option<String>,
+    /// DICOM status, such as `0xA700`.
+    pub(super) status: Option<String>,
+    pub(super) words: String,
+}
+
+impl From<AttemptRow> for AttemptView {
+    fn from(row: AttemptRow) -> Self {
+        Self {
+            number: row.number,
+            started_at: Moment::new(row.started_at),
+            ended_at: row.ended_at.map(Moment::new),
+            state: row.state,
+            status: row.status.map(|status| format!("0x{status:04X}")),
+            words: row.words,
+        }
+    }
+}
+
+impl AttemptView {
+    /// What it came to.
+    pub(super) fn state_words(&self) -> Cow<'_, str> {
+        match self.state.as_deref() {
+            Some("waiting") => Cow::Borrowed("to be tried again"),
+            Some(state) => state_words(state),
+            None => Cow::Borrowed("not ended"),
+        }
+    }
+}
+
+/// How a destination does that has failed.
+#[derive(Debug, Serialize)]
+pub(super) struct DestinationStateView {
+    pub(super) destination: String,
+    /// `closed`, `open` or `half_open`.
+    pub(super) state: String,
+    /// Failures in a row.
+    pub(super) failures: i32,
+    pub(super) since: Moment,
+    /// Nothing is tried before.
+    pub(super) next_probe_at: Option<Moment>,
+    pub(super) words: String,
+}
+
+impl From<DestinationState> for DestinationStateView {
+    fn from(row: DestinationState) -> Self {
+        Self {
+            destination: row.destination,
+            state: row.state,
+            failures: row.failures,
+            since: Moment::new(row.since),
+            next_probe_at: row.next_probe_at.map(Moment::new),
+            words: row.words,
+        }
+    }
+}
+
+impl DestinationStateView {
+    pub(super) fn tone(&self) -> &'static str {
+        tone(&self.state)
+    }
+
+    pub(super) fn state_words(&self) -> Cow<'_, str> {
+        state_words(&self.state)
+    }
 }
 
 impl From<DeliveryRow> for DeliveryView {
@@ -265,11 +362,45 @@ impl From<DeliveryRow> for DeliveryView {
             last_status: row.last_status.map(|status| format!("0x{status:04X}")),
             last_words: row.last_words.unwrap_or_default(),
             next_attempt_at: row.next_attempt_at.filter(|_| waits).map(Moment::new),
+            delivery_id: row.delivery_id,
+            chain: row.chain,
+            rank: row.rank,
+            commitment: row.commitment,
+            commitment_words: row.commitment_words.unwrap_or_default(),
+            ledger: Vec::new(),
         }
     }
 }
 
 impl DeliveryView {
+    /// Rows with their attempts.
+    pub(super) async fn with_ledgers(
+        connection: &mut Connection,
+        rows: Vec<DeliveryRow>,
+    ) -> Result<Vec<Self>, DbError> {
+        let ids: Vec<Uuid> = rows.iter().filter_map(|row| row.delivery_id).collect();
+        let mut views: Vec<Self> = rows.into_iter().map(Self::from).collect();
+        for attempt in delivery::attempts(connection, &ids, ATTEMPT_LIMIT).await? {
+            if let Some(view) = views.iter_mut().find(|view| view.delivery_id == Some(attempt.delivery_id)) {
+                view.ledger.push(attempt.into());
+            }
+        }
+        Ok(views)
+    }
+
+    /// Whether the destination keeps it, where it is asked.
+    pub(super) fn commitment_state(&self) -> &str {
+        match self.commitment.as_deref() {
+            Some("wanted") => "to be asked for commitment",
+            Some("asked") => "asked for commitment",
+            Some("committed") => "committed",
+            Some("failed") => "not committed: a person has to look",
+            Some("unanswered") => "commitment not answered: a person has to look",
+            Some("unsupported") => "the destination offers no commitment",
+            _ => "",
+        }
+    }
+
     pub(super) fn tone(&self) -> &'static str {
         tone(self.state.as_deref().unwrap_or("none"))
     }
@@ -281,7 +412,11 @@ impl DeliveryView {
     pub(super) fn kind_words(&self) -> &str {
         match self.kind.as_str() {
             "sr" => "report (SR)",
-            "sc" => "heat map (SC)",
+            "sr_text" => "report as text (SR)",
+            "sc" => "picture (SC)",
+            "seg" => "segmentation (SEG)",
+            "pr" => "outlines (PR)",
+            "ko" => "key images (KO)",
             other => other,
         }
     }
@@ -417,6 +552,10 @@ pub(super) struct BacklogView {
     pub(super) runs_parked: i64,
     pub(super) deliveries_open: i64,
     pub(super) deliveries_given_up: i64,
+    /// Delivered, and the destination does not promise to keep them.
+    pub(super) deliveries_not_committed: i64,
+    /// Destinations that are left alone.
+    pub(super) destinations_open: i64,
     /// On the archive's disk; `null` when unknown.
     pub(super) archive_free_bytes: Option<u64>,
 }
@@ -429,6 +568,8 @@ impl BacklogView {
             runs_parked: backlog.runs_parked,
             deliveries_open: backlog.deliveries_open,
             deliveries_given_up: backlog.deliveries_dead,
+            deliveries_not_committed: backlog.deliveries_not_committed,
+            destinations_open: backlog.destinations_open,
             archive_free_bytes,
         }
     }
@@ -488,11 +629,12 @@ impl StudyDetail {
                 run.findings = status::findings(&mut connection, run.id).await?.as_ref().map(FindingsView::from);
             }
             let deliveries = status::deliveries(&mut connection, Some(workup_id), DELIVERY_LIMIT).await?;
+            let deliveries = DeliveryView::with_ledgers(&mut connection, deliveries).await?;
             let events = status::timeline(&mut connection, workup_id).await?;
             workups.push(WorkupDetail {
                 study: row.into(),
                 runs,
-                deliveries: deliveries.into_iter().map(DeliveryView::from).collect(),
+                deliveries,
                 events: events.into_iter().map(EventView::from).collect(),
             });
         }

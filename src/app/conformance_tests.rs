@@ -140,6 +140,7 @@ fn check_statuses(tables: &mut BTreeMap<String, Rows>) {
         let expected = match row[1].split(':').next() {
             Some("delivered") => Verdict::Delivered,
             Some("tried again") => Verdict::Retry,
+            Some("the next form, or dead") => Verdict::NextForm,
             Some("dead") => Verdict::Dead,
             other => panic!("{other:?}"),
         };

@@ -7,7 +7,9 @@ use time::{OffsetDateTime, UtcOffset};
 use tokio::io::AsyncReadExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{installation, open_archive, open_database, sole_use::SoleUse, tuning::network_threads, wait_for_schema};
+use super::{
+    installation, open_archive, open_database, sole_use::SoleUse, texts, tuning::network_threads, wait_for_schema,
+};
 use crate::{
     config::Config,
     db,
@@ -56,6 +58,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         node: node.clone(),
         decode_limits: DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() },
     };
+    let site = db::site::load(&mut *db.acquire().await?).await.context("read the site configuration")?;
+    for words in texts::without_language(&site, &settings.render.texts) {
+        tracing::warn!("{words}");
+    }
     jobs::release_dead_workers(&db, &node, &[JobKind::RunBundle, JobKind::RunShadow, JobKind::RenderRun])
         .await
         .context("give back the jobs of dead workers")?;
@@ -89,10 +95,11 @@ fn without_migrations(config: &Config) -> crate::config::DatabaseConfig {
 }
 
 fn render_options(config: &Config) -> anyhow::Result<RenderOptions> {
-    let mut options = RenderOptions::new(FileMetaIds {
+    let file_meta = FileMetaIds {
         implementation_class_uid: Uid::new(IMPLEMENTATION_CLASS_UID)?,
         implementation_version_name: IMPLEMENTATION_VERSION_NAME.to_owned(),
-    });
+    };
+    let mut options = RenderOptions::new(file_meta, texts::languages(config.node.texts_dir.as_deref())?);
     options.site_utc_offset = config.node.utc_offset;
     if let Some(manufacturer) = &config.node.manufacturer_name {
         options.manufacturer = manufacturer.to_string();

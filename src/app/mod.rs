@@ -13,6 +13,7 @@ mod follow_runs;
 pub mod infer_process;
 mod installation;
 mod sole_use;
+pub mod texts;
 pub mod tuning;
 
 use std::{
@@ -40,7 +41,7 @@ use crate::{
     assemble::CompleteWorkup,
     config::{ByteSize, Config, DatabaseSource, RetentionConfig, TlsConfig},
     db::{Db, DbError},
-    deliver::{Caller, Deliver, DeliverSettings, ReportCommitment},
+    deliver::{Caller, Deliver, DeliverSettings, ReportCommitment, Tokens},
     dimse::{Acceptor, AcceptorOptions, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, OpenAssociations},
     jobs::{self, JobHandler, JobKind, WorkerSettings},
     receive::{
@@ -491,7 +492,7 @@ async fn run_jobs(
         metrics: Arc::clone(&metrics),
     });
     let deliver: Arc<dyn JobHandler> =
-        Arc::new(Deliver { db: db.clone(), archive, settings: delivering, caller, metrics });
+        Arc::new(Deliver { db: db.clone(), archive, settings: delivering, caller, metrics, tokens: Tokens::default() });
     let settings = |kind, concurrency| WorkerSettings {
         kind,
         concurrency,
@@ -532,6 +533,10 @@ async fn watch_backlog(db: Db, metrics: Arc<Metrics>, shutdown: CancellationToke
             && let Ok(backlog) = crate::db::status::backlog(&mut connection).await
         {
             metrics.set_deliveries_waiting(u64::try_from(backlog.deliveries_open).unwrap_or_default());
+            metrics.set_delivery_alarms(
+                u64::try_from(backlog.deliveries_not_committed).unwrap_or_default(),
+                u64::try_from(backlog.destinations_open).unwrap_or_default(),
+            );
             metrics.set_commitments_waiting(u64::try_from(backlog.commitments_open).unwrap_or_default());
         }
         tokio::select! {

@@ -9,8 +9,7 @@ use std::{
     io::{self, BufRead, Read, Seek, SeekFrom},
 };
 
-use super::character_set::CharacterSet;
-use crate::types::{ObjectHeader, Uid, UidError};
+use crate::types::{ObjectHeader, Uid, UidError, decode_text};
 
 /// Why a data set's header is not acceptable.
 #[derive(Debug, thiserror::Error)]
@@ -333,9 +332,9 @@ fn problem_of(error: &UidError) -> String {
 }
 
 fn header_from(values: &BTreeMap<u32, Vec<u8>>) -> Result<ObjectHeader, HeaderError> {
-    let character_set = CharacterSet::of_value(values.get(&0x0008_0005).map(Vec::as_slice));
+    let character_set = values.get(&0x0008_0005).map(Vec::as_slice);
     let text = |tag: u32| {
-        let decoded = character_set.decode(values.get(&tag)?, tag == PATIENT_NAME);
+        let decoded = decode_text(character_set, values.get(&tag)?, tag == PATIENT_NAME);
         let trimmed = decoded.trim_matches(['\0', ' ']);
         (!trimmed.is_empty()).then(|| trimmed.to_owned())
     };

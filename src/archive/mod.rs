@@ -14,7 +14,6 @@
 //! Architecture invariant: no DICOM networking, no SQL. Calls block; async callers use `spawn_blocking`.
 //! Entry type: [`Archive`].
 
-mod character_set;
 mod disk;
 mod header;
 mod object_file;
@@ -32,7 +31,6 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub use character_set::decode_text;
 pub use disk::{DiskGuard, DiskLines, DiskState, FillRate};
 pub use header::{HeaderError, read_header};
 pub use part10::{ImplementationIds, ObjectMeta};

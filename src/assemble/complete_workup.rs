@@ -138,6 +138,7 @@ impl CompleteWorkup {
                         pipeline: route.pipeline,
                         priority: if internal { RunPriority::Routine } else { route.priority },
                         destinations: if internal { &[] } else { &route.destinations },
+                        rules: if internal { &[] } else { &route.rules },
                         maximum_attempts: i32::try_from(self.maximum_attempts).unwrap_or(i32::MAX),
                     };
                     if let Some(run_id) = run::insert(&mut tx, &new).await? {

@@ -588,6 +588,7 @@ mod tests {
             late_images: LateImages::NewRevision,
             late_images_within_seconds: None,
             destinations: Vec::new(),
+            rules: Vec::new(),
             trial: None,
         }
     }

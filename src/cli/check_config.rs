@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::{Global, output::print};
 use crate::{
-    app::tls_settings,
+    app::{texts, tls_settings},
     config::effective_toml,
     tls::{TlsMaterial, expiry_words},
 };
@@ -27,6 +27,10 @@ pub(super) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
         Some(file) if global.dev.is_none() => format!("`{}`", file.display()),
         _ => "built-in defaults".to_owned(),
     };
+    let languages = texts::languages(config.node.texts_dir.as_deref()).context("section [node]")?;
+    if config.node.texts_dir.is_some() {
+        print(&format!("languages of results: {}", languages.tags().collect::<Vec<_>>().join(", ")))?;
+    }
     let material = TlsMaterial::load(&tls_settings(&config.tls)).context("section [tls]")?;
     if let Some(certificate) = material.certificate() {
         let words = expiry_words(certificate, OffsetDateTime::now_utc());

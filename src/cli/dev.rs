@@ -27,8 +27,8 @@ use crate::{
     dimse::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME},
     jobs, nn, report,
     types::{
-        AeTitle, BundleIdentity, BundleStatus, Destination, DestinationKind, LateImages, LocalAe, Peer, Pipeline,
-        Route, SiteConfig, UNTRAINED_NOTICE, Uid,
+        AeTitle, BundleIdentity, BundleStatus, Destination, LateImages, LocalAe, Peer, Pipeline, Route, SiteConfig,
+        UNTRAINED_NOTICE, Uid,
     },
 };
 
@@ -272,11 +272,8 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr, bundle: String) 
         }
         if !site.destinations.iter().any(|destination| destination.name == "demopacs") {
             site.destinations.push(Destination {
-                name: "demopacs".to_owned(),
-                kind: DestinationKind::Dicom,
-                peer: "demopacs".to_owned(),
-                calling_ae_title: local.clone(),
                 send_not_analysed: true,
+                ..Destination::dicom("demopacs", "demopacs", local.clone())
             });
         }
         if site.routes.is_empty() {
@@ -298,6 +295,7 @@ async fn configure_demo_site(db: &Db, pacs_address: SocketAddr, bundle: String) 
                 late_images: LateImages::NewRevision,
                 late_images_within_seconds: None,
                 destinations: vec!["demopacs".to_owned()],
+                rules: Vec::new(),
                 trial: None,
             });
         }

@@ -21,11 +21,14 @@ use crate::{
     app::open_archive,
     archive::Archive,
     imaging::{DecodeLimits, OverlayOptions},
-    infer::{MapWish, Pipeline, worker},
+    infer::{MapWish, Pipeline, pictures, worker},
     nn::{Bundle, Explanation, IntegratedGradientsOptions},
-    report::{self, NOT_FOR_DIAGNOSTIC_USE},
+    report::{self, Catalogue, NOT_FOR_DIAGNOSTIC_USE, PictureForm},
     types::{BundleIdentity, CtAnalysis, CxrAnalysis, ImageAnalysis, RunOutcome, RunRecord},
 };
+
+/// The command line speaks English, and so do its pictures.
+const LANGUAGE: &str = "en";
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
@@ -74,15 +77,16 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     let bundle = Arc::new(tokio::task::spawn_blocking(move || Bundle::open(&folder)).await??);
     let archive = open_archive(&config)?;
     let limits = DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() };
+    let catalogue = Catalogue::new(&[])?;
     let png = match (&pipeline, &record.outcome) {
         (Pipeline::Cxr(pipeline), RunOutcome::Analysed(analysis)) => {
             let image = image_of(analysis, options.image)?;
             let loaded = worker::load(&archive, image.source.clone()).await?;
             let explained = pipeline.explain_on_demand(&bundle, loaded, image, &wish).await?;
-            let identity = record.bundle.clone();
+            let words = report::overlay_words_on_demand(&record.bundle, &explained, catalogue.language(LANGUAGE));
             let picture = OverlayOptions { on_demand: true, ..OverlayOptions::default() };
             tokio::task::spawn_blocking(move || {
-                worker::radiograph_overlay(&archive, &explained, &identity, picture, limits)
+                pictures::radiograph_overlay(&archive, &explained, &words, picture, limits)
             })
             .await??
             .1
@@ -91,7 +95,7 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
             let slice = slice_of(analysis, options.slice, options.class.is_some())?;
             let read = |source| worker::load(&archive, source);
             let explained = pipeline.explain_on_demand(&bundle, analysis, slice, &wish, read).await?;
-            ct_picture(&archive, &record, explained, limits).await?
+            ct_picture(&archive, &record, &catalogue, explained, limits).await?
         }
         _ => anyhow::bail!("run {} was not analysed: there is nothing to explain", record.run_id),
     };
@@ -165,12 +169,13 @@ fn slice_of(analysis: &CtAnalysis, wanted: Option<u32>, is_of_other_class: bool)
 async fn ct_picture(
     archive: &Archive,
     record: &RunRecord,
+    catalogue: &Catalogue,
     explained: CtAnalysis,
     limits: DecodeLimits,
 ) -> anyhow::Result<Vec<u8>> {
     // Threshold, decision and key slices are the run's, and not about this map.
     let without_verdict = CtAnalysis { classification: None, ..explained.clone() };
-    let mut words = report::ct_overlay_words(record, &without_verdict);
+    let mut words = report::ct_overlay_words(record, &without_verdict, catalogue.language(LANGUAGE));
     let key = explained.classification.iter().flat_map(|of| &of.key_slices).next();
     let output = key.and_then(|key| key.output).map_or_else(String::new, |output| format!(" {:.1} %", output * 100.0));
     let class = record.bundle.classes.get(record.bundle.target_class_idx).map_or("", |class| class.label.as_str());
@@ -179,9 +184,9 @@ async fn ct_picture(
         "AI map of slice {number} from the feet, {method}, made on demand · {class}{output} · {NOT_FOR_DIAGNOSTIC_USE}"
     );
     let archive = archive.clone();
-    let rendered =
-        tokio::task::spawn_blocking(move || worker::ct_overlay(&archive, &explained, &words, limits)).await??;
-    Ok(rendered.1)
+    let PictureForm { longest_side, .. } = PictureForm::default();
+    let paint = move || pictures::ct_overlay(&archive, &explained, &words, longest_side, limits);
+    Ok(tokio::task::spawn_blocking(paint).await??.1)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     assemble::{StudyToRoute, choose_route},
     report::describe_trial,
-    types::{AeTitle, LateImages, Pipeline, Requirement, Route, RunPriority, SiteConfig},
+    types::{AeTitle, LateImages, Pipeline, Requirement, ResultRule, Route, RunPriority, SiteConfig},
 };
 use clap::{
     Args, Subcommand,
@@ -22,7 +22,7 @@ const IGNORE: &str = "ignore";
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
     /// Adds a route, or replaces what is known of it; a bundle that is tried on it stays on trial
-    Add(Add),
+    Add(Box<Add>),
     /// Lists them in the order in which they are tried
     List(ListOptions),
     /// Removes one
@@ -94,6 +94,9 @@ pub(super) struct Add {
     /// Names of destinations that get the results [default: none, results stay here]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     destinations: Vec<String>,
+    /// A rule over results, an inline table as in a site file; may be given several times; docs/results.md explains it
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    rule: Vec<ResultRule>,
     /// Keep the route but do not use it
     #[arg(long)]
     disabled: bool,
@@ -125,6 +128,16 @@ fn modality(text: &str) -> Result<String, String> {
     if good { Ok(text.to_owned()) } else { Err("expected a DICOM modality in capitals, such as DX".to_owned()) }
 }
 
+/// A rule as an inline table of a site file.
+fn rule(text: &str) -> Result<ResultRule, String> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        rule: ResultRule,
+    }
+    let read = toml::from_str::<Line>(&format!("rule = {text}"));
+    read.map(|line| line.rule).map_err(|error| error.message().to_owned())
+}
+
 impl From<Add> for Route {
     fn from(add: Add) -> Self {
         Self {
@@ -145,6 +158,7 @@ impl From<Add> for Route {
             late_images: if add.late_images == IGNORE { LateImages::Ignore } else { LateImages::NewRevision },
             late_images_within_seconds: add.late_images_within_seconds,
             destinations: add.destinations,
+            rules: add.rule,
             trial: None,
         }
     }
@@ -153,7 +167,7 @@ impl From<Add> for Route {
 pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
         Action::Add(add) => {
-            let mut route = Route::from(add);
+            let mut route = Route::from(*add);
             let known = site::load(global).await?.routes.into_iter().find(|known| known.name == route.name);
             route.trial = known.and_then(|known| known.trial);
             site::check_bundles(&global.load()?, std::slice::from_ref(&route))?;
@@ -242,9 +256,13 @@ fn test(site: &SiteConfig, options: &Test) -> anyhow::Result<String> {
             } else {
                 format!("the results go to {}", route.destinations.join(", "))
             };
+            let rules = match route.rules.len() {
+                0 => String::new(),
+                n => format!("; {n} rule(s) over results may add destinations or hurry"),
+            };
             let required = route.required.as_ref().map(|required| format!(" when {required},")).unwrap_or_default();
             Ok(format!(
-                "route `{name}` takes {study}: it is complete{required} after {} s of quiet ({} s at the latest), bundle `{}` analyses it, {destinations}{}",
+                "route `{name}` takes {study}: it is complete{required} after {} s of quiet ({} s at the latest), bundle `{}` analyses it, {destinations}{rules}{}",
                 route.released_quiet_seconds(),
                 route.max_wait_seconds,
                 route.bundle,
@@ -294,6 +312,14 @@ mod tests {
         insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap_err(), @"route `chest` does not take a study with DX from `DX_ROOM_1` to `HILUM`: route `first` takes it (order 1, this one has 10)");
         site.routes[0].enabled = false;
         insta::assert_snapshot!(test(&site, &asked("DX_ROOM_1", "DX")).unwrap_err(), @"route `chest` does not take a study with DX from `DX_ROOM_1` to `HILUM`: it is disabled");
+    }
+
+    #[test]
+    fn rules_are_written_as_in_a_site_file() {
+        let read = rule(r#"{ when = "score", at_least = 0.8, destinations = ["second"], priority = "high" }"#).unwrap();
+        assert_eq!((read.at_least, read.destinations.as_slice()), (Some(0.8), ["second".to_owned()].as_slice()));
+        assert!(rule(r#"{ when = "mood" }"#).unwrap_err().contains("mood"));
+        assert!(rule("score").is_err());
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub(super) struct ListOptions {
 }
 
 impl ListOptions {
+    pub(super) const fn is_json(self) -> bool {
+        self.json
+    }
+
     /// Prints `values` as JSON, or as the table that `table` makes.
     pub(super) fn print<T: serde::Serialize>(self, values: &[T], table: impl Fn(&[T]) -> String) -> anyhow::Result<()> {
         if self.json { print_json(&values) } else { print(&table(values)) }

@@ -42,6 +42,9 @@ pub struct NodeConfig {
         skip_serializing_if = "Option::is_none"
     )]
     pub utc_offset: Option<UtcOffset>,
+    /// Folder of further languages of results, a file `TAG.ftl` each; `None` means that the built-in ones are all.
+    #[serde(deserialize_with = "optional_path", skip_serializing_if = "Option::is_none")]
+    pub texts_dir: Option<PathBuf>,
     /// How long a stop waits for associations and jobs to finish their current step.
     #[serde(
         rename = "shutdown_grace_seconds",
@@ -59,6 +62,7 @@ impl Default for NodeConfig {
             institution_name: DicomText::default(),
             manufacturer_name: None,
             utc_offset: None,
+            texts_dir: None,
             shutdown_grace: Duration::from_secs(30),
         }
     }

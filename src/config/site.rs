@@ -90,15 +90,13 @@ impl Entry for Peer {
 impl Entry for Destination {
     const KIND: &'static str = "destination";
     const NAME_KEY: &'static str = "name";
-    const REQUIRED: &'static [&'static str] = &["name", "kind", "peer", "calling_ae_title"];
+    const REQUIRED: &'static [&'static str] = &["name", "kind"];
 
+    /// One that names a peer checks that name; without, there is nothing between it and other entries.
     fn stand_in(name: &str, table: &Table) -> Option<Self> {
-        Some(Self {
-            name: name.to_owned(),
-            kind: DestinationKind::Dicom,
-            peer: table.get("peer")?.as_str()?.to_owned(),
-            calling_ae_title: AeTitle::new("STAND_IN").ok()?,
-            send_not_analysed: false,
+        Some(match table.get("peer").and_then(Value::as_str) {
+            Some(peer) => Self::dicom(name, peer, AeTitle::new("STAND_IN").ok()?),
+            None => Self::new(name, DestinationKind::ReturnToSender),
         })
     }
 }
@@ -130,6 +128,7 @@ impl Entry for Route {
             late_images: LateImages::default(),
             late_images_within_seconds: None,
             destinations: destinations.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
+            rules: Vec::new(),
             trial: None,
         })
     }
@@ -311,7 +310,7 @@ destinations = ["pacs", "nowhere"]
           site.toml:10:1: `peer[0].may_stor`: unknown key; did you mean `may_store`?
           site.toml:11:1: `peer[1]`: has no `ae_title`; add it; config/site.example.toml explains every key
           site.toml:14:1: `peer[1].port`: got integer `70000`; give a whole number from 0 to 65535
-          site.toml:17:1: `destination[0].kind`: unknown variant `carrier pigeon`; give `dicom`
+          site.toml:17:1: `destination[0].kind`: unknown variant `carrier pigeon`; give one of `dicom`, `dicomweb`, `folder`, `return_to_sender`
           site.toml:20:1: route `chest` has quiet_seconds = 0 and max_wait_seconds = 300; quiet_seconds must be at least 1 and max_wait_seconds at least as long
           site.toml:20:1: route `chest` sends to destination `nowhere`, which does not exist; add that destination or name another
           site.toml:30:2: `colour`: unknown key; remove it; this file knows `local_ae`, `peer`, `destination`, `route`

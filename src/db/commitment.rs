@@ -14,7 +14,7 @@ use sqlx::FromRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Connection, DbError, Result, event};
+use super::{Connection, DbError, Result, event, workup};
 use crate::types::{CommitmentReport, CommitmentRequest, FailureReason, SopReference, Uid};
 
 /// Where a request comes from.
@@ -425,8 +425,200 @@ pub async fn answered(connection: &mut Connection, peer_ae_title: &str, report: 
     .await?;
     let words =
         format!("`{peer_ae_title}` keeps {} instance(s) and refuses {}", report.committed.len(), report.failed.len());
-    event::append(connection, event::Subject::Commitment, transaction_uid, "answered", &words, json!({})).await?;
+    event::append(&mut *connection, event::Subject::Commitment, transaction_uid, "answered", &words, json!({})).await?;
+    settle_deliveries(connection, peer_ae_title, transaction_uid).await?;
     Ok(true)
+}
+
+// What we sent and asked about ------------------------------------------------------------------------------------
+
+/// How often a destination is asked before somebody has to look.
+const MAXIMUM_ASKS: i32 = 2;
+
+/// Moves the deliveries of an answered request: `committed`; or sent once more, and the second time `failed`. What the
+/// report leaves out stays `asked` until it is overdue.
+async fn settle_deliveries(connection: &mut Connection, peer_ae_title: &str, transaction_uid: &str) -> Result<()> {
+    let answered: Vec<(Uuid, Uuid, String, Option<i32>, bool)> = sqlx::query_as(
+        "select d.id, r.workup_id, a.answer, a.failure_reason, d.resent
+         from commitment_asked_instance a join result x on x.sop_instance_uid = a.sop_instance_uid
+         join delivery d on d.result_id = x.id join run r on r.id = d.run_id
+         where a.transaction_uid = $1 and a.answer is not null and d.commitment_transaction_uid = $1
+           and d.commitment = 'asked' order by d.id for update of d",
+    )
+    .bind(transaction_uid)
+    .fetch_all(&mut *connection)
+    .await?;
+    for (delivery_id, workup_id, answer, reason, resent) in answered {
+        let reason = reason.and_then(|reason| u16::try_from(reason).ok()).map(FailureReason);
+        let refused = reason.map_or_else(
+            || format!("`{peer_ae_title}` does not keep it"),
+            |reason| format!("`{peer_ae_title}` does not keep it: {reason}"),
+        );
+        let (kind, words, change) = match (answer.as_str(), resent) {
+            ("committed", _) => (
+                "committed",
+                format!("`{peer_ae_title}` keeps it"),
+                "commitment = 'committed', commitment_due_at = null",
+            ),
+            (_, false) => (
+                "sent_again",
+                format!("{refused}; it is sent once more"),
+                "state = 'waiting', resent = true, next_attempt_at = now(), created_at = now(), commitment = null,
+                 commitment_due_at = null",
+            ),
+            (_, true) => (
+                "not_committed",
+                format!(
+                    "{refused}, the second time; look into its log, then `hilum deliveries --restart {delivery_id}`"
+                ),
+                "commitment = 'failed', commitment_due_at = null",
+            ),
+        };
+        sqlx::query(sqlx::AssertSqlSafe(format!("update delivery set commitment_words = $2, {change} where id = $1")))
+            .bind(delivery_id)
+            .bind(&words)
+            .execute(&mut *connection)
+            .await?;
+        event::append(&mut *connection, event::Subject::Delivery, delivery_id, kind, &words, json!({})).await?;
+        workup::answer_if_done(connection, workup_id).await?;
+    }
+    Ok(())
+}
+
+/// A delivery that the destination is to be asked about.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct Wanted {
+    /// The delivery.
+    pub delivery_id: Uuid,
+    /// (0008,0016)
+    pub sop_class_uid: String,
+    /// (0008,0018)
+    pub sop_instance_uid: String,
+    /// Who sent the study.
+    pub sender_ae_title: String,
+    /// Whom the study was sent to.
+    pub local_ae_title: String,
+}
+
+/// What is to be asked of a destination now.
+pub async fn wanted(connection: &mut Connection, destination: &str, limit: i64) -> Result<Vec<Wanted>> {
+    Ok(sqlx::query_as(
+        "select d.id as delivery_id, x.sop_class_uid, x.sop_instance_uid, w.calling_ae_title as sender_ae_title,
+                w.local_ae_title
+         from delivery d join result x on x.id = d.result_id join run r on r.id = d.run_id
+         join workup w on w.id = r.workup_id
+         where d.destination = $1 and d.commitment = 'wanted' and d.commitment_due_at <= now()
+         order by d.commitment_since, d.id limit $2",
+    )
+    .bind(destination)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// `wanted` → `asked` under this Transaction UID, with a report due at `due_at`. The caller commits before it asks.
+pub async fn asking(
+    connection: &mut Connection,
+    deliveries: &[Uuid],
+    transaction_uid: &str,
+    due_at: OffsetDateTime,
+) -> Result<()> {
+    sqlx::query(
+        "update delivery set commitment = 'asked', commitment_asks = commitment_asks + 1,
+                commitment_transaction_uid = $2, commitment_due_at = $3, commitment_words = 'asked'
+         where id = any($1) and commitment = 'wanted'",
+    )
+    .bind(deliveries)
+    .bind(transaction_uid)
+    .bind(due_at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The request did not reach the peer: `asked` → `wanted` again at `at`, and the asking does not count. Or, without a
+/// time, → `unsupported`: the peer does not offer the service.
+pub async fn not_asked(
+    connection: &mut Connection,
+    transaction_uid: &str,
+    again_at: Option<OffsetDateTime>,
+    words: &str,
+) -> Result<()> {
+    sqlx::query(
+        "update delivery set commitment = case when $2::timestamptz is null then 'unsupported' else 'wanted' end,
+                commitment_asks = commitment_asks - 1, commitment_due_at = $2, commitment_words = $3
+         where commitment_transaction_uid = $1 and commitment = 'asked'",
+    )
+    .bind(transaction_uid)
+    .bind(again_at)
+    .bind(words)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::query("delete from commitment_asked where transaction_uid = $1 and state = 'asked'")
+        .bind(transaction_uid)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// What became of overdue reports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Overdue {
+    /// Deliveries that the destination is asked about once more.
+    pub again: u64,
+    /// Deliveries that somebody has to look at.
+    pub unanswered: u64,
+}
+
+/// Reports that are overdue: asked again, and after the second time → `unanswered`. What could not be asked for twice
+/// `timeout_seconds` ends the same way.
+pub async fn overdue(connection: &mut Connection, destination: &str, timeout_seconds: u32) -> Result<Overdue> {
+    let again = sqlx::query(
+        "update delivery set commitment = 'wanted', commitment_due_at = now(),
+                commitment_words = 'no report in time; asked again'
+         where destination = $1 and commitment = 'asked' and commitment_due_at <= now() and commitment_asks < $2",
+    )
+    .bind(destination)
+    .bind(MAXIMUM_ASKS)
+    .execute(&mut *connection)
+    .await?
+    .rows_affected();
+    let unanswered: Vec<(Uuid, String)> = sqlx::query_as(
+        "update delivery set commitment = 'unanswered', commitment_due_at = null,
+                commitment_words = case when commitment = 'asked'
+                    then 'no report in time, ' || commitment_asks || ' times; look into the log of the destination'
+                    else 'it could not be asked: ' || commitment_words end
+         where destination = $1 and commitment_due_at <= now()
+           and (commitment = 'asked' and commitment_asks >= $2
+                or commitment = 'wanted' and commitment_since < now() - 2 * make_interval(secs => $3))
+         returning id, commitment_words",
+    )
+    .bind(destination)
+    .bind(MAXIMUM_ASKS)
+    .bind(f64::from(timeout_seconds))
+    .fetch_all(&mut *connection)
+    .await?;
+    for (delivery_id, words) in &unanswered {
+        event::append(&mut *connection, event::Subject::Delivery, delivery_id, "not_committed", words, json!({}))
+            .await?;
+    }
+    Ok(Overdue { again, unanswered: unanswered.len() as u64 })
+}
+
+/// A destination that is not asked any more: nothing waits for its reports.
+pub async fn unwanted(connection: &mut Connection, destination: &str) -> Result<()> {
+    let workups: Vec<Uuid> = sqlx::query_scalar(
+        "update delivery d set commitment = null, commitment_required = false, commitment_due_at = null
+         from run r where r.id = d.run_id and d.destination = $1 and d.commitment in ('wanted', 'asked')
+         returning r.workup_id",
+    )
+    .bind(destination)
+    .fetch_all(&mut *connection)
+    .await?;
+    for workup_id in workups {
+        workup::answer_if_done(connection, workup_id).await?;
+    }
+    Ok(())
 }
 
 /// Everything that the index has of a study: images and results.

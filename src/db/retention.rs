@@ -19,7 +19,9 @@ macro_rules! settled {
                               or r.role <> 'shadow' and (r.state in ('queued', 'failed', 'parked')
                                  or r.state in ('succeeded', 'not_analysed') and r.rendered_at is null)))
          and not exists (select from run r join result x on x.run_id = r.id join delivery d on d.result_id = x.id
-                         where r.workup_id = w.id and d.state in ('waiting', 'sending', 'dead'))
+                         where r.workup_id = w.id
+                         and (d.state in ('waiting', 'sending', 'dead')
+                              or d.commitment in ('wanted', 'asked', 'failed', 'unanswered')))
          and not exists (select from commitment_request c
                          join commitment_instance ci on ci.commitment_request_id = c.id
                          join instance i on i.sop_instance_uid = ci.sop_instance_uid
@@ -133,8 +135,13 @@ pub async fn remove(
                       returning i.archive_key, null::text as preview_key, i.size_bytes),
              forgotten as (delete from image_embedding e using w, run r
                            where r.workup_id = w.id and e.run_id = r.id and exists (select from gone)),
-             given_up as (update run r set state = 'superseded', words = 'its images were removed', finished_at = now()
+             given_up as (update run r set state = 'superseded', words = 'its images were removed', finished_at = now(),
+                                           masks = null
                           from w where r.workup_id = w.id and r.role = 'shadow' and r.state in ('queued', 'failed')
+                            and exists (select from gone)),
+             unmasked as (update run r set masks = null
+                          from w where r.workup_id = w.id and r.masks is not null
+                            and not (r.role = 'shadow' and r.state in ('queued', 'failed'))
                             and exists (select from gone)),
              listed as (insert into file_to_remove (archive_key) select archive_key from gone on conflict do nothing)
              select archive_key, preview_key, size_bytes from gone"
@@ -248,7 +255,8 @@ const FORGET_EVENTS: &str = "
                   union all select 'delivery', d.id::text from delivery d join result x on x.id = d.result_id
                             join run r on r.id = x.run_id join open on open.id = r.workup_id
                   union all select 'delivery', d.id::text from delivery d
-                            where d.state in ('waiting', 'sending', 'dead'))
+                            where d.state in ('waiting', 'sending', 'dead')
+                               or d.commitment in ('wanted', 'asked', 'failed', 'unanswered'))
     delete from event where id in (
         select e.id from event e
         where e.at < $1 and e.subject_kind not in ('site', 'node')

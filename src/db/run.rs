@@ -17,10 +17,10 @@ use sqlx::{FromRow, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Connection, DbError, Result, event, workup};
+use super::{Connection, DbError, Result, event, masks::PackedMasks, workup};
 use crate::types::{
-    BundleIdentity, Installation, Pipeline, PredecessorDocument, RunOutcome, RunPriority, RunRecord, RunRole,
-    Sha256Digest, Uid,
+    BundleIdentity, Installation, Pipeline, PredecessorDocument, ResultRule, RunOutcome, RunPriority, RunRecord,
+    RunRole, Sha256Digest, Uid,
 };
 
 /// A run to be made.
@@ -40,6 +40,8 @@ pub struct NewRun<'a> {
     pub priority: RunPriority,
     /// Names of the destinations that get the results.
     pub destinations: &'a [String],
+    /// Where they go besides, and how soon, because of what was found.
+    pub rules: &'a [ResultRule],
     /// Attempts before it is parked, at least 1.
     pub maximum_attempts: i32,
 }
@@ -49,8 +51,8 @@ pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Opt
     let id = Uuid::now_v7();
     let done = sqlx::query(
         "insert into run (id, workup_id, revision, role, bundle, destinations, state, words, attempt,
-                          maximum_attempts, next_attempt_at, priority, pipeline)
-         values ($1, $2, $3, $9, $4, $5, 'queued', 'waiting for the inference process', 0, $6, now(), $7, $8)
+                          maximum_attempts, next_attempt_at, priority, pipeline, rules)
+         values ($1, $2, $3, $9, $4, $5, 'queued', 'waiting for the inference process', 0, $6, now(), $7, $8, $10)
          on conflict (workup_id, revision, bundle, role) do nothing",
     )
     .bind(id)
@@ -62,6 +64,7 @@ pub async fn insert(connection: &mut Connection, new: &NewRun<'_>) -> Result<Opt
     .bind(new.priority.name())
     .bind(new.pipeline.name())
     .bind(new.role.name())
+    .bind(Json(new.rules))
     .execute(&mut *connection)
     .await?;
     if done.rows_affected() == 0 {
@@ -266,6 +269,8 @@ pub struct Finished<'a> {
     pub stage_milliseconds: &'a [(String, f64)],
     /// Each network with devices and precision; empty without networks.
     pub computed_with: &'a [String],
+    /// Of a measured CT: what each voxel is.
+    pub masks: Option<&'a PackedMasks>,
 }
 
 /// `running` → `succeeded` or `not_analysed`, fenced by attempt. Returns what the run is to its study by now; `None` when
@@ -301,7 +306,7 @@ pub async fn finish(
     let role: Option<String> = sqlx::query_scalar(
         "update run set state = $3, reason = $4, words = $5, outcome = $6, bundle_identity = $7, bundle_digest = $8,
                 configuration_sha256 = $9, result_key = $10, stage_milliseconds = $11, finished_at = now(),
-                alive_until = null, computed_with = $12, judged = coalesce(run_judged($6), 'null')
+                alive_until = null, computed_with = $12, judged = coalesce(run_judged($6), 'null'), masks = $13
          where id = $1 and attempt = $2 and state = 'running' returning role",
     )
     .bind(run_id)
@@ -316,6 +321,7 @@ pub async fn finish(
     .bind(&finished.result_key.0[..])
     .bind(Value::Object(stages))
     .bind(finished.computed_with)
+    .bind(finished.masks.map(PackedMasks::as_bytes))
     .fetch_optional(&mut *connection)
     .await?;
     let Some(role) = role else { return Ok(None) };
@@ -474,7 +480,7 @@ pub async fn waiting_shadows(connection: &mut Connection, bundle: &str) -> Resul
 /// route's own bundle. Returns whether there is one that is not parked itself.
 async fn hand_over(connection: &mut Connection, canary_id: Uuid, workup_id: Uuid, revision: i32) -> Result<bool> {
     let successor: Option<Uuid> = sqlx::query_scalar(
-        "update run s set role = 'live', destinations = c.destinations, priority = c.priority
+        "update run s set role = 'live', destinations = c.destinations, rules = c.rules, priority = c.priority
          from run c
          where c.id = $1 and s.workup_id = $2 and s.revision = $3 and s.role = 'shadow' and s.id <> c.id
            and s.state not in ('parked', 'superseded')
@@ -486,7 +492,7 @@ async fn hand_over(connection: &mut Connection, canary_id: Uuid, workup_id: Uuid
     .fetch_optional(&mut *connection)
     .await?;
     let Some(successor) = successor else { return Ok(false) };
-    sqlx::query("update run set role = 'shadow', destinations = '{}' where id = $1")
+    sqlx::query("update run set role = 'shadow', destinations = '{}', rules = '[]' where id = $1")
         .bind(canary_id)
         .execute(&mut *connection)
         .await?;
@@ -517,7 +523,7 @@ pub async fn supersede_earlier(connection: &mut Connection, workup_id: Uuid, rev
     let cancelled: Vec<Uuid> = sqlx::query_scalar(
         "update delivery d set state = 'cancelled', last_words = $3
          from result x join run r on r.id = x.run_id
-         where x.id = d.result_id and r.workup_id = $1 and r.revision < $2 and d.state = 'waiting'
+         where x.id = d.result_id and r.workup_id = $1 and r.revision < $2 and d.state in ('waiting', 'spare')
          returning d.id",
     )
     .bind(workup_id)
@@ -538,6 +544,8 @@ pub struct FinishedRun {
     pub workup_id: Uuid,
     /// Where the results go.
     pub destinations: Vec<String>,
+    /// Where they go besides, and how soon, because of what was found.
+    pub rules: Vec<ResultRule>,
     /// What it found; everything that rendering needs.
     pub record: RunRecord,
 }
@@ -554,6 +562,7 @@ struct FinishedRow {
     configuration_sha256: Vec<u8>,
     result_key: Vec<u8>,
     destinations: Vec<String>,
+    rules: Json<Vec<ResultRule>>,
 }
 
 /// A counted attempt to render a run.
@@ -683,7 +692,7 @@ pub async fn finished(
 ) -> Result<Option<FinishedRun>> {
     let row: Option<FinishedRow> = sqlx::query_as(
         "select r.workup_id, r.revision, w.study_instance_uid, r.started_at, r.outcome, r.bundle_identity,
-                r.computed_with, r.configuration_sha256, r.result_key, r.destinations
+                r.computed_with, r.configuration_sha256, r.result_key, r.destinations, r.rules
          from run r join workup w on w.id = r.workup_id
          where r.id = $1 and r.state in ('succeeded', 'not_analysed')",
     )
@@ -691,10 +700,10 @@ pub async fn finished(
     .fetch_optional(&mut *connection)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let predecessor = predecessor(connection, row.workup_id, row.revision).await?;
     Ok(Some(FinishedRun {
         workup_id: row.workup_id,
         destinations: row.destinations,
+        rules: row.rules.0,
         record: RunRecord {
             run_id,
             study_instance_uid: uid(&row.study_instance_uid)?,
@@ -705,26 +714,35 @@ pub async fn finished(
             started_at: row.started_at,
             bundle: row.bundle_identity.0,
             computed_with: row.computed_with,
-            predecessor,
             outcome: row.outcome.0,
         },
     }))
 }
 
-/// The newest report of an earlier revision that reached a destination.
-async fn predecessor(
+/// What each voxel of the CT is that a run has measured; `None` where it measured none, where its images were removed, and of
+/// runs of versions that did not keep it. It is megabytes: for rendering only.
+pub async fn masks(connection: &mut Connection, run_id: Uuid) -> Result<Option<PackedMasks>> {
+    let masks: Option<Option<Vec<u8>>> =
+        sqlx::query_scalar("select masks from run where id = $1").bind(run_id).fetch_optional(connection).await?;
+    Ok(masks.flatten().map(PackedMasks::from_bytes))
+}
+
+/// The newest report of an earlier revision that reached `destination`: what a new one replaces there.
+pub async fn predecessor(
     connection: &mut Connection,
     workup_id: Uuid,
     revision: i32,
+    destination: &str,
 ) -> Result<Option<PredecessorDocument>> {
     let row: Option<(String, String, String)> = sqlx::query_as(
         "select x.sop_class_uid, x.sop_instance_uid, x.series_instance_uid
          from result x join run r on r.id = x.run_id join delivery d on d.result_id = x.id
-         where r.workup_id = $1 and r.revision < $2 and x.kind = 'sr' and d.state = 'delivered'
+         where r.workup_id = $1 and r.revision < $2 and x.kind = 'sr' and d.state = 'delivered' and d.destination = $3
          order by r.revision desc limit 1",
     )
     .bind(workup_id)
     .bind(revision)
+    .bind(destination)
     .fetch_optional(connection)
     .await?;
     row.map(|(class, instance, series)| {
@@ -834,7 +852,7 @@ pub async fn restart(connection: &mut Connection, run_id: Uuid) -> Result<bool> 
 async fn replace_parked(connection: &mut Connection, shadow_id: Uuid) -> Result<bool> {
     let replaced: Option<Uuid> = sqlx::query_scalar(
         "update run s set role = case a.role when 'canary' then 'live' else 'canary' end,
-                destinations = a.destinations, priority = a.priority
+                destinations = a.destinations, rules = a.rules, priority = a.priority
          from run a
          where s.id = $1 and a.workup_id = s.workup_id and a.revision = s.revision and a.role <> 'shadow'
            and a.state = 'parked'
@@ -844,7 +862,7 @@ async fn replace_parked(connection: &mut Connection, shadow_id: Uuid) -> Result<
     .fetch_optional(&mut *connection)
     .await?;
     let Some(replaced) = replaced else { return Ok(false) };
-    sqlx::query("update run set role = 'shadow', destinations = '{}' where id = $1")
+    sqlx::query("update run set role = 'shadow', destinations = '{}', rules = '[]' where id = $1")
         .bind(replaced)
         .execute(&mut *connection)
         .await?;

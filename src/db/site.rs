@@ -5,8 +5,9 @@ use sqlx::{FromRow, types::Json};
 
 use super::{Connection, Db, DbError, Result, event};
 use crate::types::{
-    AeTitle, AssociationPolicy, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer, Pipeline,
-    Requirement, Route, RunPriority, SiteConfig, Trial, TrialMode,
+    AeTitle, AssociationPolicy, CommitmentUse, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer,
+    Pipeline, Requirement, ResultProfile, ResultRule, Route, RunPriority, SiteConfig, Trial, TrialMode,
+    WebAuthentication,
 };
 
 /// The channel on which Postgres announces a change.
@@ -31,6 +32,22 @@ struct PeerRow {
 }
 
 #[derive(FromRow)]
+struct DestinationRow {
+    name: String,
+    kind: String,
+    peer: Option<String>,
+    calling_ae_title: Option<String>,
+    url: Option<String>,
+    authentication: Option<Json<WebAuthentication>>,
+    folder: Option<String>,
+    maximum_associations: i32,
+    commitment: String,
+    commitment_timeout_seconds: i32,
+    send_not_analysed: bool,
+    results: Json<ResultProfile>,
+}
+
+#[derive(FromRow)]
 struct RouteRow {
     name: String,
     sort_order: i32,
@@ -48,6 +65,7 @@ struct RouteRow {
     late_images: String,
     late_images_within_seconds: Option<i32>,
     destinations: Vec<String>,
+    rules: Json<Vec<ResultRule>>,
     priority: String,
     trial_bundle: Option<String>,
     trial_mode: Option<String>,
@@ -76,20 +94,12 @@ pub async fn load(connection: &mut Connection) -> Result<SiteConfig> {
         .into_iter()
         .map(peer_from_row)
         .collect::<Result<_>>()?;
-    let destinations = sqlx::query_as::<_, (String, String, String, String, bool)>(
-        "select name, kind, peer, calling_ae_title, send_not_analysed from destination order by name",
-    )
-    .fetch_all(&mut *connection)
-    .await?
-    .into_iter()
-    .map(|(name, kind, peer, calling, send_not_analysed)| {
-        let kind = match kind.as_str() {
-            "dicom" => DestinationKind::Dicom,
-            other => return Err(DbError::unreadable("destination kind", other)),
-        };
-        Ok(Destination { name, kind, peer, calling_ae_title: ae_title(&calling)?, send_not_analysed })
-    })
-    .collect::<Result<_>>()?;
+    let destinations = sqlx::query_as::<_, DestinationRow>("select * from destination order by name")
+        .fetch_all(&mut *connection)
+        .await?
+        .into_iter()
+        .map(destination_from_row)
+        .collect::<Result<_>>()?;
     let routes = sqlx::query_as::<_, RouteRow>("select * from route order by sort_order, name")
         .fetch_all(connection)
         .await?
@@ -130,6 +140,26 @@ fn peer_from_row(row: PeerRow) -> Result<Peer> {
     })
 }
 
+fn destination_from_row(row: DestinationRow) -> Result<Destination> {
+    let number = |value: i32| u32::try_from(value).map_err(|error| DbError::unreadable("destination", error));
+    Ok(Destination {
+        kind: DestinationKind::from_name(&row.kind)
+            .ok_or_else(|| DbError::unreadable("destination kind", row.kind.as_str()))?,
+        name: row.name,
+        peer: row.peer,
+        calling_ae_title: row.calling_ae_title.as_deref().map(ae_title).transpose()?,
+        url: row.url,
+        authentication: row.authentication.map(|Json(authentication)| authentication).unwrap_or_default(),
+        folder: row.folder.map(Into::into),
+        maximum_associations: number(row.maximum_associations)?,
+        commitment: CommitmentUse::from_name(&row.commitment)
+            .ok_or_else(|| DbError::unreadable("use of storage commitment", row.commitment.as_str()))?,
+        commitment_timeout_seconds: number(row.commitment_timeout_seconds)?,
+        send_not_analysed: row.send_not_analysed,
+        results: row.results.0,
+    })
+}
+
 fn route_from_row(row: RouteRow) -> Result<Route> {
     let pipeline =
         Pipeline::from_name(&row.pipeline).ok_or_else(|| DbError::unreadable("pipeline", row.pipeline.as_str()))?;
@@ -167,6 +197,7 @@ fn route_from_row(row: RouteRow) -> Result<Route> {
         late_images,
         late_images_within_seconds: row.late_images_within_seconds.map(seconds).transpose()?,
         destinations: row.destinations,
+        rules: row.rules.0,
         trial,
     })
 }
@@ -258,18 +289,25 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         .await?;
     }
     for destination in &site.destinations {
-        let kind = match destination.kind {
-            DestinationKind::Dicom => "dicom",
-        };
+        let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
         sqlx::query(
-            "insert into destination (name, kind, peer, calling_ae_title, send_not_analysed)
-             values ($1, $2, $3, $4, $5)",
+            "insert into destination (name, kind, peer, calling_ae_title, url, authentication, folder,
+                                      maximum_associations, commitment, commitment_timeout_seconds, send_not_analysed,
+                                      results)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(&destination.name)
-        .bind(kind)
+        .bind(destination.kind.name())
         .bind(&destination.peer)
-        .bind(destination.calling_ae_title.as_str())
+        .bind(destination.calling_ae_title.as_ref().map(AeTitle::as_str))
+        .bind(&destination.url)
+        .bind((destination.authentication != WebAuthentication::None).then_some(Json(&destination.authentication)))
+        .bind(destination.folder.as_ref().map(|folder| folder.display().to_string()))
+        .bind(number(destination.maximum_associations))
+        .bind(destination.commitment.name())
+        .bind(number(destination.commitment_timeout_seconds))
         .bind(destination.send_not_analysed)
+        .bind(Json(&destination.results))
         .execute(&mut *connection)
         .await?;
     }
@@ -280,8 +318,8 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
             "insert into route (name, sort_order, enabled, called_ae_title, calling_ae_titles, modalities, pipeline,
                                 bundle, quiet_seconds, max_wait_seconds, destinations, released_quiet_seconds,
                                 lost_quiet_seconds, required, late_images, late_images_within_seconds, priority,
-                                trial_bundle, trial_mode, trial_share_percent)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
+                                trial_bundle, trial_mode, trial_share_percent, rules)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
         )
         .bind(&route.name)
         .bind(route.order)
@@ -306,6 +344,7 @@ async fn write(connection: &mut Connection, site: &SiteConfig) -> Result<()> {
         .bind(route.trial.as_ref().map(|trial| &trial.bundle))
         .bind(route.trial.as_ref().map(|trial| trial.mode.name()))
         .bind(route.trial.as_ref().map(|trial| seconds(trial.share_percent)))
+        .bind(Json(&route.rules))
         .execute(&mut *connection)
         .await?;
     }

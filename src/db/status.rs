@@ -173,13 +173,24 @@ pub struct DeliveryRow {
     pub last_words: Option<String>,
     /// When the next attempt is due.
     pub next_attempt_at: Option<OffsetDateTime>,
+    /// The delivery.
+    pub delivery_id: Option<Uuid>,
+    /// What is owed: deliveries with the same one are alternatives.
+    pub chain: Option<String>,
+    /// Place among the alternatives, from 0.
+    pub rank: Option<i32>,
+    /// `wanted`, `asked`, `committed`, `failed`, `unanswered` or `unsupported`, where Storage Commitment is used.
+    pub commitment: Option<String>,
+    /// The same in words.
+    pub commitment_words: Option<String>,
 }
 
 /// The newest results with their deliveries first; only those of `workup_id` when given.
 pub async fn deliveries(connection: &mut Connection, workup_id: Option<Uuid>, limit: i64) -> Result<Vec<DeliveryRow>> {
     Ok(sqlx::query_as(
         "select x.id as result_id, x.run_id, w.study_instance_uid, x.kind, x.sop_instance_uid, x.archive_key,
-                case when x.removed_at is null then x.preview_key end as preview_key, d.destination, d.state, d.attempts, d.last_status, d.last_words, d.next_attempt_at
+                case when x.removed_at is null then x.preview_key end as preview_key, d.destination, d.state, d.attempts, d.last_status, d.last_words, d.next_attempt_at,
+                d.id as delivery_id, d.chain, d.rank, d.commitment, d.commitment_words
          from result x join run r on r.id = x.run_id join workup w on w.id = r.workup_id
          left join delivery d on d.result_id = x.id
          where $1::uuid is null or r.workup_id = $1
@@ -188,6 +199,21 @@ pub async fn deliveries(connection: &mut Connection, workup_id: Option<Uuid>, li
     .bind(workup_id)
     .bind(limit)
     .fetch_all(connection)
+    .await?)
+}
+
+/// One delivery with its result; `None` when there is no such delivery.
+pub async fn delivery(connection: &mut Connection, delivery_id: Uuid) -> Result<Option<DeliveryRow>> {
+    Ok(sqlx::query_as(
+        "select x.id as result_id, x.run_id, w.study_instance_uid, x.kind, x.sop_instance_uid, x.archive_key,
+                case when x.removed_at is null then x.preview_key end as preview_key, d.destination, d.state,
+                d.attempts, d.last_status, d.last_words, d.next_attempt_at, d.id as delivery_id, d.chain, d.rank,
+                d.commitment, d.commitment_words
+         from delivery d join result x on x.id = d.result_id join run r on r.id = d.run_id
+         join workup w on w.id = r.workup_id where d.id = $1",
+    )
+    .bind(delivery_id)
+    .fetch_optional(connection)
     .await?)
 }
 
@@ -252,6 +278,10 @@ pub struct Backlog {
     pub deliveries_open: i64,
     /// Deliveries that a person has to look at.
     pub deliveries_dead: i64,
+    /// Delivered results that their destination does not promise to keep.
+    pub deliveries_not_committed: i64,
+    /// Destinations that are left alone.
+    pub destinations_open: i64,
     /// Storage Commitment requests of peers that are not reported on yet.
     pub commitments_open: i64,
 }
@@ -264,6 +294,8 @@ pub async fn backlog(connection: &mut Connection) -> Result<Backlog> {
                 (select count(*) from run where state = 'parked' and role <> 'shadow') as runs_parked,
                 (select count(*) from delivery where state in ('waiting', 'sending')) as deliveries_open,
                 (select count(*) from delivery where state = 'dead') as deliveries_dead,
+                (select count(*) from delivery where commitment in ('failed', 'unanswered')) as deliveries_not_committed,
+                (select count(*) from destination_state where state = 'open') as destinations_open,
                 (select count(*) from commitment_request where state in ('waiting', 'reporting')) as commitments_open",
     )
     .fetch_one(connection)

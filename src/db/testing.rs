@@ -100,6 +100,7 @@ pub(crate) const fn new_run(workup_id: Uuid) -> run::NewRun<'static> {
         pipeline: Pipeline::ChestRadiograph,
         priority: RunPriority::Routine,
         destinations: &[],
+        rules: &[],
         maximum_attempts: 3,
     }
 }
@@ -113,6 +114,7 @@ pub(crate) async fn finish(db: &Db, claimed: &run::ClaimedRun, record: &RunRecor
         result_key: record.result_key,
         stage_milliseconds: &[],
         computed_with: &record.computed_with,
+        masks: None,
     };
     run::finish(&mut db.acquire().await.unwrap(), claimed.id, claimed.attempt, &finished).await.unwrap()
 }

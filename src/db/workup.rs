@@ -636,7 +636,9 @@ pub async fn answer_if_done(connection: &mut Connection, workup_id: Uuid) -> Res
                         and (r.state not in ('succeeded', 'not_analysed') or r.rendered_at is null))
              or exists (select from delivery d join result x on x.id = d.result_id join run r on r.id = x.run_id
                         where r.workup_id = w.id and r.revision = w.revision
-                        and d.state in ('waiting', 'sending'))
+                        and (d.state in ('waiting', 'sending')
+                             or d.state = 'delivered' and d.commitment_required
+                                and d.commitment is distinct from 'committed'))
          from workup w where w.id = $1 and w.state = 'analysing'",
     )
     .bind(workup_id)
@@ -679,7 +681,9 @@ pub async fn answer_all_done(connection: &mut Connection) -> Result<u64> {
                            and (r.state not in ('succeeded', 'not_analysed') or r.rendered_at is null))
            and not exists (select from delivery d join result x on x.id = d.result_id join run r on r.id = x.run_id
                            where r.workup_id = w.id and r.revision = w.revision
-                           and d.state in ('waiting', 'sending'))
+                           and (d.state in ('waiting', 'sending')
+                                or d.state = 'delivered' and d.commitment_required
+                                   and d.commitment is distinct from 'committed'))
          order by w.study_instance_uid, w.local_ae_title limit 1000",
     )
     .fetch_all(&mut *connection)

@@ -1,19 +1,29 @@
-//! The job `deliver`: sends everything that is due for one destination on one association.
+//! The job `deliver`: sends everything that is due for one destination, study by study, in order.
 
-use std::{future::Future, io, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use time::OffsetDateTime;
-use tokio::io::AsyncReadExt as _;
+use tokio::task::JoinSet;
+use uuid::Uuid;
 
-use super::{Caller, Verdict, backoff, opened, verdict};
+use super::{
+    Caller, Tokens, Verdict, backoff,
+    policy::FAILURES_UNTIL_OPEN,
+    way::{Answer, Carrier, Target, Way},
+};
 use crate::{
     archive::Archive,
-    db::{self, Db, delivery, delivery::DueDelivery, event},
-    dimse::{Association, RequestError, StoreSource, status},
+    db::{self, Db, delivery, delivery::DueDelivery, destination, event},
     jobs::{self, Job, JobHandler},
     telemetry::{DeliveryEnd, Metrics, events},
-    types::{Destination, DestinationKind, Peer, SiteConfig, Uid},
+    types::{Destination, DestinationKind, SiteConfig, Uid},
 };
 
 /// How deliveries are made.
@@ -43,27 +53,8 @@ pub struct Deliver {
     pub metrics: Arc<Metrics>,
     /// Calls the destination.
     pub caller: Caller,
-}
-
-/// How one attempt ended.
-struct Answer {
-    verdict: Verdict,
-    status: Option<u16>,
-    words: String,
-    /// The peer's own text, which may name the patient: kept with the event in Postgres, never logged or shown.
-    peer_comment: Option<String>,
-    /// The association is of no more use.
-    broken: bool,
-}
-
-impl Answer {
-    fn retry(words: String) -> Self {
-        Self { verdict: Verdict::Retry, status: None, words, peer_comment: None, broken: true }
-    }
-
-    fn dead(words: String) -> Self {
-        Self { verdict: Verdict::Dead, status: None, words, peer_comment: None, broken: false }
-    }
+    /// What authorization servers have given us.
+    pub tokens: Tokens,
 }
 
 impl JobHandler for Deliver {
@@ -72,33 +63,270 @@ impl JobHandler for Deliver {
     }
 }
 
+/// Deliveries that go one after the other over one way: all of a run are in one lane.
+struct Lane {
+    destination: Arc<Destination>,
+    /// Where it leads, or why that is not known.
+    target: Result<Target, String>,
+    due: VecDeque<DueDelivery>,
+    /// What may take the place of one that the destination does not take.
+    spares: Vec<DueDelivery>,
+}
+
+/// What became of a delivery.
+enum Closed {
+    /// Delivered, or given up.
+    For,
+    /// Another form of it is to be sent now.
+    Next(Box<DueDelivery>),
+    /// It is tried again later: what comes after it in its run waits.
+    Later,
+}
+
 impl Deliver {
-    async fn drain(&self, destination_name: &str) -> anyhow::Result<()> {
+    async fn drain(&self, name: &str) -> anyhow::Result<()> {
         loop {
-            let (due, site) = {
-                let mut connection = self.db.acquire().await?;
-                (delivery::due(&mut connection, destination_name, BATCH).await?, db::site::load(&mut connection).await?)
+            let site = db::site::load(&mut *self.db.acquire().await?).await?;
+            let Some(destination) = site.destinations.iter().find(|destination| destination.name == name) else {
+                self.unknown(name).await?;
+                break;
             };
-            if due.is_empty() {
+            if !self.may_try(destination, &site).await? {
                 break;
             }
-            match target(&site, destination_name) {
-                Ok((destination, peer)) => self.send_batch(&due, destination, peer).await?,
-                Err(words) => {
-                    for delivery in &due {
-                        if let Some(attempt) = self.start(delivery).await? {
-                            let answer = Answer { broken: false, ..Answer::retry(words.clone()) };
-                            self.close(delivery, destination_name, attempt, answer).await?;
+            let limit = BATCH * i64::from(destination.maximum_associations);
+            let due = delivery::due(&mut *self.db.acquire().await?, name, limit).await?;
+            if due.is_empty() {
+                self.ask(destination, &site).await?;
+                break;
+            }
+            self.send_all(due, destination, &site).await?;
+        }
+        let mut tx = self.db.begin().await?;
+        let state = destination::get(&mut tx, name).await?;
+        let pause = state.as_ref().and_then(|state| state.next_probe_at);
+        let next = delivery::next_due_at(&mut tx, name).await?;
+        // One that is left alone is asked after its pause, also when nothing waits for it.
+        let looks = next.is_some() || state.as_ref().is_some_and(destination::DestinationState::is_open);
+        if let Some(at) = next.max(pause).filter(|_| looks) {
+            jobs::queue(&mut tx, &self.db, &Job::Deliver(name.to_owned()), Some(at)).await?;
+        }
+        tx.commit().await.context("commit")
+    }
+
+    /// Whether the destination is tried now. One that has failed again and again is asked first whether it is there.
+    async fn may_try(&self, destination: &Destination, site: &SiteConfig) -> anyhow::Result<bool> {
+        let name = &destination.name;
+        let state = destination::get(&mut *self.db.acquire().await?, name).await?;
+        let now = OffsetDateTime::now_utc();
+        let Some(state) = state else { return Ok(true) };
+        if state.next_probe_at.is_some_and(|at| at > now) {
+            return Ok(false);
+        }
+        if !state.is_open() {
+            return Ok(true);
+        }
+        let found = match Target::of(site, destination, "", "") {
+            Ok(target) => target.probe(&self.caller, &self.tokens).await,
+            Err(words) => Err(words),
+        };
+        let words = match found {
+            Ok(words) => {
+                let mut tx = self.db.begin().await?;
+                destination::answered_probe(&mut tx, name).await?;
+                tx.commit().await.context("commit")?;
+                tracing::info!(destination = name, words, "the destination answers again");
+                return Ok(true);
+            }
+            Err(words) => words,
+        };
+        self.failed(name, &words, None, true).await?;
+        let maximum_age = self.settings.maximum_age;
+        let given_up = format!(
+            "given up: the destination could not be reached for {} days; run `hilum deliveries --restart-dead {name}` \
+             when it works: {words}",
+            maximum_age.as_secs() / 86_400
+        );
+        let mut tx = self.db.begin().await?;
+        let dead = delivery::expire(&mut tx, name, now - maximum_age, &given_up).await?;
+        tx.commit().await.context("commit")?;
+        if dead > 0 {
+            tracing::error!(destination = name, dead, words, "deliveries given up until a person restarts them");
+        }
+        Ok(false)
+    }
+
+    /// Counts a failure of the destination. Returns whether it is left alone for a while: when it is `unreachable`, when it
+    /// has failed too often, or when it wants to be.
+    async fn failed(
+        &self,
+        name: &str,
+        words: &str,
+        retry_after: Option<Duration>,
+        unreachable: bool,
+    ) -> anyhow::Result<Option<OffsetDateTime>> {
+        let mut tx = self.db.begin().await?;
+        let state = destination::failed(&mut tx, name, FAILURES_UNTIL_OPEN, words).await?;
+        let pause = if state.is_open() || unreachable {
+            let pause =
+                backoff(state.failures, self.settings.initial_backoff, self.settings.maximum_backoff, spread(name));
+            Some(pause.max(retry_after.unwrap_or_default()))
+        } else {
+            retry_after
+        };
+        let until = pause.map(|pause| OffsetDateTime::now_utc() + pause);
+        if let Some(until) = until {
+            destination::pause_until(&mut tx, name, until).await?;
+        }
+        tx.commit().await.context("commit")?;
+        if state.failures == FAILURES_UNTIL_OPEN {
+            tracing::warn!(
+                destination = name,
+                failures = state.failures,
+                words,
+                "the destination is left alone until it answers"
+            );
+        }
+        Ok(until)
+    }
+
+    /// A destination that is not configured any more: its deliveries grow old.
+    async fn unknown(&self, name: &str) -> anyhow::Result<()> {
+        let words =
+            format!("destination `{name}` is no longer configured; add it again, or let its deliveries grow old");
+        loop {
+            let due = {
+                let mut connection = self.db.acquire().await?;
+                destination::forget_unknown(&mut connection).await?;
+                delivery::due(&mut connection, name, BATCH).await?
+            };
+            if due.is_empty() {
+                return Ok(());
+            }
+            let unknown = Destination::new(name, DestinationKind::Dicom);
+            for delivery in &due {
+                self.put_off(&unknown, delivery, &words, None).await?;
+            }
+        }
+    }
+
+    /// Counts an attempt that failed without anything sent.
+    async fn put_off(
+        &self,
+        destination: &Destination,
+        delivery: &DueDelivery,
+        words: &str,
+        until: Option<OffsetDateTime>,
+    ) -> anyhow::Result<()> {
+        if let Some(attempt) = self.start(delivery).await? {
+            let answer = Answer::new(Verdict::Retry, words.to_owned());
+            self.close(destination, delivery, attempt, answer, None, until).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends what is due, in as many lanes as the destination may have.
+    async fn send_all(
+        &self,
+        due: Vec<DueDelivery>,
+        destination: &Destination,
+        site: &SiteConfig,
+    ) -> anyhow::Result<()> {
+        let ids: Vec<Uuid> = due.iter().map(|delivery| delivery.id).collect();
+        let spares = delivery::spares(&mut *self.db.acquire().await?, &ids).await?;
+        let mut waiting = lanes(due, &spares, destination, site).into_iter();
+        let mut running = JoinSet::new();
+        // Senders that results return to are many: no more at a time than a destination may have lanes.
+        let at_once = *Destination::ASSOCIATIONS.end() as usize;
+        loop {
+            while running.len() < at_once
+                && let Some(lane) = waiting.next()
+            {
+                running.spawn(self.clone().work(lane));
+            }
+            match running.join_next().await {
+                Some(ended) => ended.context("a lane of deliveries ended")??,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Sends what is in a lane, one after the other. A way that breaks is opened again for what is left; when it cannot be
+    /// opened, or the destination is to be left alone, the rest waits.
+    async fn work(self, lane: Lane) -> anyhow::Result<()> {
+        let Lane { destination, target, mut due, spares } = lane;
+        let carrier = self.carrier();
+        let counts = destination.kind != DestinationKind::ReturnToSender;
+        let mut way: Option<Way> = None;
+        let mut works = false;
+        let mut behind = HashMap::<Uuid, i32>::new();
+        while let Some(delivery) = due.pop_front() {
+            if behind.get(&delivery.run_id).is_some_and(|order| delivery.send_order > *order) {
+                continue;
+            }
+            if way.is_none() {
+                let forms = forms(std::iter::once(&delivery).chain(&due).chain(&spares));
+                let opened = match &target {
+                    Ok(target) => target.open(&carrier, &forms).await,
+                    Err(words) => Err(words.clone()),
+                };
+                match opened {
+                    Ok(opened) => way = Some(opened),
+                    Err(words) => {
+                        let until =
+                            if counts { self.failed(&destination.name, &words, None, true).await? } else { None };
+                        for delivery in std::iter::once(&delivery).chain(&due) {
+                            self.put_off(&destination, delivery, &words, until).await?;
                         }
+                        return Ok(());
                     }
                 }
             }
+            let Some(open) = way.as_mut() else { break };
+            let Some(attempt) = self.start(&delivery).await? else { continue };
+            let answer = open.send(&carrier, &delivery).await;
+            let alternatives =
+                spares.iter().filter(|spare| spare.run_id == delivery.run_id && spare.chain == delivery.chain);
+            let next = alternatives.filter(|spare| spare.rank > delivery.rank).find(|spare| open.takes(spare));
+            let (broken, words, retry_after) = (answer.broken, answer.words.clone(), answer.retry_after);
+            let until = retry_after.map(|pause| OffsetDateTime::now_utc() + pause);
+            match self.close(&destination, &delivery, attempt, answer, next, until).await? {
+                Closed::For => {}
+                Closed::Next(next) => due.push_front(*next),
+                Closed::Later => {
+                    behind.insert(delivery.run_id, delivery.send_order);
+                }
+            }
+            if !broken {
+                if counts && !works {
+                    works = true;
+                    let mut tx = self.db.begin().await?;
+                    destination::works(&mut tx, &destination.name).await?;
+                    tx.commit().await.context("commit")?;
+                }
+                continue;
+            }
+            if let Some(broken) = way.take() {
+                broken.abort().await;
+            }
+            works = false;
+            if counts && self.failed(&destination.name, &words, retry_after, false).await?.is_some() {
+                return Ok(());
+            }
         }
-        let mut tx = self.db.begin().await?;
-        if let Some(next) = delivery::next_due_at(&mut tx, destination_name).await? {
-            jobs::queue(&mut tx, &self.db, &Job::Deliver(destination_name.to_owned()), Some(next)).await?;
+        if let Some(way) = way {
+            way.close().await;
         }
-        tx.commit().await.context("commit")
+        Ok(())
+    }
+
+    pub(super) fn carrier(&self) -> Carrier {
+        Carrier {
+            db: self.db.clone(),
+            archive: self.archive.clone(),
+            caller: self.caller.clone(),
+            tokens: self.tokens.clone(),
+        }
     }
 
     /// Counts the attempt, durably, before anything is sent.
@@ -109,134 +337,61 @@ impl Deliver {
         Ok(attempt)
     }
 
-    /// Sends what is due on one association, in order. When the association cannot be had or breaks, the rest of
-    /// the batch waits with the one that failed: it would fail the same way.
-    async fn send_batch(&self, due: &[DueDelivery], destination: &Destination, peer: &Peer) -> anyhow::Result<()> {
-        let mut association = match self.associate(due, destination, peer).await {
-            Ok(association) => {
-                opened(&self.db, &peer.name, association.peer(), association.contexts()).await;
-                Ok(association)
-            }
-            Err(error) => Err(error.to_string()),
-        };
-        for delivery in due {
-            let Some(attempt) = self.start(delivery).await? else { continue };
-            let answer = match &mut association {
-                Ok(association) => self.send(association, delivery).await,
-                Err(words) => Answer::retry(words.clone()),
-            };
-            if answer.broken
-                && association.is_ok()
-                && let Ok(broken) = std::mem::replace(&mut association, Err(answer.words.clone()))
-            {
-                broken.abort().await;
-            }
-            self.close(delivery, &destination.name, attempt, answer).await?;
-        }
-        if let Ok(association) = association
-            && let Err(error) = association.release().await
-        {
-            tracing::debug!(destination = destination.name, %error, "the association was not released in order");
-        }
-        Ok(())
-    }
-
-    async fn associate(
-        &self,
-        due: &[DueDelivery],
-        destination: &Destination,
-        peer: &Peer,
-    ) -> anyhow::Result<Association> {
-        let mut requestor = self.caller.requestor(destination.calling_ae_title.clone(), peer)?;
-        for delivery in due {
-            requestor = requestor.propose(&delivery.sop_class_uid, &[&delivery.transfer_syntax_uid]);
-        }
-        Ok(requestor.establish().await?)
-    }
-
-    async fn send(&self, association: &mut Association, delivery: &DueDelivery) -> Answer {
-        let source = match self.open(delivery).await {
-            Ok(source) => source,
-            // Too many open files or a disk that is away is not the end of a result; a missing or foreign file is.
-            Err(error) => {
-                let words = format!("the result's file cannot be read: {error:#}");
-                let gone = error.downcast_ref::<io::Error>().is_none_or(|error| {
-                    matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-                    )
-                });
-                return if gone { Answer::dead(words) } else { Answer { broken: false, ..Answer::retry(words) } };
-            }
-        };
-        match association.store(source).await {
-            Ok(response) => Answer {
-                verdict: verdict(response.status),
-                status: Some(response.status),
-                words: status::InWords(response.status).to_string(),
-                peer_comment: response.error_comment.filter(|comment| !comment.is_empty()),
-                broken: false,
-            },
-            // The peer may be configured to accept it one day; until then the others of this association go on.
-            Err(error @ RequestError::NoContext { .. }) => Answer { broken: false, ..Answer::retry(error.to_string()) },
-            Err(error) => Answer::retry(error.to_string()),
-        }
-    }
-
-    /// The stored file from its data set on: what was rendered is what is sent.
-    async fn open(&self, delivery: &DueDelivery) -> anyhow::Result<StoreSource<tokio::fs::File>> {
-        let path = self.archive.path(&delivery.archive_key)?;
-        let mut file = tokio::fs::File::open(&path).await.context("open")?;
-        let length = file.metadata().await?.len();
-        let offset = data_set_offset(&mut file).await.context("read the Part 10 header")?;
-        Ok(StoreSource {
-            sop_class_uid: Uid::new(&delivery.sop_class_uid)?,
-            sop_instance_uid: Uid::new(&delivery.sop_instance_uid)?,
-            transfer_syntax_uid: Uid::new(&delivery.transfer_syntax_uid)?,
-            data: file,
-            length: length.saturating_sub(offset),
-        })
-    }
-
+    /// Ends an attempt. `next` may take the delivery's place; `until` is when it may be tried again at the earliest.
     async fn close(
         &self,
+        destination: &Destination,
         delivery: &DueDelivery,
-        destination: &str,
         attempt: i32,
         answer: Answer,
-    ) -> anyhow::Result<()> {
+        next: Option<&DueDelivery>,
+        until: Option<OffsetDateTime>,
+    ) -> anyhow::Result<Closed> {
         let now = OffsetDateTime::now_utc();
         let age = Duration::try_from(now - delivery.created_at).unwrap_or_default();
+        let name = &destination.name;
         let mut tx = self.db.begin().await?;
         let mut retry_in = None;
-        let end = match answer.verdict {
+        let told = delivery::Answer { attempt, status: answer.status, words: &answer.words };
+        let verdict = if answer.no_context && next.is_some() { Verdict::NextForm } else { answer.verdict };
+        let replaced = match (verdict, next) {
+            (Verdict::NextForm, Some(next)) => delivery::replaced(&mut tx, delivery, told, next).await?,
+            _ => false,
+        };
+        let (end, closed) = match verdict {
             Verdict::Delivered => {
-                let status = answer.status.unwrap_or_default();
-                delivery::delivered(&mut tx, delivery, attempt, status, &answer.words).await?;
-                DeliveryEnd::Delivered
+                delivery::delivered(&mut tx, delivery, told, destination.commitment).await?;
+                (DeliveryEnd::Delivered, Closed::For)
+            }
+            Verdict::NextForm if replaced => {
+                (DeliveryEnd::Replaced, next.map_or(Closed::For, |next| Closed::Next(Box::new(next.clone()))))
             }
             Verdict::Retry if age < self.settings.maximum_age => {
                 let spread = f64::from(delivery.id.as_bytes()[15]) / 255.0;
                 let pause = backoff(attempt, self.settings.initial_backoff, self.settings.maximum_backoff, spread);
-                retry_in = Some(pause);
-                delivery::retry(&mut tx, delivery, attempt, answer.status, &answer.words, now + pause).await?;
-                DeliveryEnd::Retry
+                let retry_at = until.unwrap_or(now + pause);
+                retry_in = Some(Duration::try_from(retry_at - now).unwrap_or_default());
+                delivery::retry(&mut tx, delivery, told, retry_at).await?;
+                (DeliveryEnd::Retry, Closed::Later)
             }
             Verdict::Retry => {
                 let words = format!(
-                    "given up after {attempt} attempts in {} days; run `hilum deliveries --restart-dead {destination}` when the destination works: {}",
+                    "given up after {attempt} attempts in {} days; run `hilum deliveries --restart-dead {name}` when the \
+                     destination works: {}",
                     age.as_secs() / 86_400,
                     answer.words
                 );
-                delivery::dead(&mut tx, delivery, attempt, answer.status, &words).await?;
-                DeliveryEnd::Dead
+                delivery::dead(&mut tx, delivery, delivery::Answer { words: &words, ..told }).await?;
+                (DeliveryEnd::Dead, Closed::For)
             }
-            Verdict::Dead => {
-                delivery::dead(&mut tx, delivery, attempt, answer.status, &answer.words).await?;
-                DeliveryEnd::Dead
+            Verdict::Dead | Verdict::NextForm => {
+                delivery::dead(&mut tx, delivery, told).await?;
+                (DeliveryEnd::Dead, Closed::For)
             }
         };
         if let Some(comment) = &answer.peer_comment {
+            // Postgres text cannot hold NUL, which a hostile peer may send.
+            let comment = comment.replace('\0', "\u{fffd}");
             let data = serde_json::json!({ "attempt": attempt, "error_comment": comment });
             event::append(
                 &mut tx,
@@ -252,7 +407,7 @@ impl Deliver {
         if let Ok(sop_instance_uid) = Uid::new(&delivery.sop_instance_uid) {
             events::DeliveryEnded {
                 delivery_id: delivery.id,
-                destination,
+                destination: name,
                 sop_instance_uid: &sop_instance_uid,
                 end,
                 attempt: u32::try_from(attempt).unwrap_or_default(),
@@ -262,34 +417,123 @@ impl Deliver {
             }
             .emit(&self.metrics);
         }
-        Ok(())
+        Ok(closed)
     }
 }
 
-/// The destination and the peer to call, or why there is none, in words.
-fn target<'a>(site: &'a SiteConfig, name: &str) -> Result<(&'a Destination, &'a Peer), String> {
-    let destination = site.destinations.iter().find(|destination| destination.name == name).ok_or_else(|| {
-        format!("destination `{name}` is no longer configured; add it again, or let its deliveries grow old")
-    })?;
-    let DestinationKind::Dicom = destination.kind;
-    let peer =
-        site.peers.iter().find(|peer| peer.name == destination.peer).ok_or_else(|| {
-            format!("destination `{name}` names peer `{}`, which is not configured", destination.peer)
-        })?;
-    Ok((destination, peer))
+/// Destinations that fail at the same time are not all tried again at the same time.
+fn spread(name: &str) -> f64 {
+    f64::from(name.bytes().fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte))) / 255.0
 }
 
-/// Leaves the file at its data set and returns the offset: 128 bytes of preamble, `DICM`, and a file meta group
-/// of the length that (0002,0000) gives (PS3.10 section 7.1).
-async fn data_set_offset(file: &mut tokio::fs::File) -> io::Result<u64> {
-    let mut start = [0; 144];
-    file.read_exact(&mut start).await?;
-    let (prefix, group_length) = (start.get(128..140), start.get(140..144));
-    if prefix != Some(b"DICM\x02\x00\x00\x00UL\x04\x00".as_slice()) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a Part 10 file"));
+/// Each form once: SOP class and transfer syntax.
+fn forms<'a>(deliveries: impl Iterator<Item = &'a DueDelivery>) -> Vec<(String, String)> {
+    let mut forms: Vec<(String, String)> = Vec::new();
+    for delivery in deliveries {
+        let form = (delivery.sop_class_uid.clone(), delivery.transfer_syntax_uid.clone());
+        if !forms.contains(&form) {
+            forms.push(form);
+        }
     }
-    let group_length = group_length.and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map_or(0, u32::from_le_bytes);
-    let offset = 144 + u64::from(group_length);
-    tokio::io::AsyncSeekExt::seek(file, io::SeekFrom::Start(offset)).await?;
-    Ok(offset)
+    forms
+}
+
+/// Distributes deliveries: each run in one lane, each sender's results in lanes of their own where they return to it.
+fn lanes(due: Vec<DueDelivery>, spares: &[DueDelivery], destination: &Destination, site: &SiteConfig) -> Vec<Lane> {
+    let maximum = usize::try_from(destination.maximum_associations).unwrap_or(1).max(1);
+    let shared = Arc::new(destination.clone());
+    let mut lanes: Vec<(String, Lane)> = Vec::new();
+    let mut lane_of_run = HashMap::<Uuid, usize>::new();
+    let mut runs_of_key = HashMap::<String, usize>::new();
+    for delivery in due {
+        let lane_idx = lane_of_run.get(&delivery.run_id).copied().unwrap_or_else(|| {
+            let returns = destination.kind == DestinationKind::ReturnToSender;
+            let (sender, local) = (delivery.sender_ae_title.as_str(), delivery.local_ae_title.as_str());
+            let whom = if returns { format!("{sender} {local}") } else { String::new() };
+            let runs = runs_of_key.entry(whom.clone()).or_default();
+            let key = format!("{} {whom}", *runs % maximum);
+            *runs += 1;
+            let known = lanes.iter().position(|(of_lane, _)| *of_lane == key);
+            let lane_idx = known.unwrap_or_else(|| {
+                let target = Target::of(site, destination, sender, local);
+                let lane = Lane { destination: Arc::clone(&shared), target, due: VecDeque::new(), spares: Vec::new() };
+                lanes.push((key, lane));
+                lanes.len() - 1
+            });
+            lane_of_run.insert(delivery.run_id, lane_idx);
+            lane_idx
+        });
+        if let Some((_, lane)) = lanes.get_mut(lane_idx) {
+            lane.due.push_back(delivery);
+        }
+    }
+    for spare in spares {
+        if let Some((_, lane)) = lane_of_run.get(&spare.run_id).and_then(|lane_idx| lanes.get_mut(*lane_idx)) {
+            lane.spares.push(spare.clone());
+        }
+    }
+    lanes.into_iter().map(|(_, lane)| lane).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{AeTitle, Peer};
+
+    fn due(run: u128, order: i32, sender: &str) -> DueDelivery {
+        DueDelivery {
+            id: Uuid::new_v4(),
+            run_id: Uuid::from_u128(run),
+            workup_id: Uuid::from_u128(run),
+            study_instance_uid: "1.2".into(),
+            sender_ae_title: sender.into(),
+            local_ae_title: "HILUM".into(),
+            sop_class_uid: format!("1.2.{order}"),
+            sop_instance_uid: "1.2.3".into(),
+            transfer_syntax_uid: "1.2.840.10008.1.2.1".into(),
+            archive_key: "results/x.dcm".into(),
+            send_order: order,
+            chain: "sr0".into(),
+            rank: 0,
+            urgent: false,
+            attempts: 0,
+            created_at: OffsetDateTime::now_utc(),
+        }
+    }
+
+    #[test]
+    fn a_run_stays_in_one_lane_in_its_order() {
+        let title = AeTitle::new("HILUM").unwrap();
+        let mut destination = Destination::dicom("pacs", "pacs", title);
+        let all = || (0..12).map(|idx| due(idx / 3, i32::try_from(idx % 3).unwrap(), "CT")).collect::<Vec<_>>();
+        let made = lanes(all(), &[], &destination, &SiteConfig::default());
+        assert_eq!((made.len(), made[0].due.len()), (1, 12));
+        assert!(made[0].target.as_ref().is_err_and(|words| words.contains("which is not configured")));
+        destination.maximum_associations = 3;
+        let spare = DueDelivery { rank: 1, ..due(1, 2, "CT") };
+        let made = lanes(all(), std::slice::from_ref(&spare), &destination, &SiteConfig::default());
+        assert_eq!(made.iter().map(|lane| lane.due.len()).collect::<Vec<_>>(), [6, 3, 3]);
+        assert_eq!(made[1].spares, [spare]);
+        for lane in &made {
+            let orders: Vec<(Uuid, i32)> = lane.due.iter().map(|one| (one.run_id, one.send_order)).collect();
+            assert!(orders.windows(2).all(|two| two[0] < two[1]), "{orders:?}");
+        }
+    }
+
+    #[test]
+    fn each_sender_has_its_own_lane() {
+        let destination = Destination::new("back", DestinationKind::ReturnToSender);
+        let mut peer = Peer::new("ct1", AeTitle::new("CT1").unwrap(), "192.0.2.1");
+        peer.port = Some(104);
+        let site = SiteConfig { peers: vec![peer], ..SiteConfig::default() };
+        let made = lanes(vec![due(1, 0, "CT1"), due(2, 0, "CT2"), due(3, 0, "CT1")], &[], &destination, &site);
+        assert_eq!(made.iter().map(|lane| lane.due.len()).collect::<Vec<_>>(), [2, 1]);
+        assert!(made[0].target.is_ok() && made[1].target.is_err());
+    }
+
+    #[test]
+    fn forms_are_proposed_once() {
+        let all = [due(1, 0, "CT"), due(2, 0, "CT"), due(2, 1, "CT")];
+        assert_eq!(forms(all.iter()).len(), 2);
+    }
 }

@@ -476,6 +476,8 @@ pub struct StoreSource<R> {
     pub data: R,
     /// How many bytes of `data` to send: all of the data set.
     pub length: u64,
+    /// (0000,0700)
+    pub priority: Priority,
 }
 
 /// The peer's answer to a C-STORE.
@@ -555,7 +557,7 @@ impl Association {
         source: StoreSource<R>,
         move_originator: Option<MoveOriginator>,
     ) -> Result<StoreResponse, RequestError> {
-        let StoreSource { sop_class_uid, sop_instance_uid, transfer_syntax_uid, mut data, length } = source;
+        let StoreSource { sop_class_uid, sop_instance_uid, transfer_syntax_uid, mut data, length, priority } = source;
         let Some(context_id) = self.context_id(&sop_class_uid, Some(&transfer_syntax_uid)) else {
             return Err(self.no_context(sop_class_uid, Some(&transfer_syntax_uid)));
         };
@@ -565,7 +567,7 @@ impl Association {
                 message_id,
                 affected_sop_class_uid: sop_class_uid.to_string(),
                 affected_sop_instance_uid: sop_instance_uid.to_string(),
-                priority: Priority::Medium,
+                priority,
                 move_originator,
             }),
             has_data_set: true,

@@ -215,6 +215,7 @@ fn object(length: usize) -> Vec<u8> {
 
 fn source(data: &[u8]) -> StoreSource<&[u8]> {
     StoreSource {
+        priority: crate::dimse::Priority::Medium,
         sop_class_uid: Uid::new(CT).unwrap(),
         sop_instance_uid: Uid::new("1.2.3.4").unwrap(),
         transfer_syntax_uid: Uid::new(EXPLICIT).unwrap(),

@@ -383,6 +383,7 @@ async fn a_sender_faster_than_its_rate_is_slowed_down_and_not_refused() {
     let data = vec![0; 300_000];
     let started = std::time::Instant::now();
     let source = StoreSource {
+        priority: crate::dimse::Priority::Medium,
         sop_class_uid: Uid::new(ct).unwrap(),
         sop_instance_uid: Uid::new("1.2.3").unwrap(),
         transfer_syntax_uid: Uid::new(explicit).unwrap(),

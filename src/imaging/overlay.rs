@@ -1,38 +1,87 @@
 //! The heat-map picture: grey base, colours where the map is hot, burnt-in words.
 //!
-//! Words stand on strips above and below the radiograph, so that nothing hides anatomy.
+//! From above: a banner of words, the radiograph, the scale of the colours, a strip with the map of each member of the
+//! ensemble, more words. Nothing stands on the radiograph, so that nothing hides anatomy.
 
-use image::{GrayImage, ImageFormat, Rgb, RgbImage};
+use image::{GrayImage, ImageFormat, Rgb, RgbImage, imageops};
 
-use super::{Plane, canvas, heat, text::TextFont};
-use crate::types::{BundleIdentity, BundleStatus, ImageAnalysis, UNTRAINED_NOTICE};
+use super::{
+    Plane, canvas,
+    heat::{self, HOT},
+    inks::{self, AMBER, FAINTEST_HEAT, GREY, WHITE},
+    text::TextFont,
+};
+use crate::types::{HeatMap, ImageAnalysis, Placement};
 
-const WHITE: Rgb<u8> = Rgb([255, 255, 255]);
-const GREY: Rgb<u8> = Rgb([190, 190, 190]);
-const AMBER: Rgb<u8> = Rgb([255, 191, 0]);
 /// Narrowest picture: a narrower radiograph stands in the middle of black, so that the words have room.
 const MINIMUM_WIDTH_PIXELS: u32 = 512;
 /// Smallest font that stays readable on a diagnostic display.
 const MINIMUM_FONT_PIXELS: f32 = 13.0;
-/// Strongest share of colour over grey: anatomy stays visible below it.
-const MAXIMUM_OPACITY: f32 = 0.55;
+/// Words below, relative to those above.
+const SMALL: f32 = 0.85;
+/// The banner is at least the 25th part of the picture's height.
+const BANNER_PART: u32 = 25;
+/// Members side by side: at least so many places, so that a few do not become large, and so wide at least.
+const MINIMUM_PLACES: u32 = 4;
+const PLACE_PIXELS: u32 = 180;
+/// Highest map of a member, relative to the width of its place.
+const TALLEST_MAP: f64 = 1.25;
+/// The radiograph is drawn at this share, at least, of the size that it would have without maps of members; else they are
+/// words alone.
+const SHARE_WITH_MAPS: f64 = 0.75;
 
 /// How to render.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OverlayOptions {
     /// Longest side of the whole picture in pixels, at least 512.
     pub long_side_max: u32,
-    /// Heat (0 to 1 of the maximum) below which nothing is coloured.
-    pub transparent_below: f32,
-    /// A person asked for this map: it is coloured whatever the output is, and neither threshold nor decision, which are
-    /// about the bundle's own class, are spoken of.
+    /// A person asked for this map: it is coloured whatever the output is.
     pub on_demand: bool,
 }
 
 impl Default for OverlayOptions {
     fn default() -> Self {
-        Self { long_side_max: 1536, transparent_below: 0.3, on_demand: false }
+        Self { long_side_max: 1536, on_demand: false }
     }
+}
+
+/// The words of the picture, in one language.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OverlayWords {
+    /// Stands above everything in amber, and below as well; empty unless the bundle is untrained.
+    pub notice: String,
+    /// Title and facts.
+    pub above: Vec<String>,
+    /// What limits them, in amber.
+    pub reservations: Vec<String>,
+    /// What stands below the radiograph.
+    pub below: Vec<String>,
+    /// At the scale of the colours.
+    pub scale: ScaleWords,
+    /// Above the strip of the members.
+    pub members_title: String,
+    /// For each member of the ensemble its name in the bundle and what is written of it.
+    pub members: Vec<MemberWords>,
+}
+
+/// The words at the scale of the colours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ScaleWords {
+    /// At its faint end, [`FAINTEST_HEAT`].
+    pub faintest: String,
+    /// At its strong end, the maximum.
+    pub strongest: String,
+    /// What the line on the radiograph is.
+    pub outline: String,
+}
+
+/// The words of one member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberWords {
+    /// Its name in the bundle: that of its map.
+    pub name: String,
+    /// What is written below its map.
+    pub words: String,
 }
 
 /// Why there is no picture.
@@ -60,8 +109,8 @@ pub enum OverlayError {
         /// Number of values.
         values: usize,
     },
-    /// The vendored font cannot be read: the binary is damaged.
-    #[error("the built-in font is damaged: reinstall the program")]
+    /// A vendored font cannot be read: the binary is damaged.
+    #[error("a built-in font is damaged: reinstall the program")]
     Font,
     /// The picture cannot be encoded.
     #[error("the picture cannot be written as PNG: {0}")]
@@ -72,6 +121,7 @@ pub enum OverlayError {
 }
 
 /// One line of burnt-in text.
+#[derive(Debug, Clone)]
 struct Line {
     text: String,
     size: f32,
@@ -88,17 +138,28 @@ pub fn encode_png(picture: &RgbImage) -> Result<Vec<u8>, OverlayError> {
     Ok(bytes.into_inner())
 }
 
-/// Renders the fused heat map of `analysis` over `base`, the displayed source image in full size.
+/// The picture, made smaller where a side is longer than `longest`. For pictures whose words alone need more than that.
+pub(super) fn shrunk(picture: RgbImage, longest: u32) -> RgbImage {
+    let side = picture.width().max(picture.height());
+    if side <= longest {
+        return picture;
+    }
+    let shorter = |length: u32| (u64::from(length) * u64::from(longest) / u64::from(side)).max(1) as u32;
+    let (width, height) = (shorter(picture.width()), shorter(picture.height()));
+    imageops::resize(&picture, width, height, imageops::FilterType::Triangle)
+}
+
+/// Renders the fused heat map of `analysis` over `base`, the displayed source image in full size, with `words` above and
+/// below and the maps of the members small in a row.
 ///
-/// Colours appear only when the analysis is localised (output at or above the threshold) or a person asked for the map;
-/// otherwise the picture says "no localisation". Everything of an untrained bundle says [`UNTRAINED_NOTICE`] above and below the radiograph.
+/// Colours appear only when the analysis is localised (output at or above the threshold) or a person asked for the map.
 ///
 /// # Errors
-/// [`OverlayError`] when base, analysis and heat map do not belong together.
+/// [`OverlayError`] when base, analysis and heat maps do not belong together.
 pub fn render_overlay(
     base: &GrayImage,
     analysis: &ImageAnalysis,
-    bundle: &BundleIdentity,
+    words: &OverlayWords,
     options: OverlayOptions,
 ) -> Result<RgbImage, OverlayError> {
     let placement = &analysis.placement;
@@ -110,49 +171,51 @@ pub fn render_overlay(
             columns: placement.source_columns,
         });
     }
-    let map = &analysis.heat_map;
-    if map.rows == 0 || map.columns == 0 || map.rows.checked_mul(map.columns) != Some(map.values.len()) {
-        return Err(OverlayError::HeatMap { rows: map.rows, columns: map.columns, values: map.values.len() });
+    let maps = std::iter::once(&analysis.heat_map).chain(analysis.member_heat_maps.iter().map(|(_, map)| map));
+    for map in maps {
+        if map.rows == 0 || map.columns == 0 || map.rows.checked_mul(map.columns) != Some(map.values.len()) {
+            return Err(OverlayError::HeatMap { rows: map.rows, columns: map.columns, values: map.values.len() });
+        }
     }
     let font = TextFont::load().ok_or(OverlayError::Font)?;
-    let layout = Layout::fit(base, options, &font, |width| words(analysis, bundle, options, &font, width));
+    let is_coloured =
+        (analysis.localised || options.on_demand) && analysis.heat_map.values.iter().any(|&value| value > 0.0);
+    let layout = Layout::fit(&Content { base, words, is_coloured, font: &font }, options.long_side_max);
 
     let mut picture = RgbImage::new(layout.width, layout.height());
-    let grey = scaled_base(base, layout.rows, layout.columns)?;
-    let is_coloured = is_coloured(analysis, options);
-    for (index, &value) in grey.values.iter().enumerate() {
-        let (row, column) = (index as u32 / layout.columns, index as u32 % layout.columns);
-        let grey = value.round().clamp(0.0, 255.0) as u8;
-        let heat = if is_coloured { heat_at(analysis, &layout, row, column) } else { 0.0 };
-        let ink = blend(grey, heat, options.transparent_below);
-        picture.put_pixel(column + layout.left, row + layout.banner, ink);
-    }
+    let plane = plane_of(base);
+    let heat = is_coloured.then_some(&analysis.heat_map);
+    let film = canvas::resize(&plane, layout.rows as usize, layout.columns as usize)?;
+    draw_film(&mut picture, &film, heat, placement, (layout.left, layout.banner));
 
-    let mut y = layout.margin;
-    for line in &layout.words.above {
-        font.draw(&mut picture, &line.text, (layout.margin, y), line.size, line.colour);
-        y += font.line_height(line.size);
-    }
-    y = layout.banner + layout.rows + layout.margin;
+    draw_lines(&mut picture, &font, &layout.above, (layout.margin, layout.margin));
+    let mut y = layout.banner + layout.rows + layout.margin;
     if is_coloured {
-        y += draw_legend(&mut picture, &font, &layout, y, options.transparent_below);
+        draw_scale(&mut picture, &font, &layout, &words.scale, y);
     }
-    for line in &layout.words.below {
-        font.draw(&mut picture, &line.text, (layout.margin, y), line.size, line.colour);
-        y += font.line_height(line.size);
+    y += layout.scale;
+    draw_lines(&mut picture, &font, &layout.strip.title, (layout.margin, y));
+    let top = y + layout.strip.title_height;
+    for (number, (member, lines)) in words.members.iter().zip(&layout.strip.words).enumerate() {
+        let (x, y) = layout.strip.place(number as u32, layout.margin, top);
+        if let Some((rows, columns)) = layout.strip.map {
+            let small = canvas::resize(&plane, rows as usize, columns as usize)?;
+            let map = analysis.member_heat_maps.iter().find(|(name, _)| *name == member.name).map(|(_, map)| map);
+            draw_film(&mut picture, &small, map, placement, (x, y));
+        }
+        draw_lines(&mut picture, &font, lines, (x, y + layout.strip.map_height));
     }
-    Ok(picture)
+    y += layout.strip.height();
+    draw_lines(&mut picture, &font, &layout.below, (layout.margin, y));
+    Ok(shrunk(picture, options.long_side_max.max(MINIMUM_WIDTH_PIXELS)))
 }
 
-fn is_coloured(analysis: &ImageAnalysis, options: OverlayOptions) -> bool {
-    (analysis.localised || options.on_demand) && analysis.heat_map.values.iter().any(|&value| value > 0.0)
-}
-
-/// What is written above and below the radiograph.
-struct Words {
-    above: Vec<Line>,
-    below: Vec<Line>,
-    has_legend: bool,
+/// What is laid out.
+struct Content<'a> {
+    base: &'a GrayImage,
+    words: &'a OverlayWords,
+    is_coloured: bool,
+    font: &'a TextFont,
 }
 
 /// Sizes of the parts of the picture, in its pixels.
@@ -163,21 +226,71 @@ struct Layout {
     rows: u32,
     columns: u32,
     left: u32,
+    /// Height of the scale of the colours; 0 without colours.
+    scale: u32,
+    scale_bar: u32,
+    /// The words about the line have a line of their own.
+    outline_is_below: bool,
+    strip: Strip,
     footer: u32,
     margin: u32,
     font_size: f32,
-    words: Words,
+    above: Vec<Line>,
+    below: Vec<Line>,
+}
+
+/// The members side by side, in as many rows as it takes.
+struct Strip {
+    title: Vec<Line>,
+    title_height: u32,
+    /// Places in a row, and the width of one.
+    places: u32,
+    place_width: u32,
+    /// Rows and columns of a map.
+    map: Option<(u32, u32)>,
+    /// Height of a map with the space below it; 0 without maps.
+    map_height: u32,
+    words: Vec<Vec<Line>>,
+    row_height: u32,
+    margin: u32,
+}
+
+impl Strip {
+    fn rows(&self) -> u32 {
+        (self.words.len() as u32).div_ceil(self.places)
+    }
+
+    fn height(&self) -> u32 {
+        self.title_height + self.rows() * self.row_height
+    }
+
+    /// Top left corner of a member's place.
+    fn place(&self, number: u32, left: u32, top: u32) -> (u32, u32) {
+        let (row, column) = (number / self.places, number % self.places);
+        (left + column * (self.place_width + self.margin), top + row * self.row_height)
+    }
 }
 
 impl Layout {
-    /// The largest scale at which radiograph and strips together keep within the longest side; only radiographs
-    /// narrower than [`MINIMUM_WIDTH_PIXELS`] are enlarged.
-    fn fit(base: &GrayImage, options: OverlayOptions, font: &TextFont, words: impl Fn(u32) -> Words) -> Self {
-        let long_side = options.long_side_max.max(MINIMUM_WIDTH_PIXELS);
+    /// The largest scale at which all parts together keep within the longest side; only radiographs narrower than
+    /// [`MINIMUM_WIDTH_PIXELS`] are enlarged. Without the maps of the members where they would take too much.
+    fn fit(content: &Content<'_>, long_side_max: u32) -> Self {
+        let long_side = long_side_max.max(MINIMUM_WIDTH_PIXELS);
+        let without = Self::largest(content, long_side, false);
+        if content.words.members.is_empty() || !content.is_coloured {
+            return without;
+        }
+        let with = Self::largest(content, long_side, true);
+        let keeps_size = f64::from(with.columns) >= SHARE_WITH_MAPS * f64::from(without.columns);
+        if keeps_size && with.height() <= long_side { with } else { without }
+    }
+
+    fn largest(content: &Content<'_>, long_side: u32, with_maps: bool) -> Self {
+        let base = content.base;
         let aspect = f64::from(base.height().max(1)) / f64::from(base.width().max(1));
         let of_columns = |columns: u32| {
             let rows = (f64::from(columns) * aspect).round().max(1.0) as u32;
-            Self::new(rows, columns, font, &words)
+            Self::new(rows, columns, content, with_maps)
         };
         let largest = base.width().clamp(MINIMUM_WIDTH_PIXELS, long_side);
         let mut layout = of_columns(largest);
@@ -198,151 +311,173 @@ impl Layout {
         layout
     }
 
-    const fn height(&self) -> u32 {
-        self.banner + self.rows + self.footer
+    fn height(&self) -> u32 {
+        self.banner + self.rows + self.scale + self.strip.height() + self.footer
     }
 
-    fn new(rows: u32, columns: u32, font: &TextFont, words: impl Fn(u32) -> Words) -> Self {
+    fn new(rows: u32, columns: u32, content: &Content<'_>, with_maps: bool) -> Self {
+        let Content { words, font, .. } = *content;
         let width = columns.max(MINIMUM_WIDTH_PIXELS);
-        let words = words(width);
-        let margin = margin(width);
-        let height_of = |lines: &[Line]| lines.iter().map(|line| font.line_height(line.size)).sum::<u32>();
-        let font_size = font_size(width);
-        let legend = if words.has_legend { font.line_height(font_size) + margin / 2 } else { 0 };
-        let banner = (height_of(&words.above) + 2 * margin).max(rows / 25);
-        let footer = height_of(&words.below) + legend + 2 * margin;
-        Self { width, banner, rows, columns, left: (width - columns) / 2, footer, margin, font_size, words }
+        let margin = (width / 80).max(6);
+        let font_size = (width as f32 / 60.0).clamp(MINIMUM_FONT_PIXELS, 26.0);
+        let room = width - 2 * margin;
+        let lines = |texts: &[String], size: f32, colour: Rgb<u8>| {
+            texts.iter().flat_map(|text| wrapped(font, text, size, room, colour)).collect::<Vec<Line>>()
+        };
+        let notice = std::slice::from_ref(&words.notice);
+        let above = [
+            lines(notice, font_size * 1.3, AMBER),
+            lines(&words.above, font_size, WHITE),
+            lines(&words.reservations, font_size, AMBER),
+        ]
+        .concat();
+        let below = [lines(&words.below, font_size * SMALL, GREY), lines(notice, font_size * SMALL, AMBER)].concat();
+        let scale_bar = (width / 4).max(80);
+        let of_scale = [&words.scale.faintest, &words.scale.strongest, &words.scale.outline];
+        let scale_width = of_scale.iter().map(|text| font.width(text, font_size)).sum::<u32>() + scale_bar + 8 * margin;
+        let outline_is_below = scale_width > width;
+        let scale_lines = if content.is_coloured { 1 + u32::from(outline_is_below) } else { 0 };
+        let scale = scale_lines * (font.line_height(font_size) + margin / 2);
+        let strip = strip(content, width, margin, font_size, with_maps);
+        let footer = height_of(font, &below) + 2 * margin;
+        let rest = rows + scale + strip.height() + footer;
+        let banner = (height_of(font, &above) + 2 * margin).max(rest.div_ceil(BANNER_PART - 1));
+        let left = (width - columns) / 2;
+        Self {
+            width,
+            banner,
+            rows,
+            columns,
+            left,
+            scale,
+            scale_bar,
+            outline_is_below,
+            strip,
+            footer,
+            margin,
+            font_size,
+            above,
+            below,
+        }
     }
 }
 
-fn margin(width: u32) -> u32 {
-    (width / 80).max(6)
+fn strip(content: &Content<'_>, width: u32, margin: u32, font_size: f32, with_maps: bool) -> Strip {
+    let Content { base, words, font, .. } = *content;
+    let members = words.members.len() as u32;
+    let places = members.max(MINIMUM_PLACES).min((width / PLACE_PIXELS).max(MINIMUM_PLACES));
+    let place_width = (width - margin) / places - margin;
+    let map = with_maps.then(|| {
+        let (rows, columns) = (f64::from(base.height().max(1)), f64::from(base.width().max(1)));
+        let scale = (f64::from(place_width) / columns).min(TALLEST_MAP * f64::from(place_width) / rows);
+        ((rows * scale).round().max(1.0) as u32, (columns * scale).round().max(1.0) as u32)
+    });
+    let map_height = map.map_or(0, |(rows, _)| rows + margin / 2);
+    let of_member = |member: &MemberWords| wrapped(font, &member.words, font_size * SMALL, place_width, WHITE);
+    let of_members: Vec<Vec<Line>> = words.members.iter().map(of_member).collect();
+    let tallest = of_members.iter().map(|lines| height_of(font, lines)).max().unwrap_or(0);
+    let title = match members {
+        0 => Vec::new(),
+        _ => wrapped(font, &words.members_title, font_size * SMALL, width - 2 * margin, GREY),
+    };
+    let title_height = if title.is_empty() { 0 } else { height_of(font, &title) + margin / 2 };
+    let row_height = if members == 0 { 0 } else { map_height + tallest + margin / 2 };
+    Strip { title, title_height, places, place_width, map, map_height, words: of_members, row_height, margin }
 }
 
-fn font_size(width: u32) -> f32 {
-    (width as f32 / 60.0).clamp(MINIMUM_FONT_PIXELS, 26.0)
+fn wrapped(font: &TextFont, text: &str, size: f32, room: u32, colour: Rgb<u8>) -> Vec<Line> {
+    font.wrap(text, size, room).into_iter().map(|text| Line { text, size, colour }).collect()
 }
 
-fn words(
-    analysis: &ImageAnalysis,
-    bundle: &BundleIdentity,
-    options: OverlayOptions,
-    font: &TextFont,
-    width: u32,
-) -> Words {
-    let size = font_size(width);
-    let room = width - 2 * margin(width);
-    let lines = |text: &str, size: f32, colour: Rgb<u8>| -> Vec<Line> {
-        font.wrap(text, size, room).into_iter().map(|text| Line { text, size, colour }).collect()
-    };
-    let class = bundle.classes.get(bundle.target_class_idx).map_or("target class", |class| class.label.as_str());
-    let output = match analysis.fused.get(bundle.target_class_idx) {
-        Some(output) => format!("{:.1} %", output * 100.0),
-        None => "no output".to_owned(),
-    };
-    let mut above = Vec::new();
-    if bundle.status == BundleStatus::Untrained {
-        above.extend(lines(UNTRAINED_NOTICE, size * 1.3, AMBER));
+fn height_of(font: &TextFont, lines: &[Line]) -> u32 {
+    lines.iter().map(|line| font.line_height(line.size)).sum()
+}
+
+fn draw_lines(picture: &mut RgbImage, font: &TextFont, lines: &[Line], (x, mut y): (u32, u32)) {
+    for line in lines {
+        font.draw(picture, &line.text, (x, y), line.size, line.colour);
+        y += font.line_height(line.size);
     }
-    above.extend(lines(&format!("AI heat map · {class} {output} · NOT FOR DIAGNOSTIC USE"), size, WHITE));
-    if options.on_demand {
-        let made: Vec<String> =
-            analysis.member_heat_maps.iter().map(|(member, map)| format!("{} of {member}", map.method)).collect();
-        above.extend(lines(&format!("made on demand: {}", made.join(", ")), size, WHITE));
-        above.extend(lines("a map made on demand is no indication, whatever the output is", size, AMBER));
-    } else if !analysis.localised {
-        let threshold = bundle.threshold * 100.0;
-        above.extend(lines(
-            &format!("no localisation: the output is below the threshold of {threshold:.1} %"),
-            size,
-            AMBER,
-        ));
-    } else if !analysis.heat_map.values.iter().any(|&value| value > 0.0) {
-        above.extend(lines("no localisation: no region raised the output", size, AMBER));
-    }
-
-    let map = &analysis.heat_map;
-    let cell = f64::from(analysis.placement.side) / map.rows.max(map.columns).max(1) as f64;
-    let mut below = lines(
-        &format!(
-            "grid {}x{}: one cell = {cell:.0} px of the source image. Shows regions that influenced the output, not \
-             lesion outlines. A result below the threshold does not exclude infection.",
-            map.rows, map.columns
-        ),
-        size * 0.85,
-        GREY,
-    );
-    let status = match bundle.status {
-        BundleStatus::Untrained => UNTRAINED_NOTICE,
-        BundleStatus::Unvalidated => "these weights are not validated",
-        BundleStatus::Validated => "validated weights",
-    };
-    let digest: String = bundle.digest.to_string().chars().take(16).collect();
-    let colour = if bundle.status == BundleStatus::Untrained { AMBER } else { GREY };
-    below.extend(lines(
-        &format!("RESEARCH, UNVERIFIED. {} {} (sha256 {digest}): {status}", bundle.name, bundle.version),
-        size * 0.85,
-        colour,
-    ));
-    Words { above, below, has_legend: is_coloured(analysis, options) }
 }
 
-fn scaled_base(base: &GrayImage, rows: u32, columns: u32) -> Result<Plane, canvas::PlaneError> {
+fn plane_of(base: &GrayImage) -> Plane {
     let values = base.as_raw().iter().map(|&grey| f32::from(grey)).collect();
-    let plane = Plane { rows: base.height() as usize, columns: base.width() as usize, values };
-    canvas::resize(&plane, rows as usize, columns as usize)
+    Plane { rows: base.height() as usize, columns: base.width() as usize, values }
+}
+
+/// The radiograph with its top left corner at `corner`, coloured by a map.
+fn draw_film(
+    picture: &mut RgbImage,
+    film: &Plane,
+    map: Option<&HeatMap>,
+    placement: &Placement,
+    (left, top): (u32, u32),
+) {
+    let (rows, columns) = (film.rows as u32, film.columns as u32);
+    let heat: Vec<f32> = match map {
+        Some(map) => (0..rows * columns)
+            .map(|index| heat_at(map, placement, (rows, columns), (index / columns, index % columns)))
+            .collect(),
+        None => vec![0.0; film.values.len()],
+    };
+    let at = |row: u32, column: u32| heat[(row * columns + column) as usize];
+    let is_hot = |row: u32, column: u32| at(row.min(rows - 1), column.min(columns - 1)) >= HOT;
+    // As wide as it is visible on the whole picture.
+    let line = (columns / 500).max(1);
+    for (index, &value) in film.values.iter().enumerate() {
+        let (row, column) = (index as u32 / columns, index as u32 % columns);
+        let is_line = is_hot(row, column)
+            && !(is_hot(row.saturating_sub(line), column)
+                && is_hot(row + line, column)
+                && is_hot(row, column.saturating_sub(line))
+                && is_hot(row, column + line));
+        let grey = value.round().clamp(0.0, 255.0) as u8;
+        let ink = if is_line { inks::hot_line_ink() } else { inks::heated(grey, at(row, column)) };
+        picture.put_pixel(left + column, top + row, ink);
+    }
 }
 
 /// The heat under a pixel of the radiograph: picture → source image → square canvas → grid.
-fn heat_at(analysis: &ImageAnalysis, layout: &Layout, row: u32, column: u32) -> f32 {
-    let placement = &analysis.placement;
+fn heat_at(map: &HeatMap, placement: &Placement, (rows, columns): (u32, u32), (row, column): (u32, u32)) -> f32 {
     let along = |index: u32, pixels: u32, source: u32, pad: u32| {
         let source_position = (f64::from(index) + 0.5) / f64::from(pixels) * f64::from(source);
         (source_position + f64::from(pad)) / f64::from(placement.side.max(1))
     };
     heat::sample(
-        &analysis.heat_map,
-        along(column, layout.columns, placement.source_columns, placement.pad_left),
-        along(row, layout.rows, placement.source_rows, placement.pad_top),
+        map,
+        along(column, columns, placement.source_columns, placement.pad_left),
+        along(row, rows, placement.source_rows, placement.pad_top),
     )
 }
 
-/// Colour over grey: nothing below the threshold, from there more opaque with the heat.
-fn blend(grey: u8, heat: f32, transparent_below: f32) -> Rgb<u8> {
-    if heat < transparent_below || heat <= 0.0 {
-        return Rgb([grey; 3]);
-    }
-    let above = ((heat - transparent_below) / (1.0 - transparent_below).max(f32::EPSILON)).clamp(0.0, 1.0);
-    let opacity = MAXIMUM_OPACITY * (0.35 + 0.65 * above);
-    let ink = colour_of(heat);
-    Rgb(ink.map(|channel| (f32::from(grey) * (1.0 - opacity) + f32::from(channel) * opacity).round() as u8))
-}
-
-fn colour_of(heat: f32) -> [u8; 3] {
-    let colour = colorous::TURBO.eval_continuous(f64::from(heat.clamp(0.0, 1.0)));
-    [colour.r, colour.g, colour.b]
-}
-
-/// A bar from the first coloured value to the maximum, with words at both ends; returns the height it takes.
-fn draw_legend(picture: &mut RgbImage, font: &TextFont, layout: &Layout, y: u32, transparent_below: f32) -> u32 {
-    let size = layout.font_size;
+/// A bar from the first coloured heat to the maximum with words at both ends, and what the line is.
+fn draw_scale(picture: &mut RgbImage, font: &TextFont, layout: &Layout, words: &ScaleWords, y: u32) {
+    let Layout { margin, font_size: size, scale_bar: bar, .. } = *layout;
     let line_height = font.line_height(size);
-    let from = format!("activation {:.0} %", transparent_below * 100.0);
-    let to = "maximum";
-    font.draw(picture, &from, (layout.margin, y), size, WHITE);
-    let bar_left = layout.margin + font.width(&from, size) + layout.margin;
-    let bar_width = (layout.width / 4).max(80);
-    for column in 0..bar_width {
-        let share = column as f32 / bar_width as f32;
-        let colour = Rgb(colour_of(transparent_below + (1.0 - transparent_below) * share));
-        for row in line_height / 5..line_height * 4 / 5 {
-            if let Some(pixel) = picture.get_pixel_mut_checked(bar_left + column, y + row) {
-                *pixel = colour;
-            }
+    let write = |picture: &mut RgbImage, text: &str, (x, y): (u32, u32)| {
+        font.draw(picture, text, (x, y), size, WHITE);
+        x + font.width(text, size) + margin
+    };
+    let mut x = write(picture, &words.faintest, (margin, y));
+    for column in 0..bar {
+        let ink = inks::heat_ink(FAINTEST_HEAT + (1.0 - FAINTEST_HEAT) * column as f32 / bar as f32);
+        fill(picture, (x + column, y + line_height / 5), (1, line_height * 3 / 5), ink);
+    }
+    x = write(picture, &words.strongest, (x + bar + margin, y)) + margin;
+    let mut y = y;
+    if layout.outline_is_below {
+        (x, y) = (margin, y + line_height + margin / 2);
+    }
+    fill(picture, (x, y + line_height / 2), (2 * margin, 2), inks::hot_line_ink());
+    write(picture, &words.outline, (x + 3 * margin, y));
+}
+
+fn fill(picture: &mut RgbImage, (left, top): (u32, u32), (width, height): (u32, u32), ink: Rgb<u8>) {
+    for (x, y) in (0..width).flat_map(|x| (0..height).map(move |y| (left + x, top + y))) {
+        if let Some(pixel) = picture.get_pixel_mut_checked(x, y) {
+            *pixel = ink;
         }
     }
-    font.draw(picture, to, (bar_left + bar_width + layout.margin, y), size, WHITE);
-    line_height + layout.margin / 2
 }
 
 #[cfg(test)]
@@ -350,41 +485,17 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::types::{
-        ClassDefinition, Code, Decision, HeatMap, LungMask, MemberIdentity, Sha256Digest, SourceImage, Uid,
-    };
+    use crate::types::{Decision, LungMask, Sha256Digest, SourceImage, Uid};
 
-    fn bundle(status: BundleStatus, label: &str) -> BundleIdentity {
-        let digest = Sha256Digest::of(b"weights");
-        let member = MemberIdentity {
-            name: "unet".to_owned(),
-            architecture: "unet".to_owned(),
-            version: "1".to_owned(),
-            weights_sha256: digest,
-        };
-        let code = Code { value: "1".to_owned(), scheme: "99X".to_owned(), meaning: "x".to_owned() };
-        BundleIdentity {
-            name: "cxr".to_owned(),
-            version: "1.0".to_owned(),
-            status,
-            digest,
-            classes: vec![ClassDefinition { label: label.to_owned(), code }],
-            target_class_idx: 0,
-            threshold: 0.5,
-            pixel_threshold: None,
-            fusion: "mean_prob".to_owned(),
-            calibration: None,
-            reference_performance: String::new(),
-            grey_zone: None,
-            segmenter: Some(member),
-            members: Vec::new(),
-        }
+    fn map(rows: usize, columns: usize, hot: usize) -> HeatMap {
+        let mut values = vec![0.0; rows * columns];
+        values[hot] = 1.0;
+        HeatMap { rows, columns, values, maximum_activation: 1.0, method: "cam".to_owned() }
     }
 
-    /// Hot in the cell at row 5, column 1 of 7 x 7.
+    /// Hot in the cell at row 5, column 1 of 7 x 7. Of two members one is hot there, the other at row 1, column 5; the third
+    /// failed.
     fn analysis(rows: u32, columns: u32, localised: bool) -> ImageAnalysis {
-        let mut values = vec![0.0; 49];
-        values[5 * 7 + 1] = 1.0;
         ImageAnalysis {
             source: SourceImage {
                 sop_class_uid: Uid::new("1.2").unwrap(),
@@ -401,8 +512,11 @@ mod tests {
             member_spread: 0.0,
             decision: Decision::Undetermined,
             localised,
-            heat_map: HeatMap { rows: 7, columns: 7, values, maximum_activation: 1.0, method: "cam".to_owned() },
-            member_heat_maps: Vec::new(),
+            heat_map: map(7, 7, 5 * 7 + 1),
+            member_heat_maps: vec![
+                ("resnet50".to_owned(), map(7, 7, 5 * 7 + 1)),
+                ("vgg16".to_owned(), map(14, 14, 3 * 14 + 11)),
+            ],
             lung_mask: LungMask { side_pixels: 1, png_base64: String::new(), area_fraction: 0.3 },
             right_lung_heat_fraction: None,
             left_lung_heat_fraction: None,
@@ -410,14 +524,47 @@ mod tests {
         }
     }
 
+    fn words() -> OverlayWords {
+        let member = |name: &str, words: &str| MemberWords { name: name.to_owned(), words: words.to_owned() };
+        OverlayWords {
+            notice: String::new(),
+            above: vec!["AI heat map · COVID-19 87.3 % · NOT FOR DIAGNOSTIC USE".to_owned()],
+            reservations: Vec::new(),
+            below: vec!["grid 7x7: shows regions that influenced the output, not lesion outlines.".to_owned()],
+            scale: ScaleWords {
+                faintest: "activation 30 %".to_owned(),
+                strongest: "maximum".to_owned(),
+                outline: "line: half the maximum".to_owned(),
+            },
+            members_title: "Members of the ensemble:".to_owned(),
+            members: vec![
+                member("resnet50", "resnet50 88.1 %"),
+                member("vgg16", "vgg16 86.5 %"),
+                member("xception", "xception failed"),
+            ],
+        }
+    }
+
+    /// Longer than anybody would write, and in the script that needs the second font.
+    fn long_words() -> OverlayWords {
+        let long = "未经训练的测试权重，无临床意义 (UNTRAINED TEST WEIGHTS) ".repeat(4);
+        let words = words();
+        OverlayWords {
+            notice: long.clone(),
+            above: vec![long.clone()],
+            reservations: vec![long.clone()],
+            below: vec![long.clone(), long],
+            scale: ScaleWords { outline: "线条：最大值的一半，也就是半高处".to_owned(), ..words.scale },
+            ..words
+        }
+    }
+
     fn base(rows: u32, columns: u32) -> GrayImage {
         GrayImage::from_pixel(columns, rows, image::Luma([100]))
     }
 
-    fn words_of(analysis: &ImageAnalysis, bundle: &BundleIdentity, width: u32) -> (String, String) {
-        let words = words(analysis, bundle, OverlayOptions::default(), &TextFont::load().unwrap(), width);
-        let join = |lines: Vec<Line>| lines.into_iter().map(|line| line.text).collect::<Vec<_>>().join(" ");
-        (join(words.above), join(words.below))
+    fn layout_of(base: &GrayImage, words: &OverlayWords, is_coloured: bool, long_side: u32) -> Layout {
+        Layout::fit(&Content { base, words, is_coloured, font: &TextFont::load().unwrap() }, long_side)
     }
 
     fn has_colour(pixel: Rgb<u8>) -> bool {
@@ -425,104 +572,179 @@ mod tests {
         red.abs_diff(green) > 20 || green.abs_diff(blue) > 20
     }
 
+    /// All lines with the place where they are drawn.
+    fn placed(layout: &Layout, font: &TextFont) -> Vec<(Line, u32, u32)> {
+        let mut placed = Vec::new();
+        let mut put = |lines: &[Line], x: u32, mut y: u32| {
+            for line in lines {
+                placed.push((line.clone(), x, y));
+                y += font.line_height(line.size);
+            }
+        };
+        put(&layout.above, layout.margin, layout.margin);
+        let mut y = layout.banner + layout.rows + layout.margin + layout.scale;
+        put(&layout.strip.title, layout.margin, y);
+        for (number, lines) in layout.strip.words.iter().enumerate() {
+            let (x, top) = layout.strip.place(number as u32, layout.margin, y + layout.strip.title_height);
+            put(lines, x, top + layout.strip.map_height);
+        }
+        y += layout.strip.height();
+        put(&layout.below, layout.margin, y);
+        placed
+    }
+
     #[rstest]
     #[case(1955, 1841, 1536)]
     #[case(4280, 3520, 1024)]
     #[case(299, 299, 1536)]
-    #[case(3000, 500, 1536)]
-    #[case(500, 3000, 1536)]
+    #[case(3001, 501, 1536)]
+    #[case(501, 3001, 1536)]
     #[case(64, 64, 512)]
     #[case(3000, 20, 1536)]
-    fn pictures_keep_within_the_longest_side_and_words_within_the_width(
+    #[case(1, 1, 1536)]
+    #[case(2140, 1760, 8192)]
+    fn every_part_has_its_place_and_no_word_lies_outside(
         #[case] rows: u32,
         #[case] columns: u32,
-        #[case] long_side_max: u32,
+        #[case] longest: u32,
+        #[values(false, true)] long: bool,
     ) {
-        let options = OverlayOptions { long_side_max, ..OverlayOptions::default() };
-        let label = "a class with an unreasonably long label that nobody would write into a manifest";
-        let (base, analysis, bundle) =
-            (base(rows, columns), analysis(rows, columns, true), bundle(BundleStatus::Untrained, label));
-        let picture = render_overlay(&base, &analysis, &bundle, options).unwrap();
-        assert!(picture.width().max(picture.height()) <= long_side_max, "{:?}", picture.dimensions());
-        assert!(picture.width() >= 512);
-
-        let font = TextFont::load().unwrap();
-        let layout = Layout::fit(&base, options, &font, |width| words(&analysis, &bundle, options, &font, width));
-        for line in layout.words.above.iter().chain(&layout.words.below) {
-            assert!(line.size >= MINIMUM_FONT_PIXELS * 0.85);
-            assert!(layout.margin + font.width(&line.text, line.size) <= layout.width, "{}", line.text);
-        }
-        // The radiograph keeps its proportions within a pixel.
+        let words = if long { long_words() } else { words() };
+        let (base, analysis) = (base(rows, columns), analysis(rows, columns, true));
+        let options = OverlayOptions { long_side_max: longest, on_demand: false };
+        let picture = render_overlay(&base, &analysis, &words, options).unwrap();
+        assert!(picture.width().max(picture.height()) <= longest, "{:?}", picture.dimensions());
+        let layout = layout_of(&base, &words, true, longest);
+        // The radiograph keeps its proportions within a pixel, and is enlarged only for the words' sake.
         let expected = f64::from(layout.columns) * f64::from(rows) / f64::from(columns);
         assert!((f64::from(layout.rows) - expected).abs() <= 1.0);
+        assert!(layout.columns <= columns.max(MINIMUM_WIDTH_PIXELS));
+        assert!(layout.banner * BANNER_PART >= layout.height(), "{} of {}", layout.banner, layout.height());
+        let font = TextFont::load().unwrap();
+        for (line, x, y) in placed(&layout, &font) {
+            assert!(line.size >= MINIMUM_FONT_PIXELS * SMALL);
+            let (right, bottom) = (x + font.width(&line.text, line.size), y + font.line_height(line.size));
+            assert!(right <= layout.width && bottom <= layout.height(), "{line:?} at {x}, {y}");
+            let film = layout.banner..layout.banner + layout.rows;
+            assert!(bottom <= film.start || y >= film.end, "{line:?} at {y} stands on the radiograph");
+        }
+        if layout.height() <= longest {
+            assert_eq!(picture.dimensions(), (layout.width, layout.height()));
+            // Beside a narrow radiograph all is black, and in its upper quarter, which is cold, nothing is drawn.
+            for (x, y) in (0..layout.width).flat_map(|x| (0..layout.rows).map(move |y| (x, y))) {
+                let pixel = picture.get_pixel(x, layout.banner + y).0;
+                if x < layout.left || x >= layout.left + layout.columns {
+                    assert_eq!(pixel, [0; 3], "at {x}, {y}");
+                } else if y * 4 < layout.rows {
+                    assert_eq!(pixel, [100; 3], "at {x}, {y}");
+                }
+            }
+        } else {
+            assert_eq!(picture.width().max(picture.height()), longest, "made smaller as a whole");
+        }
     }
 
     #[test]
     fn colour_lies_over_the_hot_cell_and_nowhere_else() {
         // Portrait: 700 rows, 560 columns, 70 columns of padding at each side of the square of 700.
         let (rows, columns) = (700, 560);
-        let analysis = analysis(rows, columns, true);
-        let bundle = bundle(BundleStatus::Validated, "COVID-19");
-        let picture = render_overlay(&base(rows, columns), &analysis, &bundle, OverlayOptions::default()).unwrap();
-        let banner = (0..picture.height()).find(|&y| picture.get_pixel(5, y).0 == [100; 3]).unwrap();
-        // Cell (5, 1) has its centre at canvas (550, 150): source column 80.
-        assert!(has_colour(*picture.get_pixel(80, banner + 550)));
-        for (x, y) in [(480, 550), (80, 150), (280, 350)] {
-            assert_eq!(picture.get_pixel(x, banner + y).0, [100; 3], "at {x}, {y}");
+        let (base, analysis) = (base(rows, columns), analysis(rows, columns, true));
+        let picture = render_overlay(&base, &analysis, &words(), OverlayOptions::default()).unwrap();
+        let layout = layout_of(&base, &words(), true, 1536);
+        assert_eq!((layout.rows, layout.columns), (rows, columns));
+        // Cell (5, 1) has its centre at canvas (550, 150): source column 80. It cools over one cell, 100 pixels.
+        assert!(has_colour(*picture.get_pixel(80, layout.banner + 550)));
+        for (x, y) in (0..columns).flat_map(|x| (0..rows).map(move |y| (x, y))) {
+            let far = x.abs_diff(80).max(y.abs_diff(550)) > 100 * 7 / 10;
+            let pixel = *picture.get_pixel(x, layout.banner + y);
+            assert!(!far || pixel.0 == [100; 3], "{pixel:?} at {x}, {y}");
+            let heat = heat_at(&analysis.heat_map, &analysis.placement, (rows, columns), (y, x));
+            assert_eq!(heat < FAINTEST_HEAT, pixel.0 == [100; 3], "heat {heat} at {x}, {y}");
+            assert!(pixel != inks::hot_line_ink() || heat >= HOT, "the line is within what it surrounds");
         }
+        let line = picture.pixels().filter(|pixel| **pixel == inks::hot_line_ink()).count();
+        assert!(line > 300, "{line} pixels of line");
     }
 
     #[test]
-    fn without_localisation_there_is_no_colour_and_the_words_say_so() {
-        let (bundle, cold) = (bundle(BundleStatus::Validated, "COVID-19"), analysis(600, 600, false));
-        let picture = render_overlay(&base(600, 600), &cold, &bundle, OverlayOptions::default()).unwrap();
-        let banner = (0..picture.height()).find(|&y| picture.get_pixel(3, y).0 == [100; 3]).unwrap();
-        assert!((banner..banner + 600).all(|y| (0..600).all(|x| picture.get_pixel(x, y).0 == [100; 3])));
-        let (above, _) = words_of(&cold, &bundle, 600);
-        assert!(above.contains("no localisation"), "{above}");
-        assert!(above.contains("20.0 %"), "{above}");
+    fn each_member_has_its_own_map_in_the_strip() {
+        let (rows, columns) = (1400, 1400);
+        let (base, analysis) = (base(rows, columns), analysis(rows, columns, true));
+        let picture = render_overlay(&base, &analysis, &words(), OverlayOptions::default()).unwrap();
+        let layout = layout_of(&base, &words(), true, 1536);
+        let (map_rows, map_columns) = layout.strip.map.unwrap();
+        assert!(map_rows == map_columns && map_rows > 100, "{map_rows} x {map_columns}");
+        let top = layout.banner + layout.rows + layout.margin + layout.scale + layout.strip.title_height;
+        let coloured_in = |number: u32| {
+            let (left, top) = layout.strip.place(number, layout.margin, top);
+            let cells = (0..map_columns).flat_map(|x| (0..map_rows).map(move |y| (x, y)));
+            let coloured: Vec<(u32, u32)> =
+                cells.filter(|(x, y)| picture.get_pixel(left + x, top + y).0 != [100; 3]).collect();
+            let mean = |of: fn(&(u32, u32)) -> u32| {
+                f64::from(coloured.iter().map(of).sum::<u32>()) / (coloured.len() as f64 * f64::from(map_rows))
+            };
+            (!coloured.is_empty()).then(|| (mean(|at| at.0), mean(|at| at.1)))
+        };
+        let (x, y) = coloured_in(0).unwrap();
+        assert!((x - 1.5 / 7.0).abs() < 0.02 && (y - 5.5 / 7.0).abs() < 0.02, "{x}, {y}");
+        let (x, y) = coloured_in(1).unwrap();
+        assert!((x - 11.5 / 14.0).abs() < 0.02 && (y - 3.5 / 14.0).abs() < 0.02, "{x}, {y}");
+        assert_eq!(coloured_in(2), None, "the member that failed has the bare radiograph");
+        // Its words stand below it.
+        let (left, place) = layout.strip.place(2, layout.margin, top);
+        let below = place + layout.strip.map_height;
+        let inked = (left..left + layout.strip.place_width)
+            .any(|x| (below..below + 20).any(|y| picture.get_pixel(x, y).0[0] > 200));
+        assert!(inked);
+        // Where the picture is small the maps give way to the radiograph.
+        assert!(layout_of(&base, &words(), true, 512).strip.map.is_none());
     }
 
     #[test]
-    fn a_map_on_demand_is_coloured_whatever_the_output_is_and_speaks_of_no_threshold() {
-        let (bundle, mut cold) = (bundle(BundleStatus::Validated, "COVID-19"), analysis(600, 600, false));
-        cold.member_heat_maps = vec![("resnet50".to_owned(), cold.heat_map.clone())];
-        let options = OverlayOptions { on_demand: true, ..OverlayOptions::default() };
-        let picture = render_overlay(&base(600, 600), &cold, &bundle, options).unwrap();
-        assert!(picture.pixels().any(|pixel| has_colour(*pixel) && *pixel != AMBER));
-        let words = words(&cold, &bundle, options, &TextFont::load().unwrap(), 600);
-        let above = words.above.into_iter().map(|line| line.text).collect::<Vec<_>>().join(" ");
-        assert!(above.contains("made on demand: cam of resnet50"), "{above}");
-        assert!(above.contains("no indication") && !above.contains("threshold"), "{above}");
-    }
-
-    #[test]
-    fn the_words_name_class_output_purpose_and_grid() {
-        let (above, below) = words_of(&analysis(1400, 1400, true), &bundle(BundleStatus::Validated, "COVID-19"), 1400);
-        assert_eq!(above, "AI heat map · COVID-19 87.3 % · NOT FOR DIAGNOSTIC USE");
-        assert!(below.contains("grid 7x7: one cell = 200 px"), "{below}");
-        assert!(below.contains("RESEARCH, UNVERIFIED. cxr 1.0"), "{below}");
-        assert!(!below.contains(UNTRAINED_NOTICE));
+    fn without_localisation_there_is_no_colour_but_on_demand_there_is() {
+        let cold = analysis(600, 600, false);
+        let mut words = words();
+        words.reservations = vec!["no localisation".to_owned()];
+        let options = OverlayOptions::default();
+        let picture = render_overlay(&base(600, 600), &cold, &words, options).unwrap();
+        let layout = layout_of(&base(600, 600), &words, false, 1536);
+        assert!(layout.strip.map.is_none() && layout.scale == 0);
+        let film = |y: u32| (layout.banner..layout.banner + 600).contains(&y);
+        for (x, y, pixel) in picture.enumerate_pixels() {
+            assert!(!film(y) || pixel.0 == [100; 3], "{pixel:?} at {x}, {y}");
+        }
+        let options = OverlayOptions { on_demand: true, ..options };
+        let on_demand = render_overlay(&base(600, 600), &cold, &words, options).unwrap();
+        assert!(on_demand.pixels().any(|pixel| *pixel == inks::hot_line_ink()));
+        // A map without any heat is as good as none.
+        let mut nothing = analysis(600, 600, true);
+        nothing.heat_map.values.fill(0.0);
+        let picture = render_overlay(&base(600, 600), &nothing, &words, OverlayOptions::default()).unwrap();
+        assert!(picture.enumerate_pixels().all(|(_, y, pixel)| !film(y) || pixel.0 == [100; 3]));
     }
 
     #[test]
     fn everything_of_an_untrained_bundle_says_so_twice() {
-        let (above, below) = words_of(&analysis(1400, 1400, true), &bundle(BundleStatus::Untrained, "COVID-19"), 512);
-        assert!(above.starts_with(UNTRAINED_NOTICE), "{above}");
-        assert!(below.contains(UNTRAINED_NOTICE), "{below}");
-        let (_, below) = words_of(&analysis(1400, 1400, true), &bundle(BundleStatus::Unvalidated, "x"), 512);
-        assert!(below.contains("not validated"), "{below}");
+        let mut words = words();
+        words.notice = "UNTRAINED TEST WEIGHTS - NO CLINICAL MEANING".to_owned();
+        let layout = layout_of(&base(1400, 1400), &words, true, 1536);
+        assert_eq!(layout.above[0].text, words.notice);
+        assert_eq!(layout.above[0].colour, AMBER);
+        assert_eq!(layout.below.last().unwrap().text, words.notice);
     }
 
     #[test]
     fn what_does_not_belong_together_is_refused() {
-        let bundle = bundle(BundleStatus::Validated, "COVID-19");
         let options = OverlayOptions::default();
-        let mismatch = render_overlay(&base(10, 20), &analysis(20, 10, true), &bundle, options);
+        let mismatch = render_overlay(&base(10, 20), &analysis(20, 10, true), &words(), options);
         assert!(matches!(mismatch, Err(OverlayError::SizeMismatch { base_rows: 10, rows: 20, .. })));
         let mut broken = analysis(20, 10, true);
         broken.heat_map.values.pop();
-        let broken = render_overlay(&base(20, 10), &broken, &bundle, options);
-        assert!(matches!(broken, Err(OverlayError::HeatMap { values: 48, .. })));
+        let refused = render_overlay(&base(20, 10), &broken, &words(), options);
+        assert!(matches!(refused, Err(OverlayError::HeatMap { values: 48, .. })));
+        let mut broken = analysis(20, 10, true);
+        broken.member_heat_maps[1].1.rows = 3;
+        let refused = render_overlay(&base(20, 10), &broken, &words(), options);
+        assert!(matches!(refused, Err(OverlayError::HeatMap { rows: 3, .. })));
     }
 }

@@ -1,25 +1,40 @@
-//! Text in pictures: one vendored font, drawn with ab_glyph, wrapped to a width.
+//! Text in pictures: vendored fonts, drawn with ab_glyph, wrapped to a width.
+//!
+//! DejaVu Sans has Latin, Greek and Cyrillic letters; what it lacks is taken from a font of Chinese characters, kana and
+//! JIS level 1 kanji. What both lack is a box, so that nobody takes it for a space.
 
 use ab_glyph::{Font, FontRef, Glyph, GlyphId, PxScale, ScaleFont, point};
 use image::{Rgb, RgbImage};
 
 static FONT_DATA: &[u8] = include_bytes!("fonts/DejaVuSans.ttf");
+static CJK_FONT_DATA: &[u8] = include_bytes!("fonts/CjkFallback.ttf");
 
-/// The font of all text in pictures.
+/// Which of the fonts has a character.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Face {
+    Main,
+    Cjk,
+    /// Neither: the main font's box.
+    Neither,
+}
+
+/// The fonts of all text in pictures.
 pub struct TextFont {
-    font: FontRef<'static>,
+    main: FontRef<'static>,
+    cjk: FontRef<'static>,
 }
 
 impl TextFont {
-    /// `None` when the vendored font is damaged.
+    /// `None` when a vendored font is damaged.
     #[must_use]
     pub fn load() -> Option<Self> {
-        FontRef::try_from_slice(FONT_DATA).ok().map(|font| Self { font })
+        let load = |data| FontRef::try_from_slice(data).ok();
+        Some(Self { main: load(FONT_DATA)?, cjk: load(CJK_FONT_DATA)? })
     }
 
     /// Height of a line in pixels at a font size in pixels.
     pub(super) fn line_height(&self, size: f32) -> u32 {
-        let scaled = self.font.as_scaled(PxScale::from(size));
+        let scaled = self.main.as_scaled(PxScale::from(size));
         (scaled.height() + scaled.line_gap()).ceil() as u32
     }
 
@@ -29,13 +44,15 @@ impl TextFont {
         self.layout(text, size).1.ceil() as u32
     }
 
-    /// Breaks `text` between words so that no line is wider than `max_width`; a single word that is wider is broken
+    /// Breaks `text` between words, and anywhere between Chinese or Japanese characters, so that no line is wider than
+    /// `max_width`. No line begins with a closing sign or ends with an opening one. What has no such place and is wider is broken
     /// anywhere.
     pub(super) fn wrap(&self, text: &str, size: f32, max_width: u32) -> Vec<String> {
         let mut lines = Vec::new();
         let mut line = String::new();
-        for word in text.split_whitespace() {
-            let longer = if line.is_empty() { word.to_owned() } else { format!("{line} {word}") };
+        for (piece, follows_space) in pieces(text) {
+            let joint = if follows_space && !line.is_empty() { " " } else { "" };
+            let longer = format!("{line}{joint}{piece}");
             if self.width(&longer, size) <= max_width {
                 line = longer;
                 continue;
@@ -43,7 +60,7 @@ impl TextFont {
             if !line.is_empty() {
                 lines.push(std::mem::take(&mut line));
             }
-            for character in word.chars() {
+            for character in piece.chars() {
                 let longer = format!("{line}{character}");
                 if line.is_empty() || self.width(&longer, size) <= max_width {
                     line = longer;
@@ -61,10 +78,11 @@ impl TextFont {
     /// Draws one line with its top left corner at `x`, `y`; what lies outside of the picture is cut.
     pub fn draw(&self, picture: &mut RgbImage, text: &str, (x, y): (u32, u32), size: f32, colour: Rgb<u8>) {
         let (glyphs, _) = self.layout(text, size);
-        let ascent = self.font.as_scaled(PxScale::from(size)).ascent();
-        for mut glyph in glyphs {
+        let ascent = self.main.as_scaled(PxScale::from(size)).ascent();
+        for (face, mut glyph) in glyphs {
             glyph.position = point(glyph.position.x + x as f32, y as f32 + ascent);
-            let Some(outline) = self.font.outline_glyph(glyph) else { continue };
+            let font = if face == Face::Cjk { &self.cjk } else { &self.main };
+            let Some(outline) = font.outline_glyph(glyph) else { continue };
             let (left, top) = (outline.px_bounds().min.x, outline.px_bounds().min.y);
             outline.draw(|column, row, coverage| {
                 let (px, py) = (left + column as f32, top + row as f32);
@@ -81,24 +99,84 @@ impl TextFont {
         }
     }
 
+    fn face(&self, character: char) -> Face {
+        let has = |font: &FontRef<'static>| font.glyph_id(character) != GlyphId(0);
+        match (has(&self.main), has(&self.cjk)) {
+            (true, _) => Face::Main,
+            (false, true) => Face::Cjk,
+            (false, false) => Face::Neither,
+        }
+    }
+
+    /// At a font size, the fonts' ems are as large as one another.
+    fn scale(&self, face: Face, size: f32) -> PxScale {
+        let ems = |font: &FontRef<'static>| font.height_unscaled() / font.units_per_em().unwrap_or(1.0);
+        match face {
+            Face::Main | Face::Neither => PxScale::from(size),
+            Face::Cjk => PxScale::from(size * ems(&self.cjk) / ems(&self.main)),
+        }
+    }
+
     /// Glyphs on a baseline at 0, and the advance width of the whole line.
-    fn layout(&self, text: &str, size: f32) -> (Vec<Glyph>, f32) {
-        let scaled = self.font.as_scaled(PxScale::from(size));
+    fn layout(&self, text: &str, size: f32) -> (Vec<(Face, Glyph)>, f32) {
         let mut caret = 0.0;
-        let mut previous: Option<GlyphId> = None;
+        let mut previous: Option<(Face, GlyphId)> = None;
         let mut glyphs = Vec::with_capacity(text.len());
         for character in text.chars() {
+            let face = self.face(character);
+            let font = if face == Face::Cjk { &self.cjk } else { &self.main };
+            let scale = self.scale(face, size);
+            let scaled = font.as_scaled(scale);
             let id = scaled.glyph_id(character);
-            if let Some(previous) = previous {
-                caret += scaled.kern(previous, id);
+            if let Some((_, before)) = previous.filter(|(of, _)| *of == face) {
+                caret += scaled.kern(before, id);
             }
-            glyphs.push(id.with_scale_and_position(PxScale::from(size), point(caret, 0.0)));
+            glyphs.push((face, id.with_scale_and_position(scale, point(caret, 0.0))));
             caret += scaled.h_advance(id);
-            previous = Some(id);
+            previous = Some((face, id));
         }
         (glyphs, caret)
     }
 }
+
+/// The parts of a text between which a line may break, and whether white space is before them.
+fn pieces(text: &str) -> Vec<(String, bool)> {
+    let mut pieces: Vec<(String, bool)> = Vec::new();
+    for word in text.split_whitespace() {
+        let mut piece = String::new();
+        let mut follows_space = true;
+        if word.starts_with(|first| CLOSING.contains(first))
+            && let Some((before, of_before)) = pieces.pop()
+        {
+            piece = before + " ";
+            follows_space = of_before;
+        }
+        for character in word.chars() {
+            if piece.chars().next_back().is_some_and(|before| may_break(before, character)) {
+                pieces.push((std::mem::take(&mut piece), follows_space));
+                follows_space = false;
+            }
+            piece.push(character);
+        }
+        pieces.push((piece, follows_space));
+    }
+    pieces
+}
+
+fn may_break(before: char, after: char) -> bool {
+    (is_ideographic(before) || is_ideographic(after)) && !OPENING.contains(before) && !CLOSING.contains(after)
+}
+
+/// Characters of scripts that are written without spaces, and their punctuation.
+const fn is_ideographic(character: char) -> bool {
+    matches!(character, '\u{2e80}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{ff00}'..='\u{ffef}' | '\u{20000}'..='\u{3ffff}')
+}
+
+/// Signs that stay with what follows.
+const OPENING: &str = "([{（［｛「『【〔〈《“‘〖";
+/// Signs, and small kana, that stay with what is before.
+const CLOSING: &str =
+    ")]}）］｝」』】〕〉》”’〗、。，．,.：:；;！!？?％%‰℃°·・…—～ー々ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮ";
 
 #[cfg(test)]
 mod tests {
@@ -115,6 +193,72 @@ mod tests {
             assert_eq!(letters(&lines.concat()), letters(text));
         }
         assert!(font.wrap("   ", 14.0, 100).is_empty());
+    }
+
+    #[test]
+    fn chinese_breaks_between_any_characters_but_not_before_closing_signs() {
+        let font = TextFont::load().unwrap();
+        let text = "热图显示影响输出的区域，而不是病灶轮廓（见说明）。输出低于阈值 50.0 % 并不排除感染，仅供研究使用。";
+        for width in [60, 90, 133, 200] {
+            let lines = font.wrap(text, 14.0, width);
+            assert!(lines.len() > 2 && lines.iter().all(|line| font.width(line, 14.0) <= width), "{width}: {lines:?}");
+            assert_eq!(lines.concat().replace(' ', ""), text.replace(' ', ""));
+            for line in &lines {
+                assert!(!line.starts_with(|first| CLOSING.contains(first)), "{width}: {lines:?}");
+                assert!(!line.ends_with(|last| OPENING.contains(last)), "{width}: {lines:?}");
+            }
+            // A line is filled: it holds more than a character less than what fits.
+            assert!(lines[..lines.len() - 1].iter().all(|line| font.width(line, 14.0) + 60 > width), "{lines:?}");
+        }
+        assert_eq!(pieces("of 50.0 % ("), [("of", true), ("50.0 %", true), ("(", true)].map(owned));
+        assert_eq!(
+            pieces("AI 热图，50%。"),
+            [("AI", true), ("热", true), ("图，", false), ("50%。", false)].map(owned)
+        );
+    }
+
+    fn owned((piece, follows_space): (&str, bool)) -> (String, bool) {
+        (piece.to_owned(), follows_space)
+    }
+
+    #[test]
+    fn every_character_of_a_line_has_ink_and_what_no_font_has_is_a_box() {
+        let font = TextFont::load().unwrap();
+        let ink = |text: &str| {
+            let mut picture = RgbImage::new(40, 40);
+            font.draw(&mut picture, text, (4, 4), 24.0, Rgb([255; 3]));
+            picture
+        };
+        for (text, face) in
+            [("a", Face::Main), ("诚", Face::Cjk), ("誠", Face::Cjk), ("カ", Face::Cjk), ("가", Face::Neither)]
+        {
+            assert_eq!(font.face(text.chars().next().unwrap()), face, "{text}");
+            let inked = ink(text).pixels().filter(|pixel| pixel.0[0] > 128).count();
+            assert!(inked > 20, "{text} has {inked} pixels");
+        }
+        assert_ne!(ink("诚"), ink("诊"));
+        assert_eq!(ink("가"), ink("나"), "one box for all that is missing");
+        // A Chinese character is as wide as its em and does not stand out of the line.
+        let picture = ink("诚");
+        let rows: Vec<u32> = picture.enumerate_pixels().filter(|(_, _, p)| p.0[0] > 128).map(|(_, y, _)| y).collect();
+        let (top, bottom) = (rows.iter().min().unwrap(), rows.iter().max().unwrap());
+        assert!(*top >= 4 && *bottom < 4 + font.line_height(24.0), "{top} to {bottom}");
+        assert!((15..=25).contains(&font.width("诚", 24.0)), "{}", font.width("诚", 24.0));
+    }
+
+    /// A sentence that the fonts cannot write would be boxes on every picture.
+    #[test]
+    fn the_fonts_have_every_character_of_the_built_in_texts() {
+        let font = TextFont::load().unwrap();
+        let texts = [
+            include_str!("../report/texts/en/picture.ftl"),
+            include_str!("../report/texts/en/report.ftl"),
+            include_str!("../report/texts/zh/picture.ftl"),
+            include_str!("../report/texts/zh/report.ftl"),
+        ];
+        let missing: String =
+            texts.concat().chars().filter(|c| !c.is_control() && font.face(*c) == Face::Neither).collect();
+        assert_eq!(missing, "");
     }
 
     #[test]

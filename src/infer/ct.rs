@@ -17,14 +17,14 @@ use crate::{
         ct::{
             BACKGROUND, BAND_LIMITS_HU, Candidate, Choice, DENSITOMETRY_METHOD, HuSlice, LEFT_LUNG, LungLabels,
             NETWORK_METHOD, OtherSeries, RIGHT_LUNG, Refusal, SEGMENTATION_METHOD, ScanInput, SectionError,
-            SliceHeader, Stack, Volume, choose_sections, choose_stacks, decode_hu, measure, segment,
+            SliceHeader, Stack, Volume, choose_sections, choose_stacks, decode_hu, measure, segment, voxel_labels,
         },
         names_chest, read_object,
     },
     types::{
         BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtLesions, CtLung, CtMethod, CtSection, CtSeries,
         Errand, ExcludedImage, ExcludedSeries, GateResult, NotAnalysed, NotJudged, ReasonCode, RunOutcome, SourceImage,
-        Urgency,
+        Urgency, VoxelLabels,
     },
 };
 
@@ -104,6 +104,7 @@ struct Measured {
     threshold_hu: Option<i16>,
     /// Images that are not in the volume since others have the same place and pixels.
     identical: Vec<usize>,
+    masks: VoxelLabels,
 }
 
 impl CtPipeline {
@@ -154,8 +155,8 @@ impl CtPipeline {
         F: Future<Output = Result<LoadedImage, InferError>>,
     {
         let mut times = StageTimes::of(errand);
-        let outcome = self.outcome(sources, errand, &mut read, &mut times).await?;
-        Ok(Analysis { outcome, embeddings: Vec::new(), stage_milliseconds: times.stages })
+        let (outcome, masks) = self.outcome(sources, errand, &mut read, &mut times).await?;
+        Ok(Analysis { outcome, masks, embeddings: Vec::new(), stage_milliseconds: times.stages })
     }
 
     async fn outcome<R, F>(
@@ -164,7 +165,7 @@ impl CtPipeline {
         errand: &Errand,
         read: &mut R,
         times: &mut StageTimes,
-    ) -> Result<RunOutcome, InferError>
+    ) -> Result<(RunOutcome, Option<VoxelLabels>), InferError>
     where
         R: FnMut(SourceImage) -> F,
         F: Future<Output = Result<LoadedImage, InferError>>,
@@ -202,7 +203,7 @@ impl CtPipeline {
                 return Ok(ct_measured(&images, &choice, &refused, measured, ordered));
             }
             let Refusal { reason, words } = choice.refusal(&refused);
-            Ok(RunOutcome::NotAnalysed(NotAnalysed { reason, words, sources }))
+            Ok((RunOutcome::NotAnalysed(NotAnalysed { reason, words, sources }), None))
         };
         tokio::select! {
             // What a thread computes at that moment is finished there and thrown away; only then the place is free.
@@ -284,10 +285,13 @@ impl CtPipeline {
         let of_classes = classification.iter().flat_map(|scan| &scan.key_slices).map(|key| key.slice);
         let key_slices: Vec<usize> = of_classes.chain(outlined.iter().flat_map(Outlined::key_slices)).collect();
         let (lesions, mask) = outlined.map(|Outlined { lesions, mask }| (lesions, mask)).unzip();
-        let choose = move || choose_sections(&volume, &labels, mask.as_deref(), &key_slices);
-        let sections = on_thread(&errand.progress, choose).await?;
-        let sections = sections.map_err(|error: SectionError| InferError::Sections(error.to_string()))?;
-        Ok(Ok(Measured { lungs, gates, sections, classification, lesions, not_judged, threshold_hu, identical }))
+        let keep = move || {
+            let sections = choose_sections(&volume, &labels, mask.as_deref(), &key_slices)?;
+            Ok::<_, SectionError>((sections, voxel_labels(&volume, Arc::unwrap_or_clone(labels), mask.as_deref())))
+        };
+        let kept = on_thread(&errand.progress, keep).await?;
+        let (sections, masks) = kept.map_err(|error| InferError::Sections(error.to_string()))?;
+        Ok(Ok(Measured { lungs, gates, sections, classification, lesions, not_judged, threshold_hu, identical, masks }))
     }
 
     /// The lungs, by the bundle's network or by threshold. The inner error is what is wrong with the images.
@@ -468,27 +472,29 @@ fn undecodable(error: &ImagingError, number: usize, stack: &Stack) -> Refusal {
     Refusal { reason, words: format!("slice {} of {} has no pixels: {words}", number + 1, stack.slices.len()) }
 }
 
-/// The outcome of the candidate after those that were `refused`; `sources` are all images of the study.
+/// The outcome of the candidate after those that were `refused`, with what each voxel is; `sources` are all images of the
+/// study.
 fn ct_measured(
     images: &[Read],
     choice: &Choice,
     refused: &[Refusal],
     measured: Measured,
     sources: Vec<SourceImage>,
-) -> RunOutcome {
+) -> (RunOutcome, Option<VoxelLabels>) {
     let (why_chosen, other_series) = choice.explain(refused).unwrap_or_default();
     let excluded_series = excluded_series(sources, other_series);
-    let analysis = ct_analysis(images, &choice.candidates[refused.len()], why_chosen, measured, excluded_series);
-    RunOutcome::CtMeasured(Box::new(analysis))
+    let candidate = &choice.candidates[refused.len()];
+    let (analysis, masks) = ct_analysis(images, candidate, why_chosen, measured, excluded_series);
+    (RunOutcome::CtMeasured(Box::new(analysis)), Some(masks))
 }
 
 fn ct_analysis(
     images: &[Read],
     Candidate { stack, left_out, .. }: &Candidate,
     why_chosen: String,
-    Measured { lungs, gates, sections, classification, lesions, not_judged, threshold_hu, identical }: Measured,
+    Measured { lungs, gates, sections, classification, lesions, not_judged, threshold_hu, identical, masks }: Measured,
     excluded_series: Vec<ExcludedSeries>,
-) -> CtAnalysis {
+) -> (CtAnalysis, VoxelLabels) {
     let stacked: Vec<SourceImage> = stack.slices.iter().map(|&idx| images[idx].source.clone()).collect();
     let identical = identical.into_iter().map(|idx| {
         let words = "the image lies at the position of another and has the same pixels".to_owned();
@@ -500,7 +506,7 @@ fn ct_analysis(
         .chain(identical)
         .map(|(idx, Refusal { reason, words })| ExcludedImage { source: images[idx].source.clone(), reason, words })
         .collect();
-    CtAnalysis {
+    let analysis = CtAnalysis {
         series: CtSeries {
             // A stack has slices.
             series_instance_uid: stacked[0].series_instance_uid.clone(),
@@ -528,7 +534,8 @@ fn ct_analysis(
         not_judged: not_judged.map(|Refusal { reason, words }| NotJudged { reason, words }),
         excluded_series,
         excluded,
-    }
+    };
+    (analysis, masks)
 }
 
 fn excluded_series(sources: Vec<SourceImage>, other_series: Vec<OtherSeries>) -> Vec<ExcludedSeries> {

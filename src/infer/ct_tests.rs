@@ -25,7 +25,7 @@ use crate::{
     },
     types::{
         BundleIdentity, BundleStatus, CtAnalysis, CtLesionRun, CtLesions, CtPlane, CtQuadrant, Decision, Errand,
-        NotAnalysed, ReasonCode, RunOutcome, Sha256Digest, Side, SourceImage, Uid, Urgency,
+        NotAnalysed, ReasonCode, RunOutcome, Sha256Digest, Side, SourceImage, Uid, Urgency, VoxelLabels,
     },
 };
 
@@ -212,6 +212,36 @@ fn both_lungs_are_measured_and_the_stages_are_timed() {
     assert_eq!(keys, order, "the images are named from the feet up");
 }
 
+/// What each voxel is agrees with what was measured, and does not depend on how the images are turned.
+#[test]
+fn every_voxel_is_labelled_as_it_was_measured() {
+    let (volume, truth) = phantom();
+    let voxel_ml = volume.voxel_ml();
+    let mut first: Option<VoxelLabels> = None;
+    for (columns_reversed, rows_reversed) in [(false, false), (true, true)] {
+        let analysis = Study::of(&volume, Writing { columns_reversed, rows_reversed, ..PLAIN }).analyse();
+        let RunOutcome::CtMeasured(measured) = analysis.outcome else { panic!("{:?}", analysis.outcome) };
+        let masks = analysis.masks.unwrap();
+        assert_eq!(masks.size, volume.size);
+        let ml = |bits: u8| masks.bits.iter().filter(|label| **label & bits == bits).count() as f64 * voxel_ml;
+        let is_near = |found: f64, expected: f64| (found - expected).abs() < 1e-6 * expected.max(1.0);
+        for (lung, side, label) in [
+            (&measured.lungs[0], VoxelLabels::RIGHT_LUNG, RIGHT_LUNG),
+            (&measured.lungs[1], VoxelLabels::LEFT_LUNG, LEFT_LUNG),
+        ] {
+            let whole = &lung.whole;
+            assert!(is_near(ml(side), whole.volume_ml));
+            assert!(is_near(ml(side | VoxelLabels::OPACITY), whole.opacity_fraction() * whole.volume_ml));
+            assert!(is_near(ml(side | VoxelLabels::CONSOLIDATION), whole.consolidation_fraction() * whole.volume_ml));
+            let found: Vec<u8> = masks.bits.iter().map(|bits| u8::from(bits & side != 0) * label).collect();
+            assert!(dice(&found, &truth, label) > 0.95, "the {} lung is where it is", lung.side.name());
+        }
+        assert!(masks.slices_with(VoxelLabels::LESION).is_empty());
+        assert!(first.get_or_insert_with(|| masks.clone()) == &masks);
+    }
+    assert_eq!(Study::default().analyse().masks, None);
+}
+
 /// The pipeline of an untrained bundle with one network.
 fn pipeline_of(architecture: MemberArchitecture, change: impl FnOnce(String) -> String) -> CtPipeline {
     let folder = tempfile::tempdir().unwrap();
@@ -390,7 +420,14 @@ fn a_lesion_comes_back_to_its_voxels_and_the_rule_finds_its_slices() {
     // However the images are turned.
     for (columns_reversed, rows_reversed) in [(false, false), (true, false), (false, true)] {
         let study = Study::of(&volume, Writing { columns_reversed, rows_reversed, ..PLAIN });
-        let (measured, lesions) = lesions_of(study.analyse_with(&pipeline, study.sources.clone()));
+        let analysis = study.analyse_with(&pipeline, study.sources.clone());
+        let masks = analysis.masks.clone().unwrap();
+        assert_eq!(masks.slices_with(VoxelLabels::LESION), [30, 31, 32, 33, 34]);
+        for (pixel, bits) in masks.slice(32).iter().enumerate() {
+            let is_block = (45..75).contains(&(pixel % volume.size[0])) && (75..95).contains(&(pixel / volume.size[0]));
+            assert_eq!(bits & VoxelLabels::LESION != 0, is_block);
+        }
+        let (measured, lesions) = lesions_of(analysis);
         assert_eq!(lesions.run, Some(expected));
         assert_eq!((lesions.slices_with_lesion, lesions.longest_run, lesions.largest_slice), (5, 5, Some(30)));
         let block_ml = 30.0 * 20.0 * 5.0 * volume.voxel_ml();

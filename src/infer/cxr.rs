@@ -27,7 +27,7 @@ use crate::{
     },
     types::{
         BundleIdentity, BundleStatus, CxrAnalysis, Errand, ExcludedImage, GateResult, HeatMap, ImageAnalysis, LungMask,
-        MemberScore, NotAnalysed, Placement, Progress, ReasonCode, RunOutcome, SourceImage,
+        MemberScore, NotAnalysed, Placement, Progress, ReasonCode, RunOutcome, SourceImage, VoxelLabels,
     },
 };
 
@@ -45,6 +45,8 @@ pub struct LoadedImage {
 pub struct Analysis {
     /// Scores and maps, or the reason why there are none.
     pub outcome: RunOutcome,
+    /// Of a measured CT: what each voxel is.
+    pub masks: Option<VoxelLabels>,
     /// The embedding of each analysed image, of length 1, or in words why there is none; in the order of the outcome's
     /// images.
     pub embeddings: Vec<Result<Vec<f32>, String>>,
@@ -334,7 +336,7 @@ impl<M: Models> CxrPipeline<M> {
         } else {
             RunOutcome::Analysed(CxrAnalysis { images: analysed, excluded })
         };
-        Ok(Analysis { outcome, embeddings, stage_milliseconds: times.stages })
+        Ok(Analysis { outcome, masks: None, embeddings, stage_milliseconds: times.stages })
     }
 
     async fn analyse_image(

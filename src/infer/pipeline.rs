@@ -139,6 +139,7 @@ impl Pipeline {
             let sources = sources.to_vec();
             return Ok(Analysis {
                 outcome: RunOutcome::NotAnalysed(NotAnalysed { reason: ReasonCode::NoSuitableImage, words, sources }),
+                masks: None,
                 embeddings: Vec::new(),
                 stage_milliseconds: Vec::new(),
             });

@@ -3,7 +3,7 @@
 //! is charged to the study that caused it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     future::Future,
     path::PathBuf,
     pin::Pin,
@@ -24,31 +24,21 @@ use super::{
     thread::on_thread,
 };
 use crate::{
-    archive::{Archive, ArchiveError},
+    archive::Archive,
     db::{
-        self, Db, case, delivery,
+        self, Db, case,
         instance::{self, Instance},
-        result, run,
-        run::{AfterFailure, Claim, ClaimedRendering, ClaimedRun, FinishedRun, Pending, Rendered},
-        site, workup,
+        masks::PackedMasks,
+        run::{self, AfterFailure, Claim, ClaimedRun, Pending},
+        site,
     },
-    imaging::{
-        self, DecodeLimits, GuardLimits, OverlayOptions,
-        ct::{SectionPixels, ShownSection, decode_hu, render_sections},
-    },
+    imaging::DecodeLimits,
     jobs::{self, Job, JobHandler},
     nn::EnsembleOptions,
-    report::{self, OverlayWords, RenderOptions, RenderedObject, RgbPixels, SourceHeader},
+    report::{self, RenderOptions},
     telemetry::{Label as _, RunStage},
-    types::{
-        BundleIdentity, CtAnalysis, CtPlane, CtSection, CtSeries, Errand, HeatMap, ImageAnalysis, Installation,
-        Progress, Route, RunOutcome, RunRecord, RunRole, Sha256Digest, SourceImage, Uid, Urgency,
-    },
+    types::{Errand, Installation, Progress, Route, RunOutcome, RunRole, Sha256Digest, SourceImage, Uid, Urgency},
 };
-
-/// Results are sent image first, report last, so that what the report refers to is there.
-const SEND_ORDER_SC: i32 = 1;
-const SEND_ORDER_SR: i32 = 2;
 
 /// What the inference process needs.
 #[derive(Clone)]
@@ -73,10 +63,10 @@ pub struct WorkerSettings {
     pub node: String,
 }
 
-struct Inner {
-    db: Db,
-    archive: Archive,
-    settings: WorkerSettings,
+pub(super) struct Inner {
+    pub(super) db: Db,
+    pub(super) archive: Archive,
+    pub(super) settings: WorkerSettings,
     library: CaseLibrary,
     bundles: LoadedBundles,
     /// Work that may have killed the process before takes all places, all other work takes one.
@@ -334,6 +324,7 @@ impl Inner {
                         result_key: finished.result_key,
                         stage_milliseconds: &finished.stage_milliseconds,
                         computed_with: &finished.pipeline.computing(),
+                        masks: finished.masks.as_ref(),
                     },
                 )
                 .await?;
@@ -393,7 +384,7 @@ impl Inner {
     }
 
     /// A run that has taken over from a parked one is no longer the last in the queue.
-    async fn queue_answering(&self, tx: &mut db::Tx, parked: Uuid) -> anyhow::Result<()> {
+    pub(super) async fn queue_answering(&self, tx: &mut db::Tx, parked: Uuid) -> anyhow::Result<()> {
         match run::answering(tx, parked).await? {
             Some((run_id, Pending::Attempt { due_at })) => {
                 jobs::queue(tx, &self.db, &Job::RunBundle(run_id), Some(due_at)).await?;
@@ -432,7 +423,10 @@ impl Inner {
             let stage = RunStage::Compare.as_str().to_owned();
             analysis.stage_milliseconds.push((stage, started.elapsed().as_secs_f64() * 1000.0));
         }
-        let Analysis { outcome, stage_milliseconds, .. } = analysis;
+        let Analysis { outcome, masks, stage_milliseconds, .. } = analysis;
+        let pack = move || masks.as_ref().map(PackedMasks::of).transpose();
+        let masks = on_thread(&errand.progress, pack).await.map_err(|error| technical(anyhow!(error)))?;
+        let masks = masks.map_err(|error| technical(anyhow!(error)))?;
         let result_key = report::result_key(
             self.settings.installation.id,
             claimed.workup_id,
@@ -441,7 +435,7 @@ impl Inner {
             &self.settings.configuration_sha256,
             claimed.revision,
         );
-        Ok(Finished { outcome, own_images, stage_milliseconds, result_key, pipeline })
+        Ok(Finished { outcome, masks, own_images, stage_milliseconds, result_key, pipeline })
     }
 
     /// Looks for similar cases of every analysed image, and returns what the images leave for later studies.
@@ -496,99 +490,6 @@ impl Inner {
             }
         }
         rendered
-    }
-
-    async fn render(&self, claimed: &ClaimedRendering) -> anyhow::Result<()> {
-        let run_id = claimed.id;
-        let (to_render, received_at) = {
-            let mut connection = self.db.acquire().await?;
-            let to_render = run::to_render(&mut connection, run_id, &self.settings.installation).await?;
-            let Some(to_render) = to_render else { return Ok(()) };
-            let keys: Vec<String> =
-                sources_of(&to_render.record.outcome).into_iter().map(|source| source.archive_key).collect();
-            (to_render, instance::received_at(&mut connection, &keys).await?)
-        };
-        let FinishedRun { workup_id, destinations, mut record } = to_render;
-        record.started_at = record.started_at.to_offset((self.settings.machine_utc_offset)(record.started_at));
-        let (study_instance_uid, revision) = (record.study_instance_uid.clone(), record.revision);
-        let not_analysed = matches!(record.outcome, RunOutcome::NotAnalysed(_));
-        let (archive, settings) = (self.archive.clone(), self.settings.clone());
-        let started = Instant::now();
-        let render = move || render_and_store(&record, &received_at, &archive, &settings);
-        let stored = match tokio::task::spawn_blocking(render).await? {
-            Ok(stored) => stored,
-            Err(error) => return self.rendering_failed(claimed, error).await,
-        };
-        let mut tx = self.db.begin().await?;
-        match run::rendered(&mut tx, run_id).await? {
-            Rendered::Counts => {}
-            Rendered::Already => {
-                tracing::info!(%run_id, "another rendering of the run was first; it wrote the same files");
-                return Ok(());
-            }
-            Rendered::Superseded => {
-                run::supersede_earlier(&mut tx, workup_id, revision + 1).await?;
-                tx.commit().await.context("commit")?;
-                self.drop_results(stored).await?;
-                tracing::info!(%run_id, "the workup has a newer revision: results dropped");
-                return Ok(());
-            }
-        }
-        let destinations = if not_analysed { wanting_not_analysed(&mut tx, destinations).await? } else { destinations };
-        for (new, send_order) in &stored {
-            let result_id = result::insert_or_existing(&mut tx, new).await?;
-            for destination in &destinations {
-                delivery::insert(&mut tx, result_id, destination, *send_order).await?;
-            }
-        }
-        for destination in &destinations {
-            jobs::queue(&mut tx, &self.db, &Job::Deliver(destination.clone()), None).await?;
-        }
-        workup::answer_if_done(&mut tx, workup_id).await?;
-        tx.commit().await.context("commit the results")?;
-        tracing::info!(
-            %run_id,
-            %study_instance_uid,
-            results = stored.len(),
-            destinations = destinations.len(),
-            milliseconds = started.elapsed().as_millis() as u64,
-            "results rendered"
-        );
-        Ok(())
-    }
-}
-
-impl Inner {
-    /// Removes the files of a rendering that does not count.
-    async fn drop_results(&self, stored: Vec<(result::NewResult, i32)>) -> anyhow::Result<()> {
-        let archive = self.archive.clone();
-        let remove = move || {
-            let keys = stored.into_iter().flat_map(|(new, _)| [Some(new.archive_key), new.preview_key]);
-            for key in keys.flatten() {
-                if let Err(error) = archive.remove_result(&key) {
-                    tracing::warn!(key, %error, "a result file that nothing refers to cannot be removed");
-                }
-            }
-        };
-        Ok(tokio::task::spawn_blocking(remove).await?)
-    }
-
-    /// A full disk is waited for; anything else ends in the parking place, so that nothing is rendered for ever.
-    async fn rendering_failed(&self, claimed: &ClaimedRendering, error: anyhow::Error) -> anyhow::Result<()> {
-        let waits = error.downcast_ref::<ArchiveError>().is_some_and(ArchiveError::is_out_of_resources);
-        let mut tx = self.db.begin().await?;
-        if waits {
-            run::return_rendering(&mut tx, claimed).await?;
-        } else if claimed.render_attempts >= claimed.maximum_attempts {
-            let words = format!("{error:#}");
-            run::park_rendering(&mut tx, claimed, "processing.failure", &words).await?;
-            self.queue_answering(&mut tx, claimed.id).await?;
-            tx.commit().await.context("commit the failure")?;
-            tracing::error!(run_id = %claimed.id, words, "the results cannot be rendered: the run is parked");
-            return Ok(());
-        }
-        tx.commit().await.context("commit the failure")?;
-        Err(error.context(format!("render run {}", claimed.id)))
     }
 }
 
@@ -652,15 +553,6 @@ async fn stall(progress: &Progress, limit: Duration) {
     }
 }
 
-/// A "not analysed" report goes only to destinations that want it.
-async fn wanting_not_analysed(tx: &mut db::Tx, destinations: Vec<String>) -> anyhow::Result<Vec<String>> {
-    let site = site::load(tx).await?;
-    let wants = |name: &String| {
-        site.destinations.iter().any(|destination| &destination.name == name && destination.send_not_analysed)
-    };
-    Ok(destinations.into_iter().filter(wants).collect())
-}
-
 /// An embedding that is kept with the run.
 struct OwnImage {
     sop_instance_uid: String,
@@ -670,6 +562,7 @@ struct OwnImage {
 
 struct Finished {
     outcome: RunOutcome,
+    masks: Option<PackedMasks>,
     own_images: Vec<OwnImage>,
     stage_milliseconds: Vec<(String, f64)>,
     result_key: Sha256Digest,
@@ -723,7 +616,7 @@ pub(super) fn all_sources_of(outcome: &RunOutcome) -> Vec<SourceImage> {
 }
 
 /// The images that a record's results refer to.
-fn sources_of(outcome: &RunOutcome) -> Vec<SourceImage> {
+pub(super) fn sources_of(outcome: &RunOutcome) -> Vec<SourceImage> {
     match outcome {
         RunOutcome::Analysed(analysis) => {
             let analysed = analysis.images.iter().map(|image| image.source.clone());
@@ -735,184 +628,6 @@ fn sources_of(outcome: &RunOutcome) -> Vec<SourceImage> {
         }
         RunOutcome::NotAnalysed(not_analysed) => not_analysed.sources.clone(),
     }
-}
-
-/// Renders every result of a record and makes it durable; the rows come later, in one transaction. Blocks.
-fn render_and_store(
-    record: &RunRecord,
-    received_at: &HashMap<String, OffsetDateTime>,
-    archive: &Archive,
-    settings: &WorkerSettings,
-) -> anyhow::Result<Vec<(result::NewResult, i32)>> {
-    let mut sources = Vec::new();
-    let mut unreadable = Vec::new();
-    for source in sources_of(&record.outcome) {
-        let bytes = archive.read(&source.archive_key)?;
-        // The pipeline met the object already, or refused to: an unreadable header is left out here, unless the
-        // report would have none at all.
-        let guarded = imaging::check_part10(&bytes, &GuardLimits::default()).map_err(anyhow::Error::from);
-        match guarded.and_then(|()| Ok(SourceHeader::from_part10(&bytes)?)) {
-            Ok(header) => sources.push((source.clone(), header)),
-            Err(error) => {
-                tracing::warn!(sop_instance_uid = %source.sop_instance_uid, error = format!("{error:#}"), "the header of a source image cannot be read");
-                unreadable.push(source.clone());
-            }
-        }
-    }
-    if sources.is_empty() {
-        for source in unreadable {
-            let stored = archive.read_stored(&source.archive_key)?;
-            let header = SourceHeader::from_archive(&stored.header, &stored.transfer_syntax_uid);
-            sources.push((source, header));
-        }
-    }
-    newest_last(&mut sources, received_at);
-    let mut rendered = Vec::new();
-    if let RunOutcome::Analysed(analysis) = &record.outcome {
-        for (image_idx, image) in analysis.images.iter().enumerate() {
-            let options = OverlayOptions::default();
-            let (pixels, preview) =
-                radiograph_overlay(archive, image, &record.bundle, options, settings.decode_limits)?;
-            let heat_map = report::render_heat_map(record, image_idx, &sources, &pixels, &settings.render)?;
-            rendered.push((heat_map, image_idx, Some(preview), SEND_ORDER_SC));
-        }
-    }
-    if let RunOutcome::CtMeasured(analysis) = &record.outcome
-        && !analysis.sections.is_empty()
-    {
-        let words = report::ct_overlay_words(record, analysis);
-        let (pixels, preview) = ct_overlay(archive, analysis, &words, settings.decode_limits)?;
-        let rendered_overlay = report::render_ct_overlay(record, &sources, &pixels, &settings.render)?;
-        rendered.push((rendered_overlay, 0, Some(preview), SEND_ORDER_SC));
-    }
-    rendered.push((report::render_sr(record, &sources, &settings.render)?, 0, None, SEND_ORDER_SR));
-    // What an attempt that fails or is killed leaves behind is written anew by the next, under the same names.
-    rendered
-        .into_iter()
-        .map(|(object, ordinal, preview, send_order)| {
-            Ok((store(archive, record, &object, ordinal, preview.as_deref())?, send_order))
-        })
-        .collect()
-}
-
-/// The picture of an analysed radiograph, and the same as a PNG file. Reads the image: one at a time is in memory. Blocks.
-///
-/// # Errors
-/// When the image is gone or does not belong to the analysis.
-pub fn radiograph_overlay(
-    archive: &Archive,
-    image: &ImageAnalysis,
-    bundle: &BundleIdentity,
-    options: OverlayOptions,
-    limits: DecodeLimits,
-) -> anyhow::Result<(RgbPixels, Vec<u8>)> {
-    let bytes = archive.read(&image.source.archive_key)?;
-    let base = imaging::display_image(&bytes, limits)?;
-    let overlay = imaging::render_overlay(&base, image, bundle, options)?;
-    let png = imaging::encode_png(&overlay)?;
-    Ok((RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() }, png))
-}
-
-/// The picture of a measured CT, and the same as a PNG file. Reads the images, one at a time. Blocks.
-///
-/// # Errors
-/// When an image is gone or does not belong to the analysis.
-pub fn ct_overlay(
-    archive: &Archive,
-    analysis: &CtAnalysis,
-    words: &OverlayWords,
-    limits: DecodeLimits,
-) -> anyhow::Result<(RgbPixels, Vec<u8>)> {
-    let sections = section_pixels(analysis, archive, limits)?;
-    let CtSeries { size, spacing_mm, .. } = analysis.series;
-    let shown: Vec<ShownSection<'_>> = analysis
-        .sections
-        .iter()
-        .zip(&sections)
-        .map(|(section, pixels)| ShownSection { section, pixels, heat: heat_over(analysis, section) })
-        .collect();
-    let overlay = render_sections(&shown, size, spacing_mm, &words.notice, &words.above, &words.below)?;
-    let png = imaging::encode_png(&overlay)?;
-    Ok((RgbPixels { width: overlay.width(), height: overlay.height(), bytes: overlay.into_raw() }, png))
-}
-
-/// Results take patient and study from the last source: a name that was corrected at the scanner comes with the image
-/// that was received last, wherever that lies in the record.
-fn newest_last<T>(sources: &mut [(SourceImage, T)], received_at: &HashMap<String, OffsetDateTime>) {
-    sources.sort_by_key(|(source, _)| received_at.get(&source.archive_key).copied());
-}
-
-/// The heat of a section that is a key slice.
-fn heat_over<'a>(analysis: &'a CtAnalysis, section: &CtSection) -> Option<&'a HeatMap> {
-    let keys = &analysis.classification.as_ref()?.key_slices;
-    let key = keys.iter().find(|key| section.plane == CtPlane::Axial && section.index == key.slice)?;
-    (key.heat_map.maximum_activation > 0.0).then_some(&key.heat_map)
-}
-
-/// The grey values of the sections that the overlay shows, one slice in memory at a time.
-fn section_pixels(
-    analysis: &CtAnalysis,
-    archive: &Archive,
-    limits: DecodeLimits,
-) -> anyhow::Result<Vec<SectionPixels>> {
-    let series = &analysis.series;
-    let [columns, rows, slices] = series.size;
-    let mut sections: Vec<SectionPixels> = analysis
-        .sections
-        .iter()
-        .map(|section| match section.plane {
-            CtPlane::Axial => SectionPixels { rows, columns, hu: Vec::new() },
-            CtPlane::Coronal => SectionPixels { rows: slices, columns, hu: Vec::new() },
-        })
-        .collect();
-    let shows_coronal = analysis.sections.iter().any(|section| section.plane == CtPlane::Coronal);
-    // From the head to the feet, as coronal sections are shown.
-    for (number, source) in series.images.iter().enumerate().rev() {
-        let is_shown = |section: &CtSection| section.plane == CtPlane::Axial && section.index == number;
-        if !shows_coronal && !analysis.sections.iter().any(is_shown) {
-            continue;
-        }
-        let mut slice = decode_hu(&imaging::read_object(&archive.read(&source.archive_key)?)?, limits)?;
-        slice.turn(series.columns_reversed, series.rows_reversed);
-        for (section, pixels) in analysis.sections.iter().zip(&mut sections) {
-            match section.plane {
-                CtPlane::Axial if section.index == number => pixels.hu.clone_from(&slice.hu),
-                CtPlane::Axial => {}
-                CtPlane::Coronal => {
-                    let row = section.index * columns..(section.index + 1) * columns;
-                    pixels.hu.extend_from_slice(slice.hu.get(row).context("the record is of other images")?);
-                }
-            }
-        }
-    }
-    Ok(sections)
-}
-
-fn store(
-    archive: &Archive,
-    record: &RunRecord,
-    object: &RenderedObject,
-    ordinal: usize,
-    preview_png: Option<&[u8]>,
-) -> anyhow::Result<result::NewResult> {
-    let kind = object.kind.as_str();
-    let store_file = |bytes: &[u8], extension: &str| {
-        archive.store_result(bytes, record.run_id, record.started_at, &format!("{kind}-{ordinal}.{extension}"))
-    };
-    Ok(result::NewResult {
-        run_id: record.run_id,
-        kind,
-        ordinal: i32::try_from(ordinal)?,
-        sop_class_uid: object.sop_class_uid.clone(),
-        sop_instance_uid: object.sop_instance_uid.clone(),
-        series_instance_uid: object.series_instance_uid.clone(),
-        transfer_syntax_uid: object.transfer_syntax_uid.clone(),
-        archive_key: store_file(&object.part10, "dcm")?,
-        preview_key: preview_png.map(|png| store_file(png, "png")).transpose()?,
-        sha256: object.sha256,
-        size_bytes: object.part10.len() as u64,
-        device_uid: record.installation.device_uid.clone(),
-    })
 }
 
 #[cfg(test)]
@@ -1046,27 +761,5 @@ mod tests {
         assert!(run::was_interrupted(&mut connection, never.id).await.unwrap(), "it is nobody's");
         drop(connection);
         database.stop().await;
-    }
-
-    #[test]
-    fn the_image_that_was_received_last_gives_patient_and_study() {
-        let source = |key: &str| SourceImage {
-            sop_class_uid: Uid::new("1.2").unwrap(),
-            sop_instance_uid: Uid::new("1.2.3").unwrap(),
-            series_instance_uid: Uid::new("1.2.4").unwrap(),
-            modality: "CT".to_owned(),
-            archive_key: key.to_owned(),
-            sha256: Sha256Digest::of(key.as_bytes()),
-        };
-        let at = |second| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(second);
-        let received_at = HashMap::from([
-            ("lowest".to_owned(), at(2)),
-            ("corrected".to_owned(), at(9)),
-            ("highest".to_owned(), at(3)),
-        ]);
-        let mut sources: Vec<_> = ["unknown", "corrected", "lowest", "highest"].map(|key| (source(key), ())).into();
-        newest_last(&mut sources, &received_at);
-        let keys: Vec<&str> = sources.iter().map(|(source, ())| source.archive_key.as_str()).collect();
-        assert_eq!(keys, ["unknown", "lowest", "highest", "corrected"]);
     }
 }

@@ -24,7 +24,7 @@ use crate::{
 const REFRESH: Duration = Duration::from_secs(30);
 
 /// The site configuration with the addresses of its peers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SiteSnapshot {
     /// What administrators own.
     pub site: SiteConfig,

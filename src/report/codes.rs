@@ -37,7 +37,6 @@ const fn private(value: &'static str, meaning: &'static str) -> Concept<'static>
 
 pub(super) const REPORT: Concept = dcm("126000", "Imaging Measurement Report");
 pub(super) const LANGUAGE: Concept = dcm("121049", "Language of Content Item and Descendants");
-pub(super) const ENGLISH: Concept = Concept { value: "en-US", scheme: "RFC5646", meaning: "English (United States)" };
 pub(super) const OBSERVER_TYPE: Concept = dcm("121005", "Observer Type");
 pub(super) const DEVICE: Concept = dcm("121007", "Device");
 pub(super) const OBSERVER_UID: Concept = dcm("121012", "Device Observer UID");
@@ -60,6 +59,7 @@ pub(super) const STUDY_TIME: Concept = dcm("111061", "Study Time");
 pub(super) const ROWS: Concept = dcm("110910", "Pixel Data Rows");
 pub(super) const COLUMNS: Concept = dcm("110911", "Pixel Data Columns");
 pub(super) const IMAGE_LABEL: Concept = private("IMAGE-LABEL", "Image label");
+pub(super) const FRAME_OF_REFERENCE: Concept = dcm("112227", "Frame of Reference UID");
 
 pub(super) const MEASUREMENTS: Concept = dcm("126010", "Imaging Measurements");
 pub(super) const MEASUREMENT_GROUP: Concept = dcm("125007", "Measurement Group");
@@ -144,12 +144,15 @@ pub(super) const DIAGNOSTIC_QUALITY: Concept = radlex("RID12", "Diagnostic quali
 pub(super) const LIMITED_QUALITY: Concept = radlex("RID13", "Limited quality");
 pub(super) const NON_DIAGNOSTIC_QUALITY: Concept = radlex("RID14", "Non-diagnostic quality");
 pub(super) const QUALITY_FINDING: Concept = dcm("111052", "Quality Finding");
-pub(super) const POSITIONING: Concept = dcm("111209", "Positioning");
 pub(super) const REJECT_REASON: Concept = private("REJECT-REASON", "Reason for not processing");
 pub(super) const EXCLUDED_IMAGE: Concept = private("EXCLUDED-IMAGE", "Image not analysed");
 pub(super) const GATE: Concept = private("INPUT-CHECK", "Input check");
 pub(super) const CONCLUSION: Concept = dcm("121077", "Conclusion");
 pub(super) const COMMENT: Concept = dcm("121106", "Comment");
+
+pub(super) const TEXT_REPORT: Concept = Concept { value: "18748-4", scheme: "LN", meaning: "Diagnostic imaging study" };
+pub(super) const FINDINGS: Concept = dcm("121070", "Findings");
+pub(super) const CONCLUSIONS: Concept = dcm("121076", "Conclusions");
 
 pub(super) const ACQUISITION_EQUIPMENT: Concept = dcm("109101", "Acquisition Equipment");
 pub(super) const PROCESSING_EQUIPMENT: Concept = dcm("109102", "Processing Equipment");
@@ -162,6 +165,18 @@ pub(super) const HOUNSFIELD: Concept = ucum("[hnsf'U]", "Hounsfield unit");
 pub(super) const NO_UNITS: Concept = ucum("1", "no units");
 pub(super) const PIXELS: Concept = ucum("{pixels}", "pixels");
 pub(super) const SLICES: Concept = ucum("{slices}", "slices");
+
+pub(super) const ANATOMICAL_STRUCTURE: Concept = sct("91723000", "Anatomical Structure");
+pub(super) const ABNORMAL_STRUCTURE: Concept = sct("49755003", "Morphologically Abnormal Structure");
+pub(super) const TISSUE: Concept = sct("85756007", "Tissue");
+pub(super) const LESION: Concept = sct("52988006", "Lesion");
+// A density and not a finding: vessels and airway walls have it too, so no code of a finding is right.
+pub(super) const SEGMENT_OPACITY: Concept = private("SEGMENT-3-TO-5", "Lung voxels, density above well aerated");
+pub(super) const SEGMENT_CONSOLIDATION: Concept = private("SEGMENT-5", "Lung voxels, consolidation-like density");
+pub(super) const HISTOGRAM_ANALYSIS: Concept = dcm("123105", "Histogram Analysis");
+pub(super) const SEGMENTATION: Concept = dcm("113076", "Segmentation");
+pub(super) const OF_INTEREST: Concept = dcm("113000", "Of Interest");
+pub(super) const KEY_OBJECT_DESCRIPTION: Concept = dcm("113012", "Key Object Description");
 
 /// Code of a decision.
 pub(super) const fn decision(decision: Decision) -> Concept<'static> {
@@ -194,11 +209,10 @@ pub(super) const fn reason(reason: ReasonCode) -> Concept<'static> {
         | ReasonCode::GantryTilt
         | ReasonCode::MixedGeometry
         | ReasonCode::UnevenSpacing
-        | ReasonCode::TooFewSlices
         | ReasonCode::OtherSeriesChosen => dcm("110522", "Object Types not supported"),
-        // What is missing or doubled makes the series wrong, not one object.
-        ReasonCode::SliceGap
-        | ReasonCode::DuplicatePosition
+        ReasonCode::SliceGap | ReasonCode::TooFewSlices => dcm("110523", "Object Set incomplete"),
+        // What is doubled makes the series wrong, not one object.
+        ReasonCode::DuplicatePosition
         | ReasonCode::IdenticalImage
         | ReasonCode::GeometryMissing
         | ReasonCode::Undecodable => dcm("110521", "Objects incorrectly formatted"),
@@ -217,11 +231,26 @@ pub(super) const fn is_quality(reason: ReasonCode) -> bool {
     matches!(reason, ReasonCode::ViewNotFrontal | ReasonCode::LungMask | ReasonCode::ImageQuality)
 }
 
+/// What is wrong with the quality, as CID 6135 has it, where the reason says that.
+pub(super) const fn quality_finding(reason: ReasonCode) -> Option<Concept<'static>> {
+    match reason {
+        ReasonCode::ViewNotFrontal => Some(dcm("111209", "Positioning")),
+        ReasonCode::ProcessingFailure => Some(dcm("111218", "Software failure")),
+        _ => None,
+    }
+}
+
+/// A language as a value of [`LANGUAGE`] (CID 5000).
+pub(super) const fn language<'a>(tag: &'a str, meaning: &'a str) -> Concept<'a> {
+    Concept { value: tag, scheme: "RFC5646", meaning }
+}
+
 /// (Coding Scheme Designator, UID) of the schemes in the HL7 registry.
-const REGISTERED_SCHEMES: [(&str, &str); 6] = [
+const REGISTERED_SCHEMES: [(&str, &str); 7] = [
     ("DCM", "1.2.840.10008.2.16.4"),
     ("SCT", "2.16.840.1.113883.6.96"),
     ("UCUM", "2.16.840.1.113883.6.8"),
+    ("LN", "2.16.840.1.113883.6.1"),
     ("RADLEX", "2.16.840.1.113883.6.256"),
     ("UMLS", "2.16.840.1.113883.6.86"),
     ("NCIt", "2.16.840.1.113883.3.26.1.1"),

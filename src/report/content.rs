@@ -9,9 +9,10 @@ use dicom_object::InMemDicomObject;
 
 use super::{
     codes::{self, Concept},
-    dataset::{Build, code_item},
+    dataset::{Build, Identity, code_item},
     source::Element,
     text::decimal_string,
+    texts::Texts,
 };
 use crate::types::{SourceImage, Uid};
 
@@ -114,18 +115,32 @@ pub(super) fn number(relation: Relation, concept: Concept, value: f64, unit: Con
 }
 
 /// A measurement with children, or a sentence that says why there is none.
-pub(super) fn number_or_comment(concept: Concept, value: f64, unit: Concept, children: Vec<Item>) -> Item {
-    match number(Contains, concept, value, unit) {
-        Some(number) => with(number, children),
-        None => {
-            text(Contains, codes::COMMENT, &format!("{}: no value, the output is not a finite number", concept.meaning))
-        }
+pub(super) fn number_or_comment(
+    texts: Texts<'_>,
+    concept: Concept,
+    value: f64,
+    unit: Concept,
+    children: Vec<Item>,
+) -> Item {
+    if let Some(number) = number(Contains, concept, value, unit) {
+        return with(number, children);
     }
+    let words = texts.say("not-a-finite-number", &[("concept", concept.meaning.into())]);
+    text(Contains, codes::COMMENT, &words)
 }
 
 pub(super) fn image(relation: Relation, concept: Concept, source: &SourceImage) -> Item {
     let mut item = item(Some(relation), "IMAGE", concept);
     item.put_items(tags::REFERENCED_SOP_SEQUENCE, vec![reference(&source.sop_class_uid, &source.sop_instance_uid)]);
+    item
+}
+
+/// A segment of one of our segmentations (TID 1501 row 10b).
+pub(super) fn segment(concept: Concept, segmentation: &Identity, number: u16) -> Item {
+    let mut referenced = reference(&segmentation.sop_class_uid, &segmentation.sop_instance_uid);
+    referenced.put_u16(tags::REFERENCED_SEGMENT_NUMBER, number);
+    let mut item = item(Some(Contains), "IMAGE", concept);
+    item.put_items(tags::REFERENCED_SOP_SEQUENCE, vec![referenced]);
     item
 }
 

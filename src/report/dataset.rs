@@ -91,14 +91,32 @@ pub(super) fn schemes_used(data_set: &InMemDicomObject) -> Vec<String> {
     schemes.into_iter().collect()
 }
 
-/// Replaces every generated text by its bytes, cut to what its value representation allows.
-fn encode_texts(data_set: InMemDicomObject, encoding: &TextEncoding) -> InMemDicomObject {
+/// The generated texts.
+fn generated_texts<'a>(data_set: &'a InMemDicomObject, texts: &mut Vec<&'a str>) {
+    for element in data_set {
+        match element.value() {
+            Value::Sequence(sequence) => sequence.items().iter().for_each(|item| generated_texts(item, texts)),
+            Value::Primitive(PrimitiveValue::Str(text)) => texts.push(text),
+            _ => {}
+        }
+    }
+}
+
+/// Replaces every generated text by its bytes, cut to what its value representation allows, and copied ones where the
+/// object is in another character set than they. `item_set` is the character set of the item, where it has its own.
+fn encode_texts(data_set: InMemDicomObject, encoding: &TextEncoding, item_set: Option<&[u8]>) -> InMemDicomObject {
     InMemDicomObject::from_element_iter(data_set.into_iter().map(|element| {
         let (header, value) = element.into_parts();
         let value = match value {
             Value::Sequence(sequence) => {
-                let items = sequence.into_items().into_iter().map(|item| encode_texts(item, encoding));
+                let items = sequence.into_items().into_iter().map(|item| encode_item(item, encoding, item_set));
                 Value::from(DataSetSequence::from(items.collect::<Vec<_>>()))
+            }
+            Value::Primitive(PrimitiveValue::U8(bytes)) if header.vr() != VR::DS && header.vr() != VR::IS => {
+                match encoding.copied(&bytes, header.vr(), item_set) {
+                    Some(decoded) => Value::from(padded(decoded, header.vr())),
+                    None => Value::from(PrimitiveValue::U8(bytes)),
+                }
             }
             // The writer takes the bytes of a DS or IS for numbers; as text they come out as they are.
             Value::Primitive(PrimitiveValue::U8(bytes)) if matches!(header.vr(), VR::DS | VR::IS) => {
@@ -113,8 +131,22 @@ fn encode_texts(data_set: InMemDicomObject, encoding: &TextEncoding) -> InMemDic
     }))
 }
 
+/// An item of a sequence: its own character set goes where its texts no longer are in it.
+fn encode_item(mut item: InMemDicomObject, encoding: &TextEncoding, item_set: Option<&[u8]>) -> InMemDicomObject {
+    if encoding.keeps_copies() {
+        return encode_texts(item, encoding, item_set);
+    }
+    match item.take_element(tags::SPECIFIC_CHARACTER_SET) {
+        Ok(element) => match element.value().primitive() {
+            Some(PrimitiveValue::U8(own)) => encode_texts(item, encoding, Some(own.as_slice())),
+            _ => encode_texts(item, encoding, item_set),
+        },
+        Err(_) => encode_texts(item, encoding, item_set),
+    }
+}
+
 fn text_bytes(text: &str, vr: VR, encoding: &TextEncoding) -> PrimitiveValue {
-    let mut bytes = match vr {
+    let bytes = match vr {
         VR::LO => encoding.encode(&single_line(text, 64)),
         VR::SH => encoding.encode(&single_line(text, 16)),
         VR::UC => encoding.encode(&single_line(text, usize::MAX)),
@@ -123,35 +155,55 @@ fn text_bytes(text: &str, vr: VR, encoding: &TextEncoding) -> PrimitiveValue {
         VR::UT => encoding.encode(&multi_line(text, usize::MAX)),
         _ => text.as_bytes().to_vec(),
     };
+    padded(bytes, vr)
+}
+
+/// The bytes with an even length.
+fn padded(mut bytes: Vec<u8>, vr: VR) -> PrimitiveValue {
     if bytes.len() % 2 == 1 {
         bytes.push(if vr == VR::UI { 0 } else { b' ' });
     }
     if bytes.is_empty() { PrimitiveValue::Empty } else { PrimitiveValue::U8(bytes.into()) }
 }
 
-/// Finishes an object: texts in its character set, file meta information in front.
+/// Finishes an object in Explicit VR Little Endian.
 pub(super) fn write(
-    mut data_set: InMemDicomObject,
+    data_set: InMemDicomObject,
     encoding: &TextEncoding,
     ids: &FileMetaIds,
     kind: ResultKind,
     identity: Identity,
 ) -> Result<RenderedObject, ReportError> {
+    write_as(data_set, encoding, ids, kind, identity, uids::EXPLICIT_VR_LITTLE_ENDIAN)
+}
+
+/// Finishes an object: texts in its character set or, where that lacks a character of them, in another one; file meta
+/// information in front. The pixel data are in the transfer syntax already.
+pub(super) fn write_as(
+    mut data_set: InMemDicomObject,
+    encoding: &TextEncoding,
+    ids: &FileMetaIds,
+    kind: ResultKind,
+    identity: Identity,
+    transfer_syntax_uid: &str,
+) -> Result<RenderedObject, ReportError> {
+    let mut generated = Vec::new();
+    generated_texts(&data_set, &mut generated);
+    let encoding = encoding.for_texts(&generated);
     data_set.copy(encoding.character_set.as_ref());
     // All texts are bytes from here on, so the writer's own idea of character sets never applies.
-    let data_set = encode_texts(data_set, encoding);
+    let data_set = encode_texts(data_set, &encoding, None);
     let refused =
         |what: &'static str, reason: &dyn std::fmt::Display| ReportError::Encode { what, reason: reason.to_string() };
     let meta = FileMetaTableBuilder::new()
         .media_storage_sop_class_uid(identity.sop_class_uid.as_str())
         .media_storage_sop_instance_uid(identity.sop_instance_uid.as_str())
-        .transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN)
+        .transfer_syntax(transfer_syntax_uid)
         .implementation_class_uid(ids.implementation_class_uid.as_str())
         .implementation_version_name(single_line(&ascii(&ids.implementation_version_name), 16))
         .build()
         .map_err(|error| refused("file meta information", &error))?;
-    let transfer_syntax_uid =
-        Uid::new(uids::EXPLICIT_VR_LITTLE_ENDIAN).map_err(|error| refused("transfer syntax UID", &error))?;
+    let transfer_syntax_uid = Uid::new(transfer_syntax_uid).map_err(|error| refused("transfer syntax UID", &error))?;
     let mut part10 = Vec::new();
     data_set.with_exact_meta(meta).write_all(&mut part10).map_err(|error| refused("data set", &error))?;
     let sha256 = Sha256Digest::of(&part10);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{ct, wording};
+use super::{ct_words, texts::Texts, wording};
 use crate::types::{
     BundleIdentity, CtAnalysis, CxrAnalysis, ImageAnalysis, NotAnalysed, RunOutcome, RunRecord, SourceImage,
     UNTRAINED_NOTICE,
@@ -40,7 +40,7 @@ pub fn describe(record: &RunRecord) -> String {
         RunOutcome::NotAnalysed(reason) => not_analysed(&mut lines, record, reason),
     }
     lines.blank();
-    for line in wording::disclaimer(bundle, &record.outcome) {
+    for line in wording::disclaimer(Texts::english(), bundle, &record.outcome) {
         lines.add(0, &line);
     }
     lines.text
@@ -54,7 +54,8 @@ fn started(record: &RunRecord) -> String {
 }
 
 fn analysed(lines: &mut Lines, record: &RunRecord, analysis: &CxrAnalysis) {
-    for (image, name) in analysis.images.iter().zip(wording::image_names(analysis)) {
+    let english = Texts::english();
+    for (image, name) in analysis.images.iter().zip(wording::image_names(english, analysis)) {
         lines.blank();
         lines.add(0, &format!("{} {}", name.as_deref().unwrap_or("Image"), named(&image.source)));
         image_lines(lines, record, image);
@@ -64,8 +65,8 @@ fn analysed(lines: &mut Lines, record: &RunRecord, analysis: &CxrAnalysis) {
         lines.add(0, "Images that were not analysed");
     }
     for (idx, excluded) in analysis.excluded.iter().enumerate() {
-        let name = wording::image_name(analysis.images.len() + idx);
-        lines.add(1, &format!("{name} {}: {}", named(&excluded.source), wording::excluded(excluded)));
+        let name = wording::image_name(english, analysis.images.len() + idx);
+        lines.add(1, &format!("{name} {}: {}", named(&excluded.source), wording::excluded(english, excluded)));
     }
     if let (failed @ 1.., all) = wording::failed_members(analysis) {
         lines.blank();
@@ -74,44 +75,46 @@ fn analysed(lines: &mut Lines, record: &RunRecord, analysis: &CxrAnalysis) {
 }
 
 fn measured(lines: &mut Lines, bundle: &BundleIdentity, analysis: &CtAnalysis) {
+    let english = Texts::english();
     lines.blank();
-    lines.add(0, &ct::series_words(analysis));
+    lines.add(0, &ct_words::series(english, analysis));
     for lung in &analysis.lungs {
-        lines.add(1, &ct::lung_words(lung));
-        for third in ct::third_words(lung) {
+        lines.add(1, &ct_words::lung(english, lung));
+        for third in ct_words::thirds(english, lung) {
             lines.add(2, &third);
         }
     }
     if let Some(scan) = &analysis.classification {
-        lines.add(1, &ct::classification_words(bundle, scan));
+        lines.add(1, &ct_words::classification(english, bundle, scan));
     }
     if let Some(lesions) = &analysis.lesions {
-        for line in ct::lesion_lines(bundle, lesions) {
+        for line in ct_words::lesions(english, bundle, lesions) {
             lines.add(1, &line);
         }
     }
-    if let Some(words) = ct::not_judged_words(analysis) {
+    if let Some(words) = ct_words::not_judged(english, analysis) {
         lines.add(1, &words);
     }
     lines.add(1, "Input checks");
     for gate in &analysis.gates {
-        lines.add(2, &wording::gate(gate));
+        lines.add(2, &wording::gate(english, gate));
     }
-    for series in ct::excluded_series_words(analysis) {
+    for series in ct_words::excluded_series(english, analysis) {
         lines.add(1, &series);
     }
     for excluded in &analysis.excluded {
-        lines.add(1, &format!("{}: {}", named(&excluded.source), wording::excluded(excluded)));
+        lines.add(1, &format!("{}: {}", named(&excluded.source), wording::excluded(english, excluded)));
     }
 }
 
 fn image_lines(lines: &mut Lines, record: &RunRecord, image: &ImageAnalysis) {
     let bundle = &record.bundle;
+    let english = Texts::english();
     lines.add(
         1,
         &format!(
             "Model output ({}), {} of {} members",
-            wording::calibration(bundle),
+            wording::calibration(english, bundle),
             bundle.fusion,
             image.members.len()
         ),
@@ -129,16 +132,16 @@ fn image_lines(lines: &mut Lines, record: &RunRecord, image: &ImageAnalysis) {
         lines.add(2, &format!("{:<20} {:>8}   ({})", class.label, wording::percent(*output), members.join(", ")));
     }
     for member in image.members.iter().filter(|member| member.failure.is_some()) {
-        lines.add(2, &format!("{}.", wording::member_failure(member)));
+        lines.add(2, &format!("{}.", wording::member_failure(english, &member.name, member.failure.as_deref())));
     }
     let spread = wording::percent(image.member_spread);
     lines.add(1, &format!("Members for class {}: largest minus smallest {spread}", wording::target_label(bundle)));
-    lines.add(1, &wording::operating_point(bundle, image.into()));
-    lines.add(1, &wording::heat_map_method(image));
-    lines.add(1, &wording::lung_fractions(image));
-    lines.add(1, &format!("{}.", wording::localisation(image.into())));
+    lines.add(1, &wording::operating_point(english, bundle, image.into()));
+    lines.add(1, &wording::heat_map_method(english, image));
+    lines.add(1, &wording::lung_fractions(english, image));
+    lines.add(1, &format!("{}.", wording::localisation(english, image.into())));
     if let Some(similar) = &image.similar_cases {
-        lines.add(1, &format!("Similar cases: {}", wording::similar_cases(bundle.status, similar)));
+        lines.add(1, &format!("Similar cases: {}", wording::similar_cases(english, bundle.status, similar)));
         for (idx, case) in similar.cases.iter().enumerate() {
             let words = format!("label {}, cohort {}", case.label, case.cohort);
             lines.add(2, &format!("{}. {}  distance {:.4}, {words}", idx + 1, case.case_id, case.distance));
@@ -152,13 +155,13 @@ fn image_lines(lines: &mut Lines, record: &RunRecord, image: &ImageAnalysis) {
         lines.add(1, "Input checks");
     }
     for gate in &image.gates {
-        lines.add(2, &wording::gate(gate));
+        lines.add(2, &wording::gate(english, gate));
     }
 }
 
 fn not_analysed(lines: &mut Lines, record: &RunRecord, not_analysed: &NotAnalysed) {
     lines.blank();
-    lines.add(0, &wording::not_analysed(&record.bundle, not_analysed));
+    lines.add(0, &wording::not_analysed(Texts::english(), &record.bundle, not_analysed));
     for source in &not_analysed.sources {
         lines.add(1, &format!("looked at {}", named(source)));
     }

@@ -1,6 +1,6 @@
 //! From a run record to DICOM bytes: the TID 1500 Structured Report and the Secondary Capture heat map.
 //!
-//! Start at [`render_sr`] and [`render_heat_map`]; both take a [`crate::types::RunRecord`] and the
+//! Start at [`render_report`] and [`render_heat_map`]; both take a [`crate::types::RunRecord`] and the
 //! [`SourceHeader`]s of its images. Rendering the same record with the same [`RenderOptions`] gives the same
 //! bytes, so a result is rendered once, kept, and resent unchanged for ever.
 //!
@@ -10,30 +10,53 @@
 //! The encoding follows `docs/architecture.md` and PS3.3 (Comprehensive SR, Secondary Capture Image), PS3.16
 //! (TID 1500, 1501, 4019).
 
+mod basic_text;
 mod codes;
 mod content;
 mod ct;
+mod ct_pictures;
+mod ct_words;
 mod dataset;
 mod describe;
 mod heat_map;
+mod key_objects;
+#[cfg(test)]
+mod matrix;
 mod modules;
 #[cfg(test)]
+mod object_tests;
+mod picture_words;
+mod pictures;
+mod plan;
+mod presentation_state;
+#[cfg(test)]
 pub mod samples;
+mod segmentation;
+mod segments;
 mod source;
 mod sr;
 #[cfg(test)]
 mod tests;
 mod text;
+mod texts;
 mod trial;
 mod uids;
 mod when;
 mod wording;
 
-pub use ct::{OverlayWords, ct_measurement_lines, ct_overlay_words, render_ct_overlay};
+pub use ct::ct_measurement_lines;
+pub use ct_pictures::{render_ct_slice, render_ct_summary};
 pub use describe::describe;
-pub use heat_map::{RgbPixels, render_heat_map};
+pub use heat_map::render_heat_map;
+pub use key_objects::render_key_objects;
+pub use picture_words::{ct_overlay_words, ct_slice_words, overlay_words, overlay_words_on_demand};
+pub use pictures::RgbPixels;
+pub use plan::{Owed, PictureForm, ReportForm, ResultSpec, Shown, owed};
+pub use presentation_state::render_presentation_state;
+pub use segmentation::render_segmentation;
 pub use source::{SourceHeader, SourceHeaderError};
-pub use sr::render_sr;
+pub use sr::{render_report, render_text_companion};
+pub use texts::{Catalogue, Texts, TextsError};
 pub use trial::{NO_TRUTH, describe_comparison, describe_trial};
 pub use uids::{result_key, uid};
 pub use wording::{NOT_FOR_DIAGNOSTIC_USE, why_undetermined};
@@ -44,8 +67,16 @@ use time::UtcOffset;
 use crate::types::{Sha256Digest, SourceImage, Uid};
 
 /// SOP classes of the objects that this room makes.
-pub const CREATED_SOP_CLASSES: &[&str] =
-    &[sop_classes::SECONDARY_CAPTURE_IMAGE_STORAGE, sop_classes::COMPREHENSIVE_SR_STORAGE];
+pub const CREATED_SOP_CLASSES: &[&str] = &[
+    sop_classes::SECONDARY_CAPTURE_IMAGE_STORAGE,
+    sop_classes::SEGMENTATION_STORAGE,
+    sop_classes::GRAYSCALE_SOFTCOPY_PRESENTATION_STATE_STORAGE,
+    sop_classes::KEY_OBJECT_SELECTION_DOCUMENT_STORAGE,
+    sop_classes::BASIC_TEXT_SR_STORAGE,
+    sop_classes::ENHANCED_SR_STORAGE,
+    sop_classes::COMPREHENSIVE_SR_STORAGE,
+    sop_classes::COMPREHENSIVE3_DSR_STORAGE,
+];
 
 /// Who wrote the file, as the file meta information says it (PS3.10 section 7.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +88,7 @@ pub struct FileMetaIds {
 }
 
 /// What rendering needs besides the record and the source headers. Part of what determines the bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct RenderOptions {
     /// Who wrote the file.
     pub file_meta: FileMetaIds,
@@ -74,18 +105,21 @@ pub struct RenderOptions {
     pub manufacturer: String,
     /// (0018,1020): the version of Hilum.
     pub software_version: String,
+    /// The languages that there are.
+    pub texts: Catalogue,
 }
 
 impl RenderOptions {
     /// The defaults: no site offset, `ISO_IR 100` assumed, manufacturer `Hilum`, this build's version.
     #[must_use]
-    pub fn new(file_meta: FileMetaIds) -> Self {
+    pub fn new(file_meta: FileMetaIds, texts: Catalogue) -> Self {
         Self {
             file_meta,
             site_utc_offset: None,
             assumed_character_set: "ISO_IR 100".to_owned(),
             manufacturer: "Hilum".to_owned(),
             software_version: env!("CARGO_PKG_VERSION").to_owned(),
+            texts,
         }
     }
 }
@@ -93,19 +127,31 @@ impl RenderOptions {
 /// What kind of result an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResultKind {
-    /// Structured Report.
+    /// Structured Report with measurements.
     Sr,
-    /// Secondary Capture heat map.
+    /// Structured Report of sentences that accompanies it.
+    SrText,
+    /// Secondary Capture picture.
     Sc,
+    /// Segmentation.
+    Seg,
+    /// Presentation state.
+    Pr,
+    /// Key Object Selection.
+    Ko,
 }
 
 impl ResultKind {
-    /// The name that the database and the status page use: `sr` or `sc`.
+    /// The name that the database, file names and the status page use, such as `sr`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sr => "sr",
+            Self::SrText => "sr_text",
             Self::Sc => "sc",
+            Self::Seg => "seg",
+            Self::Pr => "pr",
+            Self::Ko => "ko",
         }
     }
 }
@@ -119,7 +165,7 @@ pub struct RenderedObject {
     pub sop_instance_uid: Uid,
     /// (0020,000E), deterministic.
     pub series_instance_uid: Uid,
-    /// Always Explicit VR Little Endian.
+    /// Explicit VR Little Endian; that of its pixels for a picture that is compressed.
     pub transfer_syntax_uid: Uid,
     /// The whole file: preamble, file meta information, data set.
     pub part10: Vec<u8>,
@@ -175,6 +221,29 @@ pub enum ReportError {
     /// The record contradicts itself.
     #[error("the run record is inconsistent: {0}; fix what wrote it")]
     Inconsistent(String),
+    /// Nothing would be in the object.
+    #[error("the {what} would be empty: {why}; make none")]
+    Empty {
+        /// Which object.
+        what: &'static str,
+        /// Why there is nothing for it.
+        why: String,
+    },
+    /// What a source image does not say of itself.
+    #[error(
+        "image {sop_instance_uid} does not say its {attribute}, without which the {what} cannot be made; make none"
+    )]
+    AttributeMissing {
+        /// The image.
+        sop_instance_uid: Uid,
+        /// Name and tag.
+        attribute: &'static str,
+        /// Which object.
+        what: &'static str,
+    },
+    /// The lung mask of the record cannot be used.
+    #[error(transparent)]
+    LungMask(#[from] crate::imaging::LungMaskError),
     /// The overlay cannot be an image.
     #[error(
         "the overlay of {width} x {height} pixels with {bytes} bytes is not an RGB image; 3 bytes for each of 1 to 65535 columns and rows are expected"

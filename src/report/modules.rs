@@ -10,6 +10,7 @@ use super::{
     dataset::{Build, Identity, schemes_used},
     source::{Element, SourceHeader},
     text::TextEncoding,
+    texts::{ENGLISH, Texts},
     uids::uid,
     when::Moment,
 };
@@ -71,6 +72,8 @@ pub(super) struct Frame<'a> {
     pub(super) newest: &'a SourceHeader,
     pub(super) moment: Moment,
     pub(super) encoding: TextEncoding,
+    /// The sentences, English unless told otherwise.
+    pub(super) texts: Texts<'a>,
 }
 
 impl<'a> Frame<'a> {
@@ -99,7 +102,22 @@ impl<'a> Frame<'a> {
             newest,
             moment: Moment::new(record.started_at, newest, options),
             encoding: TextEncoding::of_source(newest, beyond_ascii, &options.assumed_character_set),
+            texts: options.texts.language(ENGLISH),
         })
+    }
+
+    /// The same with the sentences of another language; English where nobody knows it.
+    pub(super) fn in_language(self, tag: &str) -> Self {
+        Self { texts: self.options.texts.language(tag), ..self }
+    }
+
+    /// Tracking Unique Identifier (0062,0021) of what is `tracked` in an image or a series: the same for every revision
+    /// that looks at it with a bundle of this name, and in every language.
+    pub(super) fn tracking_uid(&self, subject: &Uid, tracked: &str) -> Uid {
+        let Self { record, .. } = self;
+        let installation = record.installation.id.to_string();
+        let study = record.study_instance_uid.as_str();
+        uid("tracking", &[&installation, study, subject.as_str(), &record.bundle.name, tracked])
     }
 
     /// The UIDs of result number `n` (from 1) of a role.
@@ -114,7 +132,12 @@ impl<'a> Frame<'a> {
     }
 
     /// The common modules. `equipment` is the image whose acquisition equipment is named.
-    pub(super) fn data_set(&self, identity: &Identity, series: &Series, equipment: &SourceHeader) -> InMemDicomObject {
+    pub(super) fn data_set(
+        &self,
+        identity: &Identity,
+        series: &Series<'_>,
+        equipment: &SourceHeader,
+    ) -> InMemDicomObject {
         let installation = &self.record.installation;
         let mut data_set = InMemDicomObject::new_empty();
         for (tag, vr) in REQUIRED {
@@ -175,11 +198,16 @@ impl<'a> Frame<'a> {
             item.put_text(tags::SOFTWARE_VERSIONS, VR::LO, &network.version);
             item.put_uid(tags::DEVICE_UID, &uid("model", &[&network.name, &network.version, &weights]));
             item.put_text(tags::CONTRIBUTION_DATE_TIME, VR::DT, &self.moment.date_time());
-            let use_made = match self.record.outcome {
-                RunOutcome::Analysed(_) | RunOutcome::CtMeasured(_) => "AI inference",
-                RunOutcome::NotAnalysed(_) => "Assigned to this study, no output used",
+            let message = match self.record.outcome {
+                RunOutcome::Analysed(_) | RunOutcome::CtMeasured(_) => "contribution-used",
+                RunOutcome::NotAnalysed(_) => "contribution-unused",
             };
-            let words = format!("{use_made}: {} {} (sha256:{weights})", network.architecture, network.version);
+            let arguments = [
+                ("architecture", network.architecture.as_str().into()),
+                ("version", network.version.as_str().into()),
+                ("digest", weights.into()),
+            ];
+            let words = self.texts.say(message, &arguments);
             item.put_text(tags::CONTRIBUTION_DESCRIPTION, VR::ST, &words);
             item
         });
@@ -229,8 +257,8 @@ const EQUIPMENT: [Tag; 6] = [
 ];
 
 /// What distinguishes the series of a result.
-pub(super) struct Series {
-    pub(super) modality: &'static str,
+pub(super) struct Series<'a> {
+    pub(super) modality: &'a str,
     pub(super) number: &'static str,
     pub(super) description: String,
     pub(super) instance_number: usize,

@@ -3,13 +3,13 @@
 use time::macros::datetime;
 use uuid::Uuid;
 
-use super::{FileMetaIds, RenderOptions, RgbPixels, SourceHeader};
+use super::{Catalogue, FileMetaIds, RenderOptions, RgbPixels, SourceHeader};
 use crate::types::{
     BundleIdentity, BundleStatus, ClassDefinition, Code, CtAnalysis, CtClassification, CtDensities, CtKeySlice,
     CtLesionMember, CtLesionRun, CtLesions, CtLung, CtLungLesions, CtMethod, CtPlane, CtQuadrant, CtSection, CtSeries,
     CxrAnalysis, Decision, ExcludedImage, ExcludedSeries, GateResult, HeatMap, ImageAnalysis, Installation, LungMask,
-    MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument, ReasonCode, RunOutcome, RunRecord,
-    Sha256Digest, Side, SourceImage, Uid,
+    MemberIdentity, MemberScore, NotAnalysed, Placement, ReasonCode, RunOutcome, RunRecord, Sha256Digest, Side,
+    SourceImage, Uid,
 };
 
 /// Study of all samples.
@@ -351,7 +351,6 @@ pub fn record(status: BundleStatus, outcome: RunOutcome) -> RunRecord {
         started_at: datetime!(2020-03-15 10:15:30.123456 UTC),
         bundle: bundle(status),
         computed_with: Vec::new(),
-        predecessor: None,
         outcome,
     }
 }
@@ -378,11 +377,6 @@ pub fn partial(sources: &[SampleSource; 3]) -> RunRecord {
     let analysis = CxrAnalysis { images: vec![analysis(sources[0].image()), second], excluded: vec![excluded] };
     let mut record = record(BundleStatus::Unvalidated, RunOutcome::Analysed(analysis));
     record.revision = 2;
-    record.predecessor = Some(PredecessorDocument {
-        sop_class_uid: uid("1.2.840.10008.5.1.4.1.1.88.33"),
-        sop_instance_uid: uid("2.25.77"),
-        series_instance_uid: uid("2.25.78"),
-    });
     record
 }
 
@@ -596,10 +590,9 @@ pub fn overlay(width: u32, height: u32) -> RgbPixels {
 
 /// Options of the tests.
 pub fn options() -> RenderOptions {
-    let mut options = RenderOptions::new(FileMetaIds {
-        implementation_class_uid: uid("2.25.99"),
-        implementation_version_name: "HILUM_TEST".to_owned(),
-    });
+    let file_meta =
+        FileMetaIds { implementation_class_uid: uid("2.25.99"), implementation_version_name: "HILUM_TEST".to_owned() };
+    let mut options = RenderOptions::new(file_meta, Catalogue::new(&[]).unwrap());
     // Snapshots do not change with the version of the crate.
     options.software_version = "0.0.0".to_owned();
     options

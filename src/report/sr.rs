@@ -1,57 +1,227 @@
-//! The report as Comprehensive SR: TID 1500 with one TID 1501 group for each class, member and lung.
+//! The report: TID 1500 with one TID 1501 group for each class, member and lung, as Comprehensive, Enhanced or
+//! Comprehensive 3D SR; what is the same for the report in sentences too.
+//!
+//! The tree is restricted to what Enhanced SR allows, so that it is the same in all three classes. Where it differs from
+//! TID 1500 as others write it, there is a reason:
+//!
+//! * Only the target class has an operating point and a decision: the bundle has none for the others.
+//! * The summary says "with" or "without findings" only where every decision is made; a bundle that is not validated
+//!   makes none, and its analysis has a status instead.
+//! * An earlier image of the patient has no IMAGE item: what is known of it names neither its SOP class nor its series,
+//!   and a reference that is in no evidence sequence is unreadable to viewers.
+//! * A rejection names the algorithm among the qualitative evaluations, having no measurements that would name it.
+
+use std::{borrow::Cow, collections::BTreeSet};
 
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::InMemDicomObject;
 
 use super::{
-    RenderOptions, RenderedObject, ReportError, ResultKind, Sources,
+    RenderOptions, RenderedObject, ReportError, ReportForm, ResultKind, Shown, Sources, basic_text,
     codes::{self, Concept},
     content::{
         AcquisitionContext, ConceptModifier, Contains, HasProperties, InferredFrom, Item, ObservationContext, code,
-        container, copied_code, copied_date, copied_time, image, number, number_or_comment, reference, text,
+        container, copied_code, copied_date, copied_time, image, number, number_or_comment, reference, segment, text,
         uid_reference, with,
     },
-    ct,
-    dataset::{Build, write},
+    ct, ct_words,
+    dataset::{Build, Identity, write},
     modules::{Frame, MODEL_NAME, Series, header_of},
+    segments::{Segment, segment_number, segmentation_identity},
     source::ascii,
-    uids::uid,
+    texts::{ENGLISH, Texts},
     wording,
 };
 use crate::types::{
-    BundleIdentity, BundleStatus, CxrAnalysis, Decision, ImageAnalysis, MemberScore, NotAnalysed, PredecessorDocument,
-    ReasonCode, RunOutcome, RunRecord, SimilarCases, SourceImage, Uid, cosine_of_distance,
+    BundleIdentity, BundleStatus, CxrAnalysis, Decision, GateResult, ImageAnalysis, MemberScore, NotAnalysed,
+    PredecessorDocument, ReasonCode, ReportClass, RunOutcome, RunRecord, SimilarCases, SourceImage, Uid,
+    cosine_of_distance,
 };
 
-/// Renders the report of a run: scores, or why there are none.
+/// A report being made.
+pub(super) struct Report<'a> {
+    pub(super) frame: Frame<'a>,
+    pub(super) sources: Sources<'a>,
+    /// Every image that was read, each once: the analysed ones first.
+    pub(super) images: Vec<SourceImage>,
+    with_segmentation: bool,
+}
+
+impl<'a> Report<'a> {
+    fn new(
+        record: &'a RunRecord,
+        sources: Sources<'a>,
+        form: &ReportForm,
+        options: &'a RenderOptions,
+    ) -> Result<Self, ReportError> {
+        Ok(Self {
+            frame: Frame::new(record, sources, options)?.in_language(&form.language),
+            sources,
+            images: images_read(record, sources)?,
+            with_segmentation: form.with_segmentation,
+        })
+    }
+
+    pub(super) fn texts(&self) -> Texts<'a> {
+        self.frame.texts
+    }
+
+    /// The segment that a group measures; `None` in a report without segmentation, or when there is no such segment.
+    pub(super) fn segment(&self, shown: Shown, of: Segment) -> Result<Option<Item>, ReportError> {
+        match segment_number(self.frame.record, shown, of) {
+            Some(number) if self.with_segmentation => {
+                Ok(Some(segment(codes::SOURCE, &segmentation_identity(&self.frame, shown)?, number)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What the tree may refer to: the images that were read, and our segmentations.
+    fn instances(&self) -> Result<Vec<Identity>, ReportError> {
+        let mut instances: Vec<Identity> = self
+            .images
+            .iter()
+            .map(|image| Identity {
+                sop_class_uid: image.sop_class_uid.clone(),
+                sop_instance_uid: image.sop_instance_uid.clone(),
+                series_instance_uid: image.series_instance_uid.clone(),
+            })
+            .collect();
+        let shown = match &self.frame.record.outcome {
+            RunOutcome::Analysed(analysis) => (0..analysis.images.len()).map(Shown::Radiograph).collect(),
+            RunOutcome::CtMeasured(_) => vec![Shown::Ct],
+            RunOutcome::NotAnalysed(_) => Vec::new(),
+        };
+        for shown in shown {
+            instances.push(segmentation_identity(&self.frame, shown)?);
+        }
+        Ok(instances)
+    }
+}
+
+/// Renders the report of a run in a form: scores, or why there are none.
 ///
 /// `sources` are in the order of arrival: the last one gives patient and study. The headers of all analysed
-/// images are needed; those of other images may be missing.
-pub fn render_sr(
+/// images are needed; those of other images may be missing. Each form has SOP Instance UIDs of its own.
+///
+/// # Errors
+/// [`ReportError`] when headers are missing or foreign, or the record contradicts itself.
+pub fn render_report(
     record: &RunRecord,
     sources: Sources<'_>,
+    form: &ReportForm,
     options: &RenderOptions,
 ) -> Result<RenderedObject, ReportError> {
-    let frame = Frame::new(record, sources, options)?;
-    let sop_class_uid = Uid::new(uids::COMPREHENSIVE_SR_STORAGE)
+    let report = Report::new(record, sources, form, options)?;
+    let tree = match form.class {
+        ReportClass::BasicText => basic_text::content_tree(&report),
+        ReportClass::Comprehensive | ReportClass::Enhanced | ReportClass::Comprehensive3d => content_tree(&report)?,
+    };
+    finish(&report, form, &Place { role: "sr", number: "9001", kind: ResultKind::Sr }, tree)
+}
+
+/// Renders the report in sentences that accompanies the one with measurements, in a series of its own. The class of the
+/// form does not matter: it is always Basic Text SR.
+///
+/// # Errors
+/// Those of [`render_report`].
+pub fn render_text_companion(
+    record: &RunRecord,
+    sources: Sources<'_>,
+    form: &ReportForm,
+    options: &RenderOptions,
+) -> Result<RenderedObject, ReportError> {
+    let form = ReportForm { class: ReportClass::BasicText, ..form.clone() };
+    let report = Report::new(record, sources, &form, options)?;
+    let tree = basic_text::content_tree(&report);
+    finish(&report, &form, &Place { role: "sr_text", number: "9002", kind: ResultKind::SrText }, tree)
+}
+
+/// Where a report stands among the results.
+struct Place {
+    role: &'static str,
+    /// (0020,0011)
+    number: &'static str,
+    kind: ResultKind,
+}
+
+impl Place {
+    /// The role in UIDs: reports of different forms never share one, nor do those of a site's different sentences. The
+    /// plain form has the role of former versions.
+    fn role(&self, form: &ReportForm, texts: Texts<'_>) -> String {
+        let ReportForm { class, language, with_segmentation, predecessor } = form;
+        let mut role = self.role.to_owned();
+        // The classes of a report are one series, but for the sentences: their series says that it is of text.
+        if *class == ReportClass::BasicText && self.kind == ResultKind::Sr {
+            role.push_str(" in sentences");
+        }
+        if language != ENGLISH {
+            role.extend([" in ", language]);
+        }
+        if let Some(file) = texts.file() {
+            role.extend([" of ".to_owned(), file.to_string()]);
+        }
+        if *with_segmentation {
+            role.push_str(" with segmentation");
+        }
+        if let Some(predecessor) = predecessor {
+            role.extend([" after ", predecessor.sop_instance_uid.as_str()]);
+        }
+        role
+    }
+}
+
+/// (0008,0016)
+const fn sop_class(class: ReportClass) -> &'static str {
+    match class {
+        ReportClass::Comprehensive => uids::COMPREHENSIVE_SR_STORAGE,
+        ReportClass::Enhanced => uids::ENHANCED_SR_STORAGE,
+        ReportClass::Comprehensive3d => uids::COMPREHENSIVE3_DSR_STORAGE,
+        ReportClass::BasicText => uids::BASIC_TEXT_SR_STORAGE,
+    }
+}
+
+/// The document around a tree.
+fn finish(report: &Report<'_>, form: &ReportForm, place: &Place, tree: Item) -> Result<RenderedObject, ReportError> {
+    let Report { frame, .. } = report;
+    let record = frame.record;
+    let sop_class_uid = Uid::new(sop_class(form.class))
         .map_err(|error| ReportError::Encode { what: "SOP Class UID", reason: error.to_string() })?;
-    let identity = frame.identity("sr", &sop_class_uid, 1);
+    let identity = frame.identity(&place.role(form, frame.texts), &sop_class_uid, 1);
     let analysed = !matches!(record.outcome, RunOutcome::NotAnalysed(_));
+    let is_text = form.class == ReportClass::BasicText;
     let series = Series {
         modality: "SR",
-        number: "9001",
-        description: wording::report_series(&record.bundle, analysed),
+        number: place.number,
+        description: wording::report_series(frame.texts, &record.bundle, analysed, is_text),
         instance_number: 1,
     };
-    let images = images_read(record, sources)?;
+    let mut instances = report.instances()?;
+    let mut referenced = BTreeSet::new();
+    referenced_instances(&tree, &mut referenced);
+    instances.retain(|instance| referenced.contains(instance.sop_instance_uid.as_str()));
     let mut data_set = frame.data_set(&identity, &series, frame.newest);
-    put_document(&mut data_set, &frame, &images);
-    for element in content_tree(&frame, sources, &images) {
+    put_document(&mut data_set, frame, &instances, form.predecessor.as_ref());
+    for element in tree {
         data_set.put(element);
     }
     frame.put_coding_schemes(&mut data_set);
-    write(data_set, &frame.encoding, &options.file_meta, ResultKind::Sr, identity)
+    write(data_set, &frame.encoding, &frame.options.file_meta, place.kind, identity)
+}
+
+/// The SOP Instance UIDs that a tree refers to.
+fn referenced_instances(item: &Item, found: &mut BTreeSet<String>) {
+    fn items(item: &Item, tag: Tag) -> &[Item] {
+        item.get(tag).and_then(|element| element.items()).unwrap_or_default()
+    }
+    for referenced in items(item, tags::REFERENCED_SOP_SEQUENCE) {
+        let uid = referenced.get(tags::REFERENCED_SOP_INSTANCE_UID).and_then(|element| element.to_str().ok());
+        found.extend(uid.map(Cow::into_owned));
+    }
+    for child in items(item, tags::CONTENT_SEQUENCE) {
+        referenced_instances(child, found);
+    }
 }
 
 /// Every image that was read, each once: the analysed ones first.
@@ -82,10 +252,15 @@ fn images_read(record: &RunRecord, sources: Sources<'_>) -> Result<Vec<SourceIma
     Ok(images)
 }
 
-/// SR Document Series and SR Document General.
-fn put_document(data_set: &mut InMemDicomObject, frame: &Frame<'_>, images: &[SourceImage]) {
+/// SR Document Series and SR Document General. `instances` are those that the tree refers to.
+fn put_document(
+    data_set: &mut InMemDicomObject,
+    frame: &Frame<'_>,
+    instances: &[Identity],
+    predecessor: Option<&PredecessorDocument>,
+) {
     let record = frame.record;
-    let (flag, description) = completion(&record.outcome);
+    let (flag, description) = completion(frame.texts, &record.outcome);
     data_set.put_text(tags::COMPLETION_FLAG, VR::CS, flag);
     if let Some(description) = description {
         data_set.put_text(tags::COMPLETION_FLAG_DESCRIPTION, VR::LO, &description);
@@ -95,38 +270,34 @@ fn put_document(data_set: &mut InMemDicomObject, frame: &Frame<'_>, images: &[So
     data_set.put_items(tags::PERFORMED_PROCEDURE_CODE_SEQUENCE, Vec::new());
     data_set.put_items(tags::AUTHOR_OBSERVER_SEQUENCE, vec![author(frame)]);
     data_set.put_items(tags::REFERENCED_REQUEST_SEQUENCE, vec![request(frame)]);
-    let evidence = evidence(&record.study_instance_uid, images);
+    let evidence = evidence(&record.study_instance_uid, instances);
     data_set.put_items(tags::CURRENT_REQUESTED_PROCEDURE_EVIDENCE_SEQUENCE, vec![evidence]);
-    if let Some(predecessor) = &record.predecessor {
+    if let Some(predecessor) = predecessor {
         let items = vec![predecessor_item(&record.study_instance_uid, predecessor)];
         data_set.put_items(tags::PREDECESSOR_DOCUMENTS_SEQUENCE, items);
     }
 }
 
 /// (0040,A491) and (0040,A492).
-fn completion(outcome: &RunOutcome) -> (&'static str, Option<String>) {
+fn completion(texts: Texts<'_>, outcome: &RunOutcome) -> (&'static str, Option<String>) {
+    let say = |message: &str| Some(texts.say(message, &[]));
+    let of_members = |(failed, all): (usize, usize)| {
+        Some(texts.say("members-runs-failed", &[("failed", failed.into()), ("all", all.into())]))
+    };
     match outcome {
         RunOutcome::Analysed(analysis) => match wording::failed_members(analysis) {
             (0, _) => ("COMPLETE", None),
-            (failed, all) => ("PARTIAL", Some(format!("{failed} of {all} ensemble member runs failed"))),
+            failed => ("PARTIAL", of_members(failed)),
         },
-        RunOutcome::CtMeasured(analysis) => {
-            let classifiers =
-                analysis.classification.iter().flat_map(|scan| &scan.members).map(|member| &member.failure);
-            let outliners = analysis.lesions.iter().flat_map(|scan| &scan.members).map(|member| &member.failure);
-            let members = || classifiers.clone().chain(outliners.clone());
-            match members().filter(|failure| failure.is_some()).count() {
-                0 if analysis.not_judged.is_some() => {
-                    ("PARTIAL", Some("Measured; the networks did not judge the scan".to_owned()))
-                }
-                0 => ("COMPLETE", None),
-                failed => ("PARTIAL", Some(format!("{failed} of {} ensemble member runs failed", members().count()))),
-            }
-        }
+        RunOutcome::CtMeasured(analysis) => match ct_words::failed_members(analysis) {
+            (0, _) if analysis.not_judged.is_some() => ("PARTIAL", say("measured-not-judged")),
+            (0, _) => ("COMPLETE", None),
+            failed => ("PARTIAL", of_members(failed)),
+        },
         RunOutcome::NotAnalysed(NotAnalysed { reason: ReasonCode::ProcessingFailure, .. }) => {
-            ("COMPLETE", Some("Processing failed".to_owned()))
+            ("COMPLETE", say("processing-failed"))
         }
-        RunOutcome::NotAnalysed(_) => ("COMPLETE", Some("Input rejected".to_owned())),
+        RunOutcome::NotAnalysed(_) => ("COMPLETE", say("input-rejected")),
     }
 }
 
@@ -144,7 +315,7 @@ fn author(frame: &Frame<'_>) -> InMemDicomObject {
 }
 
 /// The request that the study answers, as far as the image names it.
-fn request(frame: &Frame<'_>) -> InMemDicomObject {
+pub(super) fn request(frame: &Frame<'_>) -> InMemDicomObject {
     let newest = frame.newest;
     let attributes = newest.items(tags::REQUEST_ATTRIBUTES_SEQUENCE).first();
     let copied = |tag: Tag| attributes.and_then(|item| item.get(tag)).or_else(|| newest.element(tag));
@@ -170,12 +341,14 @@ fn request(frame: &Frame<'_>) -> InMemDicomObject {
 }
 
 /// Study, series, instances (PS3.3 table C.17-3).
-fn evidence(study_instance_uid: &Uid, images: &[SourceImage]) -> InMemDicomObject {
-    let series = by_series(images)
+pub(super) fn evidence(study_instance_uid: &Uid, instances: &[Identity]) -> InMemDicomObject {
+    let series = by_series(instances, |instance| &instance.series_instance_uid)
         .into_iter()
-        .map(|(series_instance_uid, images)| {
-            let references =
-                images.into_iter().map(|image| reference(&image.sop_class_uid, &image.sop_instance_uid)).collect();
+        .map(|(series_instance_uid, instances)| {
+            let references = instances
+                .into_iter()
+                .map(|instance| reference(&instance.sop_class_uid, &instance.sop_instance_uid))
+                .collect();
             series_item(series_instance_uid, references)
         })
         .collect();
@@ -201,31 +374,32 @@ fn study_item(study_instance_uid: &Uid, series: Vec<InMemDicomObject>) -> InMemD
     study
 }
 
-/// The images of each series, in the order in which the series first occur.
-fn by_series(images: &[SourceImage]) -> Vec<(&Uid, Vec<&SourceImage>)> {
-    let mut series: Vec<(&Uid, Vec<&SourceImage>)> = Vec::new();
-    for image in images {
-        match series.iter_mut().find(|(uid, _)| *uid == &image.series_instance_uid) {
-            Some((_, members)) => members.push(image),
-            None => series.push((&image.series_instance_uid, vec![image])),
+/// The members of each series, in the order in which the series first occur.
+pub(super) fn by_series<T>(all: &[T], series_of: impl Fn(&T) -> &Uid) -> Vec<(&Uid, Vec<&T>)> {
+    let mut series: Vec<(&Uid, Vec<&T>)> = Vec::new();
+    for one in all {
+        let uid = series_of(one);
+        match series.iter_mut().find(|(known, _)| *known == uid) {
+            Some((_, members)) => members.push(one),
+            None => series.push((uid, vec![one])),
         }
     }
     series
 }
 
 /// The root container; its attributes stand at the top level of the data set.
-fn content_tree(frame: &Frame<'_>, sources: Sources<'_>, images: &[SourceImage]) -> Item {
-    let mut children = vec![code(ConceptModifier, codes::LANGUAGE, codes::ENGLISH)];
-    children.extend(observer(frame));
+fn content_tree(report: &Report<'_>) -> Result<Item, ReportError> {
+    let Report { frame, images, .. } = report;
+    let mut children = context(frame);
     children.push(procedure_reported(frame, images));
-    children.push(image_library(frame, sources, images));
+    children.push(image_library(report));
     match &frame.record.outcome {
         RunOutcome::Analysed(analysis) => {
-            children.push(measurements(frame, analysis));
+            children.push(measurements(report, analysis)?);
             children.push(evaluations(frame, analysis));
         }
         RunOutcome::CtMeasured(analysis) => {
-            children.push(ct::measurements(frame, analysis));
+            children.push(ct::measurements(report, analysis)?);
             children.push(ct::evaluations(frame, analysis));
         }
         RunOutcome::NotAnalysed(not_analysed) => children.push(rejection(frame, not_analysed)),
@@ -235,7 +409,15 @@ fn content_tree(frame: &Frame<'_>, sources: Sources<'_>, images: &[SourceImage])
     template.put_text(tags::MAPPING_RESOURCE, VR::CS, "DCMR");
     template.put_text(tags::TEMPLATE_IDENTIFIER, VR::CS, "1500");
     root.put_items(tags::CONTENT_TEMPLATE_SEQUENCE, vec![template]);
-    root
+    Ok(root)
+}
+
+/// In which language, and who observed.
+pub(super) fn context(frame: &Frame<'_>) -> Vec<Item> {
+    let meaning = frame.texts.language_name();
+    let mut items = vec![code(ConceptModifier, codes::LANGUAGE, codes::language(frame.texts.tag(), &meaning))];
+    items.extend(observer(frame));
+    items
 }
 
 /// TID 1001: who observed.
@@ -281,22 +463,26 @@ fn procedure_reported(frame: &Frame<'_>, images: &[SourceImage]) -> Item {
 }
 
 /// TID 1600: every image that was read, a group for each series.
-fn image_library(frame: &Frame<'_>, sources: Sources<'_>, images: &[SourceImage]) -> Item {
+fn image_library(report: &Report<'_>) -> Item {
+    let Report { frame, sources, images, .. } = report;
     let names: Vec<(&Uid, String)> = match &frame.record.outcome {
         RunOutcome::Analysed(analysis) if images.len() > 1 => {
             let analysed = analysis.images.iter().map(|image| &image.source);
             let read = analysed.chain(analysis.excluded.iter().map(|excluded| &excluded.source));
-            read.enumerate().map(|(idx, image)| (&image.sop_instance_uid, wording::image_name(idx))).collect()
+            read.enumerate()
+                .map(|(idx, image)| (&image.sop_instance_uid, wording::image_name(frame.texts, idx)))
+                .collect()
         }
         _ => Vec::new(),
     };
-    let groups = by_series(images)
+    let groups = by_series(images, |image| &image.series_instance_uid)
         .into_iter()
         .map(|(_, images)| {
             let modality = images.first().and_then(|image| codes::modality(&image.modality));
             let mut items: Vec<Item> =
                 modality.map(|modality| code(AcquisitionContext, codes::MODALITY, modality)).into_iter().collect();
             items.push(code(AcquisitionContext, codes::TARGET_REGION, codes::CHEST));
+            items.extend(frame_of_reference(sources, &images));
             items.extend(images.into_iter().map(|source| {
                 let mut context = acquisition_context(sources, source);
                 let name = names.iter().find(|(uid, _)| *uid == &source.sop_instance_uid);
@@ -307,6 +493,13 @@ fn image_library(frame: &Frame<'_>, sources: Sources<'_>, images: &[SourceImage]
         })
         .collect();
     container(Some(Contains), codes::IMAGE_LIBRARY, groups)
+}
+
+/// The frame of reference of a CT series.
+fn frame_of_reference(sources: Sources<'_>, images: &[&SourceImage]) -> Option<Item> {
+    let image = images.iter().find(|image| image.modality == "CT")?;
+    let uid = header_of(sources, image)?.ascii(tags::FRAME_OF_REFERENCE_UID)?;
+    Some(uid_reference(AcquisitionContext, codes::FRAME_OF_REFERENCE, &Uid::new(&uid).ok()?))
 }
 
 /// What is known of an image; nothing when its header was not readable.
@@ -328,19 +521,56 @@ fn acquisition_context(sources: Sources<'_>, source: &SourceImage) -> Vec<Item> 
 }
 
 /// The Imaging Measurements container.
-fn measurements(frame: &Frame<'_>, analysis: &CxrAnalysis) -> Item {
+fn measurements(report: &Report<'_>, analysis: &CxrAnalysis) -> Result<Item, ReportError> {
+    let frame = &report.frame;
     let bundle = &frame.record.bundle;
     let parameters = wording::parameters(frame.record, &frame.options.software_version);
     let mut items = algorithm(&bundle.name, &bundle.version, &parameters, codes::ARTIFICIAL_INTELLIGENCE);
-    for (analysed, name) in analysis.images.iter().zip(wording::image_names(analysis)) {
+    let names = wording::image_names(frame.texts, analysis);
+    for (image_idx, (analysed, name)) in analysis.images.iter().zip(names).enumerate() {
         let subject = Subject::Image(&analysed.source);
         let groups = Groups { frame, subject, scores: analysed.into(), name };
         items.extend(groups.scores());
-        items.push(groups.lung(analysed, "right lung", codes::RIGHT, analysed.right_lung_heat_fraction));
-        items.push(groups.lung(analysed, "left lung", codes::LEFT, analysed.left_lung_heat_fraction));
+        for lung in [HeatInLung::right(analysed), HeatInLung::left(analysed)] {
+            let segment = report.segment(Shown::Radiograph(image_idx), lung.segment)?;
+            items.push(groups.lung(analysed, &lung, segment));
+        }
         items.extend(analysed.similar_cases.iter().flat_map(|similar| groups.similar(similar)));
     }
-    container(Some(Contains), codes::MEASUREMENTS, items)
+    Ok(container(Some(Contains), codes::MEASUREMENTS, items))
+}
+
+/// The share of one lung field that the heat map covers.
+struct HeatInLung {
+    segment: Segment,
+    side: Concept<'static>,
+    /// Its name in every language.
+    tracked: &'static str,
+    /// The message that names it.
+    tracking: &'static str,
+    fraction: Option<f64>,
+}
+
+impl HeatInLung {
+    fn right(analysed: &ImageAnalysis) -> Self {
+        Self {
+            segment: Segment::RightLung,
+            side: codes::RIGHT,
+            tracked: "Heat map extent, right lung",
+            tracking: "track-heat-right",
+            fraction: analysed.right_lung_heat_fraction,
+        }
+    }
+
+    fn left(analysed: &ImageAnalysis) -> Self {
+        Self {
+            segment: Segment::LeftLung,
+            side: codes::LEFT,
+            tracked: "Heat map extent, left lung",
+            tracking: "track-heat-left",
+            fraction: analysed.left_lung_heat_fraction,
+        }
+    }
 }
 
 /// TID 4019.
@@ -377,49 +607,28 @@ impl Groups<'_> {
         &self.frame.record.bundle
     }
 
-    /// A group with its tracking identity, its finding and the lung as its site.
-    pub(super) fn group(
-        &self,
-        tracking: &str,
-        class_idx: usize,
-        laterality: Option<Concept>,
-        items: Vec<Item>,
-    ) -> Item {
-        self.group_of(tracking, tracking, class_idx, laterality, items)
+    fn texts(&self) -> Texts<'_> {
+        self.frame.texts
     }
 
-    /// The same of something that other revisions may call by another name: `tracked` stays.
-    fn group_of(
+    /// A group with its tracking identity, its finding and the lung as its site. `tracking` names it in the language of
+    /// the report; `tracked` stays whatever other languages and revisions call it.
+    pub(super) fn group(
         &self,
-        tracking: &str,
+        tracking: String,
         tracked: &str,
         class_idx: usize,
         laterality: Option<Concept>,
         items: Vec<Item>,
     ) -> Item {
-        let record = self.frame.record;
-        let identifier = match &self.name {
-            Some(name) => format!("{name} - {tracking}"),
-            None => tracking.to_owned(),
-        };
         let subject_uid = match self.subject {
             Subject::Image(image) => &image.sop_instance_uid,
             Subject::Series(uid) => uid,
         };
-        // The same for every revision that looks at this subject with a bundle of this name.
-        let tracking_uid = uid(
-            "tracking",
-            &[
-                &record.installation.id.to_string(),
-                record.study_instance_uid.as_str(),
-                subject_uid.as_str(),
-                &self.bundle().name,
-                tracked,
-            ],
-        );
+        let identifier = wording::of_image(self.texts(), self.name.as_deref(), tracking);
         let mut children = vec![
             text(ObservationContext, codes::TRACKING_ID, &identifier),
-            uid_reference(ObservationContext, codes::TRACKING_UID, &tracking_uid),
+            uid_reference(ObservationContext, codes::TRACKING_UID, &self.frame.tracking_uid(subject_uid, tracked)),
         ];
         children.extend(
             self.bundle().classes.get(class_idx).map(|class| code(Contains, codes::FINDING, (&class.code).into())),
@@ -447,18 +656,21 @@ impl Groups<'_> {
     /// library's numbers only.
     fn similar(&self, similar: &SimilarCases) -> Vec<Item> {
         let status = self.bundle().status;
+        let texts = self.texts();
+        let numbered = |message: &str, idx: usize| texts.say(message, &[("number", (idx + 1).into())]);
         let cases = similar.cases.iter().enumerate().map(|(idx, case)| {
             let class_idx = self.bundle().classes.iter().position(|class| class.label == case.label);
             let rank = number(InferredFrom, codes::NEIGHBOUR_RANK, (idx + 1) as f64, codes::NO_UNITS);
-            let items = self.neighbour(rank, case.distance, &wording::similar_case(status, case));
+            let items = self.neighbour(rank, case.distance, &wording::similar_case(texts, status, case));
             let tracked = format!("Similar case {}", case.case_id);
-            self.group_of(&format!("Similar case {}", idx + 1), &tracked, class_idx.unwrap_or(usize::MAX), None, items)
+            let tracking = numbered("track-similar-case", idx);
+            self.group(tracking, &tracked, class_idx.unwrap_or(usize::MAX), None, items)
         });
         // In the order of their dates, which is no rank.
         let priors = similar.priors.iter().enumerate().map(|(idx, prior)| {
-            let items = self.neighbour(None, prior.distance, &wording::prior_image(status, prior));
+            let items = self.neighbour(None, prior.distance, &wording::prior_image(texts, status, prior));
             let tracked = format!("Prior image {}", prior.sop_instance_uid);
-            self.group_of(&format!("Prior image {}", idx + 1), &tracked, usize::MAX, None, items)
+            self.group(numbered("track-prior-image", idx), &tracked, usize::MAX, None, items)
         });
         cases.chain(priors).collect()
     }
@@ -466,7 +678,7 @@ impl Groups<'_> {
     fn neighbour(&self, rank: Option<Item>, distance: f64, words: &str) -> Vec<Item> {
         let about = rank.into_iter().chain(self.source()).collect();
         vec![
-            number_or_comment(codes::SIMILARITY, cosine_of_distance(distance), codes::NO_UNITS, about),
+            number_or_comment(self.texts(), codes::SIMILARITY, cosine_of_distance(distance), codes::NO_UNITS, about),
             text(Contains, codes::COMMENT, words),
         ]
     }
@@ -492,33 +704,40 @@ impl Groups<'_> {
         let bundle = self.bundle();
         let label = self.label(class_idx);
         let output = self.scores.fused.get(class_idx).copied().unwrap_or(f64::NAN);
-        let meaning = format!("Model output for class {label}, ensemble ({})", wording::calibration(bundle));
+        let texts = self.texts();
+        let meaning = texts.say(
+            "ensemble-meaning",
+            &[("class", label.into()), ("calibration", wording::calibration(texts, bundle).into())],
+        );
         let mut about = vec![Self::meaning(&meaning)];
         let derivation = [("mean", codes::MEAN), ("median", codes::MEDIAN)]
             .into_iter()
             .find(|(rule, _)| bundle.fusion.split('_').any(|part| part == *rule));
         about.extend(derivation.map(|(_, derivation)| code(ConceptModifier, codes::DERIVATION, derivation)));
         about.extend(self.source());
-        let mut items = vec![number_or_comment(codes::CERTAINTY, output * 100.0, codes::PERCENT, about)];
+        let mut items = vec![number_or_comment(texts, codes::CERTAINTY, output * 100.0, codes::PERCENT, about)];
         if class_idx == bundle.target_class_idx {
             items.push(number_or_comment(
+                texts,
                 codes::OPERATING_POINT,
                 bundle.threshold * 100.0,
                 codes::PERCENT,
-                vec![Self::meaning("Operating threshold of the ensemble")],
+                vec![Self::meaning(&texts.say("threshold-meaning", &[]))],
             ));
             let decision = wording::allowed_decision(bundle, self.scores.decision);
             items.push(code(Contains, codes::PRESENCE, codes::decision(decision)));
-            let words = wording::operating_point(bundle, self.scores);
+            let words = wording::operating_point(texts, bundle, self.scores);
             items.push(text(Contains, codes::OPERATING_POINT_DESCRIPTION, &words));
             items.push(number_or_comment(
+                texts,
                 codes::MEMBER_SPREAD,
                 self.scores.member_spread * 100.0,
                 codes::PERCENT,
                 Vec::new(),
             ));
         }
-        self.group(&format!("Ensemble: {label}"), class_idx, None, items)
+        let tracking = texts.say("track-ensemble", &[("class", label.into())]);
+        self.group(tracking, &format!("Ensemble: {label}"), class_idx, None, items)
     }
 
     /// The output of one member for a class, or why there is none.
@@ -536,28 +755,41 @@ impl Groups<'_> {
             .unwrap_or_default();
         let mut items = algorithm(&member.name, version, &parameters, codes::ARTIFICIAL_INTELLIGENCE);
         items.extend(self.member_output(member, class_idx));
-        let tracking =
-            format!("Member {}/{} {} {version}: {}", member_idx + 1, members.len(), member.name, self.label(class_idx));
-        self.group(&tracking, class_idx, None, items)
+        let label = self.label(class_idx);
+        let tracked = format!("Member {}/{} {} {version}: {label}", member_idx + 1, members.len(), member.name);
+        let arguments = [
+            ("number", (member_idx + 1).into()),
+            ("all", members.len().into()),
+            ("member", member.name.as_str().into()),
+            ("version", version.into()),
+            ("class", label.into()),
+        ];
+        self.group(self.texts().say("track-member", &arguments), &tracked, class_idx, None, items)
     }
 
     fn member_output(&self, member: &MemberScore, class_idx: usize) -> Vec<Item> {
         match wording::output_of(member, class_idx) {
             Some(output) => {
-                let meaning = format!("Model output for class {}, member {}", self.label(class_idx), member.name);
+                let arguments = [("class", self.label(class_idx).into()), ("member", member.name.as_str().into())];
+                let meaning = self.texts().say("member-meaning", &arguments);
                 let about = [Self::meaning(&meaning)].into_iter().chain(self.source()).collect();
-                vec![number_or_comment(codes::CERTAINTY, output * 100.0, codes::PERCENT, about)]
+                vec![number_or_comment(self.texts(), codes::CERTAINTY, output * 100.0, codes::PERCENT, about)]
             }
             // No NUM without a value: it is legal, but highdicom cannot open a document that has one.
             None => vec![
                 code(Contains, codes::MODEL_STATUS, codes::FAILED),
-                text(Contains, codes::COMMENT, &wording::member_failure(member)),
+                text(
+                    Contains,
+                    codes::COMMENT,
+                    &wording::member_failure(self.texts(), &member.name, member.failure.as_deref()),
+                ),
             ],
         }
     }
 
     /// The share of one lung field that the heat map covers.
-    fn lung(&self, analysed: &ImageAnalysis, name: &str, side: Concept, fraction: Option<f64>) -> Item {
+    fn lung(&self, analysed: &ImageAnalysis, lung: &HeatInLung, segment: Option<Item>) -> Item {
+        let texts = self.texts();
         let methods: Vec<&str> = analysed.member_heat_maps.iter().map(|(_, map)| map.method.as_str()).collect();
         // Only what is one of them has a code.
         let method = if !methods.is_empty() && methods.iter().all(|method| *method == "cam") {
@@ -573,75 +805,76 @@ impl Groups<'_> {
             || text(ConceptModifier, codes::METHOD_TEXT, &methods.join(", ")),
             |method| code(ConceptModifier, codes::METHOD, method),
         );
-        let mut items = match fraction {
-            Some(fraction) => vec![
+        let mut items: Vec<Item> = segment.into_iter().collect();
+        match lung.fraction {
+            Some(fraction) => items.extend([
                 number_or_comment(
+                    texts,
                     codes::HEAT_FRACTION,
                     fraction * 100.0,
                     codes::PERCENT,
                     [method].into_iter().chain(self.source()).collect(),
                 ),
                 number_or_comment(
+                    texts,
                     codes::HEAT_THRESHOLD,
                     0.5,
                     codes::NO_UNITS,
-                    vec![Self::meaning("Relative to the maximum activation")],
+                    vec![Self::meaning(&texts.say("heat-threshold-meaning", &[]))],
                 ),
-            ],
-            None => vec![text(Contains, codes::COMMENT, "No value: this lung field was not found")],
-        };
-        let words = format!("{} {}", wording::heat_map_method(analysed), wording::localisation(self.scores));
-        items.push(text(Contains, codes::COMMENT, &words));
-        self.group(&format!("Heat map extent, {name}"), self.bundle().target_class_idx, Some(side), items)
+            ]),
+            None => items.push(text(Contains, codes::COMMENT, &texts.say("heat-no-lung", &[]))),
+        }
+        let words = [wording::heat_map_method(texts, analysed), wording::localisation(texts, self.scores)];
+        items.push(text(Contains, codes::COMMENT, &wording::sentences(texts, &words)));
+        let tracking = texts.say(lung.tracking, &[]);
+        self.group(tracking, lung.tracked, self.bundle().target_class_idx, Some(lung.side), items)
     }
 }
 
 /// Qualitative Evaluations of an analysis.
 fn evaluations(frame: &Frame<'_>, analysis: &CxrAnalysis) -> Item {
     let bundle = &frame.record.bundle;
-    let mut items = vec![summary(bundle, analysis)];
-    // Untrained networks say nothing about the quality of an image.
-    if bundle.status != BundleStatus::Untrained {
-        let all_passed = analysis.images.iter().flat_map(|image| &image.gates).all(|gate| gate.passed);
-        let quality = if all_passed { codes::DIAGNOSTIC_QUALITY } else { codes::LIMITED_QUALITY };
-        items.push(code(Contains, codes::QUALITY, quality));
-    }
-    for (analysed, name) in analysis.images.iter().zip(wording::image_names(analysis)) {
-        let prefix = name.map(|name| format!("{name} - ")).unwrap_or_default();
+    let texts = frame.texts;
+    let decisions: Vec<Decision> = analysis.images.iter().map(|image| image.decision).collect();
+    let mut items = vec![summary(bundle, &decisions, wording::failed_members(analysis).0 == 0)];
+    items.extend(quality(bundle, analysis.images.iter().flat_map(|image| &image.gates)));
+    for (analysed, name) in analysis.images.iter().zip(wording::image_names(texts, analysis)) {
         items.extend(analysed.gates.iter().map(|gate| {
-            let words = format!("{prefix}{}", wording::gate(gate));
+            let words = wording::of_image(texts, name.as_deref(), wording::gate(texts, gate));
             with(text(Contains, codes::GATE, &words), vec![image(InferredFrom, codes::SOURCE, &analysed.source)])
         }));
         items.extend(analysed.similar_cases.as_ref().map(|similar| {
-            let words = format!("{prefix}{}", wording::similar_cases(bundle.status, similar));
-            text(Contains, codes::SIMILAR_CASES, &words)
+            let words = wording::similar_cases(texts, bundle.status, similar);
+            text(Contains, codes::SIMILAR_CASES, &wording::of_image(texts, name.as_deref(), words))
         }));
     }
     items.extend(analysis.excluded.iter().enumerate().map(|(idx, excluded)| {
-        let name = wording::image_name(analysis.images.len() + idx);
+        let name = wording::image_name(texts, analysis.images.len() + idx);
+        let words = wording::of_image(texts, Some(&name), wording::excluded(texts, excluded));
         with(
-            text(Contains, codes::EXCLUDED_IMAGE, &format!("{name} - {}", wording::excluded(excluded))),
+            text(Contains, codes::EXCLUDED_IMAGE, &words),
             vec![
                 code(HasProperties, codes::REJECT_REASON, codes::reason(excluded.reason)),
                 image(InferredFrom, codes::SOURCE, &excluded.source),
             ],
         )
     }));
-    items.push(text(Contains, codes::CONCLUSION, &wording::conclusion(bundle, analysis)));
-    items.extend(comments(frame.record));
+    items.push(text(Contains, codes::CONCLUSION, &wording::conclusion(texts, bundle, analysis)));
+    items.extend(comments(frame));
     container(Some(Contains), codes::EVALUATIONS, items)
 }
 
 /// With or without findings is a verdict: only where every decision is made is it given, else the status of
-/// the analysis alone.
-fn summary(bundle: &BundleIdentity, analysis: &CxrAnalysis) -> Item {
+/// the analysis alone. `complete` says that all members ran.
+pub(super) fn summary(bundle: &BundleIdentity, decisions: &[Decision], complete: bool) -> Item {
     let decisions: Vec<Decision> =
-        analysis.images.iter().map(|image| wording::allowed_decision(bundle, image.decision)).collect();
-    let complete = wording::failed_members(analysis).0 == 0;
+        decisions.iter().map(|decision| wording::allowed_decision(bundle, *decision)).collect();
     let findings = if decisions.contains(&Decision::Present) {
         Some(true)
     } else {
-        decisions.iter().all(|decision| *decision == Decision::Absent).then_some(false)
+        let all_absent = !decisions.is_empty() && decisions.iter().all(|decision| *decision == Decision::Absent);
+        all_absent.then_some(false)
     };
     match (findings, complete) {
         (Some(true), true) => code(Contains, codes::SUMMARY, codes::ALL_WITH_FINDINGS),
@@ -653,31 +886,44 @@ fn summary(bundle: &BundleIdentity, analysis: &CxrAnalysis) -> Item {
     }
 }
 
+/// The quality that the gates found. Untrained networks say nothing about the quality of an image.
+pub(super) fn quality<'g>(bundle: &BundleIdentity, mut gates: impl Iterator<Item = &'g GateResult>) -> Option<Item> {
+    if bundle.status == BundleStatus::Untrained {
+        return None;
+    }
+    let all_passed = gates.all(|gate| gate.passed);
+    let quality = if all_passed { codes::DIAGNOSTIC_QUALITY } else { codes::LIMITED_QUALITY };
+    Some(code(Contains, codes::QUALITY, quality))
+}
+
 /// Qualitative Evaluations of a run without scores.
 fn rejection(frame: &Frame<'_>, not_analysed: &NotAnalysed) -> Item {
     let bundle = &frame.record.bundle;
-    let mut items = vec![
-        code(Contains, codes::SUMMARY, codes::NONE_SUCCEEDED),
-        code(Contains, codes::REJECT_REASON, codes::reason(not_analysed.reason)),
-    ];
-    if codes::is_quality(not_analysed.reason) {
-        items.push(code(Contains, codes::QUALITY, codes::NON_DIAGNOSTIC_QUALITY));
-    }
-    if not_analysed.reason == ReasonCode::ViewNotFrontal {
-        items.push(code(Contains, codes::QUALITY_FINDING, codes::POSITIONING));
-    }
-    items.push(text(Contains, codes::CONCLUSION, &wording::not_analysed(bundle, not_analysed)));
-    // There is no Imaging Measurements container that would name the algorithm.
+    let mut items = vec![code(Contains, codes::SUMMARY, codes::NONE_SUCCEEDED)];
+    items.extend(reject_reason(not_analysed.reason));
+    items.push(text(Contains, codes::CONCLUSION, &wording::not_analysed(frame.texts, bundle, not_analysed)));
     items.push(text(Contains, codes::ALGORITHM_NAME, &bundle.name));
     items.push(text(Contains, codes::ALGORITHM_VERSION, &bundle.version));
     let parameters = wording::parameters(frame.record, &frame.options.software_version);
     items.extend(parameters.iter().map(|words| text(Contains, codes::ALGORITHM_PARAMETERS, words)));
-    items.extend(comments(frame.record));
+    items.extend(comments(frame));
     container(Some(Contains), codes::EVALUATIONS, items)
 }
 
-pub(super) fn comments(record: &RunRecord) -> Vec<Item> {
-    wording::disclaimer(&record.bundle, &record.outcome)
+/// Why nothing was analysed, in codes.
+pub(super) fn reject_reason(reason: ReasonCode) -> Vec<Item> {
+    let mut items = vec![code(Contains, codes::REJECT_REASON, codes::reason(reason))];
+    if codes::is_quality(reason) {
+        items.push(code(Contains, codes::QUALITY, codes::NON_DIAGNOSTIC_QUALITY));
+    }
+    items.extend(codes::quality_finding(reason).map(|finding| code(Contains, codes::QUALITY_FINDING, finding)));
+    items
+}
+
+/// What every report ends with.
+pub(super) fn comments(frame: &Frame<'_>) -> Vec<Item> {
+    let record = frame.record;
+    wording::disclaimer(frame.texts, &record.bundle, &record.outcome)
         .iter()
         .map(|line| text(Contains, codes::COMMENT, line))
         .collect()

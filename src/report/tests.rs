@@ -14,12 +14,15 @@ use time::macros::{datetime, offset};
 use super::samples::{self, SampleSource, Syntax, text};
 use super::*;
 use crate::types::{
-    BundleStatus, CxrAnalysis, Decision, ReasonCode, RunOutcome, RunRecord, Sha256Digest, UNTRAINED_NOTICE, Uid,
+    BundleStatus, CxrAnalysis, Decision, PredecessorDocument, PriorImage, ReasonCode, ReportClass, RunOutcome,
+    RunRecord, Sha256Digest, SimilarCase, SimilarCases, UNTRAINED_NOTICE, Uid,
 };
 
 #[path = "../../tests/it/validators.rs"]
 #[allow(unreachable_pub, reason = "the module belongs to the integration tests")]
-mod validators;
+pub(super) mod validators;
+
+mod pictures;
 
 const SOURCE_1: &str = "1.2.826.0.1.3680043.8.498.11";
 
@@ -31,12 +34,46 @@ fn pairs(sources: &[SampleSource]) -> Vec<(SourceImage, SourceHeader)> {
     sources.iter().map(|source| (source.image(), source.header())).collect()
 }
 
+/// English, without segmentation.
+fn plain(class: ReportClass) -> ReportForm {
+    ReportForm { class, language: "en".to_owned(), with_segmentation: false, predecessor: None }
+}
+
+fn chinese(class: ReportClass) -> ReportForm {
+    ReportForm { language: "zh".to_owned(), ..plain(class) }
+}
+
+fn segmented(class: ReportClass) -> ReportForm {
+    ReportForm { with_segmentation: true, ..plain(class) }
+}
+
+fn predecessor(sop_instance_uid: &str) -> PredecessorDocument {
+    PredecessorDocument {
+        sop_class_uid: Uid::new("1.2.840.10008.5.1.4.1.1.88.33").unwrap(),
+        sop_instance_uid: Uid::new(sop_instance_uid).unwrap(),
+        series_instance_uid: Uid::new("2.25.78").unwrap(),
+    }
+}
+
+fn in_form(record: &RunRecord, sources: &[SampleSource], form: &ReportForm) -> RenderedObject {
+    render_report(record, &pairs(sources), form, &samples::options()).unwrap()
+}
+
+fn companion(record: &RunRecord, sources: &[SampleSource], form: &ReportForm) -> RenderedObject {
+    render_text_companion(record, &pairs(sources), form, &samples::options()).unwrap()
+}
+
 fn sr(record: &RunRecord, sources: &[SampleSource]) -> RenderedObject {
-    render_sr(record, &pairs(sources), &samples::options()).unwrap()
+    in_form(record, sources, &plain(ReportClass::Comprehensive))
+}
+
+fn picture_form() -> PictureForm {
+    PictureForm::default()
 }
 
 fn heat_map(record: &RunRecord, sources: &[SampleSource]) -> RenderedObject {
-    render_heat_map(record, 0, &pairs(sources), &samples::overlay(32, 40), &samples::options()).unwrap()
+    render_heat_map(record, 0, &picture_form(), &pairs(sources), &samples::overlay(32, 40), &samples::options())
+        .unwrap()
 }
 
 /// The raw value of the first top-level element with this tag and VR, found in the bytes themselves.
@@ -80,7 +117,10 @@ fn tree(object: &InMemDicomObject) -> String {
             }
             "IMAGE" => {
                 let reference = first_item(item, tags::REFERENCED_SOP_SEQUENCE).unwrap();
-                string(reference, tags::REFERENCED_SOP_INSTANCE_UID).unwrap()
+                let segment =
+                    reference.get(tags::REFERENCED_SEGMENT_NUMBER).map(|number| number.to_int::<u16>().unwrap());
+                let segment = segment.map_or_else(String::new, |number| format!(" segment {number}"));
+                string(reference, tags::REFERENCED_SOP_INSTANCE_UID).unwrap() + &segment
             }
             other => panic!("value type {other}"),
         }
@@ -117,37 +157,101 @@ fn all_results() -> Vec<(String, RenderedObject)> {
             results.push((format!("{name}-{status:?}-sr"), sr(&record, &sources)));
             results.push((format!("{name}-{status:?}-sc"), heat_map(&record, &sources)));
         }
+        let record = samples::analysed(BundleStatus::Unvalidated, &sources[0]);
+        let zh = chinese(ReportClass::Comprehensive);
+        results.push((format!("{name}-chinese-sr"), in_form(&record, &sources, &zh)));
+        results.push((format!("{name}-chinese-text"), companion(&record, &sources, &zh)));
         let record = samples::not_analysed(&sources[0], ReasonCode::ViewNotFrontal);
         results.push((format!("{name}-rejected-sr"), sr(&record, &sources)));
     }
     let sources = samples::three_sources();
+    results.extend(in_all_forms("partial", &samples::partial(&sources), &sources));
+    results.extend(in_all_forms("similar", &with_similar_cases(&sources[0]), &sources[..1]));
+    let record = samples::not_analysed(&sources[0], ReasonCode::LungMask);
+    results.extend(in_all_forms("rejected", &record, &sources[..1]));
+    for reason in ReasonCode::ALL {
+        let record = samples::not_analysed(&sources[0], reason);
+        results.push((format!("rejected-{reason:?}-sr"), sr(&record, &sources[..1])));
+    }
     let record = samples::partial(&sources);
-    results.push(("partial-sr".to_owned(), sr(&record, &sources)));
     for image_idx in 0..2 {
         let overlay = samples::overlay(31, 39);
-        let object = render_heat_map(&record, image_idx, &pairs(&sources), &overlay, &samples::options()).unwrap();
+        let object =
+            render_heat_map(&record, image_idx, &picture_form(), &pairs(&sources), &overlay, &samples::options())
+                .unwrap();
         results.push((format!("partial-sc-{image_idx}"), object));
     }
     let sources = samples::ct_sources();
     for status in [BundleStatus::Untrained, BundleStatus::Unvalidated] {
         let record = samples::ct_measured(status, &sources);
-        results.push((format!("ct-{status:?}-sr"), sr(&record, &sources)));
+        results.extend(in_all_forms(&format!("ct-{status:?}"), &record, &sources));
         results.push((format!("ct-{status:?}-sc"), ct_overlay(&record, &sources)));
         let record = samples::ct_classified(status, &sources);
-        results.push((format!("ct-classified-{status:?}-sr"), sr(&record, &sources)));
+        results.extend(in_all_forms(&format!("ct-classified-{status:?}"), &record, &sources));
         results.push((format!("ct-classified-{status:?}-sc"), ct_overlay(&record, &sources)));
         let record = samples::ct_outlined(status, &sources);
-        results.push((format!("ct-outlined-{status:?}-sr"), sr(&record, &sources)));
+        results.extend(in_all_forms(&format!("ct-outlined-{status:?}"), &record, &sources));
         results.push((format!("ct-outlined-{status:?}-sc"), ct_overlay(&record, &sources)));
     }
     let record = samples::not_analysed(&sources[0], ReasonCode::SliceGap);
     let record = crate::types::RunRecord { bundle: samples::ct_bundle(BundleStatus::Unvalidated), ..record };
-    results.push(("ct-rejected-sr".to_owned(), sr(&record, &sources)));
+    results.extend(in_all_forms("ct-rejected", &record, &sources));
+    results.extend(pictures::pictures_in_all_forms().into_iter().map(|(name, object, _)| (name, object)));
     results
 }
 
+/// Every form of the report of a record.
+fn in_all_forms(name: &str, record: &RunRecord, sources: &[SampleSource]) -> Vec<(String, RenderedObject)> {
+    let mut results = Vec::new();
+    for class in ReportClass::ALL {
+        for form in [plain(class), chinese(class)] {
+            let name = format!("{name}-{}-{}-sr", class.name(), form.language);
+            results.push((name, in_form(record, sources, &form)));
+        }
+    }
+    if !matches!(record.outcome, RunOutcome::NotAnalysed(_)) {
+        let form = segmented(ReportClass::Comprehensive);
+        results.push((format!("{name}-segmented-sr"), in_form(record, sources, &form)));
+    }
+    for form in [plain(ReportClass::BasicText), chinese(ReportClass::BasicText)] {
+        results.push((format!("{name}-companion-{}-sr", form.language), companion(record, sources, &form)));
+    }
+    results
+}
+
+/// A radiograph with two cases of other patients and an earlier image of this one.
+fn with_similar_cases(source: &SampleSource) -> RunRecord {
+    let mut record = samples::analysed(BundleStatus::Unvalidated, source);
+    let label = record.bundle.classes[0].label.clone();
+    let RunOutcome::Analysed(analysis) = &mut record.outcome else { panic!("analysed") };
+    analysis.images[0].similar_cases = Some(similar(&label, &["LIB-1", "LIB-2"]));
+    record
+}
+
+fn similar(label: &str, case_ids: &[&str]) -> SimilarCases {
+    let case = |case_id: &&str| SimilarCase {
+        case_id: (*case_id).to_owned(),
+        distance: 1.0,
+        label: label.to_owned(),
+        cohort: "open".to_owned(),
+    };
+    SimilarCases {
+        method: "all-members".to_owned(),
+        library: Some(crate::types::CaseLibraryVersion { n_cases: 7, sha256: Sha256Digest::of(b"library") }),
+        cases: case_ids.iter().map(case).collect(),
+        priors: vec![PriorImage {
+            study_instance_uid: Uid::new("1.2.3.99").unwrap(),
+            sop_instance_uid: Uid::new("1.2.3.99.1").unwrap(),
+            study_date: Some("20250102".to_owned()),
+            distance: 0.0,
+        }],
+        reason: None,
+    }
+}
+
 fn ct_overlay(record: &crate::types::RunRecord, sources: &[SampleSource]) -> RenderedObject {
-    super::render_ct_overlay(record, &pairs(sources), &samples::overlay(64, 80), &samples::options()).unwrap()
+    super::render_ct_summary(record, &picture_form(), &pairs(sources), &samples::overlay(64, 80), &samples::options())
+        .unwrap()
 }
 
 #[test]
@@ -232,7 +336,11 @@ fn a_scan_that_networks_could_not_judge_is_measured_and_says_why() {
     let report = tree(&rendered);
     assert!(report.contains(words) && report.contains("computed_with=unet_plus_plus cuda:0 float16"), "{report}");
     assert_eq!(rendered.element(tags::COMPLETION_FLAG).unwrap().to_str().unwrap(), "PARTIAL");
-    assert!(super::ct_overlay_words(&record, analysis).below.contains(&words.to_owned()));
+    assert!(
+        super::ct_overlay_words(&record, analysis, samples::options().texts.language("en"))
+            .below
+            .contains(&words.to_owned())
+    );
 }
 
 #[test]
@@ -276,7 +384,7 @@ fn the_words_on_the_overlay_of_a_ct() {
     let words = |status| {
         let record = samples::ct_measured(status, &sources);
         let crate::types::RunOutcome::CtMeasured(analysis) = record.outcome.clone() else { panic!("a measured CT") };
-        super::ct_overlay_words(&record, &analysis)
+        super::ct_overlay_words(&record, &analysis, samples::options().texts.language("en"))
     };
     let unvalidated = words(BundleStatus::Unvalidated);
     assert!(unvalidated.notice.is_empty() && unvalidated.above.contains("NOT FOR DIAGNOSTIC USE"));
@@ -288,7 +396,7 @@ fn the_words_on_the_overlay_of_a_ct() {
     assert_eq!(words(BundleStatus::Untrained).notice, crate::types::UNTRAINED_NOTICE);
     let record = samples::ct_outlined(BundleStatus::Untrained, &sources);
     let crate::types::RunOutcome::CtMeasured(analysis) = &record.outcome else { panic!("a measured CT") };
-    let outlined = super::ct_overlay_words(&record, analysis);
+    let outlined = super::ct_overlay_words(&record, analysis, samples::options().texts.language("en"));
     assert!(
         outlined.below.iter().any(|line| line.contains("The rule is satisfied first by 2 slice(s)")),
         "{outlined:?}"
@@ -403,7 +511,8 @@ fn sequences_and_numbers_are_copied_from_every_transfer_syntax() {
     let record = samples::analysed(BundleStatus::Unvalidated, &source);
     let render = |syntax| {
         let header = SourceHeader::from_part10(&source.part10(syntax)).unwrap();
-        render_sr(&record, &[(source.image(), header)], &samples::options()).unwrap()
+        render_report(&record, &[(source.image(), header)], &plain(ReportClass::Comprehensive), &samples::options())
+            .unwrap()
     };
     let object = render(Syntax::ExplicitLittle);
     for syntax in [Syntax::ImplicitLittle, Syntax::ExplicitBig, Syntax::Deflated] {
@@ -462,7 +571,7 @@ fn the_file_names_what_it_holds() {
         assert_eq!(string(&parsed, tags::STUDY_INSTANCE_UID).as_deref(), Some(samples::STUDY), "{name}");
         assert_eq!(object.sha256, Sha256Digest::of(&object.part10), "{name}");
         assert_eq!(string(&parsed, tags::CONTENT_QUALIFICATION).as_deref(), Some("RESEARCH"), "{name}");
-        if object.kind == ResultKind::Sr {
+        if matches!(object.kind, ResultKind::Sr | ResultKind::SrText) {
             assert_eq!(string(&parsed, tags::VERIFICATION_FLAG).as_deref(), Some("UNVERIFIED"), "{name}");
         }
     }
@@ -486,6 +595,293 @@ fn the_tree_of_a_study_that_was_not_analysed() {
     let sources = [SampleSource::new(SOURCE_1)];
     let record = samples::not_analysed(&sources[0], ReasonCode::ViewNotFrontal);
     insta::assert_snapshot!(tree(&parse(&sr(&record, &sources))));
+}
+
+#[test]
+fn the_tree_is_the_same_in_every_class_that_has_measurements() {
+    let sources = samples::ct_sources();
+    let record = samples::ct_outlined(BundleStatus::Unvalidated, &sources);
+    let comprehensive = tree(&parse(&sr(&record, &sources)));
+    for (class, sop_class, name) in [
+        (ReportClass::Enhanced, "1.2.840.10008.5.1.4.1.1.88.22", "enhanced"),
+        (ReportClass::Comprehensive3d, "1.2.840.10008.5.1.4.1.1.88.34", "comprehensive 3D"),
+    ] {
+        let object = in_form(&record, &sources, &plain(class));
+        assert_eq!(object.sop_class_uid.as_str(), sop_class, "{name}");
+        assert_eq!(tree(&parse(&object)), comprehensive, "{name}");
+    }
+}
+
+#[test]
+fn no_two_forms_share_an_instance() {
+    let sources = samples::three_sources();
+    let record = samples::partial(&sources);
+    let mut objects = Vec::new();
+    for class in ReportClass::ALL {
+        for language in ["en", "zh", "xx"] {
+            for with_segmentation in [false, true] {
+                for predecessor in [None, Some(predecessor("2.25.77")), Some(predecessor("2.25.79"))] {
+                    let language = language.to_owned();
+                    let form = ReportForm { class, language, with_segmentation, predecessor };
+                    objects.push(in_form(&record, &sources, &form));
+                    if class == ReportClass::BasicText {
+                        objects.push(companion(&record, &sources, &form));
+                    }
+                }
+            }
+        }
+    }
+    // A site's own sentences are other sentences.
+    let mut options = samples::options();
+    let own = [("zh".to_owned(), "conclusion = AI 结论：\n".to_owned())];
+    options.texts = Catalogue::new(&own).unwrap();
+    let form = chinese(ReportClass::Comprehensive);
+    objects.push(render_report(&record, &pairs(&sources), &form, &options).unwrap());
+    let distinct: BTreeSet<&Uid> = objects.iter().map(|object| &object.sop_instance_uid).collect();
+    assert_eq!(distinct.len(), objects.len());
+    let texts = objects.iter().filter(|object| object.kind == ResultKind::SrText);
+    let series: BTreeSet<&Uid> = texts.map(|object| &object.series_instance_uid).collect();
+    assert!(
+        objects
+            .iter()
+            .all(|object| (object.kind == ResultKind::SrText) == series.contains(&object.series_instance_uid))
+    );
+}
+
+#[test]
+fn the_plain_report_keeps_the_identity_that_it_always_had() {
+    let sources = [SampleSource::new(SOURCE_1)];
+    let record = samples::analysed(BundleStatus::Unvalidated, &sources[0]);
+    let object = sr(&record, &sources);
+    let key = record.result_key.to_string();
+    assert_eq!(object.series_instance_uid, uid("series", &["sr", &key]));
+    assert_eq!(object.sop_instance_uid, uid("instance", &["sr", "1.2.840.10008.5.1.4.1.1.88.33", &key, "1"]));
+}
+
+#[test]
+fn lungs_and_lesions_refer_to_the_segments_that_they_measure() {
+    let with_segments = |object: &RenderedObject| {
+        let shown = tree(&parse(object));
+        let mut group = String::new();
+        let mut found = Vec::new();
+        for line in shown.lines() {
+            if let Some((_, name)) = line.split_once("Tracking Identifier) = ") {
+                name.clone_into(&mut group);
+            }
+            if line.contains(" segment ") {
+                found.push(format!("{group}: {}", line.trim()));
+            }
+        }
+        found.join("\n")
+    };
+    let radiographs = samples::three_sources();
+    let form = segmented(ReportClass::Enhanced);
+    let of_radiographs = in_form(&samples::partial(&radiographs), &radiographs, &form);
+    let slices = samples::ct_sources();
+    let of_ct = in_form(&samples::ct_outlined(BundleStatus::Unvalidated, &slices), &slices, &form);
+    insta::assert_snapshot!([with_segments(&of_radiographs), with_segments(&of_ct)].join("\n"));
+    // Without lesions there is no such segment, and no reference to one.
+    let mut none = samples::ct_outlined(BundleStatus::Unvalidated, &slices);
+    let RunOutcome::CtMeasured(analysis) = &mut none.outcome else { panic!("a measured CT") };
+    analysis.lesions.as_mut().unwrap().volume_ml = 0.0;
+    assert_eq!(with_segments(&in_form(&none, &slices, &form)).lines().count(), 2);
+    assert_eq!(with_segments(&sr(&none, &slices)), "");
+}
+
+#[test]
+fn the_report_in_sentences() {
+    let radiographs = samples::three_sources();
+    let similar = with_similar_cases(&radiographs[0]);
+    let slices = samples::ct_sources();
+    let outlined = samples::ct_outlined(BundleStatus::Unvalidated, &slices);
+    let rejected = samples::not_analysed(&radiographs[0], ReasonCode::ViewNotFrontal);
+    let form = plain(ReportClass::BasicText);
+    let trees = [
+        tree(&parse(&companion(&samples::partial(&radiographs), &radiographs, &form))),
+        tree(&parse(&companion(&similar, &radiographs[..1], &form))),
+        tree(&parse(&companion(&outlined, &slices, &form))),
+        tree(&parse(&companion(&rejected, &radiographs[..1], &form))),
+    ];
+    insta::assert_snapshot!(trees.join("\n"));
+    let classified = samples::ct_classified(BundleStatus::Unvalidated, &slices);
+    let report = companion(&classified, &slices, &form);
+    assert_eq!(report.kind, ResultKind::SrText);
+    let parsed = parse(&report);
+    assert_eq!(string(&parsed, tags::SERIES_NUMBER).as_deref(), Some("9002"));
+    assert_eq!(string(&parsed, tags::SERIES_DESCRIPTION).as_deref(), Some("AI result (text) - NOT FOR DIAGNOSTIC USE"));
+    let shown = tree(&parsed);
+    assert!(
+        shown.contains(
+            "Model output for class COVID-19, ensemble (uncalibrated): 62.5 %; members: resnet50 62.5 %, vgg16 failed."
+        ),
+        "{shown}"
+    );
+    // The image of the key slice stands for the series.
+    assert!(shown.contains("CONTAINS IMAGE (260753009, SCT, Source) = 1.2.826.0.1.3680043.8.498.22"), "{shown}");
+    // As the report itself it is in the report's series and says the same.
+    let as_report = in_form(&classified, &slices, &form);
+    assert_eq!(tree(&parse(&as_report)), shown);
+    assert_eq!(string(&parse(&as_report), tags::SERIES_NUMBER).as_deref(), Some("9001"));
+}
+
+#[test]
+fn the_report_in_chinese() {
+    let radiographs = samples::three_sources();
+    let slices = samples::ct_sources();
+    let form = chinese(ReportClass::BasicText);
+    let similar = with_similar_cases(&radiographs[0]);
+    let rejected = samples::not_analysed(&radiographs[0], ReasonCode::ViewNotFrontal);
+    let mut validated = samples::analysed(BundleStatus::Validated, &radiographs[0]);
+    validated.bundle.grey_zone = Some([0.85, 0.9]);
+    let trees = [
+        tree(&parse(&companion(&samples::partial(&radiographs), &radiographs, &form))),
+        tree(&parse(&companion(&similar, &radiographs[..1], &form))),
+        tree(&parse(&companion(&validated, &radiographs[..1], &form))),
+        tree(&parse(&companion(&samples::ct_classified(BundleStatus::Untrained, &slices), &slices, &form))),
+        tree(&parse(&companion(&samples::ct_outlined(BundleStatus::Unvalidated, &slices), &slices, &form))),
+        tree(&parse(&companion(&rejected, &radiographs[..1], &form))),
+    ];
+    // The context of the observer is in another snapshot.
+    let shown = trees.join("\n");
+    let shown: Vec<&str> = shown.lines().filter(|line| !line.contains("HAS OBS CONTEXT")).collect();
+    insta::assert_snapshot!(shown.join("\n"));
+}
+
+/// Only texts differ between languages: the structure, codes, numbers and identities are the same.
+#[test]
+fn languages_differ_in_sentences_only() {
+    let without_texts = |object: &RenderedObject| -> Vec<String> {
+        let shown = tree(&parse(object));
+        let cut = |line: &str| match line.split_once(" = ") {
+            Some((item, _)) if item.contains(" TEXT ") || item.contains("Language of Content") => item.to_owned(),
+            _ => line.to_owned(),
+        };
+        shown.lines().map(cut).collect()
+    };
+    let slices = samples::ct_sources();
+    let radiographs = samples::three_sources();
+    for (record, sources) in [
+        (samples::partial(&radiographs), &radiographs[..]),
+        (samples::ct_classified(BundleStatus::Unvalidated, &slices), &slices[..]),
+        (samples::ct_outlined(BundleStatus::Untrained, &slices), &slices[..]),
+        (samples::not_analysed(&radiographs[0], ReasonCode::SliceGap), &radiographs[..1]),
+    ] {
+        let english = sr(&record, sources);
+        let in_chinese = in_form(&record, sources, &chinese(ReportClass::Comprehensive));
+        assert_eq!(without_texts(&in_chinese), without_texts(&english));
+        assert!(tree(&parse(&in_chinese)).contains("(zh, RFC5646, Chinese)"));
+        assert!(tree(&parse(&english)).contains("(en, RFC5646, English)"));
+    }
+}
+
+#[test]
+fn a_language_of_the_site_names_itself_or_its_tag() {
+    let sources = [SampleSource::new(SOURCE_1)];
+    let record = samples::analysed(BundleStatus::Unvalidated, &sources[0]);
+    let shown = |file: &str| {
+        let mut options = samples::options();
+        options.texts = Catalogue::new(&[("pt-BR".to_owned(), file.to_owned())]).unwrap();
+        let form = ReportForm { language: "pt-BR".to_owned(), ..plain(ReportClass::Comprehensive) };
+        tree(&parse(&render_report(&record, &pairs(&sources), &form, &options).unwrap()))
+    };
+    let named = shown("language-name = Portuguese (Brazil)\nlocalised = Localizado: saída no limiar ou acima\n");
+    assert!(named.contains("(pt-BR, RFC5646, Portuguese (Brazil))") && named.contains("Localizado: saída"), "{named}");
+    assert!(shown("localised = Localizado\n").contains("(pt-BR, RFC5646, pt-BR)"));
+}
+
+/// Copied names stay what they are where the set can write Chinese, and are decoded where it cannot.
+#[test]
+fn the_character_set_follows_what_is_written() {
+    let name_of = |source: &SampleSource, form: &ReportForm| {
+        let record = samples::analysed(BundleStatus::Unvalidated, source);
+        let object = in_form(&record, std::slice::from_ref(source), form);
+        let value = |tag, vr| raw_value(&object.part10, tag, vr).map(<[u8]>::to_vec).unwrap_or_default();
+        let set = String::from_utf8(value(tags::SPECIFIC_CHARACTER_SET, *b"CS")).unwrap();
+        assert!(tree(&parse(&object)).contains("Conclusion)"));
+        (set.trim_end().to_owned(), value(tags::PATIENT_NAME, *b"PN"))
+    };
+    let [english, zh] = [plain(ReportClass::Comprehensive), chinese(ReportClass::Comprehensive)];
+    for (character_set, name, in_unicode) in [
+        (None, b"Sample^Synthetic".to_vec(), "Sample^Synthetic"),
+        (Some("ISO_IR 100"), b"M\xfcller^J\xf6rg".to_vec(), "Müller^Jörg "),
+        (None, b"M\xfcller^J\xf6rg ".to_vec(), "Müller^Jörg "),
+        (Some("\\ISO 2022 IR 87"), b"Yamada=\x1b$B;3ED\x1b(B".to_vec(), "Yamada=山田 "),
+    ] {
+        let source = SampleSource { character_set, patient_name: name.clone(), ..SampleSource::new(SOURCE_1) };
+        let (_, kept) = name_of(&source, &english);
+        assert!(kept.starts_with(name.trim_ascii_end()), "{character_set:?}");
+        let (set, decoded) = name_of(&source, &zh);
+        assert_eq!(set, "ISO_IR 192", "{character_set:?}");
+        assert_eq!(String::from_utf8(decoded).unwrap().trim_end(), in_unicode.trim_end(), "{character_set:?}");
+    }
+    for set in ["GB18030", "GBK", "ISO_IR 192"] {
+        let name =
+            if set == "ISO_IR 192" { "诚^欣=".as_bytes().to_vec() } else { vec![0xd5, 0x5c, b'^', 0xd0, 0xc0] };
+        let source =
+            SampleSource { character_set: Some(set), patient_name: name.clone(), ..SampleSource::new(SOURCE_1) };
+        let (written, kept) = name_of(&source, &zh);
+        assert_eq!(written, set);
+        assert!(kept.starts_with(&name), "{set}");
+    }
+}
+
+#[test]
+fn a_rejection_says_what_is_wrong_in_codes() {
+    let sources = [SampleSource::new(SOURCE_1)];
+    let codes = |reason| {
+        let shown = tree(&parse(&sr(&samples::not_analysed(&sources[0], reason), &sources)));
+        let about = ["Findings Summary", "Reason for not processing", "Quality Assessment", "Quality Finding"];
+        let lines = shown.lines().filter(|line| about.iter().any(|concept| line.contains(concept)));
+        lines.map(|line| line.rsplit(" = ").next().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    let nothing = "(111245, DCM, No algorithms succeeded; without findings)";
+    let quality = "(110531, DCM, Insufficient quality for interpretation) (RID14, RADLEX, Non-diagnostic quality)";
+    for (reason, expected) in [
+        (ReasonCode::ViewNotFrontal, format!("{nothing} {quality} (111209, DCM, Positioning)")),
+        (ReasonCode::LungMask, format!("{nothing} {quality}")),
+        (ReasonCode::SliceGap, format!("{nothing} (110523, DCM, Object Set incomplete)")),
+        (ReasonCode::Undecodable, format!("{nothing} (110521, DCM, Objects incorrectly formatted)")),
+        (ReasonCode::NoSuitableImage, format!("{nothing} (110522, DCM, Object Types not supported)")),
+        (
+            ReasonCode::ProcessingFailure,
+            format!("{nothing} (110513, DCM, Discontinued for unspecified reason) (111218, DCM, Software failure)"),
+        ),
+    ] {
+        assert_eq!(codes(reason), expected, "{reason:?}");
+    }
+}
+
+#[rstest]
+#[case(BundleStatus::Unvalidated, Decision::Present, false, "Succeeded")]
+#[case(BundleStatus::Unvalidated, Decision::Present, true, "Partially Succeeded")]
+#[case(BundleStatus::Validated, Decision::Present, false, "All algorithms succeeded; with findings")]
+#[case(BundleStatus::Validated, Decision::Absent, true, "Not all algorithms succeeded; without findings")]
+#[case(BundleStatus::Validated, Decision::Undetermined, true, "Partially Succeeded")]
+fn the_summary_of_a_ct_says_what_its_networks_came_to(
+    #[case] status: BundleStatus,
+    #[case] decision: Decision,
+    #[case] one_failed: bool,
+    #[case] summary: &str,
+) {
+    let sources = samples::ct_sources();
+    let mut record = samples::ct_classified(status, &sources);
+    let RunOutcome::CtMeasured(analysis) = &mut record.outcome else { panic!("a measured CT") };
+    let scan = analysis.classification.as_mut().unwrap();
+    scan.decision = decision;
+    if !one_failed {
+        scan.members.pop();
+    }
+    let shown = tree(&parse(&sr(&record, &sources)));
+    assert!(shown.contains(&format!("DCM, {summary})\n")), "{shown}");
+}
+
+#[test]
+fn a_ct_series_names_its_frame_of_reference() {
+    let mut sources = samples::ct_sources();
+    sources[0].more = vec![text(0x0020, 0x0052, "UI", b"1.2.826.0.1.3680043.8.498.29")];
+    let shown = tree(&parse(&sr(&samples::ct_measured(BundleStatus::Unvalidated, &sources), &sources)));
+    let line = "HAS ACQ CONTEXT UIDREF (112227, DCM, Frame of Reference UID) = 1.2.826.0.1.3680043.8.498.29";
+    assert_eq!(shown.matches(line).count(), 1, "{shown}");
 }
 
 #[test]
@@ -515,29 +911,152 @@ fn the_attributes_of_a_heat_map() {
     insta::assert_snapshot!(out);
 }
 
-#[test]
-fn every_referenced_instance_is_in_the_evidence_once() {
-    for (name, object) in all_results().into_iter().filter(|(_, object)| object.kind == ResultKind::Sr) {
-        let parsed = parse(&object);
-        let mut evidence = Vec::new();
-        let study = first_item(&parsed, tags::CURRENT_REQUESTED_PROCEDURE_EVIDENCE_SEQUENCE).unwrap();
-        walk(study, &mut |element| {
-            if element.tag() == tags::REFERENCED_SOP_INSTANCE_UID {
-                evidence.push(element.to_str().unwrap().into_owned());
-            }
-        });
-        let mut referenced = BTreeSet::new();
-        for item in parsed.element(tags::CONTENT_SEQUENCE).unwrap().items().unwrap() {
-            walk(item, &mut |element| {
+/// SOP Instance UIDs: those that the evidence sequences name, in order, and those that the tree refers to.
+fn evidence_and_references(parsed: &InMemDicomObject) -> (Vec<String>, BTreeSet<String>) {
+    let mut evidence = Vec::new();
+    for sequence in [tags::CURRENT_REQUESTED_PROCEDURE_EVIDENCE_SEQUENCE, tags::PERTINENT_OTHER_EVIDENCE_SEQUENCE] {
+        for study in parsed.get(sequence).and_then(|element| element.items()).unwrap_or_default() {
+            walk(study, &mut |element| {
                 if element.tag() == tags::REFERENCED_SOP_INSTANCE_UID {
-                    referenced.insert(element.to_str().unwrap().into_owned());
+                    evidence.push(element.to_str().unwrap().trim_end_matches('\0').to_owned());
                 }
             });
         }
-        evidence.sort();
+    }
+    evidence.sort();
+    let mut referenced = BTreeSet::new();
+    for item in parsed.element(tags::CONTENT_SEQUENCE).unwrap().items().unwrap() {
+        walk(item, &mut |element| {
+            if element.tag() == tags::REFERENCED_SOP_INSTANCE_UID {
+                referenced.insert(element.to_str().unwrap().trim_end_matches('\0').to_owned());
+            }
+        });
+    }
+    (evidence, referenced)
+}
+
+#[test]
+fn every_referenced_instance_is_in_the_evidence_once() {
+    for (name, object) in all_results() {
+        if !matches!(object.kind, ResultKind::Sr | ResultKind::SrText) {
+            continue;
+        }
+        let (evidence, referenced) = evidence_and_references(&parse(&object));
         assert!(!evidence.is_empty(), "{name}");
         assert_eq!(evidence, referenced.into_iter().collect::<Vec<_>>(), "{name}");
     }
+}
+
+/// Identifiers that are UIDs of somebody: not ours, not DICOM's own, not of the study.
+fn foreign_uids(object: &InMemDicomObject) -> Vec<String> {
+    let mut texts = Vec::new();
+    walk(object, &mut |element| {
+        if element.vr() != VR::SQ {
+            texts.push(element.to_str().unwrap_or_default().into_owned());
+        }
+    });
+    texts
+        .iter()
+        .flat_map(|text| text.split(|c: char| !c.is_ascii_digit() && c != '.'))
+        .filter(|word| word.split('.').filter(|part| !part.is_empty()).count() >= 4)
+        .filter(|word| {
+            !["1.2.826.0.1.3680043.8.498.", "1.2.840.", "2.16.840.", "2.25."].iter().any(|own| word.starts_with(own))
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn references_resolve_and_lead_to_nobody_else(
+        outcome in 0_usize..6,
+        class in 0_usize..4,
+        is_companion: bool,
+        is_chinese: bool,
+        with_segmentation: bool,
+        failures in 0_usize..3,
+        case_ids in proptest::collection::vec("LIB-[0-9A-F]{4,16}", 0..4),
+    ) {
+        let sources = samples::three_sources();
+        let of_ct = samples::ct_sources();
+        let status = BundleStatus::Unvalidated;
+        let (mut record, sources) = match outcome {
+            0 => (samples::analysed(status, &sources[0]), &sources[..1]),
+            1 => (samples::partial(&sources), &sources[..]),
+            2 => (samples::not_analysed(&sources[0], ReasonCode::LungMask), &sources[..]),
+            3 => (samples::ct_measured(status, &of_ct), &of_ct[..]),
+            4 => (samples::ct_classified(status, &of_ct), &of_ct[..]),
+            _ => (samples::ct_outlined(status, &of_ct), &of_ct[..]),
+        };
+        if let RunOutcome::Analysed(analysis) = &mut record.outcome {
+            let ids: Vec<&str> = case_ids.iter().map(String::as_str).collect();
+            let image = analysis.images.last_mut().unwrap();
+            image.similar_cases = Some(similar("COVID-19", &ids));
+            for member in image.members.iter_mut().take(failures) {
+                member.failure = Some("out of memory".to_owned());
+            }
+        }
+        let class = ReportClass::ALL[class];
+        let form = ReportForm { with_segmentation, ..if is_chinese { chinese(class) } else { plain(class) } };
+        let object = if is_companion { companion(&record, sources, &form) } else { in_form(&record, sources, &form) };
+        let parsed = parse(&object);
+        let (evidence, referenced) = evidence_and_references(&parsed);
+        proptest::prop_assert!(!evidence.is_empty());
+        proptest::prop_assert_eq!(&evidence, &referenced.into_iter().collect::<Vec<_>>());
+        // The earlier study of the same patient is named in words; its image is not, and nobody else is.
+        let foreign = foreign_uids(&parsed);
+        proptest::prop_assert!(foreign.iter().all(|uid| uid == "1.2.3.99"), "{:?}", foreign);
+    }
+
+    #[test]
+    fn any_text_and_any_number_fit_their_value_representation(
+        words in proptest::collection::vec("[^\u{fffd}]{0,90}", 4),
+        numbers in proptest::collection::vec(proptest::num::f64::ANY, 4),
+        set in 0_usize..6,
+        class in 0_usize..4,
+        is_chinese: bool,
+    ) {
+        let sets = [None, Some("ISO_IR 192"), Some("ISO_IR 100"), Some("GB18030"), Some("GBK"), Some("\\ISO 2022 IR 87")];
+        let sources = [SampleSource { character_set: sets[set], ..SampleSource::new(SOURCE_1) }];
+        let mut record = samples::partial(&samples::three_sources());
+        record = RunRecord { outcome: samples::analysed(BundleStatus::Unvalidated, &sources[0]).outcome, ..record };
+        record.installation.station_name.clone_from(&words[0]);
+        record.installation.institution_name.clone_from(&words[1]);
+        record.bundle.classes[0].label.clone_from(&words[2]);
+        record.bundle.classes[0].code.meaning.clone_from(&words[3]);
+        let RunOutcome::Analysed(analysis) = &mut record.outcome else { panic!("analysed") };
+        let image = &mut analysis.images[0];
+        image.fused = numbers[..2].to_vec();
+        image.member_spread = numbers[2];
+        image.right_lung_heat_fraction = Some(numbers[3]);
+        image.gates[0].words.clone_from(&words[3]);
+        image.members[0].failure = Some(words[2].clone());
+        let class = ReportClass::ALL[class];
+        let form = if is_chinese { chinese(class) } else { plain(class) };
+        assert_limits(&parse(&in_form(&record, &sources, &form)));
+    }
+}
+
+/// No value is longer than its value representation allows, nor cut where nobody meant to.
+fn assert_limits(object: &InMemDicomObject) {
+    walk(object, &mut |element| {
+        let limit = match element.vr() {
+            VR::SH | VR::CS | VR::DS | VR::AE => 16,
+            VR::LO | VR::UI => 64,
+            VR::IS => 12,
+            VR::ST => 1024,
+            VR::LT => 10240,
+            _ => usize::MAX,
+        };
+        let value = element.to_str().unwrap_or_default();
+        for part in value.split('\\') {
+            let length = part.trim_end_matches(['\0', ' ']).chars().count();
+            assert!(length <= limit, "{} {} has {length} characters", element.tag(), element.vr());
+        }
+        assert!(!value.contains('\u{fffd}'), "{} {}: {value}", element.tag(), element.vr());
+    });
 }
 
 /// Tracking UIDs by identifier.
@@ -591,6 +1110,9 @@ fn nothing_says_more_than_a_model_output() {
 }
 
 fn assert_wording(name: &str, text: &str) {
+    for forbidden in ["阳性", "阴性", "检出", "诊断为", "确诊", "疑似", "概率", "患有"] {
+        assert!(!text.contains(forbidden), "{name} says {forbidden}: {text}");
+    }
     for forbidden in ["positive", "negative", "detected", "diagnosis", "probability", "infected", "suspicious"] {
         assert!(!text.contains(forbidden), "{name} says {forbidden}: {text}");
     }
@@ -680,7 +1202,8 @@ fn the_grey_zone_is_named_and_says_why_nothing_is_decided() {
 #[test]
 fn a_failed_member_makes_the_report_partial_without_an_empty_number() {
     let sources = samples::three_sources();
-    let parsed = parse(&sr(&samples::partial(&sources), &sources));
+    let form = ReportForm { predecessor: Some(predecessor("2.25.77")), ..plain(ReportClass::Comprehensive) };
+    let parsed = parse(&in_form(&samples::partial(&sources), &sources, &form));
     assert_eq!(string(&parsed, tags::COMPLETION_FLAG).as_deref(), Some("PARTIAL"));
     let description = string(&parsed, tags::COMPLETION_FLAG_DESCRIPTION);
     assert_eq!(description.as_deref(), Some("1 of 4 ensemble member runs failed"));
@@ -736,27 +1259,12 @@ fn texts_of_any_length_fit_their_value_representation() {
         options.software_version.clone_from(&long);
         options.file_meta.implementation_version_name.clone_from(&long);
         let pairs = pairs(&sources);
-        let report = render_sr(&record, &pairs, &options).unwrap();
-        let picture = render_heat_map(&record, 0, &pairs, &samples::overlay(3, 3), &options).unwrap();
+        let report = render_report(&record, &pairs, &plain(ReportClass::Comprehensive), &options).unwrap();
+        let picture = render_heat_map(&record, 0, &picture_form(), &pairs, &samples::overlay(3, 3), &options).unwrap();
         for object in [report, picture] {
             let parsed = parse(&object);
             assert!(parsed.meta().implementation_version_name().unwrap().len() <= 16);
-            walk(&parsed, &mut |element| {
-                let value = element.to_str().unwrap_or_default();
-                for part in value.split('\\') {
-                    let length = part.trim_end_matches(['\0', ' ']).chars().count();
-                    // GB18030 texts are read by dicom-rs, which counts what it cannot decode differently.
-                    let limit = match element.vr() {
-                        VR::SH | VR::CS | VR::DS | VR::AE => 16,
-                        VR::LO | VR::UI => 64,
-                        VR::IS => 12,
-                        VR::ST => 1024,
-                        VR::LT => 10240,
-                        _ => usize::MAX,
-                    };
-                    assert!(length <= limit, "{} {} has {length} characters", element.tag(), element.vr());
-                }
-            });
+            assert_limits(&parsed);
         }
     }
 }
@@ -785,7 +1293,8 @@ fn generated_times_are_in_the_offset_of_the_copied_ones(
     record.started_at = started_at;
     let mut options = samples::options();
     options.site_utc_offset = site;
-    let parsed = parse(&render_sr(&record, &pairs(&sources), &options).unwrap());
+    let parsed =
+        parse(&render_report(&record, &pairs(&sources), &plain(ReportClass::Comprehensive), &options).unwrap());
     assert_eq!(string(&parsed, tags::TIMEZONE_OFFSET_FROM_UTC).as_deref(), written);
     assert_eq!(string(&parsed, tags::CONTENT_DATE).as_deref(), Some(date));
     assert_eq!(string(&parsed, tags::CONTENT_TIME).as_deref(), Some(clock));
@@ -806,7 +1315,7 @@ fn spacing_follows_the_size_of_the_overlay(
     let sources = [SampleSource::new(SOURCE_1)];
     let record = samples::analysed(BundleStatus::Unvalidated, &sources[0]);
     let overlay = samples::overlay(width, height);
-    let object = render_heat_map(&record, 0, &pairs(&sources), &overlay, &samples::options()).unwrap();
+    let object = render_heat_map(&record, 0, &picture_form(), &pairs(&sources), &overlay, &samples::options()).unwrap();
     let parsed = parse(&object);
     assert_eq!(string(&parsed, tags::PIXEL_SPACING).as_deref(), spacing);
     let source = first_item(&parsed, tags::SOURCE_IMAGE_SEQUENCE).unwrap();
@@ -863,36 +1372,46 @@ fn what_cannot_be_rendered_is_refused_with_its_reason() {
     let sources = samples::three_sources();
     let record = samples::partial(&sources);
     let options = samples::options();
+    let form = plain(ReportClass::Comprehensive);
     let message = |result: Result<RenderedObject, ReportError>| result.unwrap_err().to_string();
 
-    assert!(message(render_sr(&record, &[], &options)).contains("at least one source image"));
+    assert!(message(render_report(&record, &[], &form, &options)).contains("at least one source image"));
     let only_third = pairs(&sources[2..]);
-    assert!(message(render_sr(&record, &only_third, &options)).contains("498.11 is missing"));
-    assert!(message(render_heat_map(&record, 0, &only_third, &samples::overlay(2, 2), &options)).contains("498.11"));
+    assert!(message(render_report(&record, &only_third, &form, &options)).contains("498.11 is missing"));
+    assert!(
+        message(render_heat_map(&record, 0, &picture_form(), &only_third, &samples::overlay(2, 2), &options))
+            .contains("498.11")
+    );
     // The header of an excluded image may be missing: it may be what could not be read.
-    assert!(render_sr(&record, &pairs(&sources[..2]), &options).is_ok());
+    assert!(render_report(&record, &pairs(&sources[..2]), &form, &options).is_ok());
 
     let all = pairs(&sources);
-    assert!(message(render_heat_map(&record, 2, &all, &samples::overlay(2, 2), &options)).contains("number 2"));
+    assert!(
+        message(render_heat_map(&record, 2, &picture_form(), &all, &samples::overlay(2, 2), &options))
+            .contains("number 2")
+    );
     for (width, height, bytes) in [(0, 2, 0), (2, 2, 11), (65536, 1, 196_608)] {
         let overlay = RgbPixels { width, height, bytes: vec![0; bytes] };
-        assert!(message(render_heat_map(&record, 0, &all, &overlay, &options)).contains("not an RGB image"));
+        assert!(
+            message(render_heat_map(&record, 0, &picture_form(), &all, &overlay, &options))
+                .contains("not an RGB image")
+        );
     }
     let mut other_study = record.clone();
     other_study.study_instance_uid = Uid::new("1.2.3").unwrap();
-    assert!(message(render_sr(&other_study, &all, &options)).contains("not of study 1.2.3"));
+    assert!(message(render_report(&other_study, &all, &form, &options)).contains("not of study 1.2.3"));
 
     let mut no_target = record.clone();
     no_target.bundle.target_class_idx = 7;
-    assert!(message(render_sr(&no_target, &all, &options)).contains("target class number 7"));
+    assert!(message(render_report(&no_target, &all, &form, &options)).contains("target class number 7"));
     let mut fewer_outputs = record.clone();
     if let RunOutcome::Analysed(analysis) = &mut fewer_outputs.outcome {
         analysis.images[0].fused.pop();
     }
-    assert!(message(render_sr(&fewer_outputs, &all, &options)).contains("1 fused outputs for 2 classes"));
+    assert!(message(render_report(&fewer_outputs, &all, &form, &options)).contains("1 fused outputs for 2 classes"));
     let mut empty = record;
     empty.outcome = RunOutcome::Analysed(CxrAnalysis { images: Vec::new(), excluded: Vec::new() });
-    assert!(message(render_sr(&empty, &all, &options)).contains("names no image"));
+    assert!(message(render_report(&empty, &all, &form, &options)).contains("names no image"));
 }
 
 #[test]
@@ -943,7 +1462,7 @@ proptest::proptest! {
         // What can be read can be rendered, or is refused.
         if let Ok(header) = SourceHeader::from_part10(&file) {
             let record = samples::analysed(BundleStatus::Unvalidated, &source);
-            let _ = render_sr(&record, &[(source.image(), header)], &samples::options());
+            let _ = render_report(&record, &[(source.image(), header)], &plain(ReportClass::Comprehensive), &samples::options());
         }
     }
 }
@@ -980,7 +1499,7 @@ fn heavy_validators_accept_all_results() {
 
 #[test]
 fn similar_cases_are_named_without_a_way_to_other_patients() {
-    use crate::types::{CaseLibraryVersion, PriorImage, SimilarCase, SimilarCases};
+    use crate::types::CaseLibraryVersion;
     let sources = samples::three_sources();
     for (status, caution) in [
         (BundleStatus::Untrained, "these distances mean nothing"),

@@ -7,6 +7,7 @@ use dicom_dictionary_std::tags;
 use dicom_encoding::text::{SpecificCharacterSet, TextCodec};
 
 use super::source::{Element, SourceHeader};
+use crate::types::decode_text;
 
 /// Character sets of one value without escape sequences, in which generated text can be written as it is.
 const PLAIN_SETS: [&str; 12] = [
@@ -25,41 +26,106 @@ const PLAIN_SETS: [&str; 12] = [
 ];
 
 /// How the texts of one object are written: in the character set of the source, which is kept so that copied
-/// bytes stay what they were and a study does not mix sets.
+/// bytes stay what they were and a study does not mix sets; in another one only where that set lacks characters of a
+/// generated text.
+#[derive(Clone)]
 pub(super) struct TextEncoding {
     /// (0008,0005); `None` leaves it out (default repertoire).
     pub(super) character_set: Option<Element>,
+    /// The value of (0008,0005) of what is copied.
+    source_set: Option<String>,
     codec: Option<SpecificCharacterSet>,
+    /// Copied texts are in `source_set` and go out in another one.
+    decodes_copies: bool,
 }
 
 impl TextEncoding {
     /// The set of `source`, or `assumed` when it declares none although the copied values need one.
     pub(super) fn of_source(source: &SourceHeader, copied_beyond_ascii: bool, assumed: &str) -> Self {
         let name = source.character_set().or_else(|| copied_beyond_ascii.then(|| assumed.to_owned()));
-        let codec = name.as_deref().filter(|set| PLAIN_SETS.contains(set)).and_then(SpecificCharacterSet::from_code);
-        let character_set = name.map(|name| match source.element(tags::SPECIFIC_CHARACTER_SET) {
+        let character_set = name.as_ref().map(|name| match source.element(tags::SPECIFIC_CHARACTER_SET) {
             Some(declared) if source.character_set().is_some() => declared.clone(),
-            _ => DataElement::new(tags::SPECIFIC_CHARACTER_SET, VR::CS, PrimitiveValue::from(name)),
+            _ => character_set(name),
         });
-        Self { character_set, codec }
+        let codec = name.as_deref().and_then(codec);
+        Self { character_set, source_set: name, codec, decodes_copies: false }
+    }
+
+    /// The encoding in which every one of the generated `texts` can be written: this one where it can, else GB18030 for a
+    /// source in GBK, whose bytes stay, else UTF-8, for which what is copied is decoded.
+    pub(super) fn for_texts(&self, texts: &[&str]) -> Self {
+        let fits = |encoding: &Self| texts.iter().all(|text| encoding.exact(text).is_some());
+        if fits(self) {
+            return self.clone();
+        }
+        let other = |name: &str, decodes_copies| Self {
+            character_set: Some(character_set(name)),
+            source_set: self.source_set.clone(),
+            codec: codec(name),
+            decodes_copies,
+        };
+        if self.source_set.as_deref() == Some("GBK") {
+            let superset = other("GB18030", false);
+            if fits(&superset) {
+                return superset;
+            }
+        }
+        other("ISO_IR 192", true)
     }
 
     /// The bytes of a generated text. Characters that the set lacks (or that would contain the byte of a
     /// backslash) are written in ASCII.
     pub(super) fn encode(&self, text: &str) -> Vec<u8> {
-        if !text.is_ascii()
-            && let Some(codec) = &self.codec
-            && let Ok(bytes) = codec.encode(text)
-            && bytes.split(|byte| *byte == b'\\').count() == text.split('\\').count()
-        {
-            return bytes;
-        }
-        ascii(text).into_bytes()
+        self.exact(text).unwrap_or_else(|| ascii(text).into_bytes())
     }
+
+    /// The bytes of a generated text, common signs spelled in ASCII where the set lacks them; `None` when it lacks others.
+    fn exact(&self, text: &str) -> Option<Vec<u8>> {
+        let encoded = |text: &str| {
+            if text.is_ascii() {
+                return Some(text.as_bytes().to_vec());
+            }
+            let bytes = self.codec.as_ref()?.encode(text).ok()?;
+            // A second byte that is a backslash cuts the value in two for who does not know the set.
+            let is_whole = bytes.split(|byte| *byte == b'\\').count() == text.split('\\').count();
+            is_whole.then_some(bytes)
+        };
+        encoded(text).or_else(|| encoded(&spelled(text)))
+    }
+
+    /// The bytes of a copied text in this encoding; `None` where they stay what they are. `item_set` is the value of
+    /// (0008,0005) of the item that it stands in, where that has its own.
+    pub(super) fn copied(&self, bytes: &[u8], vr: VR, item_set: Option<&[u8]>) -> Option<Vec<u8>> {
+        let is_text = matches!(vr, VR::PN | VR::LO | VR::SH | VR::ST | VR::LT | VR::UT | VR::UC);
+        if !self.decodes_copies || !is_text || (bytes.is_ascii() && !bytes.contains(&0x1b)) {
+            return None;
+        }
+        let set = item_set.or(self.source_set.as_deref().map(str::as_bytes));
+        let text = decode_text(set, bytes, vr == VR::PN);
+        Some(text.trim_end_matches([' ', '\0']).as_bytes().to_vec())
+    }
+
+    /// Whether items keep a (0008,0005) of their own.
+    pub(super) const fn keeps_copies(&self) -> bool {
+        !self.decodes_copies
+    }
+}
+
+fn codec(name: &str) -> Option<SpecificCharacterSet> {
+    PLAIN_SETS.contains(&name).then(|| SpecificCharacterSet::from_code(name)).flatten()
+}
+
+fn character_set(name: &str) -> Element {
+    DataElement::new(tags::SPECIFIC_CHARACTER_SET, VR::CS, PrimitiveValue::from(name))
 }
 
 /// The text in ASCII: common signs are spelled, others become `?`.
 pub(super) fn ascii(text: &str) -> String {
+    spelled(text).chars().map(|character| if character.is_ascii() { character } else { '?' }).collect()
+}
+
+/// The text with common signs spelled in ASCII.
+fn spelled(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -72,8 +138,7 @@ pub(super) fn ascii(text: &str) -> String {
             '\u{b1}' => out.push_str("+/-"),
             '\u{2264}' => out.push_str("<="),
             '\u{2265}' => out.push_str(">="),
-            ascii if ascii.is_ascii() => out.push(ascii),
-            _ => out.push('?'),
+            other => out.push(other),
         }
     }
     out
@@ -136,6 +201,46 @@ mod tests {
 
     use super::*;
 
+    fn in_set(set: &str) -> TextEncoding {
+        let source_set = Some(set.to_owned()).filter(|set| !set.is_empty());
+        TextEncoding { character_set: None, source_set, codec: codec(set), decodes_copies: false }
+    }
+
+    fn declared(encoding: &TextEncoding) -> Option<String> {
+        Some(encoding.character_set.as_ref()?.to_str().unwrap().into_owned())
+    }
+
+    #[test]
+    fn the_set_of_the_source_stays_unless_it_lacks_a_generated_character() {
+        for set in ["", "ISO_IR 100", "GBK", "\\ISO 2022 IR 87"] {
+            let kept = in_set(set).for_texts(&["AI result", "5 \u{2265} 4"]);
+            assert!(declared(&kept).is_none() && kept.keeps_copies(), "{set}");
+        }
+        let chinese = ["AI 结果 - 不可用于诊断"];
+        assert!(in_set("GBK").for_texts(&chinese).keeps_copies());
+        assert!(in_set("GB18030").for_texts(&chinese).keeps_copies());
+        // Beyond GBK; and a character whose second byte is a backslash.
+        assert_eq!(declared(&in_set("GBK").for_texts(&["한"])).as_deref(), Some("GB18030"));
+        assert_eq!(declared(&in_set("GB18030").for_texts(&["誠"])).as_deref(), Some("ISO_IR 192"));
+        for set in ["", "ISO_IR 100", "\\ISO 2022 IR 87"] {
+            let unicode = in_set(set).for_texts(&chinese);
+            assert_eq!(declared(&unicode).as_deref(), Some("ISO_IR 192"), "{set}");
+            assert_eq!(unicode.encode(chinese[0]), chinese[0].as_bytes());
+        }
+    }
+
+    #[test]
+    fn copied_texts_are_decoded_where_the_set_changes() {
+        let japanese = in_set("\\ISO 2022 IR 87");
+        let name = b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B ";
+        assert_eq!(japanese.copied(name, VR::PN, None), None);
+        let unicode = japanese.for_texts(&["结果"]);
+        assert_eq!(unicode.copied(name, VR::PN, None).unwrap(), "Yamada^Tarou=山田^太郎".as_bytes());
+        assert_eq!(unicode.copied(b"J\xe9", VR::LO, Some(b"ISO_IR 100")).unwrap(), "Jé".as_bytes());
+        assert_eq!(unicode.copied(b"1.2.3", VR::UI, None), None);
+        assert_eq!(unicode.copied(b"Plain ", VR::LO, None), None);
+    }
+
     #[test]
     fn decimal_strings_are_short_and_exact_enough() {
         assert_eq!(decimal_string(87.266_7).as_deref(), Some("87.2667"));
@@ -158,10 +263,7 @@ mod tests {
 
     #[test]
     fn generated_text_follows_the_set_of_the_source() {
-        let encoding = |set: &str| TextEncoding {
-            character_set: None,
-            codec: PLAIN_SETS.contains(&set).then(|| SpecificCharacterSet::from_code(set)).flatten(),
-        };
+        let encoding = in_set;
         assert_eq!(encoding("ISO_IR 192").encode("é≥"), "é≥".as_bytes());
         assert_eq!(encoding("ISO_IR 100").encode("é"), [0xe9]);
         assert_eq!(encoding("ISO_IR 100").encode("5 ≥ 4 诚"), b"5 >= 4 ?");
@@ -188,8 +290,11 @@ mod tests {
             let cut = single_line(&text, 64);
             prop_assert!(cut.chars().count() <= 64);
             prop_assert!(!cut.contains('\\') && !cut.chars().any(char::is_control));
-            let encoding = TextEncoding { character_set: None, codec: None };
-            prop_assert!(encoding.encode(&cut).is_ascii());
+            prop_assert!(in_set("").encode(&cut).is_ascii());
+            // What one encoding lacks, another one has.
+            for set in ["", "ISO_IR 100", "GBK", "GB18030", "\\ISO 2022 IR 87"] {
+                prop_assert!(in_set(set).for_texts(&[&cut]).exact(&cut).is_some(), "{set}");
+            }
         }
     }
 }

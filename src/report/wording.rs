@@ -1,12 +1,14 @@
 //! Every sentence of a result, said the same way in the report, the heat map and the terminal.
 //!
 //! The rules: a score is a "model output", calibrated or not, above or below the operating threshold. It is
-//! never a verdict about the patient, and what was not validated makes no decision.
+//! never a verdict about the patient, and what was not validated makes no decision. The sentences themselves are
+//! messages in `texts/`; this module chooses them and formats their numbers.
 
+use super::texts::{Argument, Texts};
 use crate::types::{
     BundleIdentity, BundleStatus, CtClassification, CtLesions, CxrAnalysis, Decision, ExcludedImage, GateResult,
-    ImageAnalysis, MemberScore, NotAnalysed, PriorImage, RunOutcome, SimilarCase, SimilarCases, UNTRAINED_NOTICE,
-    neighbours_caution,
+    ImageAnalysis, MemberScore, NotAnalysed, PriorImage, ReasonCode, RunOutcome, SimilarCase, SimilarCases,
+    UNTRAINED_NOTICE,
 };
 
 /// What members and ensemble said of an image or of a scan.
@@ -40,24 +42,34 @@ fn is_untrained(bundle: &BundleIdentity) -> bool {
     bundle.status == BundleStatus::Untrained
 }
 
-/// The notice that a series description ends with: 22 or 44 characters.
-fn notice(bundle: &BundleIdentity) -> &'static str {
-    if is_untrained(bundle) { UNTRAINED_NOTICE } else { NOT_FOR_DIAGNOSTIC_USE }
+/// The notice that a series description ends with: 22 or 44 characters in English.
+pub(super) fn notice(texts: Texts<'_>, bundle: &BundleIdentity) -> String {
+    texts.say(if is_untrained(bundle) { "untrained-notice" } else { "not-for-diagnostic-use" }, &[])
 }
 
-/// Series Description of the report, at most 64 characters.
-pub(super) fn report_series(bundle: &BundleIdentity, analysed: bool) -> String {
-    format!("{} - {}", if analysed { "AI result" } else { "AI not analysed" }, notice(bundle))
+/// Series Description of a report, at most 64 characters. `is_text` is the one of sentences beside that with measurements.
+pub(super) fn report_series(texts: Texts<'_>, bundle: &BundleIdentity, analysed: bool, is_text: bool) -> String {
+    let message = match (analysed, is_text) {
+        (true, false) => "report-series",
+        (true, true) => "report-series-text",
+        (false, _) => "report-series-not-analysed",
+    };
+    texts.say(message, &[("notice", notice(texts, bundle).into())])
 }
 
 /// Series Description of the heat maps, at most 64 characters.
 pub(super) fn heat_map_series(bundle: &BundleIdentity) -> String {
-    format!("AI heat map - {}", notice(bundle))
+    format!("AI heat map - {}", notice(Texts::english(), bundle))
 }
 
 /// Series Description of the overlay of a CT, at most 64 characters.
 pub(super) fn ct_overlay_series(bundle: &BundleIdentity) -> String {
-    format!("AI CT lungs - {}", notice(bundle))
+    format!("AI CT lungs - {}", notice(Texts::english(), bundle))
+}
+
+/// Series Description of the slices of a CT, at most 64 characters.
+pub(super) fn ct_slices_series(bundle: &BundleIdentity) -> String {
+    format!("AI CT slices - {}", notice(Texts::english(), bundle))
 }
 
 /// Image Comments of a heat map.
@@ -68,99 +80,119 @@ pub(super) fn heat_map_comment(bundle: &BundleIdentity) -> String {
 /// Derivation Description of a heat map.
 pub(super) fn heat_map_derivation(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
     let target = target_label(bundle);
+    let english = Texts::english();
     let words = format!(
         "{NOT_FOR_DIAGNOSTIC_USE}. Class activation heat map for class {target} of {} {} (bundle sha256:{}) blended \
          over the windowed source image. {} {}.",
         bundle.name,
         bundle.version,
         bundle.digest,
-        heat_map_method(image),
-        localisation(image.into()),
+        heat_map_method(english, image),
+        localisation(english, image.into()),
     );
     with_notice(bundle, words)
 }
 
-/// The text, behind the notice of an untrained bundle.
+/// The English text, behind the notice of an untrained bundle.
 pub(super) fn with_notice(bundle: &BundleIdentity, words: String) -> String {
     if is_untrained(bundle) { format!("{UNTRAINED_NOTICE}. {words}") } else { words }
+}
+
+/// The text, behind the notice of an untrained bundle.
+pub(super) fn behind_notice(texts: Texts<'_>, bundle: &BundleIdentity, words: String) -> String {
+    if !is_untrained(bundle) {
+        return words;
+    }
+    texts.say("notice-first", &[("notice", notice(texts, bundle).into()), ("words", words.into())])
 }
 
 /// What a heat map is.
 const HEAT_MAP_MEANING: &str = "Shows regions that influenced the score, not lesion outlines.";
 
+/// Sentences one after the other.
+pub(super) fn sentences(texts: Texts<'_>, parts: &[String]) -> String {
+    parts.join(&texts.say("join-sentences", &[]))
+}
+
+/// Members of a list.
+pub(super) fn list(texts: Texts<'_>, parts: &[String]) -> String {
+    parts.join(&texts.say("join-list", &[]))
+}
+
+/// Parts of a sentence.
+pub(super) fn clauses(texts: Texts<'_>, parts: &[String]) -> String {
+    parts.join(&texts.say("join-clauses", &[]))
+}
+
+/// Words that end a sentence.
+pub(super) fn full_stop(texts: Texts<'_>, words: &str) -> String {
+    texts.say("full-stop", &[("words", words.into())])
+}
+
 /// How the heat map of an image was made.
-pub(super) fn heat_map_method(image: &ImageAnalysis) -> String {
+pub(super) fn heat_map_method(texts: Texts<'_>, image: &ImageAnalysis) -> String {
     let map = &image.heat_map;
     let mut methods: Vec<&str> = image.member_heat_maps.iter().map(|(_, map)| map.method.as_str()).collect();
     methods.sort_unstable();
     methods.dedup();
     let of_members = if methods.is_empty() { String::new() } else { format!(" ({})", methods.join(", ")) };
-    format!(
-        "Heat map by {}{of_members}, grid {} x {}, maximum activation {:.4}; shows regions that influenced the score, \
-         not lesion outlines.",
-        map.method, map.rows, map.columns, map.maximum_activation
+    texts.say(
+        "heat-map-method",
+        &[
+            ("method", format!("{}{of_members}", map.method).into()),
+            ("rows", map.rows.into()),
+            ("columns", map.columns.into()),
+            ("maximum", format!("{:.4}", map.maximum_activation).into()),
+        ],
     )
 }
 
 /// Whether the heat map may be read as an indication.
-pub(super) fn localisation(scores: Scores<'_>) -> &'static str {
-    if scores.localised {
-        "Localised: the output is at or above the operating threshold"
-    } else {
-        "No localisation: the output is below the operating threshold, the map is not an indication"
-    }
+pub(super) fn localisation(texts: Texts<'_>, scores: Scores<'_>) -> String {
+    texts.say(if scores.localised { "localised" } else { "not-localised" }, &[])
 }
 
 /// The lines that a report ends with; those about scores only where there are some.
-pub(super) fn disclaimer(bundle: &BundleIdentity, outcome: &RunOutcome) -> Vec<String> {
+pub(super) fn disclaimer(texts: Texts<'_>, bundle: &BundleIdentity, outcome: &RunOutcome) -> Vec<String> {
+    let say = |id: &str| texts.say(id, &[]);
     let mut lines = Vec::new();
     if is_untrained(bundle) {
-        lines.push(format!("{UNTRAINED_NOTICE}. The weights are random numbers; the outputs mean nothing."));
+        lines.push(texts.say("disclaimer-untrained", &[("notice", notice(texts, bundle).into())]));
     }
-    lines.push("Investigational / research use only. Not for diagnostic use. Not cleared or CE-marked.".to_owned());
-    lines.push("Software output that no physician has reviewed; not for patient management.".to_owned());
+    lines.extend([say("disclaimer-research"), say("disclaimer-unreviewed")]);
     match outcome {
         RunOutcome::NotAnalysed(_) => return lines,
         RunOutcome::CtMeasured(analysis) => {
-            lines.extend(super::ct::disclaimer(analysis));
+            lines.extend(super::ct_words::disclaimer(texts, analysis));
             if analysis.classification.is_none() {
-                lines.push(performance(bundle));
-                lines.extend(analysis.lesions.is_some().then(|| NOT_SPECIFIC.to_owned()));
+                lines.push(performance(texts, bundle));
+                lines.extend(analysis.lesions.is_some().then(|| say("disclaimer-not-specific")));
                 return lines;
             }
         }
         RunOutcome::Analysed(_) => {}
     }
-    lines.push(
-        "A score is the model output for the pattern associated with its class in the training data; it does not say \
-         how likely the patient has the disease."
-            .to_owned(),
-    );
-    lines.push(performance(bundle));
-    lines.push(NOT_SPECIFIC.to_owned());
-    lines
-        .push("Heat map: shows regions that influenced the score (on the grid named), not lesion outlines.".to_owned());
+    lines.push(say("disclaimer-score"));
+    lines.push(performance(texts, bundle));
+    lines.extend([say("disclaimer-not-specific"), say("disclaimer-heat-map")]);
     lines
 }
 
-/// What no output can say.
-const NOT_SPECIFIC: &str = "Does not distinguish other viral pneumonia; a result below threshold does not exclude \
-                            infection; correlate clinically and with RT-PCR.";
-
-fn performance(bundle: &BundleIdentity) -> String {
-    if bundle.networks().next().is_none() {
-        let cited = bundle.reference_performance.trim().trim_end_matches('.');
-        let cited = if cited.is_empty() { String::new() } else { format!(" {cited}.") };
-        return format!("No trained weights are used.{cited} The method is not validated.");
-    }
-    let reference = if bundle.reference_performance.trim().is_empty() {
-        "No performance of a reference publication is cited.".to_owned()
-    } else {
-        format!("Reference publication: {}.", bundle.reference_performance.trim().trim_end_matches('.'))
+fn performance(texts: Texts<'_>, bundle: &BundleIdentity) -> String {
+    let cited = sentence(&bundle.reference_performance);
+    let say = |cited_as: &str, not_cited: &str| match cited {
+        "" => texts.say(not_cited, &[]),
+        cited => texts.say(cited_as, &[("cited", cited.into())]),
     };
+    if bundle.networks().next().is_none() {
+        return say("performance-no-weights-cited", "performance-no-weights");
+    }
+    let performance = say("performance-cited", "performance-none");
     match bundle.status {
-        BundleStatus::Validated => reference,
-        BundleStatus::Unvalidated | BundleStatus::Untrained => format!("{reference} These weights: not validated."),
+        BundleStatus::Validated => performance,
+        BundleStatus::Unvalidated | BundleStatus::Untrained => {
+            texts.say("performance-not-validated", &[("performance", performance.into())])
+        }
     }
 }
 
@@ -170,99 +202,117 @@ pub(super) fn target_label(bundle: &BundleIdentity) -> &str {
 }
 
 /// `calibrated` or `uncalibrated`.
-pub(super) fn calibration(bundle: &BundleIdentity) -> &'static str {
-    if bundle.calibration.is_some() { "calibrated" } else { "uncalibrated" }
+pub(super) fn calibration(texts: Texts<'_>, bundle: &BundleIdentity) -> String {
+    texts.say(if bundle.calibration.is_some() { "calibrated" } else { "uncalibrated" }, &[])
+}
+
+/// A share of 1 as percent with one decimal, in English where there is none.
+pub(super) fn percent(share: f64) -> String {
+    percent_or_none(Texts::english(), Some(share))
 }
 
 /// A share of 1 as percent with one decimal.
-pub(super) fn percent(share: f64) -> String {
-    if share.is_finite() { format!("{:.1} %", share * 100.0) } else { "no value".to_owned() }
-}
-
-/// Where the output of the target class lies.
-pub(super) fn against_threshold(bundle: &BundleIdentity, scores: Scores<'_>) -> &'static str {
-    let output = scores.fused.get(bundle.target_class_idx).copied().unwrap_or(f64::NAN);
-    if output >= bundle.threshold {
-        "at or above the operating threshold"
-    } else if output < bundle.threshold {
-        "below the operating threshold"
-    } else {
-        "not comparable with the operating threshold"
+pub(super) fn percent_or_none(texts: Texts<'_>, share: Option<f64>) -> String {
+    match share {
+        Some(share) if share.is_finite() => format!("{:.1} %", share * 100.0),
+        _ => texts.say("no-value", &[]),
     }
 }
 
+/// Where the output of the target class lies.
+pub(super) fn against_threshold(texts: Texts<'_>, bundle: &BundleIdentity, scores: Scores<'_>) -> String {
+    let output = scores.fused.get(bundle.target_class_idx).copied().unwrap_or(f64::NAN);
+    let message = if output >= bundle.threshold {
+        "at-or-above-threshold"
+    } else if output < bundle.threshold {
+        "below-threshold"
+    } else {
+        "not-comparable-with-threshold"
+    };
+    texts.say(message, &[])
+}
+
 /// How the operating point is to be read.
-pub(super) fn operating_point(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
-    let threshold = percent(bundle.threshold);
-    let target = target_label(bundle);
-    let zone = grey_zone(bundle).map(|zone| format!(" (grey zone {zone})")).unwrap_or_default();
-    format!(
-        "Operating threshold {threshold}{zone} on the model output for class {target}; the output is {}. {}",
-        against_threshold(bundle, scores),
-        decision(bundle, scores),
-    )
+pub(super) fn operating_point(texts: Texts<'_>, bundle: &BundleIdentity, scores: Scores<'_>) -> String {
+    let mut arguments: Vec<Argument<'_>> = vec![
+        ("threshold", percent_or_none(texts, Some(bundle.threshold)).into()),
+        ("class", target_label(bundle).into()),
+        ("where", against_threshold(texts, bundle, scores).into()),
+        ("decision", decision(texts, bundle, scores).into()),
+    ];
+    let zone = grey_zone(texts, bundle);
+    let message = if zone.is_some() { "operating-point-grey" } else { "operating-point" };
+    arguments.extend(zone.map(|zone| ("zone", zone.into())));
+    texts.say(message, &arguments)
 }
 
 /// The outputs that decide nothing.
-fn grey_zone(bundle: &BundleIdentity) -> Option<String> {
-    bundle.grey_zone.map(|[low, high]| format!("{} to below {}", percent(low), percent(high)))
+pub(super) fn grey_zone(texts: Texts<'_>, bundle: &BundleIdentity) -> Option<String> {
+    let [low, high] = bundle.grey_zone?.map(|share| percent_or_none(texts, Some(share)));
+    Some(texts.say("grey-zone", &[("low", low.into()), ("high", high.into())]))
 }
 
-/// Why a validated bundle left an image undetermined; `None` for decisions and for bundles that never decide.
+/// Why a validated bundle left an image undetermined, in English; `None` for decisions and for bundles that never decide.
 #[must_use]
 pub fn why_undetermined(bundle: &BundleIdentity, image: &ImageAnalysis) -> Option<String> {
-    why(bundle, image.into())
+    why(Texts::english(), bundle, image.into())
 }
 
-fn why(bundle: &BundleIdentity, scores: Scores<'_>) -> Option<String> {
+fn why(texts: Texts<'_>, bundle: &BundleIdentity, scores: Scores<'_>) -> Option<String> {
     if (bundle.status, scores.decision) != (BundleStatus::Validated, Decision::Undetermined) {
         return None;
     }
     let output = scores.fused.get(bundle.target_class_idx).copied().unwrap_or(f64::NAN);
-    let grey = grey_zone(bundle).filter(|_| bundle.is_in_grey_zone(output));
+    let grey = grey_zone(texts, bundle).filter(|_| bundle.is_in_grey_zone(output));
     let failed = scores.members.iter().filter(|member| member.failure.is_some()).count();
     let reasons = [
-        grey.map(|zone| format!("the output lies in the grey zone, {zone}")),
-        (failed > 0).then(|| format!("{failed} of {} members failed", scores.members.len())),
+        grey.map(|zone| texts.say("why-grey-zone", &[("zone", zone.into())])),
+        (failed > 0).then(|| members_failed(texts, failed, scores.members.len())),
     ];
     let reasons: Vec<String> = reasons.into_iter().flatten().collect();
-    (!reasons.is_empty()).then(|| reasons.join("; "))
+    (!reasons.is_empty()).then(|| clauses(texts, &reasons))
+}
+
+fn members_failed(texts: Texts<'_>, failed: usize, all: usize) -> String {
+    texts.say("why-members-failed", &[("failed", failed.into()), ("all", all.into())])
+}
+
+fn undetermined_because(texts: Texts<'_>, why: String) -> String {
+    texts.say("decision-undetermined-because", &[("why", why.into())])
 }
 
 /// The decision in a sentence.
-fn decision(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
-    if let Some(why) = why(bundle, scores) {
-        return format!("Decision: undetermined, because {why}.");
+fn decision(texts: Texts<'_>, bundle: &BundleIdentity, scores: Scores<'_>) -> String {
+    if let Some(why) = why(texts, bundle, scores) {
+        return undetermined_because(texts, why);
     }
-    match (bundle.status, scores.decision) {
-        (BundleStatus::Validated, Decision::Present) => "Decision at the threshold: present.".to_owned(),
-        (BundleStatus::Validated, Decision::Absent) => "Decision at the threshold: absent.".to_owned(),
-        (BundleStatus::Validated, Decision::Undetermined) => "Decision: undetermined.".to_owned(),
-        (BundleStatus::Unvalidated | BundleStatus::Untrained, _) => withheld(bundle).to_owned(),
-    }
+    let message = match (bundle.status, scores.decision) {
+        (BundleStatus::Validated, Decision::Present) => "decision-present",
+        (BundleStatus::Validated, Decision::Absent) => "decision-absent",
+        (BundleStatus::Validated, Decision::Undetermined) => "decision-undetermined",
+        (BundleStatus::Unvalidated | BundleStatus::Untrained, _) => withheld(bundle),
+    };
+    texts.say(message, &[])
 }
 
 /// The decision of a rule over lesions in a sentence.
-pub(super) fn rule_decision(bundle: &BundleIdentity, lesions: &CtLesions) -> String {
+pub(super) fn rule_decision(texts: Texts<'_>, bundle: &BundleIdentity, lesions: &CtLesions) -> String {
     let failed = lesions.members.iter().filter(|member| member.failure.is_some()).count();
-    match (bundle.status, lesions.decision) {
-        (BundleStatus::Validated, Decision::Present) => "Decision by the rule: present.".to_owned(),
-        (BundleStatus::Validated, Decision::Absent) => "Decision by the rule: absent.".to_owned(),
+    let message = match (bundle.status, lesions.decision) {
+        (BundleStatus::Validated, Decision::Present) => "rule-decision-present",
+        (BundleStatus::Validated, Decision::Absent) => "rule-decision-absent",
         (BundleStatus::Validated, Decision::Undetermined) if failed > 0 => {
-            format!("Decision: undetermined, because {failed} of {} members failed.", lesions.members.len())
+            return undetermined_because(texts, members_failed(texts, failed, lesions.members.len()));
         }
-        (BundleStatus::Validated, Decision::Undetermined) => "Decision: undetermined.".to_owned(),
-        (BundleStatus::Unvalidated | BundleStatus::Untrained, _) => withheld(bundle).to_owned(),
-    }
+        (BundleStatus::Validated, Decision::Undetermined) => "decision-undetermined",
+        (BundleStatus::Unvalidated | BundleStatus::Untrained, _) => withheld(bundle),
+    };
+    texts.say(message, &[])
 }
 
-/// Why a bundle that is not validated decides nothing.
+/// Why a bundle that is not validated decides nothing: the message that says it.
 fn withheld(bundle: &BundleIdentity) -> &'static str {
-    if is_untrained(bundle) {
-        "Decision withheld (undetermined): these weights are not trained."
-    } else {
-        "Decision withheld (undetermined): these weights are not validated."
-    }
+    if is_untrained(bundle) { "withheld-untrained" } else { "withheld-unvalidated" }
 }
 
 /// The decision that a report may carry: only validated bundles decide, whatever the record says.
@@ -271,32 +321,64 @@ pub(super) fn allowed_decision(bundle: &BundleIdentity, decision: Decision) -> D
 }
 
 /// The outputs of an image in one sentence.
-pub(super) fn outputs(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
-    let scores: Vec<String> = bundle
+pub(super) fn outputs(texts: Texts<'_>, bundle: &BundleIdentity, scores: Scores<'_>) -> String {
+    let outputs: Vec<String> = bundle
         .classes
         .iter()
         .zip(scores.fused)
-        .map(|(class, output)| format!("{} {}", class.label, percent(*output)))
+        .map(|(class, output)| {
+            let output = percent_or_none(texts, Some(*output));
+            texts.say("class-output", &[("class", class.label.as_str().into()), ("output", output.into())])
+        })
         .collect();
-    format!("Model output ({}): {}.", calibration(bundle), scores.join(", "))
+    texts.say(
+        "outputs",
+        &[("calibration", calibration(texts, bundle).into()), ("outputs", list(texts, &outputs).into())],
+    )
 }
 
-/// What the members said about the target class, in one sentence.
-pub(super) fn members(bundle: &BundleIdentity, scores: Scores<'_>) -> String {
+/// What ensemble and members said about a class, in one sentence; `None` when there is no such class.
+pub(super) fn class_finding(
+    texts: Texts<'_>,
+    bundle: &BundleIdentity,
+    scores: Scores<'_>,
+    class_idx: usize,
+) -> Option<String> {
+    let class = bundle.classes.get(class_idx)?;
+    let output = percent_or_none(texts, scores.fused.get(class_idx).copied());
+    let arguments = [
+        ("class", class.label.as_str().into()),
+        ("calibration", calibration(texts, bundle).into()),
+        ("output", output.into()),
+        ("members", member_outputs(texts, scores, class_idx).into()),
+    ];
+    Some(texts.say("class-finding", &arguments))
+}
+
+/// What each member said about a class.
+fn member_outputs(texts: Texts<'_>, scores: Scores<'_>, class_idx: usize) -> String {
     let of_members: Vec<String> = scores
         .members
         .iter()
         .map(|member| {
-            let score = output_of(member, bundle.target_class_idx).map_or_else(|| "failed".to_owned(), percent);
-            format!("{} {score}", member.name)
+            let output = match output_of(member, class_idx) {
+                Some(output) => percent_or_none(texts, Some(output)),
+                None => texts.say("failed", &[]),
+            };
+            texts.say("member-output", &[("member", member.name.as_str().into()), ("output", output.into())])
         })
         .collect();
-    format!(
-        "Members for class {}: {}; largest minus smallest {}.",
-        target_label(bundle),
-        of_members.join(", "),
-        percent(scores.member_spread)
-    )
+    list(texts, &of_members)
+}
+
+/// What the members said about the target class, in one sentence.
+pub(super) fn members(texts: Texts<'_>, bundle: &BundleIdentity, scores: Scores<'_>) -> String {
+    let arguments = [
+        ("class", target_label(bundle).into()),
+        ("outputs", member_outputs(texts, scores, bundle.target_class_idx).into()),
+        ("spread", percent_or_none(texts, Some(scores.member_spread)).into()),
+    ];
+    texts.say("members", &arguments)
 }
 
 /// Output of a member for a class; `None` when the member failed.
@@ -305,73 +387,95 @@ pub(super) fn output_of(member: &MemberScore, class_idx: usize) -> Option<f64> {
 }
 
 /// Why a member has no output.
-pub(super) fn member_failure(member: &MemberScore) -> String {
-    let words = member.failure.as_deref().unwrap_or("it gave no output for this class");
-    format!("Member {} failed: {words}", member.name)
+pub(super) fn member_failure(texts: Texts<'_>, name: &str, failure: Option<&str>) -> String {
+    match failure {
+        Some(words) => texts.say("member-failure", &[("member", name.into()), ("words", sentence(words).into())]),
+        None => texts.say("member-without-output", &[("member", name.into())]),
+    }
 }
 
 /// The heat in each lung, in one sentence.
-pub(super) fn lung_fractions(image: &ImageAnalysis) -> String {
-    let fraction = |share: Option<f64>| share.map_or_else(|| "no value".to_owned(), percent);
-    format!(
-        "Heat map at half its maximum or more: {} of the right lung field, {} of the left.",
-        fraction(image.right_lung_heat_fraction),
-        fraction(image.left_lung_heat_fraction)
-    )
+pub(super) fn lung_fractions(texts: Texts<'_>, image: &ImageAnalysis) -> String {
+    let arguments = [
+        ("right", percent_or_none(texts, image.right_lung_heat_fraction).into()),
+        ("left", percent_or_none(texts, image.left_lung_heat_fraction).into()),
+    ];
+    texts.say("lung-heat", &arguments)
+}
+
+/// What messages about a reason need: its sentence, its identifier, the words of the run.
+pub(super) fn about_reason(texts: Texts<'_>, reason: ReasonCode, words: &str) -> [Argument<'static>; 3] {
+    let message = format!("reason-{}", reason.id().replace(['.', '_'], "-"));
+    [
+        ("reason", texts.say(&message, &[]).into()),
+        ("id", reason.id().into()),
+        ("words", sentence(words).to_owned().into()),
+    ]
 }
 
 /// One input check.
-pub(super) fn gate(gate: &GateResult) -> String {
+pub(super) fn gate(texts: Texts<'_>, gate: &GateResult) -> String {
     let verdict = match (gate.passed, gate.enforced) {
-        (true, true) => "passed",
-        (true, false) => "passed, reported only",
-        (false, true) => "failed, enforced",
-        (false, false) => "failed, reported only",
+        (true, true) => "gate-passed",
+        (true, false) => "gate-passed-reported",
+        (false, true) => "gate-failed-enforced",
+        (false, false) => "gate-failed-reported",
     };
-    let reason = if gate.passed { String::new() } else { format!(" ({})", gate.reason.id()) };
-    format!("{}: {verdict}{reason}; {}", gate.id, gate.words)
+    let mut arguments = about_reason(texts, gate.reason, "").to_vec();
+    arguments.retain(|(name, _)| *name != "words");
+    arguments.extend([
+        ("gate", gate.id.as_str().into()),
+        ("verdict", texts.say(verdict, &[]).into()),
+        ("words", gate.words.as_str().into()),
+    ]);
+    texts.say(if gate.passed { "gate" } else { "gate-not-passed" }, &arguments)
 }
 
 /// Why an image was left out.
-pub(super) fn excluded(image: &ExcludedImage) -> String {
-    format!("not analysed: {} ({})", sentence(&image.words), image.reason.id())
+pub(super) fn excluded(texts: Texts<'_>, image: &ExcludedImage) -> String {
+    texts.say("excluded", &about_reason(texts, image.reason, &image.words))
 }
 
 /// Name of image number `idx` (from 0) of an analysis: the analysed images come first, then the excluded ones.
-pub(super) fn image_name(idx: usize) -> String {
-    format!("Image {}", idx + 1)
+pub(super) fn image_name(texts: Texts<'_>, idx: usize) -> String {
+    texts.say("image-name", &[("number", (idx + 1).into())])
+}
+
+/// Words about an image that has a name.
+pub(super) fn of_image(texts: Texts<'_>, name: Option<&str>, words: String) -> String {
+    match name {
+        Some(name) => texts.say("of-image", &[("image", name.into()), ("words", words.into())]),
+        None => words,
+    }
 }
 
 /// The conclusion of a run without scores.
-pub(super) fn not_analysed(bundle: &BundleIdentity, not_analysed: &NotAnalysed) -> String {
-    let words =
-        format!("AI did not analyse this study: {} ({}).", sentence(&not_analysed.words), not_analysed.reason.id());
-    with_notice(bundle, words)
+pub(super) fn not_analysed(texts: Texts<'_>, bundle: &BundleIdentity, not_analysed: &NotAnalysed) -> String {
+    let words = texts.say("not-analysed", &about_reason(texts, not_analysed.reason, &not_analysed.words));
+    behind_notice(texts, bundle, words)
 }
 
 /// The conclusion of an analysis: every number in sentences.
-pub(super) fn conclusion(bundle: &BundleIdentity, analysis: &CxrAnalysis) -> String {
-    let mut parts = vec!["AI:".to_owned()];
-    for (image, name) in analysis.images.iter().zip(image_names(analysis)) {
-        if let Some(name) = name {
-            parts.push(format!("{name}:"));
-        }
-        parts.push(outputs(bundle, image.into()));
-        parts.push(operating_point(bundle, image.into()));
-        parts.push(members(bundle, image.into()));
-        parts.push(lung_fractions(image));
-        parts.push(format!("{}.", localisation(image.into())));
+pub(super) fn conclusion(texts: Texts<'_>, bundle: &BundleIdentity, analysis: &CxrAnalysis) -> String {
+    let mut parts = vec![texts.say("conclusion", &[])];
+    for (image, name) in analysis.images.iter().zip(image_names(texts, analysis)) {
+        parts.extend(name.map(|name| texts.say("named", &[("name", name.into())])));
+        parts.push(outputs(texts, bundle, image.into()));
+        parts.push(operating_point(texts, bundle, image.into()));
+        parts.push(members(texts, bundle, image.into()));
+        parts.push(lung_fractions(texts, image));
+        parts.push(full_stop(texts, &localisation(texts, image.into())));
     }
     if !analysis.excluded.is_empty() {
-        parts.push(format!("Images not analysed: {}.", analysis.excluded.len()));
+        parts.push(texts.say("images-not-analysed", &[("count", analysis.excluded.len().into())]));
     }
-    with_notice(bundle, parts.join(" "))
+    behind_notice(texts, bundle, sentences(texts, &parts))
 }
 
 /// `Image n` for each analysed image, nothing when there is only one.
-pub(super) fn image_names(analysis: &CxrAnalysis) -> impl Iterator<Item = Option<String>> {
+pub(super) fn image_names(texts: Texts<'_>, analysis: &CxrAnalysis) -> impl Iterator<Item = Option<String>> {
     let several = analysis.images.len() > 1;
-    (0..analysis.images.len()).map(move |idx| several.then(|| image_name(idx)))
+    (0..analysis.images.len()).map(move |idx| several.then(|| image_name(texts, idx)))
 }
 
 /// (failed, all) member runs of an analysis.
@@ -380,41 +484,56 @@ pub(super) fn failed_members(analysis: &CxrAnalysis) -> (usize, usize) {
     (members().filter(|member| member.failure.is_some() || member.probabilities.is_empty()).count(), members().count())
 }
 
+/// What distances of embeddings do not say.
+fn caution(texts: Texts<'_>, status: BundleStatus) -> String {
+    texts.say(if status == BundleStatus::Untrained { "caution-untrained" } else { "caution" }, &[])
+}
+
 /// What the search for similar cases saw, and what its answers do not say.
-pub(super) fn similar_cases(status: BundleStatus, similar: &SimilarCases) -> String {
-    let library = similar.library.as_ref().map_or_else(
-        || "No reference library was searched".to_owned(),
-        |library| format!("Reference library of {} cases, sha256:{}", library.n_cases, library.sha256),
-    );
-    let found = match &similar.reason {
-        Some(reason) => format!("no similar case: {}", sentence(reason)),
-        None => format!("the {} nearest of other patients are named", similar.cases.len()),
+pub(super) fn similar_cases(texts: Texts<'_>, status: BundleStatus, similar: &SimilarCases) -> String {
+    let library = match &similar.library {
+        None => texts.say("similar-no-library", &[]),
+        Some(library) => {
+            let digest = library.sha256.to_string();
+            texts.say("similar-library", &[("count", library.n_cases.into()), ("digest", digest.into())])
+        }
     };
-    let priors = format!("{} image(s) of earlier studies of this patient", similar.priors.len());
-    format!("{library}; {found}; {priors}; embedding {}. {}", similar.method, neighbours_caution(status))
+    let found = match &similar.reason {
+        Some(reason) => texts.say("similar-none", &[("words", sentence(reason).into())]),
+        None => texts.say("similar-found", &[("count", similar.cases.len().into())]),
+    };
+    let arguments = [
+        ("library", library.into()),
+        ("found", found.into()),
+        ("priors", texts.say("similar-priors", &[("count", similar.priors.len().into())]).into()),
+        ("method", similar.method.as_str().into()),
+        ("caution", caution(texts, status).into()),
+    ];
+    texts.say("similar-cases", &arguments)
 }
 
 /// One line about a case of another patient.
-pub(super) fn similar_case(status: BundleStatus, case: &SimilarCase) -> String {
-    format!(
-        "Reference library case {} of another patient: label {}, cohort {}, distance {:.4}. {}",
-        case.case_id,
-        case.label,
-        case.cohort,
-        case.distance,
-        neighbours_caution(status)
-    )
+pub(super) fn similar_case(texts: Texts<'_>, status: BundleStatus, case: &SimilarCase) -> String {
+    let arguments = [
+        ("case", case.case_id.as_str().into()),
+        ("class", case.label.as_str().into()),
+        ("cohort", case.cohort.as_str().into()),
+        ("distance", format!("{:.4}", case.distance).into()),
+        ("caution", caution(texts, status).into()),
+    ];
+    texts.say("similar-case", &arguments)
 }
 
 /// One line about an earlier image of the same patient.
-pub(super) fn prior_image(status: BundleStatus, prior: &PriorImage) -> String {
-    let date = prior.study_date.as_deref().map_or_else(|| "unknown date".to_owned(), written_date);
-    format!(
-        "Same patient, study of {date} (Study Instance UID {}), distance {:.4}. {}",
-        prior.study_instance_uid,
-        prior.distance,
-        neighbours_caution(status)
-    )
+pub(super) fn prior_image(texts: Texts<'_>, status: BundleStatus, prior: &PriorImage) -> String {
+    let date = prior.study_date.as_deref().map_or_else(|| texts.say("unknown-date", &[]), written_date);
+    let arguments = [
+        ("date", date.into()),
+        ("study", prior.study_instance_uid.as_str().into()),
+        ("distance", format!("{:.4}", prior.distance).into()),
+        ("caution", caution(texts, status).into()),
+    ];
+    texts.say("prior-image", &arguments)
 }
 
 /// `20260102` as `2026-01-02`; anything else as it is.
@@ -452,7 +571,7 @@ pub(super) fn parameters(record: &crate::types::RunRecord, software_version: &st
         },
     ));
     if let RunOutcome::CtMeasured(analysis) = &record.outcome {
-        parameters.extend(super::ct::parameters(analysis));
+        parameters.extend(super::ct_words::parameters(analysis));
     }
     if !record.computed_with.is_empty() {
         parameters.push(format!("computed_with={}", record.computed_with.join("; ")));
@@ -472,6 +591,6 @@ pub(super) const fn status(status: BundleStatus) -> &'static str {
 }
 
 /// Without a full stop, to be continued.
-fn sentence(words: &str) -> &str {
+pub(super) fn sentence(words: &str) -> &str {
     words.trim().trim_end_matches('.')
 }

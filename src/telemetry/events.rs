@@ -404,7 +404,7 @@ impl DeliveryEnded<'_> {
         metrics.delivery_ended(self.end);
         let status = self.status.map(|status| tracing::field::display(format!("0x{status:04X}")));
         match self.end {
-            DeliveryEnd::Delivered | DeliveryEnd::Cancelled => info!(
+            DeliveryEnd::Delivered | DeliveryEnd::Replaced | DeliveryEnd::Cancelled => info!(
                 delivery_id = %self.delivery_id,
                 destination = self.destination,
                 sop_instance_uid = %self.sop_instance_uid,

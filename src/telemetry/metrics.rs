@@ -214,6 +214,8 @@ label! {
         Retry = "retry",
         /// Given up; a person can restart it.
         Dead = "dead",
+        /// The destination does not take this form; the next one is sent.
+        Replaced = "replaced",
         /// Its run was superseded before it was sent.
         Cancelled = "cancelled",
     }
@@ -314,6 +316,8 @@ pub struct Metrics {
     run_stage_seconds: Family<By<RunStage>, Histogram, StageBuckets>,
     deliveries_ended: Family<By<DeliveryEnd>, Counter>,
     deliveries_waiting: Gauge,
+    deliveries_not_committed: Gauge,
+    destinations_open: Gauge,
     commitments_ended: Family<By<CommitmentEnd>, Counter>,
     commitments_waiting: Gauge,
     infer_restarts: Counter,
@@ -368,6 +372,8 @@ impl Metrics {
             run_stage_seconds: Family::new_with_constructor(StageBuckets),
             deliveries_ended: Family::default(),
             deliveries_waiting: Gauge::default(),
+            deliveries_not_committed: Gauge::default(),
+            destinations_open: Gauge::default(),
             commitments_ended: Family::default(),
             commitments_waiting: Gauge::default(),
             infer_restarts: Counter::default(),
@@ -475,6 +481,16 @@ impl Metrics {
             self.deliveries_waiting.clone(),
         );
         registry.register(
+            "deliveries_not_committed",
+            "Delivered results that their destination does not promise to keep, although it was asked to",
+            self.deliveries_not_committed.clone(),
+        );
+        registry.register(
+            "destinations_open",
+            "Destinations that are left alone because they have failed again and again",
+            self.destinations_open.clone(),
+        );
+        registry.register(
             "commitments_ended",
             "Attempts to report on Storage Commitment requests of peers that ended, by how",
             self.commitments_ended.clone(),
@@ -542,6 +558,12 @@ impl Metrics {
     /// Sets how many results wait for their destination.
     pub fn set_deliveries_waiting(&self, count: u64) {
         self.deliveries_waiting.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Delivered results that their destination does not promise to keep, and destinations that are left alone.
+    pub fn set_delivery_alarms(&self, not_committed: u64, destinations_open: u64) {
+        self.deliveries_not_committed.set(i64::try_from(not_committed).unwrap_or(i64::MAX));
+        self.destinations_open.set(i64::try_from(destinations_open).unwrap_or(i64::MAX));
     }
 
     /// Sets how many Storage Commitment requests of peers are not reported on yet.
@@ -707,7 +729,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.set_archive_room(false, Some(1.0));
         let registered = from_exposition(&metrics.encode());
-        assert_eq!(registered.len(), 30);
+        assert_eq!(registered.len(), 32);
         assert_eq!(documented, registered);
     }
 
@@ -754,6 +776,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.set_index_backlog(3, Duration::from_millis(1500));
         metrics.set_deliveries_waiting(7);
+        metrics.set_delivery_alarms(3, 1);
         metrics.set_commitments_waiting(2);
         metrics.commitment_ended(CommitmentEnd::Retry);
         metrics.set_archive_free_bytes(1 << 40);
@@ -763,6 +786,8 @@ mod tests {
             "hilum_index_queue_objects 3",
             "hilum_index_lag_seconds 1.5",
             "hilum_deliveries_waiting 7",
+            "hilum_deliveries_not_committed 3",
+            "hilum_destinations_open 1",
             "hilum_commitments_waiting 2",
             "hilum_commitments_ended_total{end=\"retry\"} 1",
             "hilum_commitments_ended_total{end=\"dead\"} 0",

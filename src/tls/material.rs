@@ -198,6 +198,35 @@ impl TlsMaterial {
     }
 }
 
+impl TlsMaterial {
+    /// For calling a web server, which proves who it is by a CA of ours or of the operating system; with our certificate,
+    /// where we have one and it asks. Reads the operating system's list: blocks.
+    pub fn web_client(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        let mut roots = RootCertStore::clone(&self.roots);
+        let of_system = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(of_system.certs);
+        if roots.is_empty() {
+            return Err(TlsError::Trust(
+                "neither section [tls] nor the operating system names a CA, so no web server can prove who it is; give \
+                 ca_files, or install ca-certificates"
+                    .to_owned(),
+            ));
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TlsError::Trust(error.to_string()))?
+            .with_root_certificates(roots);
+        let mut config = match &self.own {
+            Some((chain, key)) => builder
+                .with_client_auth_cert(chain.clone(), key.clone_key())
+                .map_err(|error| TlsError::Trust(error.to_string()))?,
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
 /// The certificates of a PEM file, at least one.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let problem = |reason: String| TlsError::File {

@@ -304,3 +304,46 @@ pub struct ExcludedSeries {
     #[serde(default)]
     pub sources: Vec<SourceImage>,
 }
+
+/// What every voxel of the measured series is, one byte of bits each: columns run fastest, then rows, then slices, in the
+/// order of [`CtSeries::images`] and with their rows and columns turned as the series says, like the sections.
+#[derive(Clone, PartialEq, Eq)]
+pub struct VoxelLabels {
+    /// Columns, rows, slices.
+    pub size: [usize; 3],
+    /// `columns * rows * slices` bytes.
+    pub bits: Vec<u8>,
+}
+
+impl VoxelLabels {
+    /// In the right lung.
+    pub const RIGHT_LUNG: u8 = 1;
+    /// In the left lung.
+    pub const LEFT_LUNG: u8 = 2;
+    /// In a lung, at -700 HU and above: ground glass, poorly aerated, consolidated, vessels included.
+    pub const OPACITY: u8 = 4;
+    /// In a lung, in the densest of the measured bands.
+    pub const CONSOLIDATION: u8 = 8;
+    /// Outlined as lesion by networks.
+    pub const LESION: u8 = 16;
+
+    /// The labels of a slice; empty when there is no such slice.
+    #[must_use]
+    pub fn slice(&self, slice: usize) -> &[u8] {
+        let [columns, rows, _] = self.size;
+        let pixels = columns * rows;
+        self.bits.get(slice * pixels..(slice + 1) * pixels).unwrap_or_default()
+    }
+
+    /// The numbers of the slices where a voxel has one of `bits`.
+    #[must_use]
+    pub fn slices_with(&self, bits: u8) -> Vec<usize> {
+        (0..self.size[2]).filter(|slice| self.slice(*slice).iter().any(|label| label & bits != 0)).collect()
+    }
+}
+
+impl std::fmt::Debug for VoxelLabels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VoxelLabels").field("size", &self.size).finish_non_exhaustive()
+    }
+}

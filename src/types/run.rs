@@ -199,7 +199,8 @@ pub enum ReasonCode {
 }
 
 impl ReasonCode {
-    const ALL: [Self; 21] = [
+    /// All of them.
+    pub const ALL: [Self; 21] = [
         Self::NoSuitableImage,
         Self::UnsupportedImage,
         Self::Undecodable,
@@ -428,7 +429,7 @@ pub struct Installation {
 }
 
 /// The document that a new revision replaces.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PredecessorDocument {
     /// (0008,0016)
     pub sop_class_uid: Uid,
@@ -463,8 +464,6 @@ pub struct RunRecord {
     /// Empty without networks, and of runs of versions that did not note it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub computed_with: Vec<String>,
-    /// The report of the previous revision that this one replaces.
-    pub predecessor: Option<PredecessorDocument>,
     /// What it found.
     pub outcome: RunOutcome,
 }

@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AeTitle, AssociationPolicy, Requirement, RunPriority, RunRole, Sha256Digest, Trial, TrialMode};
+use super::{
+    AeTitle, AssociationPolicy, Destination, Requirement, ResultRule, RunPriority, RunRole, Sha256Digest, Trial,
+    TrialMode,
+};
 
 fn default_true() -> bool {
     true
@@ -132,31 +135,6 @@ impl Peer {
     }
 }
 
-/// How results travel to a destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DestinationKind {
-    /// C-STORE to a peer.
-    Dicom,
-}
-
-/// Where results go.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Destination {
-    /// The administrators' name for it, unique.
-    pub name: String,
-    /// How results travel.
-    pub kind: DestinationKind,
-    /// Name of the peer to call.
-    pub peer: String,
-    /// AE title that we call as.
-    pub calling_ae_title: AeTitle,
-    /// Send "not analysed" reports too (default: keep them here only).
-    #[serde(default)]
-    pub send_not_analysed: bool,
-}
-
 /// Which analysis a study gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -200,7 +178,7 @@ pub enum LateImages {
 
 /// Which studies get which pipeline and where the results go. The first enabled route in `order` that matches
 /// decides.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// The administrators' name for it, unique.
@@ -248,6 +226,9 @@ pub struct Route {
     /// Names of destinations that get the results.
     #[serde(default)]
     pub destinations: Vec<String>,
+    /// Where results go besides, and how soon, because of what was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<ResultRule>,
     /// A bundle that is tried beside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,
@@ -339,7 +320,7 @@ impl Route {
 
 /// Everything administrators own, as applied from a file, kept in Postgres, and snapshotted on disk for
 /// admission without Postgres.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteConfig {
     /// AE titles that we answer to.
@@ -435,18 +416,8 @@ impl SiteConfig {
         }
         for destination in &self.destinations {
             let subject = || format!("destination `{}`", destination.name);
-            match self.peers.iter().find(|peer| peer.name == destination.peer) {
-                None => report(
-                    subject(),
-                    format!("names peer `{}`, which does not exist", destination.peer),
-                    "add that peer or name another",
-                ),
-                Some(peer) if peer.port.is_none() || peer.host == "*" => report(
-                    subject(),
-                    format!("names peer `{}`, which has no host and port to call", destination.peer),
-                    "give that peer a host and a port",
-                ),
-                Some(_) => {}
+            for (problem, remedy) in destination.problems(&self.peers) {
+                report(subject(), problem, remedy);
             }
         }
         for route in &self.routes {
@@ -464,7 +435,10 @@ impl SiteConfig {
             for (problem, remedy) in route.contradictions() {
                 report(subject(), problem, remedy);
             }
-            for name in &route.destinations {
+            for (problem, remedy) in route.rules.iter().flat_map(ResultRule::problems) {
+                report(subject(), problem, remedy);
+            }
+            for name in route.destinations.iter().chain(route.rules.iter().flat_map(|rule| &rule.destinations)) {
                 if !self.destinations.iter().any(|destination| &destination.name == name) {
                     report(
                         subject(),

@@ -35,6 +35,7 @@ mod packages;
 mod path;
 mod policy;
 mod query;
+mod results_delivery;
 mod retention;
 mod site;
 mod status;

@@ -18,7 +18,7 @@ use super::http;
 use crate::{
     app,
     config::Config,
-    db::{Db, status},
+    db::{Db, destination, status},
     dimse::{AssociationRequestor, RequestorTimeouts, TlsClient, sop_class_name},
     infer::pipeline::check_pipeline,
     nn::Bundle,
@@ -247,6 +247,22 @@ pub(super) async fn backlog(db: &Db) -> Vec<Check> {
         let words = format!("{} given up; see `hilum deliveries`", backlog.deliveries_dead);
         checks.push(Check::problem("deliveries", words));
     }
+    if backlog.deliveries_not_committed > 0 {
+        let words = format!(
+            "{} delivered, and the destination does not promise to keep them; see `hilum deliveries`",
+            backlog.deliveries_not_committed
+        );
+        checks.push(Check::problem("storage commitment", words));
+    }
+    match async { destination::all(&mut *db.acquire().await?).await }.await {
+        Ok(states) => {
+            for state in states.iter().filter(|state| state.is_open()) {
+                let words = format!("left alone after {} failures in a row: {}", state.failures, state.words);
+                checks.push(Check::problem(format!("destination `{}`", state.destination), words));
+            }
+        }
+        Err(error) => checks.push(Check::problem("destinations", error)),
+    }
     if checks.is_empty() {
         checks.push(Check::ok("open work", "no run is parked, no delivery is given up"));
     }
@@ -293,8 +309,8 @@ fn call(config: &Config, site: &SiteConfig, peer: &Peer) -> Result<Call, Check> 
     let Some(port) = peer.port.filter(|_| peer.host != "*") else {
         return Err(Check::note(subject, "only calls us: it has no host and port to call"));
     };
-    let destination = site.destinations.iter().find(|destination| destination.peer == peer.name);
-    let calling = destination.map(|destination| destination.calling_ae_title.clone());
+    let destination = site.destinations.iter().find(|destination| destination.peer.as_ref() == Some(&peer.name));
+    let calling = destination.and_then(|destination| destination.calling_ae_title.clone());
     let Some(calling) = calling.or_else(|| default_calling(site)) else {
         return Err(Check::problem(subject, "there is no AE title to call with; run `hilum local-ae add TITLE`"));
     };

@@ -78,8 +78,8 @@ async fn run_with(config: &Config, store: &Store, options: &Options) -> anyhow::
             return Err(error);
         }
     };
-    let destination = site.destinations.iter().find(|destination| destination.peer == peer.name);
-    let calling = options.calling.clone().or_else(|| destination.map(|one| one.calling_ae_title.clone()));
+    let destination = site.destinations.iter().find(|destination| destination.peer.as_ref() == Some(&peer.name));
+    let calling = options.calling.clone().or_else(|| destination.and_then(|one| one.calling_ae_title.clone()));
     let Some(calling) = calling.or_else(|| default_calling(&site)) else {
         return Err(hinted(
             anyhow::anyhow!("this node has no AE title to call with"),

@@ -368,6 +368,7 @@ impl Sender {
                 .await
                 .map_err(|error| format!("cannot be given fresh UIDs: {error}"))??;
             let source = StoreSource {
+                priority: crate::dimse::Priority::Medium,
                 sop_class_uid,
                 sop_instance_uid: renamed.sop_instance_uid,
                 transfer_syntax_uid,
@@ -383,6 +384,7 @@ impl Sender {
         };
         let data = opened.await.map_err(|error| error.to_string())?;
         let source = StoreSource {
+            priority: crate::dimse::Priority::Medium,
             sop_class_uid,
             sop_instance_uid: file.sop_instance_uid.clone(),
             transfer_syntax_uid,

@@ -61,6 +61,7 @@ fn the_examples_commented_keys_work() {
     for (line, section) in [
         ("manufacturer_name = ", "node"),
         ("utc_offset = ", "node"),
+        ("texts_dir = ", "node"),
         ("url = ", "database"),
         ("max_connections_per_address = ", "dicom"),
         ("sop_classes = ", "policy"),

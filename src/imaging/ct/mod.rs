@@ -2,8 +2,9 @@
 //!
 //! The way through: [`SliceHeader`] of every image → [`choose_stacks`] → [`decode_hu`] slice by slice into a [`Volume`] →
 //! [`segment`] (or a network between [`lung_network_slice`] and [`network_lungs`]) → [`measure`] → [`choose_sections`], and
-//! later [`render_sections`].
+//! later [`render_sections`] and [`render_slice`].
 
+mod labels;
 mod lesions;
 mod lung_network;
 mod measure;
@@ -17,12 +18,16 @@ mod series;
 mod slice;
 mod volume;
 
+pub use labels::voxel_labels;
 pub use lesions::{measure_lesions, slice_with_most_lesion};
 pub use lung_network::{BodyBox, NETWORK_METHOD, lung_network_slice, network_lungs, paste_lung_labels};
 pub use measure::{BAND_LIMITS_HU, DENSITOMETRY_METHOD, measure};
 pub use morphology::TooManyPieces;
 pub use network_input::{Channel, ScanInput, ScanPlan, ScanRecipe, scan_input};
-pub use picture::{SectionError, SectionPixels, ShownSection, choose_sections, render_sections};
+pub use picture::{
+    LegendWords, SectionError, SectionPixels, ShownSection, ShownSlice, SliceWords, SummaryWords, choose_sections,
+    render_sections, render_slice,
+};
 pub use segment::{AIRWAY, BACKGROUND, LEFT_LUNG, LungLabels, METHOD as SEGMENTATION_METHOD, RIGHT_LUNG, segment};
 pub use series::{Candidate, Choice, MAXIMUM_VOXELS, MINIMUM_SLICES, OtherSeries, Refusal, Stack, choose_stacks};
 pub use slice::{HuSlice, PADDING_HU, SliceHeader, decode_hu};

@@ -32,12 +32,18 @@ pub(crate) fn get(port: u16, path: &str) -> Option<Answer> {
 
 /// The same with a method and a body.
 pub(crate) fn send(port: u16, method: &str, path: &str, body: &str) -> Option<Answer> {
+    send_as(port, method, path, body, None)
+}
+
+/// The same as somebody: `authorization` is the value of the header of that name.
+pub(crate) fn send_as(port: u16, method: &str, path: &str, body: &str, authorization: Option<&str>) -> Option<Answer> {
+    let authorization = authorization.map(|value| format!("Authorization: {value}\r\n")).unwrap_or_default();
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nAccept: */*\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nAccept: */*\r\n{authorization}Content-Length: {length}\r\n\r\n{body}"
     )
     .ok()?;
     let mut bytes = Vec::new();

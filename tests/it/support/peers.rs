@@ -18,6 +18,8 @@ pub(crate) struct Orthanc {
     pub http_port: u16,
     folder: TempDir,
     settings: Value,
+    /// What its REST interface wants to see, as HTTP header.
+    authorization: Option<&'static str>,
     process: Option<Child>,
 }
 
@@ -31,11 +33,29 @@ impl Orthanc {
     /// The same with further settings of Orthanc's configuration.
     #[track_caller]
     pub(crate) fn start_with(settings: Value) -> Self {
+        Self::start_for(settings, None)
+    }
+
+    /// With its DICOMweb plugin at `/dicom-web`, for the user `hilum` with the password `s3cret`.
+    #[track_caller]
+    pub(crate) fn start_dicomweb() -> Self {
+        let settings = json!({
+            "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
+            "DicomWeb": { "Enable": true, "Root": "/dicom-web/" },
+            "AuthenticationEnabled": true,
+            "RegisteredUsers": { "hilum": "s3cret" },
+        });
+        Self::start_for(settings, Some("Basic aGlsdW06czNjcmV0"))
+    }
+
+    #[track_caller]
+    fn start_for(settings: Value, authorization: Option<&'static str>) -> Self {
         let mut orthanc = Self {
             dicom_port: free_port(),
             http_port: free_port(),
             folder: temporary_folder(),
             settings,
+            authorization,
             process: None,
         };
         orthanc.start_again();
@@ -79,7 +99,8 @@ impl Orthanc {
             if let Some(status) = process.try_wait().expect("our own child") {
                 panic!("Orthanc ended with {status}:\n{}", tail(&self.folder.path().join("orthanc.log"), 20));
             }
-            http::get(self.http_port, "/system").filter(|answer| answer.status == 200)?;
+            http::send_as(self.http_port, "GET", "/system", "", self.authorization)
+                .filter(|answer| answer.status == 200)?;
             TcpStream::connect(("127.0.0.1", self.dicom_port)).ok().map(drop)
         });
     }
@@ -115,7 +136,8 @@ impl Orthanc {
 
     #[track_caller]
     fn bytes<T>(&self, path: &str, take: impl FnOnce(http::Answer) -> T) -> T {
-        let answer = http::get(self.http_port, path).unwrap_or_else(|| panic!("Orthanc does not answer GET {path}"));
+        let answer = http::send_as(self.http_port, "GET", path, "", self.authorization)
+            .unwrap_or_else(|| panic!("Orthanc does not answer GET {path}"));
         assert_eq!(answer.status, 200, "Orthanc answers GET {path} with:\n{}", answer.text());
         take(answer)
     }
@@ -232,6 +254,81 @@ impl StoreScp {
 impl Drop for StoreScp {
     fn drop(&mut self) {
         end(&mut self.process);
+    }
+}
+
+/// Destinations that do what they are told: tests/it/support/destination.py explains the script.
+#[derive(Debug)]
+pub(crate) struct ScriptedDestinations {
+    folder: TempDir,
+    script: Value,
+    process: Option<Child>,
+}
+
+impl ScriptedDestinations {
+    /// One server for each entry of the script.
+    #[track_caller]
+    pub(crate) fn start(script: Value) -> Self {
+        let mut peers = Self { folder: temporary_folder(), script, process: None };
+        peers.start_again();
+        peers
+    }
+
+    #[track_caller]
+    pub(crate) fn start_again(&mut self) {
+        assert!(self.process.is_none(), "the scripted destinations run already");
+        let file = self.folder.path().join("script.json");
+        fs_err::write(&file, self.script.to_string()).expect("a script");
+        let output = self.folder.path().join("output");
+        let log = fs_err::File::create(&output).expect("a log file").into_file();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/destination.py");
+        let mut command = Command::new(peers_python());
+        command.arg(script).arg(&file).arg(self.folder.path()).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a log file")).stderr(log);
+        self.process = Some(spawn(&mut command));
+        wait_for("the scripted destinations are ready", PATIENCE, || {
+            fs_err::read_to_string(&output).expect("a log file").contains("ready").then_some(())
+        });
+    }
+
+    pub(crate) fn stop(&mut self) {
+        end(&mut self.process);
+    }
+
+    /// Gives a server other rules from now on.
+    #[track_caller]
+    pub(crate) fn tell(&self, server: &str, rules: Value) {
+        let told = json!({ server: { "id": uuid::Uuid::now_v7().to_string(), "rules": rules } });
+        let (file, unfinished) = (self.folder.path().join("rules.json"), self.folder.path().join("rules.new"));
+        fs_err::write(&unfinished, told.to_string()).expect("rules");
+        fs_err::rename(unfinished, file).expect("rules");
+    }
+
+    /// What a server has noted of `did`, or everything, in order.
+    #[track_caller]
+    pub(crate) fn log(&self, server: &str, did: &str) -> Vec<Value> {
+        let text = fs_err::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
+        lines.filter(|line| line["server"] == server && (did.is_empty() || line["did"] == did)).collect()
+    }
+
+    /// The SOP classes of what a server keeps, in the order of their coming.
+    #[track_caller]
+    pub(crate) fn kept(&self, server: &str) -> Vec<String> {
+        let text = |line: &Value| line["class"].as_str().unwrap_or_default().to_owned();
+        self.log(server, "kept").iter().map(text).collect()
+    }
+}
+
+impl Drop for ScriptedDestinations {
+    fn drop(&mut self) {
+        end(&mut self.process);
+        if std::thread::panicking() {
+            eprintln!(
+                "--- end of the scripted destinations' output ---\n{}\n---",
+                tail(&self.folder.path().join("output"), 15)
+            );
+        }
     }
 }
 

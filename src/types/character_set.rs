@@ -14,7 +14,7 @@ const ESCAPE: u8 = 0x1B;
 
 /// What to decode the texts of one data set with.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum CharacterSet {
+enum CharacterSet {
     /// Absent, or no value of it is known: UTF-8 where the bytes are that, otherwise ISO 8859-1.
     Unknown,
     /// A set without code extensions: ISO_IR 192, GB18030, GBK.
@@ -25,7 +25,7 @@ pub(super) enum CharacterSet {
 
 /// A coded graphic character set. Those of G0 have bytes below 80H, those of G1 above.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Set {
+enum Set {
     /// ISO 646; JIS X 0201 Romaji as well, whose 5CH is a delimiter all the same.
     Ascii,
     /// ISO 8859-1.
@@ -117,7 +117,7 @@ fn of_defined_term(term: &str) -> Option<CharacterSet> {
 
 impl CharacterSet {
     /// Of the bytes of (0008,0005), `None` when it is absent.
-    pub(super) fn of_value(value: Option<&[u8]>) -> Self {
+    fn of_value(value: Option<&[u8]>) -> Self {
         let value = String::from_utf8_lossy(value.unwrap_or_default());
         let mut found = Self::Unknown;
         for (index, term) in value.split('\\').map(|term| term.trim_matches(['\0', ' '])).enumerate() {
@@ -145,7 +145,7 @@ impl CharacterSet {
 
     /// Decodes one whole value, delimiters included. A person name's component delimiters reset the sets too. What
     /// its set does not know becomes U+FFFD.
-    pub(super) fn decode(self, bytes: &[u8], is_person_name: bool) -> String {
+    fn decode(self, bytes: &[u8], is_person_name: bool) -> String {
         match self {
             Self::Unknown => undeclared(bytes),
             Self::Whole(encoding) => encoding.decode_without_bom_handling(bytes).0.into_owned(),

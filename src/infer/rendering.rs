@@ -1,0 +1,452 @@
+//! From a finished run to the objects that its destinations are owed: planned, rendered, made durable, and owed in one
+//! transaction.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Instant,
+};
+
+use anyhow::Context as _;
+use serde_json::json;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{
+    pictures,
+    worker::{Inner, WorkerSettings, sources_of},
+};
+use crate::{
+    archive::{Archive, ArchiveError},
+    db::{
+        delivery, event, instance, result,
+        run::{self, ClaimedRendering, FinishedRun, Rendered},
+        site, workup,
+    },
+    imaging::{self, GuardLimits},
+    jobs::{self, Job},
+    report::{self, Owed, PictureForm, RenderedObject, ResultSpec, SourceHeader},
+    types::{
+        CtSlicePictures, DeliveryPriority, ReportClass, ResultProfile, ResultRule, Ruling, RunOutcome, RunRecord,
+        SiteConfig, SourceImage, VoxelLabels,
+    },
+};
+
+/// Who gets the results of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Recipients {
+    /// Names of destinations, those of the route first.
+    destinations: Vec<String>,
+    /// Before all others that are due.
+    urgent: bool,
+    /// What the rules of the route said, for the timeline.
+    rulings: Vec<String>,
+}
+
+/// The destinations of the route, but for a study that was not analysed only those that want to know, and those that rules
+/// add, whatever they want.
+fn recipients(record: &RunRecord, of_route: &[String], rules: &[ResultRule], site: &SiteConfig) -> Recipients {
+    let wants = |name: &&String| {
+        !matches!(record.outcome, RunOutcome::NotAnalysed(_))
+            || site.destinations.iter().any(|of| &of.name == *name && of.send_not_analysed)
+    };
+    let destinations = of_route.iter().filter(wants).cloned().collect();
+    let mut found = Recipients { destinations, urgent: false, rulings: Vec::new() };
+    for (number, rule) in (1..).zip(rules) {
+        match rule.ruling(record) {
+            Ruling::No => {}
+            Ruling::Withheld(words) => found.rulings.push(format!("rule {number}: {words}")),
+            Ruling::Applies(why) => {
+                let also = if rule.destinations.is_empty() {
+                    String::new()
+                } else {
+                    format!(", also to {}", rule.destinations.join(", "))
+                };
+                found.rulings.push(format!("rule {number}: {why}: priority {}{also}", rule.priority.name()));
+                found.urgent |= rule.priority == DeliveryPriority::High;
+                for name in &rule.destinations {
+                    if !found.destinations.contains(name) {
+                        found.destinations.push(name.clone());
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// What is rendered of a run that no destination gets, for the status page.
+fn kept_here() -> ResultProfile {
+    ResultProfile {
+        report_classes: vec![ReportClass::Comprehensive],
+        text_companion: false,
+        ct_slices: CtSlicePictures::None,
+        ..ResultProfile::default()
+    }
+}
+
+/// A run with all that rendering needs, and what is owed of it.
+struct Order {
+    run: FinishedRun,
+    received_at: HashMap<String, OffsetDateTime>,
+    masks: Option<VoxelLabels>,
+    recipients: Recipients,
+    /// For each destination what it is owed; without destinations what is kept here.
+    owed: Vec<Vec<Owed>>,
+}
+
+impl Order {
+    /// Every object once, however many destinations get it, in the order of sending.
+    fn specs(&self) -> Vec<ResultSpec> {
+        let mut seen = HashSet::new();
+        let all = self.owed.iter().flatten().flat_map(|owed| &owed.alternatives);
+        let mut specs: Vec<ResultSpec> = all.filter(|spec| seen.insert(*spec)).cloned().collect();
+        specs.sort_by_key(ResultSpec::send_order);
+        specs
+    }
+
+    /// Renders every object and makes it durable; the rows come later, in one transaction. What an attempt that fails or is
+    /// killed leaves behind is written anew by the next, under the same names. Blocks.
+    fn render(
+        &self,
+        archive: &Archive,
+        settings: &WorkerSettings,
+    ) -> anyhow::Result<Vec<(ResultSpec, result::NewResult)>> {
+        let record = &self.run.record;
+        let mut sources = headers(&record.outcome, archive)?;
+        newest_last(&mut sources, &self.received_at);
+        let mut ordinals: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut stored = Vec::new();
+        for spec in self.specs() {
+            let (object, preview) = render(&spec, self, &sources, archive, settings)?;
+            let ordinal = ordinals.entry(object.kind.as_str()).or_default();
+            let new = store(archive, record, &object, *ordinal, preview.as_deref())?;
+            *ordinal += 1;
+            stored.push((spec, new));
+        }
+        Ok(stored)
+    }
+}
+
+impl Inner {
+    pub(super) async fn render(&self, claimed: &ClaimedRendering) -> anyhow::Result<()> {
+        let Some(order) = self.order(claimed.id).await? else { return Ok(()) };
+        let (archive, settings) = (self.archive.clone(), self.settings.clone());
+        let started = Instant::now();
+        let render = move || {
+            let stored = order.render(&archive, &settings);
+            (order, stored)
+        };
+        let (order, stored) = tokio::task::spawn_blocking(render).await?;
+        match stored {
+            Ok(stored) => self.owe(&order, stored, started).await,
+            Err(error) => self.rendering_failed(claimed, error).await,
+        }
+    }
+
+    /// What is to be rendered of a run, for whom; `None` when there is nothing to do.
+    async fn order(&self, run_id: Uuid) -> anyhow::Result<Option<Order>> {
+        let mut connection = self.db.acquire().await?;
+        let to_render = run::to_render(&mut connection, run_id, &self.settings.installation).await?;
+        let Some(mut run) = to_render else { return Ok(None) };
+        let record = &mut run.record;
+        record.started_at = record.started_at.to_offset((self.settings.machine_utc_offset)(record.started_at));
+        let keys: Vec<String> = sources_of(&record.outcome).into_iter().map(|source| source.archive_key).collect();
+        let received_at = instance::received_at(&mut connection, &keys).await?;
+        let packed = run::masks(&mut connection, run_id).await?;
+        let site = site::load(&mut connection).await?;
+        let recipients = recipients(&run.record, &run.destinations, &run.rules, &site);
+        let mut profiles = Vec::new();
+        for name in &recipients.destinations {
+            let profile = site.destinations.iter().find(|of| &of.name == name).map(|of| of.results.clone());
+            let predecessor = run::predecessor(&mut connection, run.workup_id, run.record.revision, name).await?;
+            profiles.push((profile.unwrap_or_default(), predecessor));
+        }
+        if profiles.is_empty() {
+            profiles.push((kept_here(), None));
+        }
+        let unpack = move || packed.map(|packed| packed.unpack()).transpose();
+        let masks = tokio::task::spawn_blocking(unpack).await??;
+        let lungs = VoxelLabels::RIGHT_LUNG | VoxelLabels::LEFT_LUNG;
+        let slices = masks.as_ref().map_or_else(Vec::new, |masks| masks.slices_with(lungs));
+        let owed = profiles
+            .iter()
+            .map(|(profile, predecessor)| report::owed(&run.record, profile, &slices, predecessor.as_ref()))
+            .collect();
+        Ok(Some(Order { run, received_at, masks, recipients, owed }))
+    }
+
+    /// Inserts the results and what is owed of them, if the run still answers its workup.
+    async fn owe(
+        &self,
+        order: &Order,
+        stored: Vec<(ResultSpec, result::NewResult)>,
+        started: Instant,
+    ) -> anyhow::Result<()> {
+        let FinishedRun { workup_id, record, .. } = &order.run;
+        let (run_id, n_results) = (record.run_id, stored.len());
+        let mut tx = self.db.begin().await?;
+        match run::rendered(&mut tx, run_id).await? {
+            Rendered::Counts => {}
+            Rendered::Already => {
+                tracing::info!(%run_id, "another rendering of the run was first; it wrote the same files");
+                return Ok(());
+            }
+            Rendered::Superseded => {
+                run::supersede_earlier(&mut tx, *workup_id, record.revision + 1).await?;
+                tx.commit().await.context("commit")?;
+                self.drop_results(stored.into_iter().map(|(_, new)| new).collect()).await?;
+                tracing::info!(%run_id, "the workup has a newer revision: results dropped");
+                return Ok(());
+            }
+        }
+        let mut results = HashMap::new();
+        for (spec, new) in &stored {
+            results.insert(spec, result::insert_or_existing(&mut tx, new).await?);
+        }
+        let Recipients { destinations, urgent, rulings } = &order.recipients;
+        for (destination, owed) in destinations.iter().zip(&order.owed) {
+            for (chain, owed) in owed.iter().enumerate() {
+                for (rank, spec) in owed.alternatives.iter().enumerate() {
+                    let result_id = *results.get(spec).context("a result that is owed was not rendered")?;
+                    let new = delivery::NewDelivery {
+                        result_id,
+                        destination,
+                        send_order: spec.send_order(),
+                        chain: &chain.to_string(),
+                        rank: i32::try_from(rank)?,
+                        urgent: *urgent,
+                    };
+                    delivery::insert(&mut tx, &new).await?;
+                }
+            }
+            jobs::queue(&mut tx, &self.db, &Job::Deliver(destination.clone()), None).await?;
+        }
+        for words in rulings {
+            event::append(&mut tx, event::Subject::Run, run_id, "rule", words, json!({})).await?;
+        }
+        workup::answer_if_done(&mut tx, *workup_id).await?;
+        tx.commit().await.context("commit the results")?;
+        tracing::info!(
+            %run_id,
+            study_instance_uid = %record.study_instance_uid,
+            results = n_results,
+            destinations = destinations.len(),
+            milliseconds = started.elapsed().as_millis() as u64,
+            "results rendered"
+        );
+        Ok(())
+    }
+
+    /// Removes the files of a rendering that does not count.
+    async fn drop_results(&self, stored: Vec<result::NewResult>) -> anyhow::Result<()> {
+        let archive = self.archive.clone();
+        let remove = move || {
+            let keys = stored.into_iter().flat_map(|new| [Some(new.archive_key), new.preview_key]);
+            for key in keys.flatten() {
+                if let Err(error) = archive.remove_result(&key) {
+                    tracing::warn!(key, %error, "a result file that nothing refers to cannot be removed");
+                }
+            }
+        };
+        Ok(tokio::task::spawn_blocking(remove).await?)
+    }
+
+    /// A full disk is waited for; anything else ends in the parking place, so that nothing is rendered for ever.
+    async fn rendering_failed(&self, claimed: &ClaimedRendering, error: anyhow::Error) -> anyhow::Result<()> {
+        let waits = error.downcast_ref::<ArchiveError>().is_some_and(ArchiveError::is_out_of_resources);
+        let mut tx = self.db.begin().await?;
+        if waits {
+            run::return_rendering(&mut tx, claimed).await?;
+        } else if claimed.render_attempts >= claimed.maximum_attempts {
+            let words = format!("{error:#}");
+            run::park_rendering(&mut tx, claimed, "processing.failure", &words).await?;
+            self.queue_answering(&mut tx, claimed.id).await?;
+            tx.commit().await.context("commit the failure")?;
+            tracing::error!(run_id = %claimed.id, words, "the results cannot be rendered: the run is parked");
+            return Ok(());
+        }
+        tx.commit().await.context("commit the failure")?;
+        Err(error.context(format!("render run {}", claimed.id)))
+    }
+}
+
+/// The headers of the images that the record's results refer to.
+fn headers(outcome: &RunOutcome, archive: &Archive) -> anyhow::Result<Vec<(SourceImage, SourceHeader)>> {
+    let mut sources = Vec::new();
+    let mut unreadable = Vec::new();
+    for source in sources_of(outcome) {
+        let bytes = archive.read(&source.archive_key)?;
+        // The pipeline met the object already, or refused to: an unreadable header is left out here, unless the
+        // report would have none at all.
+        let guarded = imaging::check_part10(&bytes, &GuardLimits::default()).map_err(anyhow::Error::from);
+        match guarded.and_then(|()| Ok(SourceHeader::from_part10(&bytes)?)) {
+            Ok(header) => sources.push((source.clone(), header)),
+            Err(error) => {
+                tracing::warn!(sop_instance_uid = %source.sop_instance_uid, error = format!("{error:#}"), "the header of a source image cannot be read");
+                unreadable.push(source.clone());
+            }
+        }
+    }
+    if sources.is_empty() {
+        for source in unreadable {
+            let stored = archive.read_stored(&source.archive_key)?;
+            let header = SourceHeader::from_archive(&stored.header, &stored.transfer_syntax_uid);
+            sources.push((source, header));
+        }
+    }
+    Ok(sources)
+}
+
+/// Renders one object, with the PNG file of it that the status page shows.
+fn render(
+    spec: &ResultSpec,
+    order: &Order,
+    sources: &[(SourceImage, SourceHeader)],
+    archive: &Archive,
+    settings: &WorkerSettings,
+) -> anyhow::Result<(RenderedObject, Option<Vec<u8>>)> {
+    let (record, masks, options) = (&order.run.record, order.masks.as_ref(), &settings.render);
+    let paint = |form: &PictureForm| {
+        let texts = options.texts.language(&form.language);
+        pictures::paint(spec, record, masks, archive, settings.decode_limits, texts)
+    };
+    let object = match spec {
+        ResultSpec::HeatMap { image_idx, form } => {
+            let (pixels, preview) = paint(form)?;
+            return Ok((report::render_heat_map(record, *image_idx, form, sources, &pixels, options)?, preview));
+        }
+        ResultSpec::CtSummary(form) => {
+            let (pixels, preview) = paint(form)?;
+            return Ok((report::render_ct_summary(record, form, sources, &pixels, options)?, preview));
+        }
+        ResultSpec::CtSlice { slice, form } => {
+            let (pixels, preview) = paint(form)?;
+            return Ok((report::render_ct_slice(record, *slice, form, sources, &pixels, options)?, preview));
+        }
+        ResultSpec::Segmentation(shown) => report::render_segmentation(record, *shown, masks, sources, options)?,
+        ResultSpec::PresentationState { image_idx, language } => {
+            report::render_presentation_state(record, *image_idx, language, sources, options)?
+        }
+        ResultSpec::Report(form) => report::render_report(record, sources, form, options)?,
+        ResultSpec::TextCompanion(form) => report::render_text_companion(record, sources, form, options)?,
+        ResultSpec::KeyObjects { language } => report::render_key_objects(record, language, sources, options)?,
+    };
+    Ok((object, None))
+}
+
+/// Results take patient and study from the last source: a name that was corrected at the scanner comes with the image
+/// that was received last, wherever that lies in the record.
+fn newest_last<T>(sources: &mut [(SourceImage, T)], received_at: &HashMap<String, OffsetDateTime>) {
+    sources.sort_by_key(|(source, _)| received_at.get(&source.archive_key).copied());
+}
+
+fn store(
+    archive: &Archive,
+    record: &RunRecord,
+    object: &RenderedObject,
+    ordinal: usize,
+    preview_png: Option<&[u8]>,
+) -> anyhow::Result<result::NewResult> {
+    let kind = object.kind.as_str();
+    let store_file = |bytes: &[u8], extension: &str| {
+        archive.store_result(bytes, record.run_id, record.started_at, &format!("{kind}-{ordinal}.{extension}"))
+    };
+    Ok(result::NewResult {
+        run_id: record.run_id,
+        kind,
+        ordinal: i32::try_from(ordinal)?,
+        sop_class_uid: object.sop_class_uid.clone(),
+        sop_instance_uid: object.sop_instance_uid.clone(),
+        series_instance_uid: object.series_instance_uid.clone(),
+        transfer_syntax_uid: object.transfer_syntax_uid.clone(),
+        archive_key: store_file(&object.part10, "dcm")?,
+        preview_key: preview_png.map(|png| store_file(png, "png")).transpose()?,
+        sha256: object.sha256,
+        size_bytes: object.part10.len() as u64,
+        device_uid: record.installation.device_uid.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        report::samples::{self, SampleSource},
+        types::{BundleStatus, NotAnalysed, ReasonCode, Sha256Digest, Uid},
+    };
+
+    fn site() -> SiteConfig {
+        toml::from_str(
+            r#"
+            [[destination]]
+            name = "pacs"
+            kind = "dicom"
+            peer = "pacs"
+            calling_ae_title = "HILUM"
+            [[destination]]
+            name = "quality"
+            kind = "dicom"
+            peer = "pacs"
+            calling_ae_title = "HILUM"
+            send_not_analysed = true
+            "#,
+        )
+        .unwrap()
+    }
+
+    fn rule(text: &str) -> ResultRule {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn rules_add_destinations_once_and_hurry_and_are_told() {
+        let record = samples::analysed(BundleStatus::Unvalidated, &SampleSource::new("1.2.3"));
+        let route = ["pacs".to_owned()];
+        let rules = [
+            rule("when = 'disagreement'\nat_least = 0.0\ndestinations = ['pacs', 'quality']\npriority = 'high'"),
+            rule("when = 'score'\nat_least = 0.0\ndestinations = ['nowhere']"),
+        ];
+        let found = recipients(&record, &route, &rules, &site());
+        assert_eq!(found.destinations, ["pacs", "quality"]);
+        assert!(found.urgent);
+        assert!(found.rulings[0].starts_with("rule 1: the members differ by"), "{:?}", found.rulings);
+        assert!(found.rulings[1].contains("is not validated"), "{:?}", found.rulings);
+        let without = recipients(&record, &route, &[], &site());
+        assert_eq!((without.urgent, without.rulings.len()), (false, 0));
+    }
+
+    #[test]
+    fn what_was_not_analysed_goes_to_those_who_want_to_know_and_where_rules_say() {
+        let mut record = samples::analysed(BundleStatus::Unvalidated, &SampleSource::new("1.2.3"));
+        let reason = ReasonCode::LungMask;
+        record.outcome = RunOutcome::NotAnalysed(NotAnalysed { reason, words: "none".to_owned(), sources: Vec::new() });
+        let route = ["pacs".to_owned(), "quality".to_owned()];
+        assert_eq!(recipients(&record, &route, &[], &site()).destinations, ["quality"]);
+        let rules = [rule("when = 'gate_failed'\ndestinations = ['pacs']")];
+        assert_eq!(recipients(&record, &route, &rules, &site()).destinations, ["quality", "pacs"]);
+    }
+
+    #[test]
+    fn the_image_that_was_received_last_gives_patient_and_study() {
+        let source = |key: &str| SourceImage {
+            sop_class_uid: Uid::new("1.2").unwrap(),
+            sop_instance_uid: Uid::new("1.2.3").unwrap(),
+            series_instance_uid: Uid::new("1.2.4").unwrap(),
+            modality: "CT".to_owned(),
+            archive_key: key.to_owned(),
+            sha256: Sha256Digest::of(key.as_bytes()),
+        };
+        let at = |second| OffsetDateTime::UNIX_EPOCH + Duration::from_secs(second);
+        let received_at = HashMap::from([
+            ("lowest".to_owned(), at(2)),
+            ("corrected".to_owned(), at(9)),
+            ("highest".to_owned(), at(3)),
+        ]);
+        let mut sources: Vec<_> = ["unknown", "corrected", "lowest", "highest"].map(|key| (source(key), ())).into();
+        newest_last(&mut sources, &received_at);
+        let keys: Vec<&str> = sources.iter().map(|(source, ())| source.archive_key.as_str()).collect();
+        assert_eq!(keys, ["unknown", "lowest", "highest", "corrected"]);
+    }
+}

@@ -1,0 +1,206 @@
+//! Which objects a destination gets of a run: its profile applied to what was found.
+
+use super::segments::segments;
+use crate::types::{
+    BundleStatus, CtSlicePictures, Decision, PictureCompression, PictureModality, PredecessorDocument, ReportClass,
+    ResultProfile, RunOutcome, RunRecord, SegmentationFor,
+};
+
+/// What a segmentation or a picture shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Shown {
+    /// Analysed radiograph number so much, from 0.
+    Radiograph(usize),
+    /// The measured series of a CT.
+    Ct,
+}
+
+/// The form of a picture.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PictureForm {
+    /// (0008,0060)
+    pub modality: PictureModality,
+    /// Encoding of the pixels.
+    pub compression: PictureCompression,
+    /// Longest side at most, in pixels.
+    pub longest_side: u32,
+    /// Language of the words that are burnt in.
+    pub language: String,
+}
+
+/// The form of a report.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ReportForm {
+    /// Its SOP class.
+    pub class: ReportClass,
+    /// Language of its texts.
+    pub language: String,
+    /// The report refers to the segmentation, which goes to the same destination.
+    pub with_segmentation: bool,
+    /// The report that it replaces, which went to the same destination.
+    pub predecessor: Option<PredecessorDocument>,
+}
+
+/// Everything that determines the bytes of a result besides the run, its images and the settings of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ResultSpec {
+    /// Segments of the lungs, for CT of the opacities too.
+    Segmentation(Shown),
+    /// Outlines of the lungs of a radiograph.
+    PresentationState {
+        /// Number of the analysed image, from 0.
+        image_idx: usize,
+        /// Language of its label.
+        language: String,
+    },
+    /// The heat map over a radiograph.
+    HeatMap {
+        /// Number of the analysed image, from 0.
+        image_idx: usize,
+        /// How it looks.
+        form: PictureForm,
+    },
+    /// The numbers of a CT with a montage of sections.
+    CtSummary(PictureForm),
+    /// One slice of a CT.
+    CtSlice {
+        /// Its number in the measured series, from 0.
+        slice: usize,
+        /// How it looks.
+        form: PictureForm,
+    },
+    /// The report.
+    Report(ReportForm),
+    /// The report as sentences, beside the one with measurements.
+    TextCompanion(ReportForm),
+    /// The images that a validated bundle calls present, for a worklist that shows key images first.
+    KeyObjects {
+        /// Language of its description.
+        language: String,
+    },
+}
+
+impl ResultSpec {
+    /// Lower is sent first: what is referred to goes before what refers to it.
+    #[must_use]
+    pub const fn send_order(&self) -> i32 {
+        match self {
+            Self::Segmentation(_) => 10,
+            Self::PresentationState { .. } => 15,
+            Self::CtSummary(_) | Self::HeatMap { .. } => 20,
+            Self::CtSlice { .. } => 21,
+            Self::Report(_) => 30,
+            Self::TextCompanion(_) => 31,
+            Self::KeyObjects { .. } => 40,
+        }
+    }
+}
+
+/// What a destination is owed: the first of the alternatives that it takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    /// At least one, the preferred one first.
+    pub alternatives: Vec<ResultSpec>,
+}
+
+impl Owed {
+    fn one(spec: ResultSpec) -> Self {
+        Self { alternatives: vec![spec] }
+    }
+}
+
+/// What a destination with `profile` is owed of a run, in the order of sending. `slices_with_lung` are the numbers of the
+/// slices of a measured CT in which the lungs lie. `predecessor` is the report of an earlier revision that this destination
+/// has.
+#[must_use]
+pub fn owed(
+    record: &RunRecord,
+    profile: &ResultProfile,
+    slices_with_lung: &[usize],
+    predecessor: Option<&PredecessorDocument>,
+) -> Vec<Owed> {
+    let language = profile.language.clone();
+    let form = || PictureForm {
+        modality: profile.picture_modality,
+        compression: profile.picture_compression,
+        longest_side: profile.picture_longest_side,
+        language: language.clone(),
+    };
+    let mut specs = Vec::new();
+    let mut with_segmentation = false;
+    match &record.outcome {
+        RunOutcome::Analysed(analysis) => {
+            for image_idx in 0..analysis.images.len() {
+                // Where no lung was found there is nothing to outline.
+                let has_lungs = !segments(record, Shown::Radiograph(image_idx)).is_empty();
+                if profile.segmentation == SegmentationFor::All && has_lungs {
+                    specs.push(ResultSpec::Segmentation(Shown::Radiograph(image_idx)));
+                    with_segmentation = true;
+                }
+                if profile.presentation_state && has_lungs {
+                    specs.push(ResultSpec::PresentationState { image_idx, language: language.clone() });
+                }
+                if profile.pictures {
+                    specs.push(ResultSpec::HeatMap { image_idx, form: form() });
+                }
+            }
+        }
+        RunOutcome::CtMeasured(analysis) => {
+            // Runs of before there were segmentations have no masks: nothing says where their lungs are.
+            if profile.segmentation != SegmentationFor::None
+                && !slices_with_lung.is_empty()
+                && !segments(record, Shown::Ct).is_empty()
+            {
+                specs.push(ResultSpec::Segmentation(Shown::Ct));
+                with_segmentation = true;
+            }
+            if profile.pictures && !analysis.sections.is_empty() {
+                specs.push(ResultSpec::CtSummary(form()));
+                let slices = match profile.ct_slices {
+                    _ if slices_with_lung.is_empty() => Vec::new(),
+                    CtSlicePictures::None => Vec::new(),
+                    CtSlicePictures::Lung => slices_with_lung.to_vec(),
+                    CtSlicePictures::All => (0..analysis.series.images.len()).collect(),
+                };
+                specs.extend(slices.into_iter().map(|slice| ResultSpec::CtSlice { slice, form: form() }));
+            }
+        }
+        RunOutcome::NotAnalysed(_) => {}
+    }
+    let report =
+        |class| ReportForm { class, language: language.clone(), with_segmentation, predecessor: predecessor.cloned() };
+    let mut owed: Vec<Owed> = specs.into_iter().map(Owed::one).collect();
+    // The companion is the report in sentences already.
+    let classes = profile.report_classes.iter().filter(|class| {
+        **class != ReportClass::BasicText || !profile.text_companion || profile.report_classes.len() == 1
+    });
+    let alternatives: Vec<ResultSpec> = classes.map(|class| ResultSpec::Report(report(*class))).collect();
+    let is_text_only = profile.report_classes == [ReportClass::BasicText];
+    if !alternatives.is_empty() {
+        owed.push(Owed { alternatives });
+    }
+    if profile.text_companion && !is_text_only {
+        owed.push(Owed::one(ResultSpec::TextCompanion(report(ReportClass::BasicText))));
+    }
+    if profile.key_objects && is_present(record) {
+        owed.push(Owed::one(ResultSpec::KeyObjects { language }));
+    }
+    owed.sort_by_key(|owed| owed.alternatives.first().map_or(0, ResultSpec::send_order));
+    owed
+}
+
+/// Whether a validated bundle calls its target present anywhere.
+fn is_present(record: &RunRecord) -> bool {
+    if record.bundle.status != BundleStatus::Validated {
+        return false;
+    }
+    match &record.outcome {
+        RunOutcome::Analysed(analysis) => analysis.images.iter().any(|image| image.decision == Decision::Present),
+        RunOutcome::CtMeasured(analysis) => {
+            let of_classes = analysis.classification.as_ref().map(|scan| scan.decision);
+            let of_lesions = analysis.lesions.as_ref().map(|lesions| lesions.decision);
+            [of_classes, of_lesions].contains(&Some(Decision::Present))
+        }
+        RunOutcome::NotAnalysed(_) => false,
+    }
+}

@@ -1,0 +1,184 @@
+# 报告中的文字，每行一条。数值已带单位。{ $words }、{ $rule }、{ $why }、{ $aggregation }、{ $cited } 与 { $method }
+# 是运行记录中的事实，在各语言中均为英文；{ $reason } 是下面 "reason-…" 之一；{ $id } 是其机器可读标识。
+
+language-name = Chinese
+
+not-for-diagnostic-use = 不可用于诊断
+untrained-notice = 未经训练的测试权重 - 无临床意义
+
+# 序列描述：许多系统按字节计数，连同提示不超过 64 字节。
+report-series = AI 结果 - { $notice }
+report-series-text = AI 文本结果 - { $notice }
+report-series-not-analysed = AI 未分析 - { $notice }
+
+join-sentences = { "" }
+join-list = { "，" }
+join-clauses = { "；" }
+notice-first = { $notice }。{ $words }
+full-stop = { $words }。
+named = { $name }：
+of-image = { $image } - { $words }
+image-name = 图像 { $number }
+no-value = 无数值
+
+disclaimer-untrained = { $notice }。权重为随机数；输出没有任何意义。
+disclaimer-research = 仅供研究使用。不可用于诊断。未获监管机构批准，无 CE 标志。
+disclaimer-unreviewed = 软件输出，未经医师审核；不得用于患者诊疗决策。
+disclaimer-score = 评分是模型对训练数据中与该类别相关的影像模式的输出，并不说明患者患病的可能性。
+disclaimer-not-specific = 不能与其他病毒性肺炎相区分；低于阈值的结果不能排除感染；请结合临床及 RT-PCR 结果。
+disclaimer-heat-map = 热图：显示影响评分的区域（按所列网格），并非病灶轮廓。
+performance-no-weights = 未使用经过训练的权重。该方法未经验证。
+performance-no-weights-cited = 未使用经过训练的权重。{ $cited }。该方法未经验证。
+performance-none = 未引用参考文献的性能数据。
+performance-cited = 参考文献的性能数据：{ $cited }。
+performance-not-validated = { $performance }当前权重：未经验证。
+
+calibrated = 已校准
+uncalibrated = 未校准
+class-output = { $class } { $output }
+outputs = 模型对各类别的输出（{ $calibration }）：{ $outputs }。
+class-finding = 模型对类别 { $class } 的输出，集成模型（{ $calibration }）：{ $output }；各成员：{ $members }。
+ensemble-meaning = 模型对类别 { $class } 的输出，集成模型（{ $calibration }）
+member-meaning = 模型对类别 { $class } 的输出，成员 { $member }
+threshold-meaning = 集成模型的工作阈值
+at-or-above-threshold = 达到或高于工作阈值
+below-threshold = 低于工作阈值
+not-comparable-with-threshold = 无法与工作阈值比较
+operating-point = 模型对类别 { $class } 的输出的工作阈值为 { $threshold }；该输出{ $where }。{ $decision }
+operating-point-grey = 模型对类别 { $class } 的输出的工作阈值为 { $threshold }（灰区 { $zone }）；该输出{ $where }。{ $decision }
+grey-zone = { $low } 至 { $high } 以下
+why-grey-zone = 输出位于灰区（{ $zone }）
+why-members-failed = { $all } 个成员中有 { $failed } 个运行失败
+decision-undetermined-because = 判定：不确定，原因：{ $why }。
+decision-undetermined = 判定：不确定。
+decision-present = 按阈值判定：存在。
+decision-absent = 按阈值判定：不存在。
+rule-decision-present = 按规则判定：存在。
+rule-decision-absent = 按规则判定：不存在。
+withheld-untrained = 不作判定（不确定）：当前权重未经训练。
+withheld-unvalidated = 不作判定（不确定）：当前权重未经验证。
+members = 各成员对类别 { $class } 的输出：{ $outputs }；最大值与最小值之差 { $spread }。
+member-output = { $member } { $output }
+failed = 运行失败
+member-name = 成员 { $number }/{ $all } { $member }
+member-failure = 成员 { $member } 运行失败（{ $words }）
+member-without-output = 成员 { $member } 运行失败：未给出该类别的输出
+not-a-finite-number = { $concept }：无数值，输出不是有限数
+
+heat-map-method = 热图方法：{ $method }，网格 { $rows } x { $columns }，最大激活值 { $maximum }；显示影响评分的区域，并非病灶轮廓。
+heat-threshold-meaning = 相对于最大激活值
+heat-no-lung = 无数值：未找到该侧肺野
+lung-heat = 热图达到其最大值一半及以上的部分：占右肺野 { $right }，占左肺野 { $left }。
+localised = 定位：输出达到或高于工作阈值
+not-localised = 无定位：输出低于工作阈值，热图不作为提示
+
+track-ensemble = 集成模型：{ $class }
+track-member = 成员 { $number }/{ $all } { $member } { $version }：{ $class }
+track-heat-right = 热图范围，右肺
+track-heat-left = 热图范围，左肺
+track-similar-case = 相似病例 { $number }
+track-prior-image = 既往图像 { $number }
+track-key-slice = 关键层面 { $number }
+track-lesions = 病灶
+track-lesions-right = 病灶，右肺
+track-lesions-left = 病灶，左肺
+track-third = { $lung }，{ $third }三分之一
+
+similar-cases = { $library }；{ $found }；{ $priors }；嵌入方法 { $method }。{ $caution }
+similar-no-library = 未检索参考库
+similar-library = 参考库含 { $count } 个病例，sha256:{ $digest }
+similar-none = 无相似病例（{ $words }）
+similar-found = 列出其他患者中最接近的 { $count } 个病例
+similar-priors = 本患者既往检查图像 { $count } 幅
+similar-case = 参考库病例 { $case }，属于另一患者：标签 { $class }，队列 { $cohort }，距离 { $distance }。{ $caution }
+prior-image = 同一患者，检查日期 { $date }（Study Instance UID { $study }），距离 { $distance }。{ $caution }
+unknown-date = 日期不详
+caution-untrained = 权重未经训练：这些距离没有任何意义。
+caution = 相似性来自网络嵌入；相似病例的标签不能作为本患者的证据。
+
+gate = { $gate }：{ $verdict }（{ $words }）
+gate-not-passed = { $gate }：{ $verdict }，{ $reason }（{ $words }；{ $id }）
+gate-passed = 通过
+gate-passed-reported = 通过，仅报告
+gate-failed-enforced = 未通过，强制执行
+gate-failed-reported = 未通过，仅报告
+excluded = 未分析：{ $reason }（{ $words }；{ $id }）
+not-analysed = AI 未分析本检查：{ $reason }（{ $words }；{ $id }）。
+images-not-analysed = 未分析的图像：{ $count } 幅。
+conclusion = AI：
+
+members-runs-failed = { $all } 次集成成员运行中有 { $failed } 次失败
+measured-not-judged = 已测量；网络未对该扫描作出评估
+processing-failed = 处理失败
+input-rejected = 输入被拒绝
+
+contribution-used = AI 推理：{ $architecture } { $version } (sha256:{ $digest })
+contribution-unused = 已分配给本检查，未使用其输出：{ $architecture } { $version } (sha256:{ $digest })
+
+right-lung = 右肺
+left-lung = 左肺
+third-upper = 上
+third-middle = 中
+third-lower = 下
+third-superior = 上
+third-inferior = 下
+quadrant-right-front = 右前
+quadrant-left-front = 左前
+quadrant-right-back = 右后
+quadrant-left-back = 左后
+ct-conclusion = AI 胸部 CT 肺部测量。
+ct-series = 测量的序列 { $series }：{ $size } 个体素，体素大小 { $spacing } mm{ $thickness }{ $kernel }；选择依据（{ $why }）。
+ct-thickness = ，层厚 { $millimetres } mm
+ct-kernel = ，卷积核 { $kernel }
+ct-excluded-series = 序列 { $series }（{ $modality }，{ $count } 幅图像）未测量：{ $reason }（{ $words }；{ $id }）
+ct-lung = { $lung }：容积 { $volume }，平均值 { $mean }，第 15 百分位数 { $percentile }；-700 HU 及以上占 { $opacity }，-100 HU 及以上占 { $consolidation }，-950 HU 以下占 { $emphysema }。
+ct-third = { $third }三分之一：容积 { $volume }，平均值 { $mean }；-700 HU 及以上占 { $opacity }，-100 HU 及以上占 { $consolidation }
+ct-third-of-lung = { $lung }{ $third }
+ct-limits = 密度区间只说明体素的密度，不说明其性质：血管、气道壁、呼吸深度、重力、对比剂、卷积核和层厚都会使其改变。
+ct-technique-threshold = 肺由阈值和连通区域得出，未使用经过训练的权重（依据 Hu, Hoffman, Reinhardt, IEEE TMI 2001;20:490-498）；已除去气管和主支气管，包含肺内血管。实变的肺叶、积液以及与胸膜接触超过约 2 cm 的肿块不能被找到，会使该侧肺的测量值偏小。
+ct-technique-network = 肺由逐层分析的网络得出（依据 Hofmanninger et al., Eur Radiol Exp 2020;4:50），每侧取最大的一块，包含肺内血管。
+ct-band-1 = 占容积的比例：肺气肿样密度，-950 HU 以下
+ct-band-2 = 占容积的比例：充气良好，-950 至 -700 HU
+ct-band-3 = 占容积的比例：磨玻璃样密度，-700 至 -500 HU
+ct-band-4 = 占容积的比例：充气不良，-500 至 -100 HU
+ct-band-5 = 占容积的比例：实变样密度，-100 HU 及以上
+ct-opacity-meaning = 占容积的比例：-700 HU 及以上，包含血管
+ct-slices-seen = 分析了 { $count } 个层面（{ $aggregation }）。
+ct-key-slices = 对类别 { $class } 输出贡献最大的层面：{ $slices }。
+ct-no-key-slice = 没有层面支持类别 { $class }。
+ct-key-slice = 自足侧起第 { $slice } 层{ $output }{ $heat }
+ct-key-slice-output = ，输出 { $output }
+ct-key-slice-heat = ，其热量的 { $share } 位于肺内
+ct-key-slice-meaning = 各成员对该层面输出的平均值
+ct-slice-heat = 层面上的热图显示影响输出的区域，并非病灶轮廓。
+ct-lesions = 网络勾画，类别 { $class }：共 { $volume }；{ $lungs }。
+ct-lesions-right = 右肺 { $volume }（占右肺 { $share }）
+ct-lesions-left = 左肺 { $volume }（占左肺 { $share }）
+ct-lesion-rule = 规则（{ $rule }）。
+ct-lesion-slices = 所分析的 { $seen } 个层面中有 { $with } 个含有规则所要求的病灶量，其中最多连续 { $longest } 个。
+ct-lesion-limits = 病灶是网络勾画的区域，并非阅片者所见；网络未分析的层面按无病灶计。
+ct-rule-satisfied = 规则首先由 { $slices } 个层面满足，自足侧起第 { $first } 至 { $last } 层，图像{ $quadrant }象限。
+ct-rule-not-satisfied = 规则未满足：没有符合要求的连续层面。
+ct-not-judged = 模型包中的网络未对该扫描作出评估，原因：{ $reason }（{ $words }；{ $id }）。
+
+reason-input-no-suitable-image = 没有可供分析的图像类型
+reason-input-unsupported-image = 不支持该图像类型
+reason-input-undecodable = 图像无法解码
+reason-input-view-not-frontal = 不是正位投照
+reason-input-age-out-of-scope = 年龄超出模型适用范围
+reason-quality-lung-mask = 肺野分割结果不合理
+reason-quality-image = 图像质量不足
+reason-input-out-of-distribution = 图像与模型的训练图像差异过大
+reason-ensemble-disagreement = 集成成员的输出相互矛盾
+reason-input-ct-localizer = 图像为定位像
+reason-input-ct-geometry-missing = 缺少图像的位置、方向或间距
+reason-input-ct-mixed-geometry = 图像的几何参数不一致
+reason-input-ct-not-axial = 图像不是横断面
+reason-input-ct-gantry-tilt = 机架倾斜
+reason-input-ct-slice-gap = 缺少层面
+reason-input-ct-duplicate-position = 同一位置有不同的图像
+reason-input-ct-identical-image = 同一图像重复出现
+reason-input-ct-uneven-spacing = 层面间距不均匀
+reason-input-ct-too-few-slices = 层面数量过少
+reason-input-ct-other-series-chosen = 已测量另一序列
+reason-processing-failure = 分析因技术原因失败

@@ -1,0 +1,183 @@
+"""Has other people's tools read every result that `src/report/matrix.rs` wrote, and compares what they read with the run.
+
+    check.py FOLDER [--short] [--jobs N]
+
+FOLDER/matrix holds studies that must be right, FOLDER/mutations ones of which each has a mistake that must be found, and
+FOLDER/unchanged one that was written anew without a mistake. `--short` leaves out the tools that only `make
+validate-results` installs: the newer dciodvfy, dcmqi and PixelMed.
+
+Ends with one line of totals, and with status 1 unless everything is right and every mistake was found."""
+
+import argparse
+import concurrent.futures
+import logging
+import os
+import pathlib
+import shutil
+import sys
+import time
+import warnings
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+import pictures
+import reports
+import study as studies
+import tools
+from findings import Findings
+from study import Object, Study
+
+# What must at least have been looked at, so that an empty folder does not pass.
+LEAST_OBJECTS, LEAST_VALUES = 150, 2000
+# Reports of one shape that PixelMed reads: each takes seconds.
+PIXELMED_OF_A_SHAPE = 2
+TOLD = 60
+
+
+def installed(name: str) -> str:
+    """A program of this environment, or of the machine."""
+    of_environment = pathlib.Path(sys.executable).parent / name
+    found = str(of_environment) if of_environment.exists() else shutil.which(name)
+    if not found:
+        sys.exit(f"check.py: {name} is missing; `deploy/setup.sh results` installs it")
+    return found
+
+
+def of_machine(name: str) -> str:
+    if not (found := shutil.which(name)):
+        sys.exit(f"check.py: {name} is missing; `deploy/setup.sh results` installs it")
+    return found
+
+
+def judge(folder: pathlib.Path, foreign: set[str], is_short: bool) -> Findings:
+    """Everything about one study."""
+    # pydicom warns of names that it cannot decode; they are compared by their bytes.
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    findings = Findings()
+    study = Study(folder)
+    findings.objects = len(study.objects)
+    programs = [(of_machine("dciodvfy"), True)] + ([] if is_short else [(installed("dciodvfy"), False)])
+    is_bare = not study.newest.raw_bytes("PatientID")
+    for result in study.objects:
+        for program, is_of_2022 in programs:
+            tools.dciodvfy(program, result.path, is_of_2022, is_bare, findings)
+        try:
+            check_object(study, result, foreign, is_short, findings)
+        except Exception as error:  # whatever a reader says of a broken object
+            findings.error(f"{study.name}/{result.name}: cannot be read: {type(error).__name__}: {error}")
+    studies.check_destinations(study, findings)
+    tools.dcentvfy(of_machine("dcentvfy"), [each.path for each in [*study.sources, *study.objects]], findings)
+    return findings
+
+
+def check_object(study: Study, result: Object, foreign: set[str], is_short: bool, findings: Findings) -> None:
+    for check in (
+        studies.check_identity, studies.check_patient, studies.check_character_set, studies.check_times,
+        studies.check_equipment, studies.check_references, studies.check_words,
+    ):
+        check(study, result, findings)
+    studies.check_foreign(study, result, foreign, findings)
+    if result.what in ("report", "text_companion"):
+        tools.dsrdump(result.path, findings)
+        numbers = reports.check_report(study, result, findings)
+        if numbers is not None and not is_short:
+            read = tools.tid1500(installed("tid1500reader"), result.path, findings)
+            findings.equal("numbers read by dcmqi", f"{study.name}/{result.name}", sorted(numbers), sorted(read))
+    elif result.what == "segmentation":
+        dcmqi = None if is_short else installed("segimage2itkimage")
+        pictures.check_segmentation(study, result, dcmqi, findings)
+    elif result.what == "presentation_state":
+        pictures.check_presentation_state(study, result, findings)
+    elif result.what == "key_objects":
+        tools.dsrdump(result.path, findings)
+        pictures.check_key_objects(study, result, findings)
+    else:
+        pictures.check_picture(study, result, findings)
+
+
+def shape(result: Object) -> tuple:
+    """The SOP class of a report and every path of concepts in it, whatever their values and number."""
+
+    def paths(item, path):
+        here = (*path, (reports.concept(item), str(item.get("RelationshipType")), str(item.get("ValueType"))))
+        yield here
+        for child in item.get("ContentSequence", []):
+            yield from paths(child, here)
+
+    return result.sop_class, frozenset(paths(result.data_set, ()))
+
+
+def pixelmed(folders: list[pathlib.Path], findings: Findings) -> None:
+    """PixelMed reads two reports of every shape, of different studies."""
+    chosen: dict[tuple, list[pathlib.Path]] = {}
+    for folder in folders:
+        in_study = set()
+        for result in Study(folder).objects:
+            if result.what in ("report", "text_companion", "key_objects"):
+                of_shape = shape(result)
+                if of_shape not in in_study and len(chosen.setdefault(of_shape, [])) < PIXELMED_OF_A_SHAPE:
+                    chosen[of_shape].append(result.path)
+                    in_study.add(of_shape)
+    validator = tools.PixelMed()
+    for paths in chosen.values():
+        for path in paths:
+            validator.validate(path, findings)
+    print(f"pixelmed: {len(chosen)} shapes of reports", flush=True)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("folder", type=pathlib.Path)
+    arguments.add_argument("--short", action="store_true")
+    arguments.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = arguments.parse_args()
+    warnings.simplefilter("ignore")
+    started = time.monotonic()
+
+    def folders(name: str) -> list[pathlib.Path]:
+        return sorted(path.parent for path in (options.folder / name).glob("*/case.json"))
+
+    matrix, mutations, unchanged = folders("matrix"), folders("mutations"), folders("unchanged")
+    own = {study.name: study.uids() for study in map(Study, matrix)}
+    total, caught = Findings(), 0
+    with concurrent.futures.ProcessPoolExecutor(options.jobs) as pool:
+
+        def judged(of: list[pathlib.Path]):
+            jobs = []
+            for folder in of:
+                name = Study(folder).name
+                foreign = set().union(*(uids for other, uids in own.items() if other != name))
+                jobs.append(pool.submit(judge, folder, foreign, options.short))
+            return zip(of, (job.result() for job in jobs))
+
+        for _, findings in judged(matrix):
+            total.add(findings)
+        for folder, findings in judged(unchanged):
+            total.errors += [f"written anew without a mistake: {words}" for words in findings.all()]
+        for folder, findings in judged(mutations):
+            found = findings.all()
+            caught += bool(found)
+            print(f"mutation {folder.name}: {found[0] if found else 'NOT FOUND'}")
+    if not options.short:
+        pixelmed(matrix, total)
+
+    for words in total.all()[:TOLD]:
+        print(words)
+    if len(total.all()) > TOLD:
+        print(f"… and {len(total.all()) - TOLD} more")
+    for title, counter in (("compared", total.compared), ("tools", total.runs)):
+        print(f"{title}: " + ", ".join(f"{kind} {count}" for kind, count in sorted(counter.items())))
+    print(f"{len(matrix)} studies in {time.monotonic() - started:.0f} s")
+    n_values = sum(total.compared.values())
+    print(
+        f"objects={total.objects} errors={len(total.errors)} unexpected_warnings={len(total.warnings)} "
+        f"values_compared={n_values} mismatches={len(total.mismatches)} mutations_caught={caught}/{len(mutations)}"
+    )
+    is_enough = options.short or (total.objects >= LEAST_OBJECTS and n_values >= LEAST_VALUES)
+    return 0 if is_enough and matrix and mutations and not total.all() and caught == len(mutations) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
