@@ -31,6 +31,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("infer", &["types", "imaging", "nn", "telemetry"]),
     // The worker is where a run is claimed and its outcome is written; the pipelines beside it know neither.
     ("infer::worker", &["archive", "db", "jobs", "report"]),
+    // From a finished run to what its destinations are owed, in one transaction.
+    ("infer::rendering", &["archive", "db", "jobs", "report"]),
     // Paints what the worker sends: reads images again, one at a time.
     ("infer::pictures", &["archive", "report"]),
     // Keeps the index of the reference library at what Postgres holds; the search itself (`nearest`) is pure.

@@ -13,6 +13,7 @@ use crate::{
         Acceptor, AcceptorOptions, Admission, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream,
         NegotiatedContext, NegotiationPolicy, NotEstablished, Rejection, StoreFailure, StoreRequest,
     },
+    report,
     types::{AeTitle, ObjectOrigin},
 };
 
@@ -51,8 +52,9 @@ impl AssociationHandler for Handler {
 
     async fn admit(&self, _: &AssociationRequest) -> Result<Admission, Rejection> {
         let syntaxes = [uids::EXPLICIT_VR_LITTLE_ENDIAN, uids::IMPLICIT_VR_LITTLE_ENDIAN];
-        Ok([uids::VERIFICATION, uids::COMPREHENSIVE_SR_STORAGE, uids::SECONDARY_CAPTURE_IMAGE_STORAGE]
+        Ok(report::CREATED_SOP_CLASSES
             .iter()
+            .chain(&[uids::VERIFICATION])
             .fold(NegotiationPolicy::new(), |policy, sop_class| policy.with(sop_class, &syntaxes))
             .into())
     }

@@ -409,7 +409,7 @@ impl Demo<'_> {
                 .cloned()
                 .collect::<Vec<_>>()
         };
-        let (reports, heat_maps) = (delivered("sr"), delivered("sc"));
+        let (reports, sentences, heat_maps) = (delivered("sr"), delivered("sr_text"), delivered("sc"));
         say("answered", &format!("after {:.1} s", started.elapsed().as_secs_f64()));
         let installed = installation(self.config, self.db).await?;
         let finished = db::run::finished(&mut connection, run.id, &installed.installation).await?;
@@ -425,10 +425,11 @@ impl Demo<'_> {
         for report in &reports {
             say("report (DICOM SR)", &archive.join(&report.archive_key).display().to_string());
         }
-        say(
-            "in the PACS",
-            &format!("{} ({} results delivered)", self.pacs_folder.display(), reports.len() + heat_maps.len()),
-        );
+        for sentences in &sentences {
+            say("in sentences (SR)", &archive.join(&sentences.archive_key).display().to_string());
+        }
+        let n_delivered = reports.len() + sentences.len() + heat_maps.len();
+        say("in the PACS", &format!("{} ({n_delivered} results delivered)", self.pacs_folder.display()));
         say("status page", &format!("http://{}/studies/{}", self.http_address, workup.study_instance_uid));
         if reports.is_empty() || heat_maps.is_empty() {
             let words = deliveries

@@ -22,9 +22,9 @@ use crate::{
         run::{self, ClaimedRendering, FinishedRun, Rendered},
         site, workup,
     },
-    imaging::{self, GuardLimits},
+    imaging::{self, DecodeLimits, GuardLimits},
     jobs::{self, Job},
-    report::{self, Owed, PictureForm, RenderedObject, ResultSpec, SourceHeader},
+    report::{self, Owed, PictureForm, RenderOptions, RenderedObject, ResultSpec, SourceHeader},
     types::{
         CtSlicePictures, DeliveryPriority, ReportClass, ResultProfile, ResultRule, Ruling, RunOutcome, RunRecord,
         SiteConfig, SourceImage, VoxelLabels,
@@ -92,44 +92,110 @@ struct Order {
     recipients: Recipients,
     /// For each destination what it is owed; without destinations what is kept here.
     owed: Vec<Vec<Owed>>,
+    /// No attempt comes after this one: what cannot be made is left out, so that it keeps no report back.
+    is_last_attempt: bool,
+    /// What was left out and why, for the timeline.
+    left_out: Vec<String>,
 }
 
 impl Order {
-    /// Every object once, however many destinations get it, in the order of sending.
-    fn specs(&self) -> Vec<ResultSpec> {
+    /// Every object once, however many destinations get it, in the order of sending; together those whose pixels are the
+    /// same.
+    fn specs(&self) -> Vec<Vec<ResultSpec>> {
         let mut seen = HashSet::new();
         let all = self.owed.iter().flatten().flat_map(|owed| &owed.alternatives);
-        let mut specs: Vec<ResultSpec> = all.filter(|spec| seen.insert(*spec)).cloned().collect();
-        specs.sort_by_key(ResultSpec::send_order);
-        specs
+        let mut specs: Vec<&ResultSpec> = all.filter(|spec| seen.insert(*spec)).collect();
+        specs.sort_by_key(|spec| spec.send_order());
+        let mut groups: Vec<Vec<ResultSpec>> = Vec::new();
+        let mut group_of = HashMap::new();
+        for spec in specs {
+            let group = *group_of.entry(pictures::painted_as(spec)).or_insert(groups.len());
+            if group == groups.len() {
+                groups.push(Vec::new());
+            }
+            groups[group].push(spec.clone());
+        }
+        groups
     }
 
     /// Renders every object and makes it durable; the rows come later, in one transaction. What an attempt that fails or is
     /// killed leaves behind is written anew by the next, under the same names. Blocks.
-    fn render(
-        &self,
-        archive: &Archive,
-        settings: &WorkerSettings,
-    ) -> anyhow::Result<Vec<(ResultSpec, result::NewResult)>> {
-        let record = &self.run.record;
-        let mut sources = headers(&record.outcome, archive)?;
+    fn render(&mut self, archive: &Archive, settings: &WorkerSettings) -> anyhow::Result<Vec<Stored>> {
+        let mut sources = headers(&self.run.record.outcome, archive)?;
         newest_last(&mut sources, &self.received_at);
+        self.render_from(&sources, archive, &settings.render, settings.decode_limits)
+    }
+
+    fn render_from(
+        &mut self,
+        sources: &[Source],
+        archive: &Archive,
+        options: &RenderOptions,
+        limits: DecodeLimits,
+    ) -> anyhow::Result<Vec<Stored>> {
         let mut ordinals: BTreeMap<&str, usize> = BTreeMap::new();
         let mut stored = Vec::new();
-        for spec in self.specs() {
-            let (object, preview) = render(&spec, self, &sources, archive, settings)?;
-            let ordinal = ordinals.entry(object.kind.as_str()).or_default();
-            let new = store(archive, record, &object, *ordinal, preview.as_deref())?;
-            *ordinal += 1;
-            stored.push((spec, new));
+        // Reports say what accompanies them, so that comes first.
+        for are_reports in [false, true] {
+            for group in self.specs().into_iter().filter(|group| group.iter().all(|spec| spec.is_report() == are_reports)) {
+                // Painted once, when the first of the group wants it.
+                let mut painted = None;
+                for spec in group {
+                    let object = match render(&spec, self, sources, &mut painted, archive, options, limits) {
+                        Ok(object) => object,
+                        Err(error) if self.can_do_without(&spec, &error) => {
+                            self.leave_out(&spec, &error);
+                            continue;
+                        }
+                        Err(error) => return Err(error.context(spec.in_words())),
+                    };
+                    let preview = painted.as_ref().and_then(|(_, preview)| preview.as_deref());
+                    let ordinal = ordinals.entry(object.kind.as_str()).or_default();
+                    let new = store(archive, &self.run.record, &object, *ordinal, preview)?;
+                    *ordinal += 1;
+                    stored.push((spec, new));
+                }
+            }
         }
         Ok(stored)
     }
+
+    fn can_do_without(&self, spec: &ResultSpec, error: &anyhow::Error) -> bool {
+        self.is_last_attempt && !spec.is_report() && !is_out_of_resources(error)
+    }
+
+    /// Nobody is owed it any more, and no report refers to a segmentation that is not there.
+    fn leave_out(&mut self, spec: &ResultSpec, error: &anyhow::Error) {
+        let words = format!("{}: {error:#}", spec.in_words());
+        tracing::error!(run_id = %self.run.record.run_id, words, "a result cannot be made: the others are sent without it");
+        self.left_out.push(words);
+        let is_segmentation = matches!(spec, ResultSpec::Segmentation(_));
+        for of_destination in &mut self.owed {
+            let before = of_destination.len();
+            of_destination.retain(|owed| !owed.alternatives.contains(spec));
+            if is_segmentation && of_destination.len() < before {
+                for alternative in of_destination.iter_mut().flat_map(|owed| &mut owed.alternatives) {
+                    if let ResultSpec::Report(form) | ResultSpec::TextCompanion(form) = alternative {
+                        form.with_segmentation = false;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An object in the archive whose row is not written yet.
+type Stored = (ResultSpec, result::NewResult);
+type Source = (SourceImage, SourceHeader);
+
+/// The disk is full: it is waited for.
+fn is_out_of_resources(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<ArchiveError>().is_some_and(ArchiveError::is_out_of_resources)
 }
 
 impl Inner {
     pub(super) async fn render(&self, claimed: &ClaimedRendering) -> anyhow::Result<()> {
-        let Some(order) = self.order(claimed.id).await? else { return Ok(()) };
+        let Some(mut order) = self.order(claimed).await? else { return Ok(()) };
         let (archive, settings) = (self.archive.clone(), self.settings.clone());
         let started = Instant::now();
         let render = move || {
@@ -144,7 +210,8 @@ impl Inner {
     }
 
     /// What is to be rendered of a run, for whom; `None` when there is nothing to do.
-    async fn order(&self, run_id: Uuid) -> anyhow::Result<Option<Order>> {
+    async fn order(&self, claimed: &ClaimedRendering) -> anyhow::Result<Option<Order>> {
+        let run_id = claimed.id;
         let mut connection = self.db.acquire().await?;
         let to_render = run::to_render(&mut connection, run_id, &self.settings.installation).await?;
         let Some(mut run) = to_render else { return Ok(None) };
@@ -172,14 +239,15 @@ impl Inner {
             .iter()
             .map(|(profile, predecessor)| report::owed(&run.record, profile, &slices, predecessor.as_ref()))
             .collect();
-        Ok(Some(Order { run, received_at, masks, recipients, owed }))
+        let is_last_attempt = claimed.render_attempts >= claimed.maximum_attempts;
+        Ok(Some(Order { run, received_at, masks, recipients, owed, is_last_attempt, left_out: Vec::new() }))
     }
 
     /// Inserts the results and what is owed of them, if the run still answers its workup.
     async fn owe(
         &self,
         order: &Order,
-        stored: Vec<(ResultSpec, result::NewResult)>,
+        stored: Vec<Stored>,
         started: Instant,
     ) -> anyhow::Result<()> {
         let FinishedRun { workup_id, record, .. } = &order.run;
@@ -224,6 +292,9 @@ impl Inner {
         for words in rulings {
             event::append(&mut tx, event::Subject::Run, run_id, "rule", words, json!({})).await?;
         }
+        for words in &order.left_out {
+            event::append(&mut tx, event::Subject::Run, run_id, "result_left_out", words, json!({})).await?;
+        }
         workup::answer_if_done(&mut tx, *workup_id).await?;
         tx.commit().await.context("commit the results")?;
         tracing::info!(
@@ -253,7 +324,7 @@ impl Inner {
 
     /// A full disk is waited for; anything else ends in the parking place, so that nothing is rendered for ever.
     async fn rendering_failed(&self, claimed: &ClaimedRendering, error: anyhow::Error) -> anyhow::Result<()> {
-        let waits = error.downcast_ref::<ArchiveError>().is_some_and(ArchiveError::is_out_of_resources);
+        let waits = is_out_of_resources(&error);
         let mut tx = self.db.begin().await?;
         if waits {
             run::return_rendering(&mut tx, claimed).await?;
@@ -271,7 +342,7 @@ impl Inner {
 }
 
 /// The headers of the images that the record's results refer to.
-fn headers(outcome: &RunOutcome, archive: &Archive) -> anyhow::Result<Vec<(SourceImage, SourceHeader)>> {
+fn headers(outcome: &RunOutcome, archive: &Archive) -> anyhow::Result<Vec<Source>> {
     let mut sources = Vec::new();
     let mut unreadable = Vec::new();
     for source in sources_of(outcome) {
@@ -297,31 +368,31 @@ fn headers(outcome: &RunOutcome, archive: &Archive) -> anyhow::Result<Vec<(Sourc
     Ok(sources)
 }
 
-/// Renders one object, with the PNG file of it that the status page shows.
+/// Renders one object; a picture from `painted`, which is painted when it is not there yet.
 fn render(
     spec: &ResultSpec,
     order: &Order,
-    sources: &[(SourceImage, SourceHeader)],
+    sources: &[Source],
+    painted: &mut Option<pictures::Painted>,
     archive: &Archive,
-    settings: &WorkerSettings,
-) -> anyhow::Result<(RenderedObject, Option<Vec<u8>>)> {
-    let (record, masks, options) = (&order.run.record, order.masks.as_ref(), &settings.render);
-    let paint = |form: &PictureForm| {
-        let texts = options.texts.language(&form.language);
-        pictures::paint(spec, record, masks, archive, settings.decode_limits, texts)
+    options: &RenderOptions,
+    limits: DecodeLimits,
+) -> anyhow::Result<RenderedObject> {
+    let (record, masks) = (&order.run.record, order.masks.as_ref());
+    let mut paint = |form: &PictureForm| {
+        if painted.is_none() {
+            let texts = options.texts.language(&form.language);
+            *painted = Some(pictures::paint(spec, record, masks, archive, limits, texts)?);
+        }
+        painted.as_ref().map(|(pixels, _)| pixels).context("a picture that was painted is gone")
     };
-    let object = match spec {
+    Ok(match spec {
         ResultSpec::HeatMap { image_idx, form } => {
-            let (pixels, preview) = paint(form)?;
-            return Ok((report::render_heat_map(record, *image_idx, form, sources, &pixels, options)?, preview));
+            report::render_heat_map(record, *image_idx, form, sources, paint(form)?, options)?
         }
-        ResultSpec::CtSummary(form) => {
-            let (pixels, preview) = paint(form)?;
-            return Ok((report::render_ct_summary(record, form, sources, &pixels, options)?, preview));
-        }
+        ResultSpec::CtSummary(form) => report::render_ct_summary(record, form, sources, paint(form)?, options)?,
         ResultSpec::CtSlice { slice, form } => {
-            let (pixels, preview) = paint(form)?;
-            return Ok((report::render_ct_slice(record, *slice, form, sources, &pixels, options)?, preview));
+            report::render_ct_slice(record, *slice, form, sources, paint(form)?, options)?
         }
         ResultSpec::Segmentation(shown) => report::render_segmentation(record, *shown, masks, sources, options)?,
         ResultSpec::PresentationState { image_idx, language } => {
@@ -330,8 +401,7 @@ fn render(
         ResultSpec::Report(form) => report::render_report(record, sources, form, options)?,
         ResultSpec::TextCompanion(form) => report::render_text_companion(record, sources, form, options)?,
         ResultSpec::KeyObjects { language } => report::render_key_objects(record, language, sources, options)?,
-    };
-    Ok((object, None))
+    })
 }
 
 /// Results take patient and study from the last source: a name that was corrected at the scanner comes with the image
@@ -426,6 +496,61 @@ mod tests {
         assert_eq!(recipients(&record, &route, &[], &site()).destinations, ["quality"]);
         let rules = [rule("when = 'gate_failed'\ndestinations = ['pacs']")];
         assert_eq!(recipients(&record, &route, &rules, &site()).destinations, ["quality", "pacs"]);
+    }
+
+    /// A radiograph whose image is gone from the archive: nothing can be painted.
+    fn order_without_image(folder: &std::path::Path, is_last_attempt: bool) -> (Order, Vec<Source>, Archive) {
+        let source = SampleSource::new("1.2.3");
+        let record = samples::analysed(BundleStatus::Unvalidated, &source);
+        let sources = samples::sources(&[source]);
+        let owed = vec![report::owed(&record, &ResultProfile::default(), &[], None)];
+        let run = FinishedRun {
+            workup_id: Uuid::nil(),
+            destinations: vec!["pacs".to_owned()],
+            rules: Vec::new(),
+            record,
+        };
+        let recipients = Recipients { destinations: vec!["pacs".to_owned()], urgent: false, rulings: Vec::new() };
+        let (received_at, masks, left_out) = (HashMap::new(), None, Vec::new());
+        let order = Order { run, received_at, masks, recipients, owed, is_last_attempt, left_out };
+        (order, sources, Archive::open(folder).unwrap())
+    }
+
+    #[test]
+    fn what_cannot_be_made_keeps_no_report_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = samples::options();
+        let (mut early, sources, archive) = order_without_image(folder.path(), false);
+        let refused = early.render_from(&sources, &archive, &options, DecodeLimits::default()).unwrap_err();
+        assert!(format!("{refused:#}").starts_with("heat map of image 1: "), "{refused:#}");
+
+        let (mut last, ..) = order_without_image(folder.path(), true);
+        let stored = last.render_from(&sources, &archive, &options, DecodeLimits::default()).unwrap();
+        let kinds: Vec<&str> = stored.iter().map(|(_, new)| new.kind).collect();
+        assert_eq!(kinds, ["sr", "sr", "sr", "sr_text"]);
+        assert!(stored.iter().all(|(_, new)| archive.read(&new.archive_key).is_ok()));
+        assert_eq!(last.left_out.len(), 1, "{:?}", last.left_out);
+        assert!(last.left_out[0].starts_with("heat map of image 1: "), "{:?}", last.left_out);
+        assert_eq!(last.owed[0].len(), 2, "the report and its sentences are owed, no picture");
+    }
+
+    #[test]
+    fn a_report_refers_to_no_segmentation_that_was_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut order, ..) = order_without_image(folder.path(), true);
+        let profile = ResultProfile { segmentation: crate::types::SegmentationFor::All, ..ResultProfile::default() };
+        order.owed = vec![report::owed(&order.run.record, &profile, &[], None), order.owed.remove(0)];
+        let segmentation = ResultSpec::Segmentation(report::Shown::Radiograph(0));
+        let refers = |order: &Order| {
+            order.owed[0].iter().flat_map(|owed| &owed.alternatives).any(
+                |spec| matches!(spec, ResultSpec::Report(form) | ResultSpec::TextCompanion(form) if form.with_segmentation),
+            )
+        };
+        assert!(refers(&order) && order.owed[0].len() == 4, "{:?}", order.owed);
+        order.leave_out(&segmentation, &anyhow::anyhow!("no lungs"));
+        assert!(!refers(&order) && order.owed[0].len() == 3, "{:?}", order.owed);
+        assert_eq!(order.owed[1].len(), 3, "the other destination wanted none");
+        assert_eq!(order.left_out, ["segmentation: no lungs"]);
     }
 
     #[test]

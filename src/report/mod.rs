@@ -51,7 +51,7 @@ pub use heat_map::render_heat_map;
 pub use key_objects::render_key_objects;
 pub use picture_words::{ct_overlay_words, ct_slice_words, overlay_words, overlay_words_on_demand};
 pub use pictures::RgbPixels;
-pub use plan::{Owed, PictureForm, ReportForm, ResultSpec, Shown, owed};
+pub use plan::{Owed, PictureForm, ReportForm, ResultForm, ResultSpec, Shown, forms, owed};
 pub use presentation_state::render_presentation_state;
 pub use segmentation::render_segmentation;
 pub use source::{SourceHeader, SourceHeaderError};

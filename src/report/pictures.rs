@@ -191,6 +191,15 @@ pub(super) fn put_lossy(data_set: &mut InMemDicomObject, shown: &[&SourceHeader]
     }
 }
 
+/// The transfer syntax of a picture.
+pub(super) const fn transfer_syntax(compression: PictureCompression) -> &'static str {
+    match compression {
+        PictureCompression::None => uids::EXPLICIT_VR_LITTLE_ENDIAN,
+        PictureCompression::RleLossless => uids::RLE_LOSSLESS,
+        PictureCompression::JpegBaseline => uids::JPEG_BASELINE8_BIT,
+    }
+}
+
 /// Image Pixel module (PS3.3 section C.7.6.3). Returns the transfer syntax and, of a compression that loses, its ratio.
 fn put_pixels(
     data_set: &mut InMemDicomObject,
@@ -198,14 +207,15 @@ fn put_pixels(
     (rows, columns): (u16, u16),
     rgb: &[u8],
 ) -> Result<(&'static str, Option<f64>), ReportError> {
-    let (transfer_syntax_uid, photometric, planar, frame) = match compression {
-        PictureCompression::None => (uids::EXPLICIT_VR_LITTLE_ENDIAN, "RGB", 0, None),
+    let transfer_syntax_uid = transfer_syntax(compression);
+    let (photometric, planar, frame) = match compression {
+        PictureCompression::None => ("RGB", 0, None),
         // The segments are planes (PS3.5 sections 8.2.2 and G.2).
-        PictureCompression::RleLossless => (uids::RLE_LOSSLESS, "RGB", 1, Some(rle_lossless(rgb, columns))),
+        PictureCompression::RleLossless => ("RGB", 1, Some(rle_lossless(rgb, columns))),
         PictureCompression::JpegBaseline => {
             let jpeg = jpeg_baseline(rgb, columns, rows)
                 .map_err(|error| ReportError::Encode { what: "picture", reason: error.to_string() })?;
-            (uids::JPEG_BASELINE8_BIT, "YBR_FULL_422", 0, Some(jpeg))
+            ("YBR_FULL_422", 0, Some(jpeg))
         }
     };
     data_set.put_u16(tags::SAMPLES_PER_PIXEL, 3);

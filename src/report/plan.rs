@@ -1,9 +1,11 @@
 //! Which objects a destination gets of a run: its profile applied to what was found.
 
-use super::segments::segments;
+use dicom_dictionary_std::uids;
+
+use super::{pictures, segments::segments, sr};
 use crate::types::{
-    BundleStatus, CtSlicePictures, Decision, PictureCompression, PictureModality, PredecessorDocument, ReportClass,
-    ResultProfile, RunOutcome, RunRecord, SegmentationFor,
+    BundleStatus, CtSlicePictures, Decision, PictureCompression, PictureModality, Pipeline, PredecessorDocument,
+    ReportClass, ResultProfile, RunOutcome, RunRecord, SegmentationFor,
 };
 
 /// What a segmentation or a picture shows.
@@ -92,6 +94,27 @@ impl ResultSpec {
             Self::Report(_) => 30,
             Self::TextCompanion(_) => 31,
             Self::KeyObjects { .. } => 40,
+        }
+    }
+
+    /// A report: everything else of a run accompanies it.
+    #[must_use]
+    pub const fn is_report(&self) -> bool {
+        matches!(self, Self::Report(_) | Self::TextCompanion(_))
+    }
+
+    /// What it is, in words.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Segmentation(_) => "segmentation".to_owned(),
+            Self::PresentationState { image_idx, .. } => format!("presentation state of image {}", image_idx + 1),
+            Self::HeatMap { image_idx, .. } => format!("heat map of image {}", image_idx + 1),
+            Self::CtSummary(_) => "summary picture".to_owned(),
+            Self::CtSlice { slice, .. } => format!("picture of slice {}", slice + 1),
+            Self::Report(_) => "report".to_owned(),
+            Self::TextCompanion(_) => "report in sentences".to_owned(),
+            Self::KeyObjects { .. } => "key object selection".to_owned(),
         }
     }
 }
@@ -187,6 +210,33 @@ pub fn owed(
     }
     owed.sort_by_key(|owed| owed.alternatives.first().map_or(0, ResultSpec::send_order));
     owed
+}
+
+/// SOP class and transfer syntax in which a result is sent.
+pub type ResultForm = (&'static str, &'static str);
+
+/// The forms in which results of `pipeline` go to a destination with `profile`: of each list it has to take one.
+#[must_use]
+pub fn forms(profile: &ResultProfile, pipeline: Pipeline) -> Vec<Vec<ResultForm>> {
+    let plain = |sop_class: &'static str| (sop_class, uids::EXPLICIT_VR_LITTLE_ENDIAN);
+    let is_ct = pipeline == Pipeline::ChestCt;
+    let has_segmentation = match profile.segmentation {
+        SegmentationFor::None => false,
+        SegmentationFor::Ct => is_ct,
+        SegmentationFor::All => true,
+    };
+    let picture = (uids::SECONDARY_CAPTURE_IMAGE_STORAGE, pictures::transfer_syntax(profile.picture_compression));
+    let mut forms = Vec::new();
+    forms.extend(has_segmentation.then(|| vec![plain(uids::SEGMENTATION_STORAGE)]));
+    let presentation_state = uids::GRAYSCALE_SOFTCOPY_PRESENTATION_STATE_STORAGE;
+    forms.extend((profile.presentation_state && !is_ct).then(|| vec![plain(presentation_state)]));
+    forms.extend(profile.pictures.then(|| vec![picture]));
+    if !profile.report_classes.is_empty() {
+        forms.push(profile.report_classes.iter().map(|class| plain(sr::sop_class(*class))).collect());
+    }
+    forms.extend(profile.text_companion.then(|| vec![plain(uids::BASIC_TEXT_SR_STORAGE)]));
+    forms.extend(profile.key_objects.then(|| vec![plain(uids::KEY_OBJECT_SELECTION_DOCUMENT_STORAGE)]));
+    forms
 }
 
 /// Whether a validated bundle calls its target present anywhere.

@@ -173,7 +173,7 @@ impl Place {
 }
 
 /// (0008,0016)
-const fn sop_class(class: ReportClass) -> &'static str {
+pub(super) const fn sop_class(class: ReportClass) -> &'static str {
     match class {
         ReportClass::Comprehensive => uids::COMPREHENSIVE_SR_STORAGE,
         ReportClass::Enhanced => uids::ENHANCED_SR_STORAGE,

@@ -98,7 +98,14 @@ fn answered(node: &Node) -> (String, serde_json::Value) {
     let first = read_object(&fs_err::read(&files[0]).expect("a file")).expect("a DICOM file");
     let study = text(&first, tags::STUDY_INSTANCE_UID);
     node.wait_for_workup(&study, "answered");
-    node.wait_for_deliveries(&study, 2);
+    let delivered = node.database.rows(&format!(
+        "select kind, count(*) from delivery d join result x on x.id = d.result_id join run r on r.id = x.run_id \
+         join workup w on w.id = r.workup_id where study_instance_uid = '{study}' and d.state = 'delivered' group by kind"
+    ));
+    let count = |kind: &str| delivered.iter().find(|row| row["kind"] == kind).and_then(|row| row["count"].as_u64());
+    assert_eq!([count("seg"), count("sr"), count("sr_text")], [Some(1); 3], "{delivered:?}");
+    // The summary, and each of the 133 slices with lung.
+    assert!(count("sc").is_some_and(|pictures| (50..=134).contains(&pictures)), "{delivered:?}");
 
     let run = node.database.row(&format!(
         "select run.* from run join workup on workup.id = workup_id where study_instance_uid = '{study}'"
@@ -107,21 +114,27 @@ fn answered(node: &Node) -> (String, serde_json::Value) {
     (study, run)
 }
 
-/// The report that the PACS has; it and the overlay are valid.
+/// The report that the PACS has; it, its sentences, the segmentation and three of the pictures are valid.
 fn valid_report(node: &Node, pacs: &StoreScp) -> PathBuf {
     let received = pacs.files();
-    let find = |class: &str| {
-        let of_class = |path: &&PathBuf| {
+    let of_class = |class: &str| {
+        let is_of_class = |path: &&PathBuf| {
             let object = read_object(&fs_err::read(path).expect("a file")).expect("a DICOM file");
             text(&object, tags::SOP_CLASS_UID) == class
         };
-        received.iter().find(of_class).unwrap_or_else(|| panic!("no {class} in {received:?}")).clone()
+        let found: Vec<PathBuf> = received.iter().filter(is_of_class).cloned().collect();
+        assert!(!found.is_empty(), "no {class} in {received:?}");
+        found
     };
-    let report = find(uids::COMPREHENSIVE_SR_STORAGE);
-    let overlay = find(uids::SECONDARY_CAPTURE_IMAGE_STORAGE);
+    let report = of_class(uids::COMPREHENSIVE_SR_STORAGE).remove(0);
     let checked = node.scratch("checked");
-    fs_err::copy(&report, checked.join("report.dcm")).expect("a copy");
-    fs_err::copy(&overlay, checked.join("overlay.dcm")).expect("a copy");
+    let copy = |file: &PathBuf, name: &str| fs_err::copy(file, checked.join(name)).expect("a copy");
+    copy(&report, "report.dcm");
+    copy(&of_class(uids::BASIC_TEXT_SR_STORAGE)[0], "sentences.dcm");
+    copy(&of_class(uids::SEGMENTATION_STORAGE)[0], "segmentation.dcm");
+    for (number, picture) in of_class(uids::SECONDARY_CAPTURE_IMAGE_STORAGE).iter().step_by(40).take(3).enumerate() {
+        copy(picture, &format!("picture-{number}.dcm"));
+    }
     validators::assert_valid(&checked, &[]);
     report
 }

@@ -125,7 +125,7 @@ fn heavy_names_in_every_character_set_survive_into_results_and_index() {
     node.send("SCANNER", &[&folder]);
     for sample in &samples {
         node.wait_for_workup(&sample.study_instance_uid, "answered");
-        node.wait_for_deliveries(&sample.study_instance_uid, 2);
+        node.wait_for_deliveries(&sample.study_instance_uid, SENT_OF_A_RADIOGRAPH);
     }
     let results = read_names(&pacs.files());
     let log = node.log();
@@ -133,7 +133,7 @@ fn heavy_names_in_every_character_set_survive_into_results_and_index() {
     for source in &sources {
         let of_study: Vec<&Name> = results.iter().filter(|result| result.study == source.study).collect();
         let modalities: Vec<&str> = of_study.iter().map(|result| result.modality.as_str()).collect();
-        assert!(modalities.contains(&"SR") && modalities.len() == 2, "{source:?}: {modalities:?}");
+        assert!(modalities.contains(&"SR") && modalities.len() == SENT_OF_A_RADIOGRAPH, "{source:?}: {modalities:?}");
         for result in of_study {
             assert_eq!(result.bytes, source.bytes, "{source:?}");
             let assumed = if source.character_set.is_empty() && !source.decoded.is_ascii() { "ISO_IR 100" } else { "" };

@@ -35,9 +35,10 @@ fn heavy_results_wait_for_a_pacs_that_is_down() {
     let sent_at = Instant::now();
     node.send("SCANNER", &[&folder]);
     let to_second = "select 1 from delivery where destination = 'second' and state = 'delivered'";
-    node.database.wait_for_rows(6, to_second);
+    let owed = 3 * SENT_OF_A_RADIOGRAPH;
+    node.database.wait_for_rows(owed, to_second);
     let second_has_it_after = sent_at.elapsed();
-    assert_eq!(second.files().len(), 6);
+    assert_eq!(second.files().len(), owed);
 
     // The first destination has failed until it is left alone; then nothing costs an attempt any more.
     let failed = node.database.wait_for_rows(
@@ -49,7 +50,7 @@ fn heavy_results_wait_for_a_pacs_that_is_down() {
     assert!(words.contains(&orthanc.dicom_port.to_string()) && words.contains("connect"), "{words}");
     assert_eq!(failed[0]["soon"], true, "maximum_backoff_seconds = 2 is not kept: {failed:?}");
     let waiting = node.database.rows("select attempts from delivery where destination = 'pacs' and state = 'waiting'");
-    assert_eq!(waiting.len(), 6);
+    assert_eq!(waiting.len(), owed);
     assert!(
         waiting.iter().all(|delivery| delivery["attempts"].as_i64().is_some_and(|count| count <= 5)),
         "{waiting:?}"
@@ -61,11 +62,11 @@ fn heavy_results_wait_for_a_pacs_that_is_down() {
     let back = Instant::now();
     for sample in &samples {
         node.wait_for_workup(&sample.study_instance_uid, "answered");
-        assert_eq!(orthanc.instances_of(&sample.study_instance_uid).len(), 2);
+        assert_eq!(orthanc.instances_of(&sample.study_instance_uid).len(), SENT_OF_A_RADIOGRAPH);
     }
     assert!(back.elapsed() < Duration::from_secs(30), "it took {:?} after the PACS was back", back.elapsed());
-    assert_eq!(orthanc.instances().len(), 6);
-    assert_eq!(second.files().len(), 6, "the destination that worked got something again");
+    assert_eq!(orthanc.instances().len(), owed);
+    assert_eq!(second.files().len(), owed, "the destination that worked got something again");
 }
 
 /// Postgres stops in the middle of a send; the node is even killed and started again without it.
@@ -136,7 +137,7 @@ fn heavy_a_crash_of_postgres_in_the_middle_of_runs_costs_nothing() {
         node.wait_for_workup(&sample.study_instance_uid, "answered");
     }
     let delivered = node.database.count("select 1 from delivery where state = 'delivered'");
-    assert_eq!(delivered, 6 * (1 + 3));
+    assert_eq!(delivered, 6 * (SENT_OF_A_RADIOGRAPH + 2), "two images more are two heat maps more");
     let unique: std::collections::BTreeSet<Vec<u8>> =
         pacs.files().iter().map(|file| fs_err::read(file).expect("a file")).collect();
     assert_eq!(unique.len(), delivered, "the PACS lacks a result");
@@ -165,8 +166,9 @@ fn heavy_everything_completes_when_the_queue_forgets_its_jobs() {
     // A job that was removed while it was sending may have been repeated; the PACS knows the object by its UID.
     let unique: std::collections::BTreeSet<Vec<u8>> =
         pacs.files().iter().map(|file| fs_err::read(file).expect("a file")).collect();
-    assert_eq!(unique.len(), 5 * 3);
-    assert_eq!(node.database.count("select 1 from delivery where state = 'delivered'"), 5 * 3);
+    let owed = 5 * (SENT_OF_A_RADIOGRAPH + 1);
+    assert_eq!(unique.len(), owed, "two heat maps for two images");
+    assert_eq!(node.database.count("select 1 from delivery where state = 'delivered'"), owed);
 }
 
 /// Below the line objects are refused and new associations rejected, both transiently; above the line and a margin
@@ -186,7 +188,8 @@ fn heavy_too_little_free_space_stops_receiving_and_nothing_else() {
     pacs.stop();
     let owed = Radiograph::default().write(&node.scratch("owed"));
     node.send("SCANNER", &[&owed.path]);
-    node.database.wait_for_rows(2, "select id from delivery where state = 'waiting' and attempts > 0");
+    let failed = "select id from delivery where state = 'waiting' and attempts > 0";
+    wait_for("a delivery has failed", PATIENCE, || (node.database.count(failed) > 0).then_some(()));
 
     let mut peer = RawPeer::associate(node.dicom_port, "SCANNER", "HILUM");
     let filler = archive.join("filler");
@@ -225,7 +228,7 @@ fn heavy_too_little_free_space_stops_receiving_and_nothing_else() {
     // Results are sent all the same.
     pacs.start_again();
     node.wait_for_workup(&owed.study_instance_uid, "answered");
-    assert_eq!(pacs.files().len(), 2);
+    assert_eq!(pacs.files().len(), SENT_OF_A_RADIOGRAPH);
 
     // More than the first line, less than the second.
     fill_to(72);

@@ -72,13 +72,13 @@ fn heavy_radiographs_go_all_the_way(#[case] sender: Sender) {
 
     for (sample, syntax) in [(&plain, uids::EXPLICIT_VR_LITTLE_ENDIAN), (&compressed, uids::JPEG2000_LOSSLESS)] {
         let workup = node.wait_for_workup(&sample.study_instance_uid, "answered");
-        let deliveries = node.wait_for_deliveries(&sample.study_instance_uid, 4);
+        let deliveries = node.wait_for_deliveries(&sample.study_instance_uid, 2 * SENT_OF_A_RADIOGRAPH);
         check_archive(&node, sample, syntax, &sender.wire_bytes(sample));
         check_story(&node, sample, &workup, sender);
         check_pacs(&node, &orthanc, sample, &deliveries);
     }
-    // dcmtk's storescp keeps a file for each object that comes, so two results of two studies make four.
-    assert_eq!(second.files().len(), 4, "{:?}", second.files());
+    // dcmtk's storescp keeps a file for each object that comes, so the results of two studies are twice as many files.
+    assert_eq!(second.files().len(), 2 * SENT_OF_A_RADIOGRAPH, "{:?}", second.files());
     validators::assert_valid(&second.folder(), ALLOWED_BY_SOURCE);
     node.terminate();
     node.assert_clean_log();
@@ -139,7 +139,7 @@ fn check_story(node: &Node, sample: &Sample, workup: &serde_json::Value, sender:
         "select kind from result join run on run.id = run_id join workup on workup.id = workup_id \
          where study_instance_uid = '{study}' order by kind"
     ));
-    assert_eq!(results.iter().map(|row| row["kind"].as_str().unwrap_or_default()).collect::<Vec<_>>(), ["sc", "sr"]);
+    assert_eq!(results.iter().map(|row| row["kind"].as_str().unwrap_or_default()).collect::<Vec<_>>(), ["sc", "sr", "sr", "sr", "sr_text"]);
 
     let stories: serde_json::Value =
         serde_json::from_str(&node.hilum_ok(&["timeline", study, "--json"])).expect("JSON");
@@ -162,22 +162,25 @@ fn check_story(node: &Node, sample: &Sample, workup: &serde_json::Value, sender:
             "delivery delivered",
             "delivery delivered",
             "delivery delivered",
+            "delivery delivered",
+            "delivery delivered",
             "workup answered"
         ]
     );
 }
 
-/// Orthanc has report and heat map once each, in series of their own, and shows the heat map as we do.
+/// Orthanc has report, sentences and heat map once each, in series of their own, and shows the heat map as we do.
 fn check_pacs(node: &Node, orthanc: &Orthanc, sample: &Sample, deliveries: &[serde_json::Value]) {
     let received = orthanc.instances_of(&sample.study_instance_uid);
     let mut modalities: Vec<String> = received.iter().map(|one| one.tag("Modality")).collect();
     modalities.sort();
-    assert_eq!(modalities, ["OT", "SR"]);
-    let find = |modality: &str| received.iter().find(|one| one.tag("Modality") == modality).expect("just seen");
-    let (report, heat_map) = (find("SR"), find("OT"));
-    assert_ne!(report.tag("SeriesInstanceUID"), heat_map.tag("SeriesInstanceUID"));
-    assert_eq!(report.tag("SOPClassUID"), uids::COMPREHENSIVE_SR_STORAGE);
-    assert_eq!(heat_map.tag("SOPClassUID"), uids::SECONDARY_CAPTURE_IMAGE_STORAGE);
+    assert_eq!(modalities, ["OT", "SR", "SR"]);
+    let find = |class: &str| received.iter().find(|one| one.tag("SOPClassUID") == class).expect("it was sent");
+    let (report, heat_map) = (find(uids::COMPREHENSIVE_SR_STORAGE), find(uids::SECONDARY_CAPTURE_IMAGE_STORAGE));
+    let sentences = find(uids::BASIC_TEXT_SR_STORAGE);
+    assert_eq!((heat_map.tag("Modality"), report.tag("Modality")), ("OT".to_owned(), "SR".to_owned()));
+    let series: std::collections::BTreeSet<String> = received.iter().map(|one| one.tag("SeriesInstanceUID")).collect();
+    assert_eq!(series.len(), SENT_OF_A_RADIOGRAPH, "each has a series of its own");
     let source = sample.object();
     for (keyword, tag) in [
         ("PatientID", tags::PATIENT_ID),
@@ -185,11 +188,11 @@ fn check_pacs(node: &Node, orthanc: &Orthanc, sample: &Sample, deliveries: &[ser
         ("StudyDate", tags::STUDY_DATE),
         ("AccessionNumber", tags::ACCESSION_NUMBER),
     ] {
-        for one in [report, heat_map] {
+        for one in [report, heat_map, sentences] {
             assert_eq!(one.tag(keyword), text(&source, tag), "{keyword} of {}", one.tag("Modality"));
         }
     }
-    for one in [report, heat_map] {
+    for one in [report, heat_map, sentences] {
         let delivered = deliveries.iter().filter(|row| row["sop_instance_uid"] == one.tag("SOPInstanceUID"));
         assert_eq!(delivered.count(), 2, "each result is delivered to both destinations");
         assert_ne!(one.tag("SeriesInstanceUID"), sample.series_instance_uid);
@@ -230,7 +233,7 @@ fn heavy_the_demonstration_runs_by_itself_and_again() {
     let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/models/cxr-covid-reference");
     let untrained = ["cxr-untrained 1: UNTRAINED TEST WEIGHTS", "Algorithm  cxr-untrained 1 (untrained)"];
     let trained = ["cxr-covid-reference 1: unvalidated", "Algorithm  cxr-covid-reference 1 (unvalidated)"];
-    let of_all = ["acknowledged", "COVID-19", "Decision withheld (undetermined)", "(2 results delivered)"];
+    let of_all = ["acknowledged", "COVID-19", "Decision withheld (undetermined)", "(3 results delivered)"];
     for (round, bundle, of_bundle) in [("first", None, untrained), ("second", Some(reference), trained)] {
         let output = run(std::process::Command::new(env!("CARGO_BIN_EXE_hilum"))
             .args(["dev", "--once", "--dicom-port", "0", "--http-port", "0", "--pacs-port", "0", "--data-dir"])
@@ -244,7 +247,7 @@ fn heavy_the_demonstration_runs_by_itself_and_again() {
         for words in of_all.into_iter().chain(of_bundle) {
             assert!(said.contains(words), "the {round} time, {words:?} is not in:\n{said}");
         }
-        for what in ["heat map (PNG)", "heat map (DICOM)", "report (DICOM SR)"] {
+        for what in ["heat map (PNG)", "heat map (DICOM)", "report (DICOM SR)", "in sentences (SR)"] {
             let line = said.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("no {what} in:\n{said}"));
             let path = line.split(what).nth(1).expect("just found").trim();
             assert!(Path::new(path).is_file(), "{what}: {path} does not exist");
@@ -255,7 +258,7 @@ fn heavy_the_demonstration_runs_by_itself_and_again() {
         assert!(!running, "the {round} time: Postgres was left running");
     }
     let kept: Vec<_> = walk(&data.join("demopacs"));
-    assert_eq!(kept.len(), 4, "two rounds leave two reports and two heat maps in the built-in PACS: {kept:?}");
+    assert_eq!(kept.len(), 2 * SENT_OF_A_RADIOGRAPH, "two rounds leave two reports, their sentences and two heat maps in the built-in PACS: {kept:?}");
 }
 
 /// All `.dcm` files below a folder.

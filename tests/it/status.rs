@@ -18,7 +18,7 @@ fn heavy_pages_metrics_and_logs_tell_the_story_without_the_patient() {
     let sample = radiograph.write(&node.scratch("sent"));
     storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&sample.path]);
     node.wait_for_workup(&sample.study_instance_uid, "answered");
-    node.wait_for_deliveries(&sample.study_instance_uid, 2);
+    node.wait_for_deliveries(&sample.study_instance_uid, SENT_OF_A_RADIOGRAPH);
     // Who is refused is told, too.
     assert!(!echoscu(node.dicom_port, "STRANGER", "HILUM").status.success());
 
@@ -81,6 +81,6 @@ const COUNTED: [(&str, f64); 7] = [
     ("hilum_objects_stored_total", 1.0),
     ("hilum_runs_started_total", 1.0),
     ("hilum_runs_ended_total", 1.0),
-    ("hilum_deliveries_ended_total", 2.0),
+    ("hilum_deliveries_ended_total", SENT_OF_A_RADIOGRAPH as f64),
     ("hilum_infer_restarts_total", 0.0),
 ];

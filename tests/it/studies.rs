@@ -1,7 +1,7 @@
 //! What becomes of a study: revisions, studies that no pipeline takes, gates, decisions, and our own results.
 
 use dicom_core::VR;
-use dicom_dictionary_std::tags;
+use dicom_dictionary_std::{tags, uids};
 
 use crate::support::*;
 
@@ -21,6 +21,12 @@ fn report_text(orthanc: &Orthanc, report: &ReceivedInstance) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// The reports with measurements.
+fn reports(received: &[ReceivedInstance]) -> Vec<ReceivedInstance> {
+    let class = uids::COMPREHENSIVE_SR_STORAGE;
+    received.iter().filter(|one| one.tag("SOPClassUID") == class).cloned().collect()
+}
+
 fn by_modality(received: &[ReceivedInstance], modality: &str) -> Vec<ReceivedInstance> {
     received.iter().filter(|one| one.tag("Modality") == modality).cloned().collect()
 }
@@ -35,14 +41,14 @@ fn heavy_a_late_image_makes_a_second_revision_that_names_the_first() {
     storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&sample.path]);
     node.wait_for_workup(study, "answered");
     let before = orthanc.instances_of(study);
-    let first_report = by_modality(&before, "SR").remove(0);
-    assert_eq!(before.len(), 2);
+    let first_report = reports(&before).remove(0);
+    assert_eq!(before.len(), SENT_OF_A_RADIOGRAPH);
 
     let late = first.sibling().write(&sent);
     storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&late.path]);
     node.database.wait_for_rows(1, "select id from workup where revision = 2 and state = 'answered'");
     let after = orthanc.instances_of(study);
-    let reports = by_modality(&after, "SR");
+    let reports = reports(&after);
     assert_eq!(reports.len(), 2, "both reports are in the PACS");
     let second = reports.iter().find(|one| one.id != first_report.id).expect("two reports");
     let predecessor = second.sequence("PredecessorDocumentsSequence");
@@ -108,10 +114,10 @@ fn heavy_a_lateral_view_is_not_analysed_unless_the_weights_are_untrained() {
     assert_eq!(run["state"], "not_analysed");
     assert_eq!(run["reason"], "input.view.not_frontal");
     assert!(run["words"].as_str().is_some_and(|words| words.contains("LL") || words.contains("frontal")), "{run:#}");
-    node.wait_for_deliveries(&lateral.study_instance_uid, 1);
+    node.wait_for_deliveries(&lateral.study_instance_uid, 2);
     let received = wants_all.instances_of(&lateral.study_instance_uid);
-    assert_eq!(received.len(), 1, "a report and no heat map");
-    let text = report_text(&wants_all, &received[0]);
+    assert_eq!(received.len(), 2, "a report with its sentences and no heat map");
+    let text = report_text(&wants_all, &reports(&received)[0]);
     for part in ["AI did not analyse this study", "input.view.not_frontal", "\"Reason for not processing\""] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
@@ -123,13 +129,13 @@ fn heavy_a_lateral_view_is_not_analysed_unless_the_weights_are_untrained() {
     let again = Radiograph { view_position: "LL", ..radiograph() }.write(&sent);
     storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&again.path]);
     node.wait_for_workup(&again.study_instance_uid, "answered");
-    node.wait_for_deliveries(&again.study_instance_uid, 4);
+    node.wait_for_deliveries(&again.study_instance_uid, 2 * SENT_OF_A_RADIOGRAPH);
     let received = wants_all.instances_of(&again.study_instance_uid);
-    let text = report_text(&wants_all, &by_modality(&received, "SR")[0]);
+    let text = report_text(&wants_all, &reports(&received)[0]);
     assert!(text.contains("Certainty of Finding"), "{text}");
     assert!(text.contains("expected a frontal one") || text.contains("header.view"), "the gate is not told:\n{text}");
     assert!(text.contains("Undetermined"), "{text}");
-    assert_eq!(wants_answers.files().len(), 2);
+    assert_eq!(wants_answers.files().len(), SENT_OF_A_RADIOGRAPH);
     node.assert_clean_log();
 }
 
@@ -175,7 +181,7 @@ fn heavy_only_validated_weights_decide() {
         ));
         assert_eq!(run["state"], "succeeded", "{bundle}: {}", run["words"]);
         let received = orthanc.instances_of(&sample.study_instance_uid);
-        let text = report_text(&orthanc, &by_modality(&received, "SR")[0]);
+        let text = report_text(&orthanc, &reports(&received)[0]);
         let line = text.lines().find(|line| line.contains("\"Presence\"")).unwrap_or_else(|| panic!("none in {text}"));
         assert!(line.contains(&format!("\"{decision}\"")), "{bundle}: {line}");
     }
@@ -190,7 +196,7 @@ fn heavy_our_own_results_are_not_analysed_again() {
     storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&sample.path]);
     node.wait_for_workup(&sample.study_instance_uid, "answered");
     let results = node.database.rows("select * from result");
-    assert_eq!(results.len(), 2);
+    assert_eq!(results.len(), RENDERED_OF_A_RADIOGRAPH);
 
     // As they are: their SOP classes are not taken at all.
     for result in &results {

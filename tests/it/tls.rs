@@ -318,8 +318,8 @@ fn images_come_and_results_go_over_tls() {
     let mut arguments = vec!["send", "--to", &to, "--called", "HILUM", "--calling", "SCANNER", text(&file)];
     arguments.extend(tls_arguments(&dcmtk, &ca_file));
     node.hilum_ok(&arguments);
-    node.wait_for_deliveries(&image.study_instance_uid, 2);
-    assert_eq!(orthanc.instances_of(&image.study_instance_uid).len(), 2);
+    node.wait_for_deliveries(&image.study_instance_uid, SENT_OF_A_RADIOGRAPH);
+    assert_eq!(orthanc.instances_of(&image.study_instance_uid).len(), SENT_OF_A_RADIOGRAPH);
     node.assert_clean_log();
 
     // dcmtk's storescp takes what `hilum send` brings, by mutual TLS.

@@ -57,7 +57,7 @@ fn heavy_a_bundle_is_a_shadow_then_a_canary_then_promoted_and_taken_back() {
         [run("live", "cxr-untrained", "succeeded"), run("shadow", "next", "succeeded")]
     );
     assert_eq!(delivered_bundles(&node, &first), ["cxr-untrained"]);
-    assert_eq!(pacs.files().len(), 2, "one report, one heat map");
+    assert_eq!(pacs.files().len(), SENT_OF_A_RADIOGRAPH, "those of one run");
     let page = node.get(&format!("/studies/{}", first.study_instance_uid)).text();
     assert!(page.contains("its results stay internal, nothing was sent"), "{page}");
 

@@ -2,7 +2,6 @@
 
 use std::{fmt::Display, net::SocketAddr, time::Duration};
 
-use dicom_dictionary_std::uids;
 use serde_json::json;
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
@@ -19,11 +18,11 @@ use crate::{
     app,
     config::Config,
     db::{Db, destination, status},
-    dimse::{AssociationRequestor, RequestorTimeouts, TlsClient, sop_class_name},
+    dimse::{AssociationRequestor, RequestorTimeouts, TlsClient, sop_class_name, transfer_syntax_name},
     infer::pipeline::check_pipeline,
     nn::Bundle,
-    report,
-    types::{AeTitle, Peer, SiteConfig},
+    report::{self, ResultForm},
+    types::{AeTitle, Peer, Pipeline, Route, SiteConfig},
 };
 
 /// How long a peer may take for each step.
@@ -276,8 +275,8 @@ struct Call {
     called: AeTitle,
     address: Address,
     tls: Option<TlsClient>,
-    /// It is a destination: it must take results.
-    gets_results: bool,
+    /// What it must take as a destination: of each list one form. Empty for a peer that is none.
+    forms: Vec<Vec<ResultForm>>,
 }
 
 /// Every peer with a port: TCP, association, C-ECHO; a destination must accept the SOP classes of results, too.
@@ -316,47 +315,86 @@ fn call(config: &Config, site: &SiteConfig, peer: &Peer) -> Result<Call, Check> 
     };
     let tls = tls::client_for(config, peer).map_err(|error| failed(&subject, &error))?;
     let address = Address { host: peer.host.clone(), port };
-    let gets_results = destination.is_some();
-    Ok(Call { name: subject, calling, called: peer.ae_title.clone(), address, tls, gets_results })
+    let forms = forms(site, peer);
+    Ok(Call { name: subject, calling, called: peer.ae_title.clone(), address, tls, forms })
+}
+
+/// What is sent to a peer by the routes that send to it. A destination that no route names may get anything.
+fn forms(site: &SiteConfig, peer: &Peer) -> Vec<Vec<ResultForm>> {
+    let mut forms = Vec::new();
+    for destination in site.destinations.iter().filter(|destination| destination.peer.as_ref() == Some(&peer.name)) {
+        let sends = |route: &&Route| {
+            let of_rules = route.rules.iter().flat_map(|rule| &rule.destinations);
+            route.destinations.iter().chain(of_rules).any(|name| *name == destination.name)
+        };
+        let mut pipelines: Vec<Pipeline> = site.routes.iter().filter(sends).map(|route| route.pipeline).collect();
+        if pipelines.is_empty() {
+            pipelines.extend(Pipeline::ALL);
+        }
+        for form in pipelines.into_iter().flat_map(|pipeline| report::forms(&destination.results, pipeline)) {
+            if !forms.contains(&form) {
+                forms.push(form);
+            }
+        }
+    }
+    forms
 }
 
 async fn verify(call: Call) -> Check {
-    let Call { name, calling, called, address, tls, gets_results } = call;
+    let Call { name, calling, called, address, tls, forms } = call;
     let verified = match echo::verify(&calling, &called, &address, PEER_PATIENCE, tls.clone()).await {
         Ok(verified) => verified,
         Err(error) => return failed(&name, &error),
     };
     let words = echo::describe(&called, &address, &verified);
-    if !gets_results {
+    if forms.is_empty() {
         return Check::ok(name, words);
     }
-    match untaken_results(&calling, &called, &address, tls).await {
+    match untaken_results(&calling, &called, &address, tls, &forms).await {
         Ok(untaken) if untaken.is_empty() => Check::ok(name, format!("{words}; takes results")),
         Ok(untaken) => Check::problem(
             name,
-            format!("does not take {} in Explicit VR Little Endian; configure it to", untaken.join(" and ")),
+            format!(
+                "does not take {}; configure it to, or the results of the destination not to be sent so",
+                untaken.join(" and ")
+            ),
         ),
         Err(error) => failed(&name, &error),
     }
 }
 
-/// The SOP classes of results that a destination does not accept as they are sent.
+/// The results that a destination accepts in none of the forms in which they are sent.
 async fn untaken_results(
     calling: &AeTitle,
     called: &AeTitle,
     address: &Address,
     tls: Option<TlsClient>,
+    forms: &[Vec<ResultForm>],
 ) -> anyhow::Result<Vec<String>> {
     let timeouts = RequestorTimeouts { connect: PEER_PATIENCE, acse: PEER_PATIENCE, dimse: PEER_PATIENCE };
     let requestor = AssociationRequestor::new(calling.clone(), called.clone(), address.host.as_str(), address.port)
         .with_timeouts(timeouts)
         .with_tls(tls);
-    let propose = |requestor: AssociationRequestor, sop_class: &&str| {
-        requestor.propose(sop_class, &[uids::EXPLICIT_VR_LITTLE_ENDIAN])
+    let mut proposed = Vec::new();
+    for form in forms.iter().flatten() {
+        if !proposed.contains(form) {
+            proposed.push(*form);
+        }
+    }
+    let propose = |requestor: AssociationRequestor, (class, syntax): ResultForm| requestor.propose(class, &[syntax]);
+    let association = proposed.into_iter().fold(requestor, propose).establish().await?;
+    let is_taken = |(class, syntax): &ResultForm| {
+        association.contexts().iter().any(|context| {
+            context.abstract_syntax == *class && context.transfer_syntax_uid().is_some_and(|uid| uid.as_str() == *syntax)
+        })
     };
-    let association = report::CREATED_SOP_CLASSES.iter().fold(requestor, propose).establish().await?;
-    let refused = association.contexts().iter().filter(|context| context.transfer_syntax_uid().is_none());
-    let untaken = refused.map(|context| sop_class_name(&context.abstract_syntax)).collect();
+    let in_words =
+        |(class, syntax): &ResultForm| format!("{} in {}", sop_class_name(class), transfer_syntax_name(syntax));
+    let untaken = forms
+        .iter()
+        .filter(|alternatives| !alternatives.iter().any(is_taken))
+        .map(|alternatives| alternatives.iter().map(in_words).collect::<Vec<_>>().join(" or "))
+        .collect();
     // The question is answered: how the peer says goodbye is its own affair.
     let _ = association.release().await;
     Ok(untaken)

@@ -29,6 +29,11 @@ pub(crate) use site::Site;
 /// How long anything may take that the machine is merely slow at.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
+/// What a destination that asks for nothing else gets of one radiograph: the report, its sentences and the heat map.
+pub(crate) const SENT_OF_A_RADIOGRAPH: usize = 3;
+/// What is rendered for it: the report in the three classes that can stand for one another, its sentences and the heat map.
+pub(crate) const RENDERED_OF_A_RADIOGRAPH: usize = 5;
+
 /// The runtime for the few asynchronous calls of the harness.
 pub(crate) fn runtime() -> &'static tokio::runtime::Runtime {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
