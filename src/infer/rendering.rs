@@ -9,7 +9,6 @@ use std::{
 use anyhow::Context as _;
 use serde_json::json;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::{
     pictures,
@@ -24,7 +23,7 @@ use crate::{
     },
     imaging::{self, DecodeLimits, GuardLimits},
     jobs::{self, Job},
-    report::{self, Owed, PictureForm, RenderOptions, RenderedObject, ResultSpec, SourceHeader},
+    report::{self, Owed, RenderOptions, RenderedObject, ResultSpec, SourceHeader},
     types::{
         CtSlicePictures, DeliveryPriority, ReportClass, ResultProfile, ResultRule, Ruling, RunOutcome, RunRecord,
         SiteConfig, SourceImage, VoxelLabels,
@@ -137,7 +136,9 @@ impl Order {
         let mut stored = Vec::new();
         // Reports say what accompanies them, so that comes first.
         for are_reports in [false, true] {
-            for group in self.specs().into_iter().filter(|group| group.iter().all(|spec| spec.is_report() == are_reports)) {
+            for group in
+                self.specs().into_iter().filter(|group| group.iter().all(|spec| spec.is_report() == are_reports))
+            {
                 // Painted once, when the first of the group wants it.
                 let mut painted = None;
                 for spec in group {
@@ -244,12 +245,7 @@ impl Inner {
     }
 
     /// Inserts the results and what is owed of them, if the run still answers its workup.
-    async fn owe(
-        &self,
-        order: &Order,
-        stored: Vec<Stored>,
-        started: Instant,
-    ) -> anyhow::Result<()> {
+    async fn owe(&self, order: &Order, stored: Vec<Stored>, started: Instant) -> anyhow::Result<()> {
         let FinishedRun { workup_id, record, .. } = &order.run;
         let (run_id, n_results) = (record.run_id, stored.len());
         let mut tx = self.db.begin().await?;
@@ -379,20 +375,20 @@ fn render(
     limits: DecodeLimits,
 ) -> anyhow::Result<RenderedObject> {
     let (record, masks) = (&order.run.record, order.masks.as_ref());
-    let mut paint = |form: &PictureForm| {
-        if painted.is_none() {
-            let texts = options.texts.language(&form.language);
-            *painted = Some(pictures::paint(spec, record, masks, archive, limits, texts)?);
-        }
-        painted.as_ref().map(|(pixels, _)| pixels).context("a picture that was painted is gone")
-    };
+    if let Some(form) = spec.picture_form()
+        && painted.is_none()
+    {
+        let texts = options.texts.language(&form.language);
+        *painted = Some(pictures::paint(spec, record, masks, archive, limits, texts)?);
+    }
+    let pixels = || painted.as_ref().map(|(pixels, _)| pixels).context("nothing was painted");
     Ok(match spec {
         ResultSpec::HeatMap { image_idx, form } => {
-            report::render_heat_map(record, *image_idx, form, sources, paint(form)?, options)?
+            report::render_heat_map(record, *image_idx, form, sources, pixels()?, options)?
         }
-        ResultSpec::CtSummary(form) => report::render_ct_summary(record, form, sources, paint(form)?, options)?,
+        ResultSpec::CtSummary(form) => report::render_ct_summary(record, form, sources, pixels()?, options)?,
         ResultSpec::CtSlice { slice, form } => {
-            report::render_ct_slice(record, *slice, form, sources, paint(form)?, options)?
+            report::render_ct_slice(record, *slice, form, sources, pixels()?, options)?
         }
         ResultSpec::Segmentation(shown) => report::render_segmentation(record, *shown, masks, sources, options)?,
         ResultSpec::PresentationState { image_idx, language } => {
@@ -441,8 +437,11 @@ fn store(
 mod tests {
     use std::time::Duration;
 
+    use uuid::Uuid;
+
     use super::*;
     use crate::{
+        archive::ImplementationIds,
         report::samples::{self, SampleSource},
         types::{BundleStatus, NotAnalysed, ReasonCode, Sha256Digest, Uid},
     };
@@ -502,18 +501,15 @@ mod tests {
     fn order_without_image(folder: &std::path::Path, is_last_attempt: bool) -> (Order, Vec<Source>, Archive) {
         let source = SampleSource::new("1.2.3");
         let record = samples::analysed(BundleStatus::Unvalidated, &source);
-        let sources = samples::sources(&[source]);
+        let sources = vec![(source.image(), source.header())];
         let owed = vec![report::owed(&record, &ResultProfile::default(), &[], None)];
-        let run = FinishedRun {
-            workup_id: Uuid::nil(),
-            destinations: vec!["pacs".to_owned()],
-            rules: Vec::new(),
-            record,
-        };
+        let run =
+            FinishedRun { workup_id: Uuid::nil(), destinations: vec!["pacs".to_owned()], rules: Vec::new(), record };
         let recipients = Recipients { destinations: vec!["pacs".to_owned()], urgent: false, rulings: Vec::new() };
         let (received_at, masks, left_out) = (HashMap::new(), None, Vec::new());
         let order = Order { run, received_at, masks, recipients, owed, is_last_attempt, left_out };
-        (order, sources, Archive::open(folder).unwrap())
+        let ids = ImplementationIds { class_uid: Uid::new("2.25.1").unwrap(), version_name: "HILUM_TEST".to_owned() };
+        (order, sources, Archive::open(folder, ids, 0).unwrap())
     }
 
     #[test]

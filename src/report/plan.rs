@@ -97,6 +97,15 @@ impl ResultSpec {
         }
     }
 
+    /// The form of a picture; `None` of anything else.
+    #[must_use]
+    pub const fn picture_form(&self) -> Option<&PictureForm> {
+        match self {
+            Self::HeatMap { form, .. } | Self::CtSummary(form) | Self::CtSlice { form, .. } => Some(form),
+            _ => None,
+        }
+    }
+
     /// A report: everything else of a run accompanies it.
     #[must_use]
     pub const fn is_report(&self) -> bool {

@@ -91,7 +91,11 @@ fn heavy_a_study_finds_similar_cases_of_other_patients_and_its_own_priors() {
 
     // Report, page, JSON and command line name them, and say that untrained distances mean nothing.
     let nearest = cases[0]["case_id"].as_str().unwrap().to_owned();
-    let report = orthanc.instances_of(study).into_iter().find(|one| one.tag("SOPClassUID") == uids::COMPREHENSIVE_SR_STORAGE).expect("a report");
+    let report = orthanc
+        .instances_of(study)
+        .into_iter()
+        .find(|one| one.tag("SOPClassUID") == uids::COMPREHENSIVE_SR_STORAGE)
+        .expect("a report");
     let file = node.scratch("report").join("report.dcm");
     fs_err::write(&file, orthanc.file(&report)).unwrap();
     let dump = run(Command::new("dsrdump").args(["--print-long-values"]).arg(&file));

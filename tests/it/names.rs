@@ -7,7 +7,9 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
 use super::{
-    support::{Node, Orthanc, Radiograph, Sample, Site, StoreScp, package_files, run, said, storescu_ok},
+    support::{
+        Node, Orthanc, Radiograph, SENT_OF_A_RADIOGRAPH, Sample, Site, StoreScp, package_files, run, said, storescu_ok,
+    },
     validators::peers_python,
 };
 

@@ -13,8 +13,8 @@ use super::{
     },
     hostile::{CR_STORAGE, RawPeer, plain_header},
     support::{
-        Node, NodeOptions, Orthanc, PATIENCE, PrivatePostgres, Radiograph, Site, StoreScp, fresh_uid, http, run, said,
-        storescu, wait_for,
+        Node, NodeOptions, Orthanc, PATIENCE, PrivatePostgres, Radiograph, SENT_OF_A_RADIOGRAPH, Site, StoreScp,
+        fresh_uid, http, run, said, storescu, wait_for,
     },
 };
 

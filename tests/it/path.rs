@@ -139,7 +139,10 @@ fn check_story(node: &Node, sample: &Sample, workup: &serde_json::Value, sender:
         "select kind from result join run on run.id = run_id join workup on workup.id = workup_id \
          where study_instance_uid = '{study}' order by kind"
     ));
-    assert_eq!(results.iter().map(|row| row["kind"].as_str().unwrap_or_default()).collect::<Vec<_>>(), ["sc", "sr", "sr", "sr", "sr_text"]);
+    assert_eq!(
+        results.iter().map(|row| row["kind"].as_str().unwrap_or_default()).collect::<Vec<_>>(),
+        ["sc", "sr", "sr", "sr", "sr_text"]
+    );
 
     let stories: serde_json::Value =
         serde_json::from_str(&node.hilum_ok(&["timeline", study, "--json"])).expect("JSON");
@@ -258,7 +261,11 @@ fn heavy_the_demonstration_runs_by_itself_and_again() {
         assert!(!running, "the {round} time: Postgres was left running");
     }
     let kept: Vec<_> = walk(&data.join("demopacs"));
-    assert_eq!(kept.len(), 2 * SENT_OF_A_RADIOGRAPH, "two rounds leave two reports, their sentences and two heat maps in the built-in PACS: {kept:?}");
+    assert_eq!(
+        kept.len(),
+        2 * SENT_OF_A_RADIOGRAPH,
+        "two rounds leave two reports, their sentences and two heat maps in the built-in PACS: {kept:?}"
+    );
 }
 
 /// All `.dcm` files below a folder.

@@ -33,7 +33,7 @@ fn send(node: &Node) -> Sample {
 /// The bundles whose results the PACS got of a study.
 fn delivered_bundles(node: &Node, sample: &Sample) -> Vec<String> {
     let rows = node.database.rows(&format!(
-        "select distinct run.bundle from delivery join result on result.id = result_id join run on run.id = run_id \
+        "select distinct run.bundle from delivery join result on result.id = result_id join run on run.id = result.run_id \
          join workup on workup.id = workup_id where study_instance_uid = '{}' and delivery.state = 'delivered'",
         sample.study_instance_uid
     ));

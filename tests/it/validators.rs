@@ -131,8 +131,11 @@ pub(crate) fn assert_valid(folder: &Path, allowed: &[(&str, &str)]) {
 /// What `dciodvfy` says beyond the allowed; its exit code says nothing.
 fn dciodvfy(file: &Path) -> Vec<String> {
     let output = run(Command::new("dciodvfy").arg(file));
-    let of_pictures: &[&str] =
-        if ["SR", "SEG", "PR", "KO"].contains(&modality(file).as_str()) { &[] } else { &ALLOWED_BY_DCIODVFY_OF_PICTURES };
+    let of_pictures: &[&str] = if ["SR", "SEG", "PR", "KO"].contains(&modality(file).as_str()) {
+        &[]
+    } else {
+        &ALLOWED_BY_DCIODVFY_OF_PICTURES
+    };
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     said.lines()
         .filter(|line| line.starts_with("Error") || line.starts_with("Warning"))

@@ -60,9 +60,10 @@ def judge(folder: pathlib.Path, foreign: set[str], is_short: bool) -> Findings:
     findings.objects = len(study.objects)
     programs = [(of_machine("dciodvfy"), True)] + ([] if is_short else [(installed("dciodvfy"), False)])
     is_bare = not study.newest.raw_bytes("PatientID")
+    of_source = {program: tools.said_of_name(program, study.newest.path) for program, _ in programs}
     for result in study.objects:
         for program, is_of_2022 in programs:
-            tools.dciodvfy(program, result.path, is_of_2022, is_bare, findings)
+            tools.dciodvfy(program, result.path, is_of_2022, is_bare, of_source[program], findings)
         try:
             check_object(study, result, foreign, is_short, findings)
         except Exception as error:  # whatever a reader says of a broken object

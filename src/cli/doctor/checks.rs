@@ -18,7 +18,9 @@ use crate::{
     app,
     config::Config,
     db::{Db, destination, status},
-    dimse::{AssociationRequestor, RequestorTimeouts, TlsClient, sop_class_name, transfer_syntax_name},
+    dimse::{
+        AssociationRequestor, NegotiatedContext, RequestorTimeouts, TlsClient, sop_class_name, transfer_syntax_name,
+    },
     infer::pipeline::check_pipeline,
     nn::Bundle,
     report::{self, ResultForm},
@@ -363,6 +365,22 @@ async fn verify(call: Call) -> Check {
     }
 }
 
+fn untaken(forms: &[Vec<ResultForm>], contexts: &[NegotiatedContext]) -> Vec<String> {
+    let is_taken = |(class, syntax): &ResultForm| {
+        contexts.iter().any(|context| {
+            context.abstract_syntax == *class
+                && context.transfer_syntax_uid().is_some_and(|uid| uid.as_str() == *syntax)
+        })
+    };
+    let in_words =
+        |(class, syntax): &ResultForm| format!("{} in {}", sop_class_name(class), transfer_syntax_name(syntax));
+    forms
+        .iter()
+        .filter(|alternatives| !alternatives.iter().any(is_taken))
+        .map(|alternatives| alternatives.iter().map(in_words).collect::<Vec<_>>().join(" or "))
+        .collect()
+}
+
 /// The results that a destination accepts in none of the forms in which they are sent.
 async fn untaken_results(
     calling: &AeTitle,
@@ -383,18 +401,7 @@ async fn untaken_results(
     }
     let propose = |requestor: AssociationRequestor, (class, syntax): ResultForm| requestor.propose(class, &[syntax]);
     let association = proposed.into_iter().fold(requestor, propose).establish().await?;
-    let is_taken = |(class, syntax): &ResultForm| {
-        association.contexts().iter().any(|context| {
-            context.abstract_syntax == *class && context.transfer_syntax_uid().is_some_and(|uid| uid.as_str() == *syntax)
-        })
-    };
-    let in_words =
-        |(class, syntax): &ResultForm| format!("{} in {}", sop_class_name(class), transfer_syntax_name(syntax));
-    let untaken = forms
-        .iter()
-        .filter(|alternatives| !alternatives.iter().any(is_taken))
-        .map(|alternatives| alternatives.iter().map(in_words).collect::<Vec<_>>().join(" or "))
-        .collect();
+    let untaken = untaken(forms, association.contexts());
     // The question is answered: how the peer says goodbye is its own affair.
     let _ = association.release().await;
     Ok(untaken)
@@ -434,6 +441,33 @@ mod tests {
         sample.routes[0].pipeline = crate::types::Pipeline::ChestCt;
         let line = models(&config, &sample).await[0].line();
         assert!(line.starts_with("ok       bundle `ct`: version"), "{line}");
+    }
+
+    #[test]
+    fn a_destination_is_asked_for_what_it_is_sent_and_one_form_of_the_report_is_enough() {
+        use crate::{dimse::ContextOutcome, types::Uid};
+        let context = |id: u8, class: &str, syntax: &str| NegotiatedContext {
+            id,
+            abstract_syntax: class.to_owned(),
+            outcome: ContextOutcome::Accepted { transfer_syntax_uid: Uid::new(syntax).unwrap() },
+        };
+        let (explicit, rle) = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.5");
+        let (picture, segmentation) = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.66.4");
+        let (basic, enhanced) = ("1.2.840.10008.5.1.4.1.1.88.11", "1.2.840.10008.5.1.4.1.1.88.22");
+        let taken = [context(1, picture, explicit), context(3, enhanced, explicit), context(5, basic, explicit)];
+
+        let mut sample = sample();
+        let pacs = sample.peers[1].clone();
+        assert_eq!(untaken(&forms(&sample, &pacs), &taken), [""; 0]);
+        assert!(forms(&sample, &sample.peers[0]).is_empty(), "it gets no results");
+        sample.destinations[0].results.picture_compression = crate::types::PictureCompression::RleLossless;
+        let lacking = untaken(&forms(&sample, &pacs), &taken);
+        assert!(lacking.len() == 1 && lacking[0].ends_with("in RLE Lossless"), "{lacking:?}");
+        assert_eq!(untaken(&forms(&sample, &pacs), &[taken.as_slice(), &[context(7, picture, rle)]].concat()), [""; 0]);
+        sample.routes[0].pipeline = Pipeline::ChestCt;
+        assert!(forms(&sample, &pacs).contains(&vec![(segmentation, explicit)]), "a CT has a segmentation");
+        let lacking = untaken(&forms(&sample, &pacs), &taken[..1]);
+        assert!(lacking.iter().any(|words| words.matches(" or ").count() == 3), "{lacking:?}");
     }
 
     #[tokio::test]

@@ -299,7 +299,7 @@ impl Node {
             &format!(
                 "select delivery.*, result.kind, result.sop_instance_uid, result.archive_key, result.preview_key, \
                  run.revision \
-                 from delivery join result on result.id = result_id join run on run.id = run_id \
+                 from delivery join result on result.id = result_id join run on run.id = result.run_id \
                  join workup on workup.id = workup_id \
                  where study_instance_uid = '{study_instance_uid}' and delivery.state = 'delivered' \
                  order by delivery.delivered_at"
