@@ -237,7 +237,7 @@ select json_build_object(
     'started', extract(epoch from r.started_at), 'finished', extract(epoch from r.finished_at),
     'rendered', extract(epoch from r.rendered_at), 'stages', r.stage_milliseconds, 'words', r.words,
     'delivered', (select extract(epoch from max(d.delivered_at)) from delivery d join result x on x.id = d.result_id
-                  where x.run_id = r.id having count(*) >= 2 and bool_and(d.state = 'delivered')))
+                  where x.run_id = r.id having count(*) >= 2 and bool_and(d.state in ('delivered', 'unneeded'))))
 from run r join workup w on w.id = r.workup_id where w.study_instance_uid = '{study}'
 """.replace("\n", " ")
 
@@ -280,7 +280,7 @@ def last_to_result(options: Options) -> str:
         ("→ run taken by the infer process", lambda m: m["started"] - m["queued"]),
         ("→ analysed", lambda m: m["finished"] - m["started"]),
         ("→ report and heat map rendered and stored", lambda m: m["rendered"] - m["finished"]),
-        ("→ both acknowledged by the PACS", lambda m: m["delivered"] - m["rendered"]),
+        ("→ all acknowledged by the PACS", lambda m: m["delivered"] - m["rendered"]),
         ("**image acknowledged → results acknowledged, less the quiet time**",
          lambda m: m["delivered"] - m["acknowledged"] - quiet_seconds),
     ]

@@ -77,7 +77,7 @@ def measure(options: Options, rates: dict[int, int], wide: bool) -> tuple[str, s
         *[(f"— of it {stage}", lambda m, stage=stage: m["stages"][stage] / 1e3)
           for stage in next(iter(of_rates.values()))[0]["stages"]],
         ("→ report and heat map rendered and stored", lambda m: m["rendered"] - m["finished"]),
-        ("→ both accepted by the PACS", lambda m: m["delivered"] - m["rendered"]),
+        ("→ all accepted by the PACS", lambda m: m["delivered"] - m["rendered"]),
         ("**last image acknowledged → results accepted, less the quiet time**",
          lambda m: m["delivered"] - m["acknowledged"] - QUIET_SECONDS),
     ]

@@ -24,6 +24,10 @@ alter table delivery
     add column chain  text not null default '',
     add column rank   integer not null default 0;
 update delivery d set run_id = x.run_id, chain = x.kind || x.ordinal from result x where x.id = d.result_id;
+alter table delivery add column not_taken boolean not null default false;
+comment on column delivery.not_taken is 'the destination accepts no such object: it is tried again, and nothing waits for it';
+alter table delivery add column broke boolean not null default false;
+comment on column delivery.broke is 'its last attempt ended the association: it goes after the others, and says nothing of the destination';
 alter table delivery alter column run_id set not null;
 alter table delivery alter column chain drop default, alter column rank drop default;
 comment on column delivery.chain is 'what is owed: of the deliveries of one run, destination and chain one arrives';
@@ -65,6 +69,9 @@ create table destination_state (
 );
 
 -- Storage Commitment for what we sent ---------------------------------------------------------------------------
+
+-- null: a person asked, by `hilum commit`
+alter table commitment_asked add column destination text;
 
 alter table delivery
     add column commitment                 text check (commitment in

@@ -88,7 +88,7 @@ const LIBRARIES: &[(&[&str], &[&str], &str)] = &[
     (&["rustls"], &["tls", "dimse", "deliver"], "certificates are tls/'s, handshakes are dimse/'s and deliver/'s"),
     (&["tokio_rustls"], &["dimse", "deliver"], "handshakes are dimse/'s, and deliver/'s with web servers"),
     (&["rustls_native_certs"], &["tls"], "whom the operating system trusts is read in tls/"),
-    (&["hyper", "hyper_util", "http_body_util"], &["deliver"], "only deliver/ calls web servers"),
+    (&["form_urlencoded", "hyper", "hyper_util", "http_body_util"], &["deliver"], "only deliver/ calls web servers"),
     (&["x509_parser"], &["tls"], "certificates are read in tls/"),
     (&["argon2"], &["receive", "cli"], "passcodes are checked in receive/ and hashed on the command line"),
     (&["axum"], &["admin", "app"], "HTTP ends in admin/"),

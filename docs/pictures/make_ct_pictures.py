@@ -173,9 +173,18 @@ def main() -> None:
             for name in ("ct-page.jpg", "cases-page.jpg"):
                 save_small(reduced(Image.open(FOLDER / name), 900, 1400), name)
             [radiograph_run] = [run["id"] for run in runs_of(http, of["DX"])]
+            [ct_run] = [run["id"] for run in runs_of(http, of["CT"]) if run["purpose"] == "live"]
             picture = scratch / "map.png"
             run("explain", radiograph_run, "--method", "integrated_gradients", "--steps", 10, "--output", picture)
         save_small(reduced(Image.open(picture).convert("RGB"), 800, 800), "map-on-demand.jpg")
+        results = data / "archive" / "results"
+        [summary] = results.rglob(f"{ct_run}-sc-*.png")
+        save_small(Image.open(summary).convert("RGB"), "ct-summary.jpg")
+        slices = [pydicom.dcmread(path) for path in results.rglob(f"{ct_run}-sc-*.dcm")]
+        slices = sorted((one for one in slices if "SliceLocation" in one or "ImagePositionPatient" in one),
+                        key=lambda one: one.ImagePositionPatient[2])
+        middle = Image.fromarray(slices[len(slices) // 2].pixel_array)
+        save_small(middle.resize((512, 512), Image.Resampling.LANCZOS), "ct-slice.jpg")
 
 
 if __name__ == "__main__":

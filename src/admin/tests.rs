@@ -777,7 +777,8 @@ async fn tell_a_story(db: &Db, archive: &Archive, png: &[u8]) -> Uuid {
     let due = delivery::due(&mut tx, "PACS", 1).await.unwrap();
     let attempt = delivery::start(&mut tx, &due[0]).await.unwrap().unwrap();
     let later = OffsetDateTime::now_utc() + Duration::from_mins(10);
-    let answer = delivery::Answer { attempt, status: Some(0xA700), words: "out of resources" };
+    let answer =
+        delivery::Answer { attempt, status: Some(0xA700), words: "out of resources", not_taken: false, broke: false };
     assert!(delivery::retry(&mut tx, &due[0], answer, later).await.unwrap());
     let now = OffsetDateTime::now_utc();
     let refused = Refusal {

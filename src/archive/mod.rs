@@ -3,7 +3,7 @@
 //! ```text
 //! <root>/incoming/<uuid>.part                      being received; removed when the node starts
 //! <root>/objects/2026/11/22/09/<uuid>.dcm          received objects, by the hour (UTC) of their receipt
-//! <root>/results/2026/11/22/09/<run>-sr-0.dcm      rendered results and their previews (-sc-0.dcm, -sc-0.png), by the hour
+//! <root>/results/2026/11/22/09/<run>-sr-<uid>.dcm  rendered results and their previews (-sc-<uid>.dcm, -sc-<uid>.png), by the hour
 //!                                                  (UTC) of the analysis
 //! ```
 //!

@@ -80,7 +80,7 @@ async fn ask(config: &Config, store: &Store, options: &Options) -> anyhow::Resul
     };
     // Noted before it is asked: the report may come to the running node before the answer comes here.
     let mut tx = store.db.begin().await?;
-    commitment::ask(&mut tx, peer.ae_title.as_str(), calling.as_str(), &request).await?;
+    commitment::ask(&mut tx, peer.ae_title.as_str(), calling.as_str(), None, &request).await?;
     tx.commit().await.map_err(DbError::from)?;
     let timeout = echo::DEFAULT_TIMEOUT;
     let mut association =

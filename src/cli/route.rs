@@ -97,6 +97,9 @@ pub(super) struct Add {
     /// A rule over results, an inline table as in a site file; may be given several times; docs/results.md explains it
     #[arg(long, value_name = "RULE", value_parser = rule)]
     rule: Vec<ResultRule>,
+    /// Of a route that is there already, drop its rules over results instead of keeping them when no --rule is given
+    #[arg(long, conflicts_with = "rule")]
+    no_rules: bool,
     /// Keep the route but do not use it
     #[arg(long)]
     disabled: bool,
@@ -167,9 +170,15 @@ impl From<Add> for Route {
 pub(super) async fn run(global: &Global, action: Action) -> anyhow::Result<()> {
     match action {
         Action::Add(add) => {
+            let keeps_rules = add.rule.is_empty() && !add.no_rules;
             let mut route = Route::from(*add);
             let known = site::load(global).await?.routes.into_iter().find(|known| known.name == route.name);
-            route.trial = known.and_then(|known| known.trial);
+            if let Some(known) = known {
+                route.trial = known.trial;
+                if keeps_rules {
+                    route.rules = known.rules;
+                }
+            }
             site::check_bundles(&global.load()?, std::slice::from_ref(&route))?;
             site::change(global, move |site| {
                 site::upsert(&mut site.routes, route, |route| &route.name);

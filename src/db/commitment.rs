@@ -14,7 +14,7 @@ use sqlx::FromRow;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Connection, DbError, Result, event, workup};
+use super::{Connection, DbError, Result, delivery, event, workup};
 use crate::types::{CommitmentReport, CommitmentRequest, FailureReason, SopReference, Uid};
 
 /// Where a request comes from.
@@ -351,21 +351,24 @@ pub async fn restart_dead(connection: &mut Connection, calling_ae_title: &str) -
 
 // What we asked peers -------------------------------------------------------------------------------------------
 
-/// Notes what we are about to ask `peer_ae_title`, so that its report is recognised whichever way it comes.
+/// Notes what we are about to ask `peer_ae_title`, so that its report is recognised whichever way and whenever it comes.
+/// `destination` is whose deliveries are asked about; `None` when a person asks.
 pub async fn ask(
     connection: &mut Connection,
     peer_ae_title: &str,
     local_ae_title: &str,
+    destination: Option<&str>,
     request: &CommitmentRequest,
 ) -> Result<()> {
     let transaction_uid = request.transaction_uid.as_str();
     sqlx::query(
-        "insert into commitment_asked (transaction_uid, peer_ae_title, local_ae_title, state)
-         values ($1, $2, $3, 'asked')",
+        "insert into commitment_asked (transaction_uid, peer_ae_title, local_ae_title, destination, state)
+         values ($1, $2, $3, $4, 'asked')",
     )
     .bind(transaction_uid)
     .bind(peer_ae_title)
     .bind(local_ae_title)
+    .bind(destination)
     .execute(&mut *connection)
     .await?;
     let classes: Vec<&str> = request.instances.iter().map(|one| one.sop_class_uid.as_str()).collect();
@@ -436,14 +439,18 @@ pub async fn answered(connection: &mut Connection, peer_ae_title: &str, report: 
 const MAXIMUM_ASKS: i32 = 2;
 
 /// Moves the deliveries of an answered request: `committed`; or sent once more, and the second time `failed`. What the
-/// report leaves out stays `asked` until it is overdue.
+/// report leaves out stays `asked` until it is overdue. That it is kept counts also when it is said late, or to an earlier
+/// question.
 async fn settle_deliveries(connection: &mut Connection, peer_ae_title: &str, transaction_uid: &str) -> Result<()> {
     let answered: Vec<(Uuid, Uuid, String, Option<i32>, bool)> = sqlx::query_as(
         "select d.id, r.workup_id, a.answer, a.failure_reason, d.resent
          from commitment_asked_instance a join result x on x.sop_instance_uid = a.sop_instance_uid
-         join delivery d on d.result_id = x.id join run r on r.id = d.run_id
-         where a.transaction_uid = $1 and a.answer is not null and d.commitment_transaction_uid = $1
-           and d.commitment = 'asked' order by d.id for update of d",
+         join commitment_asked c on c.transaction_uid = a.transaction_uid
+         join delivery d on d.result_id = x.id and d.destination = c.destination join run r on r.id = d.run_id
+         where a.transaction_uid = $1 and a.answer is not null
+           and (d.commitment = 'asked' and d.commitment_transaction_uid = $1
+                or a.answer = 'committed' and d.commitment in ('wanted', 'asked', 'unanswered', 'failed'))
+         order by d.id for update of d",
     )
     .bind(transaction_uid)
     .fetch_all(&mut *connection)
@@ -480,6 +487,7 @@ async fn settle_deliveries(connection: &mut Connection, peer_ae_title: &str, tra
             .execute(&mut *connection)
             .await?;
         event::append(&mut *connection, event::Subject::Delivery, delivery_id, kind, &words, json!({})).await?;
+        delivery::cancel_if_superseded(connection, delivery_id).await?;
         workup::answer_if_done(connection, workup_id).await?;
     }
     Ok(())
@@ -537,27 +545,53 @@ pub async fn asking(
 }
 
 /// The request did not reach the peer: `asked` → `wanted` again at `at`, and the asking does not count. Or, without a
-/// time, → `unsupported`: the peer does not offer the service.
+/// time, → `unsupported`: the peer does not offer the service, and nothing waits for it. A request that `may_have_arrived` is
+/// remembered: its report counts, if it comes.
 pub async fn not_asked(
     connection: &mut Connection,
     transaction_uid: &str,
     again_at: Option<OffsetDateTime>,
     words: &str,
+    may_have_arrived: bool,
 ) -> Result<()> {
-    sqlx::query(
-        "update delivery set commitment = case when $2::timestamptz is null then 'unsupported' else 'wanted' end,
+    let workups: Vec<Uuid> = sqlx::query_scalar(
+        "update delivery d set commitment = case when $2::timestamptz is null then 'unsupported' else 'wanted' end,
+                commitment_required = commitment_required and $2 is not null,
                 commitment_asks = commitment_asks - 1, commitment_due_at = $2, commitment_words = $3
-         where commitment_transaction_uid = $1 and commitment = 'asked'",
+         from run r where r.id = d.run_id and d.commitment_transaction_uid = $1 and d.commitment = 'asked'
+         returning r.workup_id",
     )
     .bind(transaction_uid)
     .bind(again_at)
     .bind(words)
-    .execute(&mut *connection)
+    .fetch_all(&mut *connection)
     .await?;
-    sqlx::query("delete from commitment_asked where transaction_uid = $1 and state = 'asked'")
-        .bind(transaction_uid)
-        .execute(connection)
-        .await?;
+    if again_at.is_none() {
+        for workup_id in workups {
+            workup::answer_if_done(connection, workup_id).await?;
+        }
+    }
+    if !may_have_arrived {
+        sqlx::query("delete from commitment_asked where transaction_uid = $1 and state = 'asked'")
+            .bind(transaction_uid)
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// A destination that is asked and need not answer: no study waits for its reports.
+pub async fn not_required(connection: &mut Connection, destination: &str) -> Result<()> {
+    let workups: Vec<Uuid> = sqlx::query_scalar(
+        "update delivery d set commitment_required = false from run r
+         where r.id = d.run_id and d.destination = $1 and d.commitment_required returning r.workup_id",
+    )
+    .bind(destination)
+    .fetch_all(&mut *connection)
+    .await?;
+    for workup_id in workups {
+        workup::answer_if_done(connection, workup_id).await?;
+    }
     Ok(())
 }
 
@@ -574,7 +608,7 @@ pub struct Overdue {
 /// `timeout_seconds` ends the same way.
 pub async fn overdue(connection: &mut Connection, destination: &str, timeout_seconds: u32) -> Result<Overdue> {
     let again = sqlx::query(
-        "update delivery set commitment = 'wanted', commitment_due_at = now(),
+        "update delivery set commitment = 'wanted', commitment_due_at = now(), commitment_since = now(),
                 commitment_words = 'no report in time; asked again'
          where destination = $1 and commitment = 'asked' and commitment_due_at <= now() and commitment_asks < $2",
     )
@@ -605,11 +639,12 @@ pub async fn overdue(connection: &mut Connection, destination: &str, timeout_sec
     Ok(Overdue { again, unanswered: unanswered.len() as u64 })
 }
 
-/// A destination that is not asked any more: nothing waits for its reports.
+/// A destination that is not asked any more: nothing waits for its reports, and none that failed to come holds anything.
 pub async fn unwanted(connection: &mut Connection, destination: &str) -> Result<()> {
     let workups: Vec<Uuid> = sqlx::query_scalar(
         "update delivery d set commitment = null, commitment_required = false, commitment_due_at = null
-         from run r where r.id = d.run_id and d.destination = $1 and d.commitment in ('wanted', 'asked')
+         from run r where r.id = d.run_id and d.destination = $1
+           and (d.commitment_required or d.commitment in ('wanted', 'asked', 'failed', 'unanswered'))
          returning r.workup_id",
     )
     .bind(destination)

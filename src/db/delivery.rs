@@ -91,7 +91,9 @@ pub struct DueDelivery {
     pub urgent: bool,
     /// Attempts so far.
     pub attempts: i32,
-    /// When it was first owed, or restarted by a person.
+    /// Its last attempt ended the association, or the connection.
+    pub broke: bool,
+    /// When it was first owed, took the place of another form, or was restarted by a person.
     pub created_at: OffsetDateTime,
 }
 
@@ -101,7 +103,7 @@ macro_rules! select_due {
         concat!(
             "select d.id, d.run_id, r.workup_id, w.study_instance_uid, w.calling_ae_title as sender_ae_title,
                     w.local_ae_title, x.sop_class_uid, x.sop_instance_uid, x.transfer_syntax_uid, x.archive_key,
-                    d.send_order, d.chain, d.rank, d.urgent, d.attempts, d.created_at
+                    d.send_order, d.chain, d.rank, d.urgent, d.attempts, d.broke, d.created_at
              from delivery d join result x on x.id = d.result_id join run r on r.id = d.run_id
              join workup w on w.id = r.workup_id ",
             $conditions
@@ -109,23 +111,27 @@ macro_rules! select_due {
     };
 }
 
-/// A delivery `d` that is open and does not wait behind another one of its run. A `sending` row is one whose process
+/// A delivery `d` that is open and does not wait behind another one of its run. What the destination does not take holds
+/// nothing back: a PACS without segmentations still gets its reports. A `sending` row is one whose process
 /// died: the queue lets only one job work on a destination at a time.
 macro_rules! next_in_order {
     () => {
         "d.state in ('waiting', 'sending') and not exists
             (select from delivery e where e.run_id = d.run_id and e.destination = d.destination
-             and e.send_order < d.send_order and e.state in ('waiting', 'sending') and e.next_attempt_at > now())"
+             and e.send_order < d.send_order and e.state in ('waiting', 'sending') and e.next_attempt_at > now()
+             and not e.not_taken)"
     };
 }
 
 /// What is due for a destination, urgent studies first, then the oldest, and in send order within each; what waits behind
-/// another result of its run is not due.
+/// another result of its run is not due. Runs with an object at which the association broke go last: it may be the object.
 pub async fn due(connection: &mut Connection, destination: &str, limit: i64) -> Result<Vec<DueDelivery>> {
     const QUERY: &str = concat!(
         select_due!("where d.destination = $1 and d.next_attempt_at <= now() and "),
         next_in_order!(),
-        " order by d.urgent desc, r.queued_at, d.run_id, d.send_order, d.id limit $2"
+        " order by exists (select from delivery e where e.run_id = d.run_id and e.destination = d.destination
+                           and e.broke and e.state in ('waiting', 'sending')),
+                   d.urgent desc, r.queued_at, d.run_id, d.send_order, d.id limit $2"
     );
     Ok(sqlx::query_as(QUERY).bind(destination).bind(limit).fetch_all(connection).await?)
 }
@@ -183,6 +189,10 @@ pub struct Answer<'a> {
     pub status: Option<u16>,
     /// In words.
     pub words: &'a str,
+    /// The destination accepts no such object, until somebody changes that.
+    pub not_taken: bool,
+    /// The association, or the connection, ended at it.
+    pub broke: bool,
 }
 
 /// Ends an attempt, fenced by its number: `sending` → `state`. Writes the ledger and the event `kind`.
@@ -197,7 +207,7 @@ async fn end(
     let status = answer.status.map(i32::from);
     let done = sqlx::query(
         "update delivery set state = $3, last_status = $4, last_words = $5,
-                next_attempt_at = coalesce($6, next_attempt_at),
+                next_attempt_at = coalesce($6, next_attempt_at), not_taken = $7, broke = $8,
                 delivered_at = case when $3 = 'delivered' then now() else delivered_at end
          where id = $1 and attempts = $2 and state = 'sending'",
     )
@@ -207,6 +217,8 @@ async fn end(
     .bind(status)
     .bind(answer.words)
     .bind(next_attempt_at)
+    .bind(answer.not_taken)
+    .bind(answer.broke)
     .execute(&mut *connection)
     .await?
     .rows_affected()
@@ -240,18 +252,17 @@ pub async fn delivered(
     if !end(connection, delivery, answer, "delivered", "delivered", None).await? {
         return Ok(false);
     }
-    if commitment != CommitmentUse::Off {
-        sqlx::query(
-            "update delivery set commitment = 'wanted', commitment_required = $2, commitment_words = '',
-                    commitment_asks = 0, commitment_transaction_uid = null, commitment_due_at = now(),
-                    commitment_since = now()
-             where id = $1",
-        )
-        .bind(delivery.id)
-        .bind(commitment == CommitmentUse::Required)
-        .execute(&mut *connection)
-        .await?;
-    }
+    sqlx::query(
+        "update delivery set commitment = case when $3 then 'wanted' end, commitment_required = $2, commitment_words = '',
+                commitment_asks = 0, commitment_transaction_uid = null,
+                commitment_due_at = case when $3 then now() end, commitment_since = case when $3 then now() end
+         where id = $1",
+    )
+    .bind(delivery.id)
+    .bind(commitment == CommitmentUse::Required)
+    .bind(commitment != CommitmentUse::Off)
+    .execute(&mut *connection)
+    .await?;
     sqlx::query(
         "update delivery d set state = 'unneeded', last_words = 'another form of it is delivered'
          from delivery f where f.id = $1 and d.run_id = f.run_id and d.destination = f.destination
@@ -264,14 +275,38 @@ pub async fn delivered(
     Ok(true)
 }
 
-/// `sending` → `waiting` until `retry_at`, fenced by attempt.
+/// `sending` → `waiting` until `retry_at`, fenced by attempt; `cancelled` where a newer revision of the study has come meanwhile.
 pub async fn retry(
     connection: &mut Connection,
     delivery: &DueDelivery,
     answer: Answer<'_>,
     retry_at: OffsetDateTime,
 ) -> Result<bool> {
-    end(connection, delivery, answer, "waiting", "retry", Some(retry_at)).await
+    let done = end(connection, delivery, answer, "waiting", "retry", Some(retry_at)).await?;
+    if done && cancel_if_superseded(connection, delivery.id).await? {
+        workup::answer_if_done(connection, delivery.workup_id).await?;
+    }
+    Ok(done)
+}
+
+/// What waits, or was kept in its place, and belongs to an earlier revision of its study is not sent any more: it would come
+/// after what replaces it.
+pub(super) async fn cancel_if_superseded(connection: &mut Connection, delivery_id: Uuid) -> Result<bool> {
+    let words = "superseded by a newer revision";
+    let cancelled: Vec<Uuid> = sqlx::query_scalar(
+        "update delivery d set state = 'cancelled', last_words = $2
+         from delivery f join run r on r.id = f.run_id join workup w on w.id = r.workup_id
+         where f.id = $1 and r.revision < w.revision and d.run_id = f.run_id and d.destination = f.destination
+           and d.chain = f.chain and d.state in ('waiting', 'spare') returning d.id",
+    )
+    .bind(delivery_id)
+    .bind(words)
+    .fetch_all(&mut *connection)
+    .await?;
+    for id in &cancelled {
+        event::append(connection, event::Subject::Delivery, id, "cancelled", words, json!({})).await?;
+    }
+    Ok(!cancelled.is_empty())
 }
 
 /// `sending` → `dead`, fenced by attempt: a person has to look.
@@ -291,19 +326,23 @@ pub async fn replaced(
     answer: Answer<'_>,
     next: &DueDelivery,
 ) -> Result<bool> {
-    let taken = sqlx::query(
-        "update delivery set state = 'waiting', next_attempt_at = now(),
+    let is_there: Option<bool> =
+        sqlx::query_scalar("select true from delivery where id = $1 and state = 'spare' for update")
+            .bind(next.id)
+            .fetch_optional(&mut *connection)
+            .await?;
+    if is_there.is_none() || !end(connection, delivery, answer, "replaced", "replaced", None).await? {
+        return Ok(false);
+    }
+    // It has the whole patience of its own.
+    sqlx::query(
+        "update delivery set state = 'waiting', next_attempt_at = now(), created_at = now(),
                 last_words = 'in the place of a form that the destination does not take'
-         where id = $1 and state = 'spare'",
+         where id = $1",
     )
     .bind(next.id)
     .execute(&mut *connection)
-    .await?
-    .rows_affected()
-        == 1;
-    if !taken {
-        return Ok(false);
-    }
+    .await?;
     sqlx::query(
         "update delivery d set state = 'replaced', last_words = $3
          from delivery f where f.id = $1 and d.run_id = f.run_id and d.destination = f.destination
@@ -314,7 +353,7 @@ pub async fn replaced(
     .bind(answer.words)
     .execute(&mut *connection)
     .await?;
-    end(connection, delivery, answer, "replaced", "replaced", None).await
+    Ok(true)
 }
 
 /// Gives up what has waited for a destination since before `before`. Returns how many.
@@ -341,11 +380,12 @@ pub async fn expire(
     Ok(given_up.len() as u64)
 }
 
-/// Makes everything due that waits for a destination only because it could not be reached.
+/// Makes everything due that waits for a destination only because it could not be reached; not what it broke at.
 pub async fn hurry(connection: &mut Connection, destination: &str) -> Result<()> {
     sqlx::query(
         "update delivery set next_attempt_at = now()
-         where destination = $1 and state = 'waiting' and last_status is null and next_attempt_at > now()",
+         where destination = $1 and state = 'waiting' and last_status is null and not broke
+           and next_attempt_at > now()",
     )
     .bind(destination)
     .execute(connection)
@@ -361,10 +401,12 @@ macro_rules! is_dead {
 }
 
 const RESTART: &str = "update delivery d set state = 'waiting', next_attempt_at = now(), created_at = now(),
-        last_words = 'restarted by a person', commitment = null, resent = false where ";
+        last_words = 'restarted by a person', not_taken = false, broke = false, commitment = null, resent = false
+        from run r join workup w on w.id = r.workup_id
+        where r.id = d.run_id and r.revision = w.revision and ";
 
 /// Restarts the dead deliveries of a destination, by a person's wish: they are owed anew, with the whole patience.
-/// Returns how many there were.
+/// Returns how many there were. What a newer revision has replaced stays where it is.
 pub async fn restart_dead(connection: &mut Connection, destination: &str) -> Result<u64> {
     let query = format!("{RESTART} d.destination = $1 and {} returning d.id", is_dead!());
     let restarted: Vec<Uuid> =
@@ -376,7 +418,7 @@ pub async fn restart_dead(connection: &mut Connection, destination: &str) -> Res
 }
 
 /// Restarts one delivery that is dead or waits, by a person's wish. Returns its destination; `None` when there is no such
-/// delivery, or when it is in another state.
+/// delivery, when it is in another state, or when a newer revision of its study has replaced it.
 pub async fn restart(connection: &mut Connection, delivery_id: Uuid) -> Result<Option<String>> {
     let query = format!("{RESTART} d.id = $1 and (d.state = 'waiting' or {}) returning d.destination", is_dead!());
     let destination: Option<String> =
@@ -530,7 +572,7 @@ mod tests {
     }
 
     fn answer(attempt: i32, status: Option<u16>) -> Answer<'static> {
-        Answer { attempt, status, words: "words" }
+        Answer { attempt, status, words: "words", not_taken: false, broke: false }
     }
 
     #[tokio::test]
@@ -615,6 +657,65 @@ mod tests {
         assert!(due_uids(db).await.is_empty());
         assert_eq!(restart_dead(&mut connection, "pacs").await.unwrap(), 5);
         assert_eq!(due_uids(db).await, ["2.25.1", "2.25.2", "2.25.3", "2.25.4", "2.25.5"]);
+        // A PACS that takes no segmentations gets everything else.
+        let (segments, attempt) = begin(db, "2.25.1").await;
+        let not_taken = Answer { not_taken: true, ..answer(attempt, None) };
+        assert!(retry(&mut connection, &segments, not_taken, later).await.unwrap());
+        assert_eq!(due_uids(db).await, ["2.25.2", "2.25.3", "2.25.4", "2.25.5"]);
+        drop(connection);
+        database.stop().await;
+    }
+
+    #[tokio::test]
+    async fn what_was_superseded_while_it_was_sent_is_not_sent_again() {
+        let database = TestDatabase::start("superseded").await;
+        let db = &database.db;
+        let mut connection = db.acquire().await.unwrap();
+        let (workup_id, run_id) = new_run(db, "1.2.3").await;
+        for (name, chain, rank) in [("2.25.1", "a", 0), ("2.25.2", "a", 1), ("2.25.3", "b", 0), ("2.25.4", "c", 0)] {
+            owe(db, run_id, name, 30, chain, rank).await;
+        }
+        let (first, attempt) = begin(db, "2.25.1").await;
+        let spare = spares(&mut connection, &[first.id]).await.unwrap().remove(0);
+        let (other, other_attempt) = begin(db, "2.25.3").await;
+        let (refused, refused_attempt) = begin(db, "2.25.4").await;
+        sqlx::query("update workup set revision = 2 where id = $1").bind(workup_id).execute(db.pool()).await.unwrap();
+        run::supersede_earlier(&mut connection, workup_id, 2).await.unwrap();
+        assert_eq!(states(db).await, ["sending", "cancelled", "sending", "sending"]);
+        // The other form is gone: nothing takes the place of what is not taken.
+        assert!(!replaced(&mut connection, &first, answer(attempt, None), &spare).await.unwrap());
+        let now = OffsetDateTime::now_utc();
+        assert!(retry(&mut connection, &first, answer(attempt, None), now).await.unwrap());
+        assert!(retry(&mut connection, &other, answer(other_attempt, Some(0xA700)), now).await.unwrap());
+        assert!(dead(&mut connection, &refused, answer(refused_attempt, Some(0xC000))).await.unwrap());
+        assert_eq!(states(db).await, ["cancelled", "cancelled", "cancelled", "dead"]);
+        assert_eq!(restart_dead(&mut connection, "pacs").await.unwrap(), 0, "it would come after what replaces it");
+        assert_eq!(restart(&mut connection, refused.id).await.unwrap(), None);
+        drop(connection);
+        database.stop().await;
+    }
+
+    #[tokio::test]
+    async fn what_breaks_associations_goes_last() {
+        let database = TestDatabase::start("broke").await;
+        let db = &database.db;
+        let mut connection = db.acquire().await.unwrap();
+        let (_, run_id) = new_run(db, "1.2.3").await;
+        owe(db, run_id, "2.25.1", 20, "a", 0).await;
+        owe(db, run_id, "2.25.2", 30, "b", 0).await;
+        let (_, later_run) = new_run(db, "1.2.4").await;
+        owe(db, later_run, "2.25.3", 20, "a", 0).await;
+        assert_eq!(due_uids(db).await, ["2.25.1", "2.25.2", "2.25.3"]);
+        let (poison, attempt) = begin(db, "2.25.1").await;
+        let broke = Answer { broke: true, ..answer(attempt, None) };
+        let later = OffsetDateTime::now_utc() + Duration::from_hours(1);
+        assert!(retry(&mut connection, &poison, broke, later).await.unwrap());
+        assert_eq!(due_uids(db).await, ["2.25.3"], "what refers to it waits");
+        hurry(&mut connection, "pacs").await.unwrap();
+        assert_eq!(due_uids(db).await, ["2.25.3"], "that the destination answers says nothing of it");
+        sqlx::query("update delivery set next_attempt_at = now()").execute(db.pool()).await.unwrap();
+        assert_eq!(due_uids(db).await, ["2.25.3", "2.25.1", "2.25.2"]);
+        assert!(due(&mut connection, "pacs", 10).await.unwrap()[1].broke);
         drop(connection);
         database.stop().await;
     }
@@ -678,7 +779,7 @@ mod tests {
             })
             .collect();
         let request = CommitmentRequest { transaction_uid: uid(&format!("2.25.9{number}")), instances };
-        commitment::ask(&mut connection, "PACS", "HILUM", &request).await.unwrap();
+        commitment::ask(&mut connection, "PACS", "HILUM", Some("pacs"), &request).await.unwrap();
         let ids: Vec<Uuid> = wanted.iter().map(|one| one.delivery_id).collect();
         commitment::asking(&mut connection, &ids, request.transaction_uid.as_str(), due_at).await.unwrap();
         (request.transaction_uid, request.instances)
@@ -701,9 +802,8 @@ mod tests {
 
         // Not asked: nothing counts, and it is asked again later.
         let (transaction, _) = ask(db, 0, soon).await;
-        commitment::not_asked(&mut connection, transaction.as_str(), Some(OffsetDateTime::now_utc()), "no way")
-            .await
-            .unwrap();
+        let now = OffsetDateTime::now_utc();
+        commitment::not_asked(&mut connection, transaction.as_str(), Some(now), "no way", false).await.unwrap();
 
         let (transaction, instances) = ask(db, 1, soon).await;
         assert_eq!(instances.len(), 2);
@@ -738,6 +838,35 @@ mod tests {
             assert_eq!(commitment::overdue(&mut connection, "pacs", 3600).await.unwrap(), expected);
         }
         assert_eq!(commitments(db).await[1].as_deref(), Some("unanswered"));
+
+        // A report that comes late counts when it says that the result is kept.
+        let late = |committed, failed| CommitmentReport { transaction_uid: uid("2.25.93"), committed, failed };
+        let reference = instances[0].clone();
+        let mut probe = db.begin().await.unwrap();
+        let refused = late(Vec::new(), vec![(reference.clone(), FailureReason::NO_SUCH_OBJECT_INSTANCE)]);
+        assert!(commitment::answered(&mut probe, "PACS", &refused).await.unwrap());
+        drop(probe);
+        assert_eq!(commitments(db).await[1].as_deref(), Some("unanswered"));
+        let mut probe = db.begin().await.unwrap();
+        assert!(commitment::answered(&mut probe, "PACS", &late(vec![reference], Vec::new())).await.unwrap());
+        let kept: Option<String> = sqlx::query_scalar("select commitment from delivery where id = $1")
+            .bind(again.id)
+            .fetch_one(&mut *probe)
+            .await
+            .unwrap();
+        assert_eq!(kept.as_deref(), Some("committed"));
+        drop(probe);
+
+        // Where nobody needs the promise any more, no study waits for it.
+        let mut probe = db.begin().await.unwrap();
+        commitment::not_required(&mut probe, "pacs").await.unwrap();
+        let state: String = sqlx::query_scalar("select state from workup where id = $1")
+            .bind(workup_id)
+            .fetch_one(&mut *probe)
+            .await
+            .unwrap();
+        assert_eq!(state, "answered");
+        drop(probe);
 
         // And again; this time it is kept.
         assert_eq!(restart_dead(&mut connection, "pacs").await.unwrap(), 1);

@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::{Connection, Result, event};
 
 /// A workup `w` for which nothing is owed any more: its files are read by nobody. A parked run, a result that a
-/// destination has refused, and a Storage Commitment request that is not answered yet keep everything; of a shadow, whose
+/// destination has refused or, where it is to promise it, does not keep, and a Storage Commitment request that is not answered
+/// yet keep everything; of a shadow, whose
 /// results nobody is owed, only one that works.
 macro_rules! settled {
     () => {
@@ -21,7 +22,8 @@ macro_rules! settled {
          and not exists (select from run r join result x on x.run_id = r.id join delivery d on d.result_id = x.id
                          where r.workup_id = w.id
                          and (d.state in ('waiting', 'sending', 'dead')
-                              or d.commitment in ('wanted', 'asked', 'failed', 'unanswered')))
+                              or d.commitment in ('wanted', 'asked')
+                              or d.commitment_required and d.commitment in ('failed', 'unanswered')))
          and not exists (select from commitment_request c
                          join commitment_instance ci on ci.commitment_request_id = c.id
                          join instance i on i.sop_instance_uid = ci.sop_instance_uid

@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 use super::{Connection, DbError, Result, event, masks::PackedMasks, workup};
 use crate::types::{
-    BundleIdentity, Installation, Pipeline, PredecessorDocument, ResultRule, RunOutcome, RunPriority, RunRecord,
-    RunRole, Sha256Digest, Uid,
+    BundleIdentity, Installation, Pipeline, PredecessorDocument, Predecessors, ResultRule, RunOutcome, RunPriority,
+    RunRecord, RunRole, Sha256Digest, Uid,
 };
 
 /// A run to be made.
@@ -727,22 +727,36 @@ pub async fn masks(connection: &mut Connection, run_id: Uuid) -> Result<Option<P
     Ok(masks.flatten().map(PackedMasks::from_bytes))
 }
 
-/// The newest report of an earlier revision that reached `destination`: what a new one replaces there.
-pub async fn predecessor(
+/// The newest reports of earlier revisions that reached `destination`: what new ones replace there.
+pub async fn predecessors(
     connection: &mut Connection,
     workup_id: Uuid,
     revision: i32,
     destination: &str,
+) -> Result<Predecessors> {
+    Ok(Predecessors {
+        report: predecessor(connection, workup_id, revision, destination, "sr").await?,
+        text_companion: predecessor(connection, workup_id, revision, destination, "sr_text").await?,
+    })
+}
+
+async fn predecessor(
+    connection: &mut Connection,
+    workup_id: Uuid,
+    revision: i32,
+    destination: &str,
+    kind: &str,
 ) -> Result<Option<PredecessorDocument>> {
     let row: Option<(String, String, String)> = sqlx::query_as(
         "select x.sop_class_uid, x.sop_instance_uid, x.series_instance_uid
          from result x join run r on r.id = x.run_id join delivery d on d.result_id = x.id
-         where r.workup_id = $1 and r.revision < $2 and x.kind = 'sr' and d.state = 'delivered' and d.destination = $3
+         where r.workup_id = $1 and r.revision < $2 and x.kind = $4 and d.state = 'delivered' and d.destination = $3
          order by r.revision desc limit 1",
     )
     .bind(workup_id)
     .bind(revision)
     .bind(destination)
+    .bind(kind)
     .fetch_optional(connection)
     .await?;
     row.map(|(class, instance, series)| {

@@ -243,6 +243,10 @@ pub(super) async fn change_in(
         return Ok(diff);
     }
     write(tx, &after).await?;
+    // What was mended is noticed at once.
+    sqlx::query("update destination_state set next_probe_at = now() where next_probe_at > now()")
+        .execute(&mut *tx)
+        .await?;
     event::append(tx, event::Subject::Site, "site", "changed", &diff.lines.join("; "), json!({})).await?;
     sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(tx).await?;
     Ok(diff)

@@ -28,11 +28,13 @@ struct NotAsked {
     words: String,
     /// The peer does not offer the service.
     unsupported: bool,
+    /// The request may have reached it, so that its report may come.
+    may_have_arrived: bool,
 }
 
 impl NotAsked {
     fn for_now(words: String) -> Self {
-        Self { words, unsupported: false }
+        Self { words, unsupported: false, may_have_arrived: false }
     }
 }
 
@@ -44,6 +46,9 @@ impl Deliver {
         if destination.commitment == CommitmentUse::Off {
             commitment::unwanted(&mut tx, name).await?;
             return tx.commit().await.context("commit");
+        }
+        if destination.commitment == CommitmentUse::Optional {
+            commitment::not_required(&mut tx, name).await?;
         }
         let overdue = commitment::overdue(&mut tx, name, destination.commitment_timeout_seconds).await?;
         tx.commit().await.context("commit")?;
@@ -100,13 +105,14 @@ impl Deliver {
         let due_at = now + Duration::from_secs(destination.commitment_timeout_seconds.into());
         let mut tx = self.db.begin().await?;
         if let Ok(Target::Peer { peer, calling }) = &target {
-            commitment::ask(&mut tx, peer.ae_title.as_str(), calling.as_str(), &request).await?;
+            let destination = Some(destination.name.as_str());
+            commitment::ask(&mut tx, peer.ae_title.as_str(), calling.as_str(), destination, &request).await?;
         }
         commitment::asking(&mut tx, &ids, transaction_uid.as_str(), due_at).await?;
         tx.commit().await.context("commit")?;
         let asked = match &target {
             Ok(Target::Peer { peer, calling }) => self.ask_peer(peer, calling, &request).await,
-            Ok(_) => Err(NotAsked { words: "it is no DICOM node".to_owned(), unsupported: true }),
+            Ok(_) => Err(NotAsked { unsupported: true, ..NotAsked::for_now("it is no DICOM node".to_owned()) }),
             Err(words) => Err(NotAsked::for_now(words.clone())),
         };
         match asked {
@@ -114,13 +120,13 @@ impl Deliver {
                 let instances = request.instances.len();
                 tracing::info!(destination = destination.name, %transaction_uid, instances, "asked for storage commitment");
             }
-            Err(NotAsked { words, unsupported }) => {
+            Err(NotAsked { words, unsupported, may_have_arrived }) => {
                 // A peer that is to commit and offers it one day is asked again then.
                 let gives_up = unsupported && destination.commitment == CommitmentUse::Optional;
                 let again_at = (!gives_up).then(|| now + self.settings.maximum_backoff.min(PAUSE));
                 tracing::warn!(destination = destination.name, words, "cannot ask for storage commitment");
                 let mut tx = self.db.begin().await?;
-                commitment::not_asked(&mut tx, transaction_uid.as_str(), again_at, &words).await?;
+                commitment::not_asked(&mut tx, transaction_uid.as_str(), again_at, &words, may_have_arrived).await?;
                 tx.commit().await.context("commit")?;
             }
         }
@@ -138,7 +144,7 @@ impl Deliver {
                 // No such class, instance or action, or not this operation: it does not offer the service.
                 let unsupported = matches!(status, 0x0112 | 0x0118 | 0x0122 | 0x0123 | 0x0211);
                 let words = format!("`{}` answers N-ACTION with {}", peer.ae_title, status::InWords(status));
-                Err(NotAsked { words, unsupported })
+                Err(NotAsked { words, unsupported, may_have_arrived: false })
             }
             Ok(_) => {
                 if let Err(error) = self.take_report(association, peer).await {
@@ -148,9 +154,9 @@ impl Deliver {
             }
             Err(error @ RequestError::NoContext { .. }) => {
                 let _ = association.release().await;
-                Err(NotAsked { words: error.to_string(), unsupported: true })
+                Err(NotAsked { unsupported: true, ..NotAsked::for_now(error.to_string()) })
             }
-            Err(error) => Err(NotAsked::for_now(error.to_string())),
+            Err(error) => Err(NotAsked { may_have_arrived: true, ..NotAsked::for_now(error.to_string()) }),
         }
     }
 

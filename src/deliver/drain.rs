@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     archive::Archive,
-    db::{self, Db, delivery, delivery::DueDelivery, destination, event},
+    db::{self, Db, commitment, delivery, delivery::DueDelivery, destination, event},
     jobs::{self, Job, JobHandler},
     telemetry::{DeliveryEnd, Metrics, events},
     types::{Destination, DestinationKind, SiteConfig, Uid},
@@ -73,14 +73,22 @@ struct Lane {
     spares: Vec<DueDelivery>,
 }
 
+/// Whether failures of one delivery say something of all to this destination.
+fn counts(destination: &Destination) -> bool {
+    destination.kind != DestinationKind::ReturnToSender
+}
+
 /// What became of a delivery.
 enum Closed {
     /// Delivered, or given up.
     For,
     /// Another form of it is to be sent now.
     Next(Box<DueDelivery>),
-    /// It is tried again later: what comes after it in its run waits.
-    Later,
+    /// It is tried again later.
+    Later {
+        /// What comes after it in its run waits.
+        holds_back: bool,
+    },
 }
 
 impl Deliver {
@@ -116,6 +124,10 @@ impl Deliver {
 
     /// Whether the destination is tried now. One that has failed again and again is asked first whether it is there.
     async fn may_try(&self, destination: &Destination, site: &SiteConfig) -> anyhow::Result<bool> {
+        // Senders that results return to are many, and each answers for itself.
+        if !counts(destination) {
+            return Ok(true);
+        }
         let name = &destination.name;
         let state = destination::get(&mut *self.db.acquire().await?, name).await?;
         let now = OffsetDateTime::now_utc();
@@ -151,7 +163,7 @@ impl Deliver {
         let dead = delivery::expire(&mut tx, name, now - maximum_age, &given_up).await?;
         tx.commit().await.context("commit")?;
         if dead > 0 {
-            tracing::error!(destination = name, dead, words, "deliveries given up until a person restarts them");
+            events::DeliveriesExpired { destination: name, count: dead, words: &words }.emit(&self.metrics);
         }
         Ok(false)
     }
@@ -195,11 +207,11 @@ impl Deliver {
         let words =
             format!("destination `{name}` is no longer configured; add it again, or let its deliveries grow old");
         loop {
-            let due = {
-                let mut connection = self.db.acquire().await?;
-                destination::forget_unknown(&mut connection).await?;
-                delivery::due(&mut connection, name, BATCH).await?
-            };
+            let mut tx = self.db.begin().await?;
+            destination::forget_unknown(&mut tx).await?;
+            commitment::unwanted(&mut tx, name).await?;
+            let due = delivery::due(&mut tx, name, BATCH).await?;
+            tx.commit().await.context("commit")?;
             if due.is_empty() {
                 return Ok(());
             }
@@ -256,7 +268,7 @@ impl Deliver {
     async fn work(self, lane: Lane) -> anyhow::Result<()> {
         let Lane { destination, target, mut due, spares } = lane;
         let carrier = self.carrier();
-        let counts = destination.kind != DestinationKind::ReturnToSender;
+        let counts = counts(&destination);
         let mut way: Option<Way> = None;
         let mut works = false;
         let mut behind = HashMap::<Uuid, i32>::new();
@@ -293,9 +305,10 @@ impl Deliver {
             match self.close(&destination, &delivery, attempt, answer, next, until).await? {
                 Closed::For => {}
                 Closed::Next(next) => due.push_front(*next),
-                Closed::Later => {
+                Closed::Later { holds_back: true } => {
                     behind.insert(delivery.run_id, delivery.send_order);
                 }
+                Closed::Later { holds_back: false } => {}
             }
             if !broken {
                 if counts && !works {
@@ -310,7 +323,9 @@ impl Deliver {
                 broken.abort().await;
             }
             works = false;
-            if counts && self.failed(&destination.name, &words, retry_after, false).await?.is_some() {
+            // An object that breaks it every time says nothing of the destination, only of itself.
+            if counts && !delivery.broke && self.failed(&destination.name, &words, retry_after, false).await?.is_some()
+            {
                 return Ok(());
             }
         }
@@ -352,19 +367,25 @@ impl Deliver {
         let name = &destination.name;
         let mut tx = self.db.begin().await?;
         let mut retry_in = None;
-        let told = delivery::Answer { attempt, status: answer.status, words: &answer.words };
-        let verdict = if answer.no_context && next.is_some() { Verdict::NextForm } else { answer.verdict };
+        let not_taken = answer.no_context;
+        let told =
+            delivery::Answer { attempt, status: answer.status, words: &answer.words, not_taken, broke: answer.broken };
+        let verdict = if not_taken && next.is_some() { Verdict::NextForm } else { answer.verdict };
         let replaced = match (verdict, next) {
             (Verdict::NextForm, Some(next)) => delivery::replaced(&mut tx, delivery, told, next).await?,
             _ => false,
         };
+        // The other form was cancelled meanwhile.
+        let verdict =
+            if verdict == Verdict::NextForm && next.is_some() && !replaced { Verdict::Retry } else { verdict };
         let (end, closed) = match verdict {
             Verdict::Delivered => {
                 delivery::delivered(&mut tx, delivery, told, destination.commitment).await?;
                 (DeliveryEnd::Delivered, Closed::For)
             }
             Verdict::NextForm if replaced => {
-                (DeliveryEnd::Replaced, next.map_or(Closed::For, |next| Closed::Next(Box::new(next.clone()))))
+                let next = next.map(|next| DueDelivery { created_at: now, ..next.clone() });
+                (DeliveryEnd::Replaced, next.map_or(Closed::For, |next| Closed::Next(Box::new(next))))
             }
             Verdict::Retry if age < self.settings.maximum_age => {
                 let spread = f64::from(delivery.id.as_bytes()[15]) / 255.0;
@@ -372,7 +393,7 @@ impl Deliver {
                 let retry_at = until.unwrap_or(now + pause);
                 retry_in = Some(Duration::try_from(retry_at - now).unwrap_or_default());
                 delivery::retry(&mut tx, delivery, told, retry_at).await?;
-                (DeliveryEnd::Retry, Closed::Later)
+                (DeliveryEnd::Retry, Closed::Later { holds_back: !not_taken })
             }
             Verdict::Retry => {
                 let words = format!(
@@ -496,6 +517,7 @@ mod tests {
             chain: "sr0".into(),
             rank: 0,
             urgent: false,
+            broke: false,
             attempts: 0,
             created_at: OffsetDateTime::now_utc(),
         }

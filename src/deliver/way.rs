@@ -107,16 +107,26 @@ impl Target {
                 Ok(Self::Peer { peer: peer.clone(), calling: calling.clone() })
             }
             DestinationKind::ReturnToSender => {
-                let peer = site
-                    .peers
-                    .iter()
-                    .find(|peer| peer.ae_title.as_str() == sender && peer.host != "*" && peer.port.is_some());
-                let peer = peer.ok_or_else(|| {
-                    format!(
-                        "destination `{name}` returns results to `{sender}`, and no peer with this title has a host and \
-                         port to call: run `hilum peer add NAME --ae-title {sender} --host HOST --port PORT`"
-                    )
-                })?;
+                let is_called =
+                    |peer: &&Peer| peer.ae_title.as_str() == sender && peer.host != "*" && peer.port.is_some();
+                let called: Vec<&Peer> = site.peers.iter().filter(is_called).collect();
+                let peer = match called[..] {
+                    [peer] => peer,
+                    [] => {
+                        return Err(format!(
+                            "destination `{name}` returns results to `{sender}`, and no peer with this title has a host and \
+                             port to call: run `hilum peer add NAME --ae-title {sender} --host HOST --port PORT`"
+                        ));
+                    }
+                    // One patient's results must not go to another room's machine.
+                    [one, other, ..] => {
+                        return Err(format!(
+                            "destination `{name}` returns results to `{sender}`, and peers `{}` and `{}` both have this \
+                             title: give each machine a title of its own, or only one of them a port",
+                            one.name, other.name
+                        ));
+                    }
+                };
                 let calling = match &destination.calling_ae_title {
                     Some(calling) => calling.clone(),
                     None => AeTitle::new(local).map_err(|error| error.to_string())?,

@@ -181,9 +181,9 @@ struct Token {
     good_until: Instant,
 }
 
-/// The tokens that authorization servers have given us, in memory only.
+/// The tokens that authorization servers have given us, in memory only. Each waits for its own server alone.
 #[derive(Clone, Default)]
-pub struct Tokens(Arc<Mutex<HashMap<String, Token>>>);
+pub struct Tokens(Arc<Mutex<HashMap<String, Arc<Mutex<Option<Token>>>>>>);
 
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -205,24 +205,28 @@ impl Tokens {
                 basic(user, &password).map(Some)
             }
             WebAuthentication::Oauth2 { token_url, client_id, client_secret_file, scope } => {
-                let key = key(&target.authentication);
-                let mut tokens = self.0.lock().await;
-                if let Some(token) = tokens.get(&key).filter(|token| token.good_until > Instant::now()) {
+                let place = Arc::clone(self.0.lock().await.entry(key(&target.authentication)).or_default());
+                let mut known = place.lock().await;
+                if let Some(token) = known.as_ref().filter(|token| token.good_until > Instant::now()) {
                     return Ok(Some(token.header.clone()));
                 }
                 let secret = secret(client_secret_file).await?;
-                let user = basic(&form_encoded(client_id), &form_encoded(&secret))?;
+                // RFC 6749 section 2.3.1.
+                let encoded = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+                let user = basic(&encoded(client_id), &encoded(&secret))?;
                 let token = new_token(caller, token_url, user, scope.as_deref()).await?;
-                let header = token.header.clone();
-                tokens.insert(key, token);
-                Ok(Some(header))
+                Ok(Some(known.insert(token).header.clone()))
             }
         }
     }
 
     /// Forgets a token that the server does not take any more. Returns whether there was one.
     pub(super) async fn forget(&self, target: &WebTarget) -> bool {
-        self.0.lock().await.remove(&key(&target.authentication)).is_some()
+        let place = self.0.lock().await.get(&key(&target.authentication)).cloned();
+        match place {
+            Some(place) => place.lock().await.take().is_some(),
+            None => false,
+        }
     }
 }
 
@@ -262,8 +266,10 @@ async fn secret(file: &Path) -> Result<String, String> {
 /// Asks for a token with the client credentials grant (RFC 6749 section 4.4).
 async fn new_token(caller: &Caller, token_url: &str, user: HeaderValue, scope: Option<&str>) -> Result<Token, String> {
     let url = token_url.parse::<Uri>().map_err(|error| format!("`{token_url}` is no web address: {error}"))?;
-    let scope = scope.map(|scope| format!("&scope={}", form_encoded(scope))).unwrap_or_default();
-    let form = format!("grant_type=client_credentials{scope}");
+    let form = form_urlencoded::Serializer::new(String::new())
+        .append_pair("grant_type", "client_credentials")
+        .extend_pairs(scope.map(|scope| ("scope", scope)))
+        .finish();
     let length = form.len() as u64;
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::post(path)
@@ -300,23 +306,6 @@ fn read_token(status: StatusCode, body: &[u8], now: Instant) -> Result<Token, St
     let lifetime = answer["expires_in"].as_u64().map_or(TOKEN_LIFETIME, Duration::from_secs);
     let good_until = now + lifetime.saturating_sub(TOKEN_MARGIN).min(Duration::from_hours(24));
     Ok(Token { header: sensitive(&format!("Bearer {token}"))?, good_until })
-}
-
-fn hex_digit(value: u8) -> char {
-    char::from_digit(u32::from(value), 16).unwrap_or('0').to_ascii_uppercase()
-}
-
-/// For application/x-www-form-urlencoded.
-fn form_encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            b' ' => encoded.push('+'),
-            _ => encoded.extend(['%', hex_digit(byte >> 4), hex_digit(byte & 15)]),
-        }
-    }
-    encoded
 }
 
 // A file as a body ------------------------------------------------------------------------------------------------
@@ -393,8 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn forms_are_encoded() {
-        assert_eq!(form_encoded("a b/c&d=é"), "a+b%2Fc%26d%3D%C3%A9");
+    fn credentials_are_encoded() {
         assert_eq!(basic("Aladdin", "open sesame").unwrap(), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
         assert!(!sensitive("Bearer a\nb").unwrap_err().contains("a\nb"));
     }

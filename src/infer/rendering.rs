@@ -25,8 +25,8 @@ use crate::{
     jobs::{self, Job},
     report::{self, Owed, RenderOptions, RenderedObject, ResultSpec, SourceHeader},
     types::{
-        CtSlicePictures, DeliveryPriority, ReportClass, ResultProfile, ResultRule, Ruling, RunOutcome, RunRecord,
-        SiteConfig, SourceImage, VoxelLabels,
+        BundleStatus, CtSlicePictures, DeliveryPriority, Predecessors, ReportClass, ResultProfile, ResultRule, Ruling,
+        RunOutcome, RunRecord, SiteConfig, SourceImage, VoxelLabels,
     },
 };
 
@@ -60,8 +60,16 @@ fn recipients(record: &RunRecord, of_route: &[String], rules: &[ResultRule], sit
                 } else {
                     format!(", also to {}", rule.destinations.join(", "))
                 };
-                found.rulings.push(format!("rule {number}: {why}: priority {}{also}", rule.priority.name()));
-                found.urgent |= rule.priority == DeliveryPriority::High;
+                // Nobody is hurried by weights that are not validated.
+                let hurries = rule.priority == DeliveryPriority::High;
+                let may_hurry = record.bundle.status == BundleStatus::Validated;
+                let priority = if hurries && !may_hurry {
+                    "priority high withheld, as the bundle is not validated".to_owned()
+                } else {
+                    format!("priority {}", rule.priority.name())
+                };
+                found.rulings.push(format!("rule {number}: {why}: {priority}{also}"));
+                found.urgent |= hurries && may_hurry;
                 for name in &rule.destinations {
                     if !found.destinations.contains(name) {
                         found.destinations.push(name.clone());
@@ -226,11 +234,11 @@ impl Inner {
         let mut profiles = Vec::new();
         for name in &recipients.destinations {
             let profile = site.destinations.iter().find(|of| &of.name == name).map(|of| of.results.clone());
-            let predecessor = run::predecessor(&mut connection, run.workup_id, run.record.revision, name).await?;
-            profiles.push((profile.unwrap_or_default(), predecessor));
+            let predecessors = run::predecessors(&mut connection, run.workup_id, run.record.revision, name).await?;
+            profiles.push((profile.unwrap_or_default(), predecessors));
         }
         if profiles.is_empty() {
-            profiles.push((kept_here(), None));
+            profiles.push((kept_here(), Predecessors::default()));
         }
         let unpack = move || packed.map(|packed| packed.unpack()).transpose();
         let masks = tokio::task::spawn_blocking(unpack).await??;
@@ -238,7 +246,7 @@ impl Inner {
         let slices = masks.as_ref().map_or_else(Vec::new, |masks| masks.slices_with(lungs));
         let owed = profiles
             .iter()
-            .map(|(profile, predecessor)| report::owed(&run.record, profile, &slices, predecessor.as_ref()))
+            .map(|(profile, predecessors)| report::owed(&run.record, profile, &slices, predecessors))
             .collect();
         let is_last_attempt = claimed.render_attempts >= claimed.maximum_attempts;
         Ok(Some(Order { run, received_at, masks, recipients, owed, is_last_attempt, left_out: Vec::new() }))
@@ -414,8 +422,10 @@ fn store(
     preview_png: Option<&[u8]>,
 ) -> anyhow::Result<result::NewResult> {
     let kind = object.kind.as_str();
+    // Named by what is in it: a rendering that comes late, after another one has counted, replaces no file by another object.
     let store_file = |bytes: &[u8], extension: &str| {
-        archive.store_result(bytes, record.run_id, record.started_at, &format!("{kind}-{ordinal}.{extension}"))
+        let part = format!("{kind}-{}.{extension}", object.sop_instance_uid);
+        archive.store_result(bytes, record.run_id, record.started_at, &part)
     };
     Ok(result::NewResult {
         run_id: record.run_id,
@@ -443,7 +453,7 @@ mod tests {
     use crate::{
         archive::ImplementationIds,
         report::samples::{self, SampleSource},
-        types::{BundleStatus, NotAnalysed, ReasonCode, Sha256Digest, Uid},
+        types::{NotAnalysed, ReasonCode, Sha256Digest, Uid},
     };
 
     fn site() -> SiteConfig {
@@ -479,7 +489,9 @@ mod tests {
         ];
         let found = recipients(&record, &route, &rules, &site());
         assert_eq!(found.destinations, ["pacs", "quality"]);
-        assert!(found.urgent);
+        assert!(!found.urgent && found.rulings[0].contains("withheld"), "{:?}", found.rulings);
+        let validated = samples::analysed(BundleStatus::Validated, &SampleSource::new("1.2.3"));
+        assert!(recipients(&validated, &route, &rules[..1], &site()).urgent);
         assert!(found.rulings[0].starts_with("rule 1: the members differ by"), "{:?}", found.rulings);
         assert!(found.rulings[1].contains("is not validated"), "{:?}", found.rulings);
         let without = recipients(&record, &route, &[], &site());
@@ -502,7 +514,7 @@ mod tests {
         let source = SampleSource::new("1.2.3");
         let record = samples::analysed(BundleStatus::Unvalidated, &source);
         let sources = vec![(source.image(), source.header())];
-        let owed = vec![report::owed(&record, &ResultProfile::default(), &[], None)];
+        let owed = vec![report::owed(&record, &ResultProfile::default(), &[], &Predecessors::default())];
         let run =
             FinishedRun { workup_id: Uuid::nil(), destinations: vec!["pacs".to_owned()], rules: Vec::new(), record };
         let recipients = Recipients { destinations: vec!["pacs".to_owned()], urgent: false, rulings: Vec::new() };
@@ -535,7 +547,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (mut order, ..) = order_without_image(folder.path(), true);
         let profile = ResultProfile { segmentation: crate::types::SegmentationFor::All, ..ResultProfile::default() };
-        order.owed = vec![report::owed(&order.run.record, &profile, &[], None), order.owed.remove(0)];
+        order.owed =
+            vec![report::owed(&order.run.record, &profile, &[], &Predecessors::default()), order.owed.remove(0)];
         let segmentation = ResultSpec::Segmentation(report::Shown::Radiograph(0));
         let refers = |order: &Order| {
             order.owed[0].iter().flat_map(|owed| &owed.alternatives).any(

@@ -37,9 +37,9 @@ use super::{
 use crate::types::{
     BundleStatus, CaseLibraryVersion, CtAnalysis, CtDensities, CtLung, CtLungLesions, CtPlane, CtSection,
     CtSlicePictures, CxrAnalysis, Decision, ImageAnalysis, LungMask, MemberScore, NotAnalysed, NotJudged,
-    PictureCompression, PictureModality, Placement, PredecessorDocument, PriorImage, ReasonCode, ReportClass,
-    ResultProfile, RunOutcome, RunRecord, SegmentationFor, Sha256Digest, Side, SimilarCase, SimilarCases, SourceImage,
-    Uid, VoxelLabels,
+    PictureCompression, PictureModality, Placement, PredecessorDocument, Predecessors, PriorImage, ReasonCode,
+    ReportClass, ResultProfile, RunOutcome, RunRecord, SegmentationFor, Sha256Digest, Side, SimilarCase, SimilarCases,
+    SourceImage, Uid, VoxelLabels,
 };
 
 /// Renders what a destination is owed; the one place that knows the renderers.
@@ -730,14 +730,14 @@ fn write_case(folder: &Path, case: &Case, mutation: Option<&Mutation>, foreign: 
     let mut files: HashMap<(usize, ResultSpec), (String, PredecessorDocument)> = HashMap::new();
     for (name, profile) in &case.destinations {
         let mut sent = Vec::new();
-        let mut predecessor: Option<PredecessorDocument> = None;
+        let mut predecessors = Predecessors::default();
         for (run_idx, run) in case.runs.iter().enumerate() {
             let mut record = run.clone();
-            let plan = owed(&record, profile, &slices_with_lung, predecessor.as_ref());
+            let plan = owed(&record, profile, &slices_with_lung, &predecessors);
             if let Some(Mutation { change: Change::Record(change), .. }) = mutation {
                 change(&mut record);
             }
-            let mut report = None;
+            let mut sent_now = Predecessors::default();
             for spec in plan.iter().flat_map(|owed| &owed.alternatives) {
                 let (file, document) = files.entry((run_idx, spec.clone())).or_insert_with(|| {
                     let pixels = picture(case, spec);
@@ -770,11 +770,17 @@ fn write_case(folder: &Path, case: &Case, mutation: Option<&Mutation>, foreign: 
                     (file, document)
                 });
                 sent.push(file.clone());
-                if matches!(spec, ResultSpec::Report(_)) && report.is_none() {
-                    report = Some(document.clone());
-                }
+                let of_kind = match spec {
+                    ResultSpec::Report(_) => &mut sent_now.report,
+                    ResultSpec::TextCompanion(_) => &mut sent_now.text_companion,
+                    _ => continue,
+                };
+                of_kind.get_or_insert_with(|| document.clone());
             }
-            predecessor = report.or(predecessor);
+            predecessors = Predecessors {
+                report: sent_now.report.or(predecessors.report),
+                text_companion: sent_now.text_companion.or(predecessors.text_companion),
+            };
         }
         destinations.push(json!({"name": name, "profile": profile, "files": sent}));
     }

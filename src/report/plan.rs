@@ -5,7 +5,7 @@ use dicom_dictionary_std::uids;
 use super::{pictures, segments::segments, sr};
 use crate::types::{
     BundleStatus, CtSlicePictures, Decision, PictureCompression, PictureModality, Pipeline, PredecessorDocument,
-    ReportClass, ResultProfile, RunOutcome, RunRecord, SegmentationFor,
+    Predecessors, ReportClass, ResultProfile, RunOutcome, RunRecord, SegmentationFor,
 };
 
 /// What a segmentation or a picture shows.
@@ -142,14 +142,14 @@ impl Owed {
 }
 
 /// What a destination with `profile` is owed of a run, in the order of sending. `slices_with_lung` are the numbers of the
-/// slices of a measured CT in which the lungs lie. `predecessor` is the report of an earlier revision that this destination
-/// has.
+/// slices of a measured CT in which the lungs lie. `predecessors` are the reports of an earlier revision that this
+/// destination has.
 #[must_use]
 pub fn owed(
     record: &RunRecord,
     profile: &ResultProfile,
     slices_with_lung: &[usize],
-    predecessor: Option<&PredecessorDocument>,
+    predecessors: &Predecessors,
 ) -> Vec<Owed> {
     let language = profile.language.clone();
     let form = || PictureForm {
@@ -199,26 +199,39 @@ pub fn owed(
         }
         RunOutcome::NotAnalysed(_) => {}
     }
-    let report =
-        |class| ReportForm { class, language: language.clone(), with_segmentation, predecessor: predecessor.cloned() };
+    let report = |class, predecessor: &Option<PredecessorDocument>| ReportForm {
+        class,
+        language: language.clone(),
+        with_segmentation,
+        predecessor: predecessor.clone(),
+    };
     let mut owed: Vec<Owed> = specs.into_iter().map(Owed::one).collect();
-    // The companion is the report in sentences already.
-    let classes = profile.report_classes.iter().filter(|class| {
-        **class != ReportClass::BasicText || !profile.text_companion || profile.report_classes.len() == 1
-    });
-    let alternatives: Vec<ResultSpec> = classes.map(|class| ResultSpec::Report(report(*class))).collect();
+    let alternatives: Vec<ResultSpec> = report_classes(profile)
+        .into_iter()
+        .map(|class| ResultSpec::Report(report(class, &predecessors.report)))
+        .collect();
     let is_text_only = profile.report_classes == [ReportClass::BasicText];
     if !alternatives.is_empty() {
         owed.push(Owed { alternatives });
     }
     if profile.text_companion && !is_text_only {
-        owed.push(Owed::one(ResultSpec::TextCompanion(report(ReportClass::BasicText))));
+        let form = report(ReportClass::BasicText, &predecessors.text_companion);
+        owed.push(Owed::one(ResultSpec::TextCompanion(form)));
     }
     if profile.key_objects && is_present(record) {
         owed.push(Owed::one(ResultSpec::KeyObjects { language }));
     }
     owed.sort_by_key(|owed| owed.alternatives.first().map_or(0, ResultSpec::send_order));
     owed
+}
+
+/// The classes of the report that can stand for one another. With the companion, which is the report in sentences already,
+/// Basic Text is none of them unless it is the only one.
+fn report_classes(profile: &ResultProfile) -> Vec<ReportClass> {
+    let counts = |class: &&ReportClass| {
+        **class != ReportClass::BasicText || !profile.text_companion || profile.report_classes.len() == 1
+    };
+    profile.report_classes.iter().filter(counts).copied().collect()
 }
 
 /// SOP class and transfer syntax in which a result is sent.
@@ -240,10 +253,12 @@ pub fn forms(profile: &ResultProfile, pipeline: Pipeline) -> Vec<Vec<ResultForm>
     let presentation_state = uids::GRAYSCALE_SOFTCOPY_PRESENTATION_STATE_STORAGE;
     forms.extend((profile.presentation_state && !is_ct).then(|| vec![plain(presentation_state)]));
     forms.extend(profile.pictures.then(|| vec![picture]));
-    if !profile.report_classes.is_empty() {
-        forms.push(profile.report_classes.iter().map(|class| plain(sr::sop_class(*class))).collect());
+    let classes = report_classes(profile);
+    if !classes.is_empty() {
+        forms.push(classes.into_iter().map(|class| plain(sr::sop_class(class))).collect());
     }
-    forms.extend(profile.text_companion.then(|| vec![plain(uids::BASIC_TEXT_SR_STORAGE)]));
+    let is_text_only = profile.report_classes == [ReportClass::BasicText];
+    forms.extend((profile.text_companion && !is_text_only).then(|| vec![plain(uids::BASIC_TEXT_SR_STORAGE)]));
     forms.extend(profile.key_objects.then(|| vec![plain(uids::KEY_OBJECT_SELECTION_DOCUMENT_STORAGE)]));
     forms
 }

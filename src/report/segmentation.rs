@@ -64,7 +64,8 @@ pub fn render_segmentation(
     };
     let mut data_set = frame.data_set(&identity, &series, header);
     put_image(&mut data_set, record, texts, &subject, header);
-    let overlap = segments.len() > 2;
+    // The lungs do not, whatever else there is lies in them.
+    let overlap = segments.iter().any(|segment| !matches!(segment, Segment::RightLung | Segment::LeftLung));
     data_set.put_text(tags::SEGMENTS_OVERLAP, VR::CS, if overlap { "YES" } else { "NO" });
     let items = segments.iter().zip(1..).map(|(segment, number)| segment_item(&frame, shown, *segment, number, texts));
     data_set.put_items(tags::SEGMENT_SEQUENCE, items.collect());

@@ -398,13 +398,37 @@ pub struct DeliveryEnded<'a> {
     pub retry_in: Option<Duration>,
 }
 
+/// Deliveries grew too old while their destination was left alone.
+#[derive(Debug)]
+pub struct DeliveriesExpired<'a> {
+    /// The administrators' name of the destination.
+    pub destination: &'a str,
+    /// How many; at least one.
+    pub count: u64,
+    /// What the destination said last, or why it could not be reached.
+    pub words: &'a str,
+}
+
+impl DeliveriesExpired<'_> {
+    /// Logs and counts.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.deliveries_ended(DeliveryEnd::Dead, self.count);
+        error!(
+            destination = self.destination,
+            dead = self.count,
+            words = self.words,
+            "deliveries given up until a person restarts them"
+        );
+    }
+}
+
 impl DeliveryEnded<'_> {
     /// Logs and counts.
     pub fn emit(&self, metrics: &Metrics) {
-        metrics.delivery_ended(self.end);
+        metrics.deliveries_ended(self.end, 1);
         let status = self.status.map(|status| tracing::field::display(format!("0x{status:04X}")));
         match self.end {
-            DeliveryEnd::Delivered | DeliveryEnd::Replaced | DeliveryEnd::Cancelled => info!(
+            DeliveryEnd::Delivered | DeliveryEnd::Replaced => info!(
                 delivery_id = %self.delivery_id,
                 destination = self.destination,
                 sop_instance_uid = %self.sop_instance_uid,

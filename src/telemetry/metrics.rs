@@ -216,8 +216,6 @@ label! {
         Dead = "dead",
         /// The destination does not take this form; the next one is sent.
         Replaced = "replaced",
-        /// Its run was superseded before it was sent.
-        Cancelled = "cancelled",
     }
 }
 
@@ -657,8 +655,8 @@ impl Metrics {
         }
     }
 
-    pub(super) fn delivery_ended(&self, end: DeliveryEnd) {
-        self.deliveries_ended.get_or_create(&by(end)).inc();
+    pub(super) fn deliveries_ended(&self, end: DeliveryEnd, count: u64) {
+        self.deliveries_ended.get_or_create(&by(end)).inc_by(count);
     }
 
     pub(super) fn infer_restarted(&self) {

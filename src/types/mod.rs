@@ -48,7 +48,7 @@ pub use rules::{DeliveryPriority, ResultCondition, ResultRule, Ruling};
 pub use run::{
     BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, ExcludedImage, GateResult, HeatMap,
     ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument,
-    ReasonCode, RunOutcome, RunPriority, RunRecord, SourceImage, UNTRAINED_NOTICE,
+    Predecessors, ReasonCode, RunOutcome, RunPriority, RunRecord, SourceImage, UNTRAINED_NOTICE,
 };
 pub use sha256::{Sha256Digest, Sha256DigestError};
 pub use similar::{

@@ -439,6 +439,15 @@ pub struct PredecessorDocument {
     pub series_instance_uid: Uid,
 }
 
+/// The reports of an earlier revision that a destination has: what new ones replace there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Predecessors {
+    /// The report.
+    pub report: Option<PredecessorDocument>,
+    /// The same in sentences.
+    pub text_companion: Option<PredecessorDocument>,
+}
+
 /// Everything that rendering needs besides the headers of the source images. Rendering the same record twice
 /// gives the same bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -13,7 +13,10 @@ import sys
 import urllib.request
 
 import pydicom
-from pydicom.uid import SecondaryCaptureImageStorage
+from pydicom.uid import BasicTextSRStorage, ComprehensiveSRStorage, SecondaryCaptureImageStorage
+
+# What a study gets once, by SOP class.
+REPORTS = {str(ComprehensiveSRStorage): "reports", str(BasicTextSRStorage): "reports in sentences"}
 
 
 def digest_of_data_set(part10: bytes) -> str:
@@ -106,13 +109,14 @@ def sources_of(report: pydicom.Dataset, sent: dict[str, dict]) -> frozenset[str]
 
 def delivered(pacs: Orthanc, kept: dict[str, bytes], sent: dict[str, dict], acknowledged: set[str],
               judge: Judgement) -> int:
-    """Every study of radiographs has its answer once: one report for one set of images, one heat map for each image
-    and revision (a revision is a series of its own), each as the node keeps it. Returns how many results there are."""
+    """Every study of radiographs has its answer once: one report for one set of images, one report in sentences beside it, one
+    heat map for each image and revision (a revision is a series of its own), each as the node keeps it. Returns how many
+    results there are."""
     images: dict[str, set[str]] = collections.defaultdict(set)
     for uid in acknowledged:
         if sent[uid]["modality"] == "CR":
             images[sent[uid]["study_instance_uid"]].add(uid)
-    reports: dict[str, list[frozenset[str]]] = collections.defaultdict(list)
+    reports: dict[str, list[tuple[str, frozenset[str]]]] = collections.defaultdict(list)
     heat_maps: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)
     instances = pacs.instances()
     for part10 in instances:
@@ -126,17 +130,19 @@ def delivered(pacs: Orthanc, kept: dict[str, bytes], sent: dict[str, dict], ackn
             source = str(result.SourceImageSequence[0].ReferencedSOPInstanceUID)
             heat_maps[study].append((str(result.SeriesInstanceUID), source))
         else:
-            reports[study].append(sources_of(result, sent))
+            kind = REPORTS.get(str(result.SOPClassUID), "reports of another class")
+            reports[study].append((kind, sources_of(result, sent)))
     for study, wanted in images.items():
-        if frozenset(wanted) not in reports[study]:
-            judge.find("lost", f"the study {study} of {len(wanted)} images has no report on all of them")
+        for kind in REPORTS.values():
+            if (kind, frozenset(wanted)) not in reports[study]:
+                judge.find("lost", f"the study {study} of {len(wanted)} images has none of its {kind} on all of them")
         for source in wanted:
             if all(shown != source for _, shown in heat_maps[study]):
                 judge.find("lost", f"the image {source} has no heat map")
     for study, of_study in reports.items():
-        for sources, count in collections.Counter(of_study).items():
+        for (kind, sources), count in collections.Counter(of_study).items():
             for _ in range(count - 1):
-                judge.find("duplicated", f"{count} reports on the same {len(sources)} images of the study {study}")
+                judge.find("duplicated", f"{count} {kind} on the same {len(sources)} images of the study {study}")
     for study, of_study in heat_maps.items():
         # A study of one image has one revision.
         alone = len(images[study]) == 1

@@ -162,7 +162,8 @@ pub(crate) fn wait_until_all_answered(node: &Node, patience: Duration) {
 /// one heat map for each image in its newest revision.
 #[track_caller]
 fn assert_pacs_has_each_result_once(node: &Node, pacs: &Orthanc) {
-    let undelivered = node.database.rows("select * from delivery where state not in ('delivered', 'cancelled', 'unneeded')");
+    let undelivered =
+        node.database.rows("select * from delivery where state not in ('delivered', 'cancelled', 'unneeded')");
     assert!(undelivered.is_empty(), "deliveries are not closed: {undelivered:#?}");
     let twice = node.database.rows("select run_id, kind, ordinal from result group by 1, 2, 3 having count(*) > 1");
     assert!(twice.is_empty(), "results were rendered twice: {twice:#?}");

@@ -112,7 +112,8 @@ def scp(listen, title, report_to, report_title, mode):
     threading.Event().wait()
 
 
-if sys.argv[1] == "scu":
-    scu(int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6], sys.argv[7], sys.argv[8:])
-else:
-    scp(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5], sys.argv[6])
+if __name__ == "__main__":
+    if sys.argv[1] == "scu":
+        scu(int(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]), sys.argv[6], sys.argv[7], sys.argv[8:])
+    else:
+        scp(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5], sys.argv[6])

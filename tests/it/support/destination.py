@@ -25,8 +25,9 @@ from pynetdicom import AE, evt
 from pynetdicom.presentation import build_role
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
-INSTANCE = "1.2.840.10008.1.20.1.1"
-SYNTAXES = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
+sys.dont_write_bytecode = True
+from commitment import INSTANCE, SYNTAXES, items
+
 LOCK = threading.Lock()
 
 
@@ -134,18 +135,6 @@ class Server:
         self.log(did="reported", status=f"{status.get('Status', -1):04X}", lost=len(lost))
         if own is not None:
             own.release()
-
-
-def items(pairs, reason=None):
-    made = []
-    for sop_class, instance in pairs:
-        one = Dataset()
-        one.ReferencedSOPClassUID = sop_class
-        one.ReferencedSOPInstanceUID = instance
-        if reason is not None:
-            one.FailureReason = reason
-        made.append(one)
-    return made
 
 
 folder = Path(sys.argv[2])
