@@ -143,6 +143,8 @@ impl App {
     /// Opens the archive, reads the site snapshot and binds the listeners. Postgres may be down; a schema that is
     /// not this program's is an error.
     pub async fn build(config: Config, child: ChildCommand) -> anyhow::Result<Self> {
+        // Rendering reads them in the inference process: what cannot be read is told here, once.
+        texts::languages(config.node.texts_dir.as_deref())?;
         let archive = open_archive(&config)?;
         let sole_use = SoleUse::of_node(&config.node.data_dir)?;
         let db = open_database(&config)?;

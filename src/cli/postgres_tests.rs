@@ -90,6 +90,17 @@ async fn administrators_configure_a_node_and_look_at_it() {
     let global = Global { database_url: Some(url.clone()), ..Global::default() };
     let site = super::site::load(&global).await.unwrap();
     assert_eq!(site.routes[0].name, "chest", "a dry run changes nothing");
+
+    // Rules stay when a route is given anew without any.
+    let again = "route add chest --called-ae-title HILUM --modalities CR,DX --pipeline chest_radiograph --bundle cxr \
+                 --destinations pacs";
+    let rules = async || super::site::load(&global).await.unwrap().routes[0].rules.len();
+    run(&format!("{again} --rule {{when=\"gate_failed\",destinations=[\"pacs\"]}}")).await.unwrap();
+    assert_eq!(rules().await, 1);
+    run(&format!("{again} --quiet-seconds 5")).await.unwrap();
+    assert_eq!(rules().await, 1);
+    run(&format!("{again} --no-rules")).await.unwrap();
+    assert_eq!(rules().await, 0);
     run(&apply).await.unwrap();
     assert_eq!(super::site::load(&global).await.unwrap(), normalised(crate::config::load_site(&example).unwrap()));
 

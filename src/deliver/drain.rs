@@ -303,12 +303,11 @@ impl Deliver {
             let (broken, words, retry_after) = (answer.broken, answer.words.clone(), answer.retry_after);
             let until = retry_after.map(|pause| OffsetDateTime::now_utc() + pause);
             match self.close(&destination, &delivery, attempt, answer, next, until).await? {
-                Closed::For => {}
+                Closed::For | Closed::Later { holds_back: false } => {}
                 Closed::Next(next) => due.push_front(*next),
                 Closed::Later { holds_back: true } => {
                     behind.insert(delivery.run_id, delivery.send_order);
                 }
-                Closed::Later { holds_back: false } => {}
             }
             if !broken {
                 if counts && !works {

@@ -183,7 +183,10 @@ struct Token {
 
 /// The tokens that authorization servers have given us, in memory only. Each waits for its own server alone.
 #[derive(Clone, Default)]
-pub struct Tokens(Arc<Mutex<HashMap<String, Arc<Mutex<Option<Token>>>>>>);
+pub struct Tokens(Arc<Mutex<HashMap<String, Place>>>);
+
+/// Where the token of one server is kept.
+type Place = Arc<Mutex<Option<Token>>>;
 
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

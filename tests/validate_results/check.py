@@ -69,7 +69,7 @@ def judge(folder: pathlib.Path, foreign: set[str], is_short: bool) -> Findings:
         except Exception as error:  # whatever a reader says of a broken object
             findings.error(f"{study.name}/{result.name}: cannot be read: {type(error).__name__}: {error}")
     studies.check_destinations(study, findings)
-    tools.dcentvfy(of_machine("dcentvfy"), [each.path for each in [*study.sources, *study.objects]], findings)
+    tools.dcentvfy(of_machine("dcentvfy"), [each.path for each in [*study.sources, *study.objects]], is_bare, findings)
     return findings
 
 
@@ -81,7 +81,7 @@ def check_object(study: Study, result: Object, foreign: set[str], is_short: bool
         check(study, result, findings)
     studies.check_foreign(study, result, foreign, findings)
     if result.what in ("report", "text_companion"):
-        tools.dsrdump(result.path, findings)
+        tools.dsrdump(result.path, study.has_backslash, findings)
         numbers = reports.check_report(study, result, findings)
         if numbers is not None and not is_short:
             read = tools.tid1500(installed("tid1500reader"), result.path, findings)
@@ -92,7 +92,7 @@ def check_object(study: Study, result: Object, foreign: set[str], is_short: bool
     elif result.what == "presentation_state":
         pictures.check_presentation_state(study, result, findings)
     elif result.what == "key_objects":
-        tools.dsrdump(result.path, findings)
+        tools.dsrdump(result.path, study.has_backslash, findings)
         pictures.check_key_objects(study, result, findings)
     else:
         pictures.check_picture(study, result, findings)

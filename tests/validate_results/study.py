@@ -122,6 +122,8 @@ class Study:
         self.runs = self.case["runs"]
         self.sources = [Object(folder / file) for file in self.case["sources"]]
         self.newest = self.sources[-1]
+        # No name of the matrix has several values: such a byte is a part of a character.
+        self.has_backslash = b"\\" in (self.newest.raw_bytes("PatientName") or b"")
         self.objects = [Object(folder / described["file"], described) for described in self.case["objects"]]
         self.by_uid = {each.uid: each for each in [*self.sources, *self.objects]}
 
