@@ -173,7 +173,7 @@ def main() -> None:
             for name in ("ct-page.jpg", "cases-page.jpg"):
                 save_small(reduced(Image.open(FOLDER / name), 900, 1400), name)
             [radiograph_run] = [run["id"] for run in runs_of(http, of["DX"])]
-            [ct_run] = [run["id"] for run in runs_of(http, of["CT"]) if run["purpose"] == "live"]
+            [ct_run] = [run["id"] for run in runs_of(http, of["CT"]) if run["role"] == "live"]
             picture = scratch / "map.png"
             run("explain", radiograph_run, "--method", "integrated_gradients", "--steps", 10, "--output", picture)
         save_small(reduced(Image.open(picture).convert("RGB"), 800, 800), "map-on-demand.jpg")
