@@ -521,7 +521,7 @@ fn answer(
     answered
 }
 
-fn secret_file(folder: &std::path::Path, name: &str, text: &str) -> String {
+pub(crate) fn secret_file(folder: &std::path::Path, name: &str, text: &str) -> String {
     let file = folder.join(name);
     fs_err::write(&file, text).expect("a file");
     fs_err::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("a file");

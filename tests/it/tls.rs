@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::json;
 
-use super::support::*;
+use super::{results_delivery::secret_file, support::*};
 
 /// A certificate authority of openssl's in a folder.
 struct Ca {
@@ -337,4 +337,74 @@ fn images_come_and_results_go_over_tls() {
     assert!(fs_err::read_dir(&folder).expect("a folder").count() >= 1);
     let _ = storescp.kill();
     let _ = storescp.wait();
+}
+
+/// Ends TLS before a plain port, as the gateway of a web server does. Returns its port.
+fn gateway(own: &Signed, to: u16) -> u16 {
+    use tokio_rustls::{
+        TlsAcceptor,
+        rustls::{
+            ServerConfig,
+            pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        },
+    };
+    let certificate = CertificateDer::from_pem_file(&own.certificate).expect("a certificate");
+    let key = PrivateKeyDer::from_pem_file(&own.key).expect("a key");
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
+    let acceptor = TlsAcceptor::from(std::sync::Arc::new(config.expect("they belong together")));
+    let listener = runtime().block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0))).expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    runtime().spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // A client that does not trust us ends the handshake.
+                let Ok(mut outer) = acceptor.accept(stream).await else { return };
+                let mut inner = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.expect("the server behind");
+                let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+            });
+        }
+    });
+    port
+}
+
+/// Orthanc's DICOMweb over https; a server that nobody vouches for gets nothing, the password least of all.
+#[test]
+fn heavy_results_go_to_a_web_server_over_tls() {
+    let orthanc = Orthanc::start_dicomweb();
+    let folder = temporary_folder();
+    let password = secret_file(folder.path(), "password", "s3cret");
+    let secured = Secured::start(|ca| {
+        let trusted = gateway(&ca.sign("web", "365"), orthanc.http_port);
+        let strangers = folder.path().join("strangers");
+        fs_err::create_dir_all(&strangers).expect("a folder");
+        let stranger = gateway(&Ca::new(strangers).sign("web", "365"), orthanc.http_port);
+        let destination = |name: &str, port: u16| {
+            format!(
+                "[[destination]]\nname = \"{name}\"\nkind = \"dicomweb\"\nurl = \"https://localhost:{port}/dicom-web\"\n\
+                 authentication = {{ basic = {{ user = \"hilum\", password_file = {password:?} }} }}"
+            )
+        };
+        Site::new("HILUM")
+            .sender("SCANNER")
+            .with(&destination("web", trusted))
+            .with(&destination("stranger", stranger))
+            .route("cxr-untrained", 1, &["web", "stranger"])
+    });
+    let node = &secured.node;
+    let tested = node.hilum_ok(&["destination", "test", "web"]);
+    assert!(tested.contains("the web server answers with HTTP"), "{tested}");
+    let refused = said(&node.hilum(&["destination", "test", "stranger"]));
+    assert!(refused.contains("no TLS with localhost") && refused.contains("tls.ca_files"), "{refused}");
+
+    let image = Radiograph::default().write(&node.scratch("images"));
+    node.send("SCANNER", &[&image.path]);
+    node.wait_for_deliveries(&image.study_instance_uid, SENT_OF_A_RADIOGRAPH);
+    assert_eq!(orthanc.instances_of(&image.study_instance_uid).len(), SENT_OF_A_RADIOGRAPH);
+    let words = "select words from destination_state where destination = 'stranger' and words like '%no TLS with%'";
+    node.database.wait_for_rows(1, words);
+    assert_eq!(
+        node.database.count("select id from delivery where destination = 'stranger' and state = 'delivered'"),
+        0
+    );
 }
