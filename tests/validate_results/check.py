@@ -30,8 +30,6 @@ from study import Object, Study
 
 # What must at least have been looked at, so that an empty folder does not pass.
 LEAST_OBJECTS, LEAST_VALUES = 150, 2000
-# Reports of one shape that PixelMed reads: each takes seconds.
-PIXELMED_OF_A_SHAPE = 2
 TOLD = 60
 
 
@@ -110,22 +108,26 @@ def shape(result: Object) -> tuple:
     return result.sop_class, frozenset(paths(result.data_set, ()))
 
 
-def pixelmed(folders: list[pathlib.Path], findings: Findings) -> None:
-    """PixelMed reads two reports of every shape, of different studies."""
-    chosen: dict[tuple, list[pathlib.Path]] = {}
+def pixelmed(folders: list[pathlib.Path], jobs: int, findings: Findings) -> None:
+    """PixelMed reads a report of every shape: each takes seconds."""
+    chosen: dict[tuple, pathlib.Path] = {}
     for folder in folders:
-        in_study = set()
         for result in Study(folder).objects:
             if result.what in ("report", "text_companion", "key_objects"):
-                of_shape = shape(result)
-                if of_shape not in in_study and len(chosen.setdefault(of_shape, [])) < PIXELMED_OF_A_SHAPE:
-                    chosen[of_shape].append(result.path)
-                    in_study.add(of_shape)
-    validator = tools.PixelMed()
-    for paths in chosen.values():
-        for path in paths:
-            validator.validate(path, findings)
-    print(f"pixelmed: {len(chosen)} shapes of reports", flush=True)
+                chosen.setdefault(shape(result), result.path)
+    paths = list(chosen.values())
+    # A Java process for each: none is inherited, as it would not work in a child.
+    with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
+        for of_process in pool.map(template_checks, [paths[n::jobs] for n in range(jobs)]):
+            findings.add(of_process)
+    print(f"pixelmed: {len(paths)} shapes of reports", flush=True)
+
+
+def template_checks(paths: list[pathlib.Path]) -> Findings:
+    validator, findings = tools.PixelMed(), Findings()
+    for path in paths:
+        validator.validate(path, findings)
+    return findings
 
 
 def main() -> int:
@@ -162,7 +164,7 @@ def main() -> int:
             caught += bool(found)
             print(f"mutation {folder.name}: {found[0] if found else 'NOT FOUND'}")
     if not options.short:
-        pixelmed(matrix, total)
+        pixelmed(matrix, options.jobs, total)
 
     for words in total.all()[:TOLD]:
         print(words)

@@ -161,7 +161,7 @@ def nrrd(path: pathlib.Path) -> np.ndarray:
 
 
 class PixelMed:
-    """Its template check of reports, in one Java process for all files."""
+    """Its template check of reports, in a Java process for many files."""
 
     def __init__(self) -> None:
         import jpype
