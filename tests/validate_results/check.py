@@ -67,7 +67,9 @@ def judge(folder: pathlib.Path, foreign: set[str], is_short: bool) -> Findings:
         except Exception as error:  # whatever a reader says of a broken object
             findings.error(f"{study.name}/{result.name}: cannot be read: {type(error).__name__}: {error}")
     studies.check_destinations(study, findings)
-    tools.dcentvfy(of_machine("dcentvfy"), [each.path for each in [*study.sources, *study.objects]], is_bare, findings)
+    everything = [*study.sources, *study.objects]
+    has_two_sets = len({each.character_set for each in everything}) > 1
+    tools.dcentvfy(of_machine("dcentvfy"), [each.path for each in everything], is_bare, has_two_sets, findings)
     return findings
 
 
@@ -83,7 +85,9 @@ def check_object(study: Study, result: Object, foreign: set[str], is_short: bool
         numbers = reports.check_report(study, result, findings)
         if numbers is not None and not is_short:
             read = tools.tid1500(installed("tid1500reader"), result.path, findings)
-            findings.equal("numbers read by dcmqi", f"{study.name}/{result.name}", sorted(numbers), sorted(read))
+            # It reads Numeric Value, a decimal string of 16 characters; highdicom the float beside it.
+            in_order = [dict(enumerate(sorted(map(float, of)))) for of in (numbers, read)]
+            findings.equal_sets("numbers read by dcmqi", f"{study.name}/{result.name}", *in_order)
     elif result.what == "segmentation":
         dcmqi = None if is_short else installed("segimage2itkimage")
         pictures.check_segmentation(study, result, dcmqi, findings)
