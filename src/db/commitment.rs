@@ -440,7 +440,7 @@ const MAXIMUM_ASKS: i32 = 2;
 
 /// Moves the deliveries of an answered request: `committed`; or sent once more, and the second time `failed`. What the
 /// report leaves out stays `asked` until it is overdue. That it is kept counts also when it is said late, or to an earlier
-/// question.
+/// question; not to one from before the result was sent once more.
 async fn settle_deliveries(connection: &mut Connection, peer_ae_title: &str, transaction_uid: &str) -> Result<()> {
     let answered: Vec<(Uuid, Uuid, String, Option<i32>, bool)> = sqlx::query_as(
         "select d.id, r.workup_id, a.answer, a.failure_reason, d.resent
@@ -449,7 +449,8 @@ async fn settle_deliveries(connection: &mut Connection, peer_ae_title: &str, tra
          join delivery d on d.result_id = x.id and d.destination = c.destination join run r on r.id = d.run_id
          where a.transaction_uid = $1 and a.answer is not null
            and (d.commitment = 'asked' and d.commitment_transaction_uid = $1
-                or a.answer = 'committed' and d.commitment in ('wanted', 'asked', 'unanswered', 'failed'))
+                or a.answer = 'committed' and c.asked_at >= d.delivered_at
+                   and d.commitment in ('wanted', 'asked', 'unanswered', 'failed'))
          order by d.id for update of d",
     )
     .bind(transaction_uid)
@@ -567,9 +568,7 @@ pub async fn not_asked(
     .fetch_all(&mut *connection)
     .await?;
     if again_at.is_none() {
-        for workup_id in workups {
-            workup::answer_if_done(connection, workup_id).await?;
-        }
+        answer_done(connection, workups).await?;
     }
     if !may_have_arrived {
         sqlx::query("delete from commitment_asked where transaction_uid = $1 and state = 'asked'")
@@ -589,6 +588,14 @@ pub async fn not_required(connection: &mut Connection, destination: &str) -> Res
     .bind(destination)
     .fetch_all(&mut *connection)
     .await?;
+    answer_done(connection, workups).await
+}
+
+/// A study may have waited for the promise alone.
+async fn answer_done(connection: &mut Connection, mut workups: Vec<Uuid>) -> Result<()> {
+    // In one order everywhere, each once.
+    workups.sort_unstable();
+    workups.dedup();
     for workup_id in workups {
         workup::answer_if_done(connection, workup_id).await?;
     }
@@ -650,10 +657,7 @@ pub async fn unwanted(connection: &mut Connection, destination: &str) -> Result<
     .bind(destination)
     .fetch_all(&mut *connection)
     .await?;
-    for workup_id in workups {
-        workup::answer_if_done(connection, workup_id).await?;
-    }
-    Ok(())
+    answer_done(connection, workups).await
 }
 
 /// Everything that the index has of a study: images and results.

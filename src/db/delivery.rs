@@ -275,18 +275,22 @@ pub async fn delivered(
     Ok(true)
 }
 
-/// `sending` → `waiting` until `retry_at`, fenced by attempt; `cancelled` where a newer revision of the study has come meanwhile.
+/// `sending` → `waiting` until `retry_at`, fenced by attempt. `false` when it waits no more: a newer revision of the study has
+/// come meanwhile, and it is `cancelled`, or another worker has it.
 pub async fn retry(
     connection: &mut Connection,
     delivery: &DueDelivery,
     answer: Answer<'_>,
     retry_at: OffsetDateTime,
 ) -> Result<bool> {
-    let done = end(connection, delivery, answer, "waiting", "retry", Some(retry_at)).await?;
-    if done && cancel_if_superseded(connection, delivery.id).await? {
+    if !end(connection, delivery, answer, "waiting", "retry", Some(retry_at)).await? {
+        return Ok(false);
+    }
+    let is_cancelled = cancel_if_superseded(connection, delivery.id).await?;
+    if is_cancelled {
         workup::answer_if_done(connection, delivery.workup_id).await?;
     }
-    Ok(done)
+    Ok(!is_cancelled)
 }
 
 /// What waits, or was kept in its place, and belongs to an earlier revision of its study is not sent any more: it would come
@@ -493,7 +497,7 @@ mod tests {
         db::{
             Db, commitment,
             commitment::Overdue,
-            destination, result, run, site,
+            destination, result, retention, run, site,
             testing::{self, TestDatabase},
         },
         types::{CommitmentReport, CommitmentRequest, FailureReason, Sha256Digest, SopReference, Uid},
@@ -614,6 +618,11 @@ mod tests {
         assert_eq!(restart(&mut connection, third.id).await.unwrap(), None, "it is delivered");
         assert_eq!(restart(&mut connection, keys.id).await.unwrap().as_deref(), Some("pacs"));
         assert_eq!(begin(db, "2.25.20").await.1, 2, "attempts go on counting");
+        // Old attempts go with the history, not those of what is still owed.
+        let tomorrow = OffsetDateTime::now_utc() + Duration::from_hours(24);
+        let kind = retention::History::Attempts;
+        assert_eq!(retention::forget(&mut connection, kind, tomorrow, 100).await.unwrap(), 2);
+        assert_eq!(attempts(&mut connection, &[first.id, third.id, keys.id], 10).await.unwrap().len(), 2);
         drop(connection);
         database.stop().await;
     }
@@ -685,8 +694,8 @@ mod tests {
         // The other form is gone: nothing takes the place of what is not taken.
         assert!(!replaced(&mut connection, &first, answer(attempt, None), &spare).await.unwrap());
         let now = OffsetDateTime::now_utc();
-        assert!(retry(&mut connection, &first, answer(attempt, None), now).await.unwrap());
-        assert!(retry(&mut connection, &other, answer(other_attempt, Some(0xA700)), now).await.unwrap());
+        assert!(!retry(&mut connection, &first, answer(attempt, None), now).await.unwrap());
+        assert!(!retry(&mut connection, &other, answer(other_attempt, Some(0xA700)), now).await.unwrap());
         assert!(dead(&mut connection, &refused, answer(refused_attempt, Some(0xC000))).await.unwrap());
         assert_eq!(states(db).await, ["cancelled", "cancelled", "cancelled", "dead"]);
         assert_eq!(restart_dead(&mut connection, "pacs").await.unwrap(), 0, "it would come after what replaces it");
@@ -730,7 +739,7 @@ mod tests {
         assert_eq!(due_destinations(&mut connection).await.unwrap(), ["pacs"]);
         let state = async || destination::get(&mut db.acquire().await.unwrap(), "pacs").await.unwrap();
         for failures in 1..=3 {
-            let failed = destination::failed(&mut connection, "pacs", 3, "no answer").await.unwrap();
+            let failed = destination::failed(&mut connection, "pacs", 3, "no answer", false).await.unwrap();
             assert_eq!((failed.failures, failed.is_open()), (failures, failures == 3));
         }
         let later = OffsetDateTime::now_utc() + Duration::from_mins(1);
@@ -741,7 +750,11 @@ mod tests {
         destination::answered_probe(&mut connection, "pacs").await.unwrap();
         assert_eq!(state().await.unwrap().state, "half_open");
         // The association after the question fails: open again at once.
-        assert!(destination::failed(&mut connection, "pacs", 3, "aborted").await.unwrap().is_open());
+        assert!(destination::failed(&mut connection, "pacs", 3, "aborted", false).await.unwrap().is_open());
+        // But not at an object that had failed before: it is there, and others may go.
+        destination::answered_probe(&mut connection, "pacs").await.unwrap();
+        assert_eq!(destination::failed(&mut connection, "pacs", 3, "aborted", true).await.unwrap().state, "half_open");
+        assert!(destination::failed(&mut connection, "pacs", 3, "aborted", false).await.unwrap().is_open());
         destination::answered_probe(&mut connection, "pacs").await.unwrap();
         destination::works(&mut connection, "pacs").await.unwrap();
         assert_eq!(state().await, None);
@@ -749,8 +762,8 @@ mod tests {
             .fetch_all(db.pool())
             .await
             .unwrap();
-        assert_eq!(events, ["destination_open", "destination_open", "destination_closed"]);
-        destination::failed(&mut connection, "gone", 3, "no answer").await.unwrap();
+        assert_eq!(events, ["destination_open", "destination_open", "destination_open", "destination_closed"]);
+        destination::failed(&mut connection, "gone", 3, "no answer", false).await.unwrap();
         destination::forget_unknown(&mut connection).await.unwrap();
         assert!(destination::all(&mut connection).await.unwrap().is_empty());
         assert!(site::load(&mut connection).await.unwrap().destinations.is_empty());

@@ -51,12 +51,14 @@ pub async fn all(connection: &mut Connection) -> Result<Vec<DestinationState>> {
 }
 
 /// Counts a failure. The destination is `open` from failure number `until_open` on, and at the first one after it was
-/// `half_open`. Returns the state.
+/// `half_open`: but not when it failed `again` at an object that had failed before, as it is there and the object may be at
+/// fault. Returns the state.
 pub async fn failed(
     connection: &mut Connection,
     destination: &str,
     until_open: i32,
     words: &str,
+    again: bool,
 ) -> Result<DestinationState> {
     sqlx::query(
         "insert into destination_state (destination, state, failures, words) values ($1, 'closed', 0, '')
@@ -72,13 +74,15 @@ pub async fn failed(
     let state: DestinationState = sqlx::query_as(
         "update destination_state s set failures = failures + 1, words = $3, state = new.state,
                 since = case when new.state <> s.state or s.failures = 0 then now() else s.since end
-         from (select case when failures + 1 >= $2 or state <> 'closed' then 'open' else 'closed' end as state
+         from (select case when state = 'half_open' and $4 then state
+                           when failures + 1 >= $2 or state <> 'closed' then 'open' else 'closed' end as state
                from destination_state where destination = $1) new
          where destination = $1 returning s.*",
     )
     .bind(destination)
     .bind(until_open)
     .bind(words)
+    .bind(again)
     .fetch_one(&mut *connection)
     .await?;
     if state.is_open() && before != "open" {
@@ -86,6 +90,12 @@ pub async fn failed(
         event::append(connection, event::Subject::Site, destination, "destination_open", &words, json!({})).await?;
     }
     Ok(state)
+}
+
+/// A destination whose failures say nothing of it any more.
+pub async fn forget(connection: &mut Connection, destination: &str) -> Result<()> {
+    sqlx::query("delete from destination_state where destination = $1").bind(destination).execute(connection).await?;
+    Ok(())
 }
 
 /// Nothing is tried before `at`.
@@ -122,10 +132,7 @@ pub async fn works(connection: &mut Connection, destination: &str) -> Result<()>
             .fetch_optional(&mut *connection)
             .await?;
     let Some(before) = before else { return Ok(()) };
-    sqlx::query("delete from destination_state where destination = $1")
-        .bind(destination)
-        .execute(&mut *connection)
-        .await?;
+    forget(connection, destination).await?;
     if before != "closed" {
         let words = format!("destination `{destination}` works again");
         event::append(connection, event::Subject::Site, destination, "destination_closed", &words, json!({})).await?;

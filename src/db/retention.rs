@@ -10,8 +10,7 @@ use super::{Connection, Result, event};
 
 /// A workup `w` for which nothing is owed any more: its files are read by nobody. A parked run, a result that a
 /// destination has refused or, where it is to promise it, does not keep, and a Storage Commitment request that is not answered
-/// yet keep everything; of a shadow, whose
-/// results nobody is owed, only one that works.
+/// yet keep everything; of a shadow, whose results nobody is owed, only one that works.
 macro_rules! settled {
     () => {
         "w.state in ('answered', 'not_routed')
@@ -224,6 +223,8 @@ pub enum History {
     RequestsOfPeers,
     /// Our own Storage Commitment requests that were answered, or asked in vain.
     OwnRequests,
+    /// Attempts of deliveries that are closed; not those that a person has to look at.
+    Attempts,
 }
 
 impl History {
@@ -235,6 +236,7 @@ impl History {
             Self::Associations => "associations",
             Self::RequestsOfPeers => "commitment requests of peers",
             Self::OwnRequests => "commitment requests of our own",
+            Self::Attempts => "attempts of deliveries",
         }
     }
 }
@@ -246,9 +248,17 @@ pub async fn forget(connection: &mut Connection, kind: History, before: OffsetDa
         History::Associations => FORGET_ASSOCIATIONS,
         History::RequestsOfPeers => FORGET_REQUESTS_OF_PEERS,
         History::OwnRequests => FORGET_OWN_REQUESTS,
+        History::Attempts => FORGET_ATTEMPTS,
     };
     Ok(sqlx::query(query).bind(before).bind(limit).execute(connection).await?.rows_affected())
 }
+
+const FORGET_ATTEMPTS: &str = "
+    delete from delivery_attempt where (delivery_id, number) in (
+        select a.delivery_id, a.number from delivery_attempt a join delivery d on d.id = a.delivery_id
+        where a.started_at < $1 and d.state not in ('waiting', 'sending', 'dead')
+          and (d.commitment is null or d.commitment not in ('wanted', 'asked', 'failed', 'unanswered'))
+        order by a.started_at limit $2)";
 
 const FORGET_EVENTS: &str = "
     with open as (select w.id from workup w where w.state not in ('answered', 'not_routed')),

@@ -78,6 +78,17 @@ fn counts(destination: &Destination) -> bool {
     destination.kind != DestinationKind::ReturnToSender
 }
 
+/// How a destination failed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Failure {
+    /// The pause that it asks for.
+    retry_after: Option<Duration>,
+    /// It was not reached at all.
+    unreachable: bool,
+    /// It broke at an object at which it had broken before.
+    again: bool,
+}
+
 /// What became of a delivery.
 enum Closed {
     /// Delivered, or given up.
@@ -125,10 +136,11 @@ impl Deliver {
     /// Whether the destination is tried now. One that has failed again and again is asked first whether it is there.
     async fn may_try(&self, destination: &Destination, site: &SiteConfig) -> anyhow::Result<bool> {
         // Senders that results return to are many, and each answers for itself.
+        let name = &destination.name;
         if !counts(destination) {
+            destination::forget(&mut *self.db.acquire().await?, name).await?;
             return Ok(true);
         }
-        let name = &destination.name;
         let state = destination::get(&mut *self.db.acquire().await?, name).await?;
         let now = OffsetDateTime::now_utc();
         let Some(state) = state else { return Ok(true) };
@@ -152,7 +164,7 @@ impl Deliver {
             }
             Err(words) => words,
         };
-        self.failed(name, &words, None, true).await?;
+        self.failed(name, &words, Failure { unreachable: true, ..Failure::default() }).await?;
         let maximum_age = self.settings.maximum_age;
         let given_up = format!(
             "given up: the destination could not be reached for {} days; run `hilum deliveries --restart-dead {name}` \
@@ -174,11 +186,10 @@ impl Deliver {
         &self,
         name: &str,
         words: &str,
-        retry_after: Option<Duration>,
-        unreachable: bool,
+        Failure { retry_after, unreachable, again }: Failure,
     ) -> anyhow::Result<Option<OffsetDateTime>> {
         let mut tx = self.db.begin().await?;
-        let state = destination::failed(&mut tx, name, FAILURES_UNTIL_OPEN, words).await?;
+        let state = destination::failed(&mut tx, name, FAILURES_UNTIL_OPEN, words, again).await?;
         let pause = if state.is_open() || unreachable {
             let pause =
                 backoff(state.failures, self.settings.initial_backoff, self.settings.maximum_backoff, spread(name));
@@ -285,8 +296,8 @@ impl Deliver {
                 match opened {
                     Ok(opened) => way = Some(opened),
                     Err(words) => {
-                        let until =
-                            if counts { self.failed(&destination.name, &words, None, true).await? } else { None };
+                        let failure = Failure { unreachable: true, ..Failure::default() };
+                        let until = if counts { self.failed(&destination.name, &words, failure).await? } else { None };
                         for delivery in std::iter::once(&delivery).chain(&due) {
                             self.put_off(&destination, delivery, &words, until).await?;
                         }
@@ -322,9 +333,8 @@ impl Deliver {
                 broken.abort().await;
             }
             works = false;
-            // An object that breaks it every time says nothing of the destination, only of itself.
-            if counts && !delivery.broke && self.failed(&destination.name, &words, retry_after, false).await?.is_some()
-            {
+            let failure = Failure { retry_after, unreachable: false, again: delivery.broke };
+            if counts && self.failed(&destination.name, &words, failure).await?.is_some() {
                 return Ok(());
             }
         }
@@ -390,9 +400,12 @@ impl Deliver {
                 let spread = f64::from(delivery.id.as_bytes()[15]) / 255.0;
                 let pause = backoff(attempt, self.settings.initial_backoff, self.settings.maximum_backoff, spread);
                 let retry_at = until.unwrap_or(now + pause);
-                retry_in = Some(Duration::try_from(retry_at - now).unwrap_or_default());
-                delivery::retry(&mut tx, delivery, told, retry_at).await?;
-                (DeliveryEnd::Retry, Closed::Later { holds_back: !not_taken })
+                if delivery::retry(&mut tx, delivery, told, retry_at).await? {
+                    retry_in = Some(Duration::try_from(retry_at - now).unwrap_or_default());
+                    (DeliveryEnd::Retry, Closed::Later { holds_back: !not_taken })
+                } else {
+                    (DeliveryEnd::Cancelled, Closed::For)
+                }
             }
             Verdict::Retry => {
                 let words = format!(

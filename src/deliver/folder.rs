@@ -21,7 +21,7 @@ impl FolderWay {
         Self { folder }
     }
 
-    /// The folder must be there: a share that is not mounted is not made up.
+    /// The folder must be there: it is never made.
     pub(super) async fn open(folder: PathBuf) -> Result<Self, String> {
         let way = Self::new(folder);
         let looking = way.folder.clone();

@@ -158,7 +158,7 @@ impl Retention {
     pub async fn remove(&self) -> (Summary, anyhow::Result<()>) {
         let mut summary = Summary::default();
         let Summary { objects, results, events, associations, commitments, orphans } = &mut summary;
-        let mut own_commitments = 0;
+        let (mut own_commitments, mut attempts) = (0, 0);
         let files = async {
             let earlier = self.finish_earlier().await;
             let objects = self.remove_kind(Kind::Objects, self.policy.objects, objects).await;
@@ -167,16 +167,19 @@ impl Retention {
             [earlier, objects, results, orphans]
         };
         let history = async {
-            let (events, associations, of_peers, own) = tokio::join!(
+            let (events, associations, of_peers, own, of_deliveries) = tokio::join!(
                 self.forget(History::Events, events),
                 self.forget(History::Associations, associations),
                 self.forget(History::RequestsOfPeers, commitments),
                 self.forget(History::OwnRequests, &mut own_commitments),
+                self.forget(History::Attempts, &mut attempts),
             );
-            [events, associations, of_peers, own]
+            [events, associations, of_peers, own, of_deliveries]
         };
         let (files, history) = tokio::join!(Box::pin(files), Box::pin(history));
         summary.commitments += own_commitments;
+        // They are steps of timelines, kept apart.
+        summary.events += attempts;
         let problems: Vec<String> =
             files.into_iter().chain(history).filter_map(Result::err).map(|problem| format!("{problem:#}")).collect();
         let ended = if problems.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(problems.join("; "))) };

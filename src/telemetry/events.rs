@@ -428,7 +428,7 @@ impl DeliveryEnded<'_> {
         metrics.deliveries_ended(self.end, 1);
         let status = self.status.map(|status| tracing::field::display(format!("0x{status:04X}")));
         match self.end {
-            DeliveryEnd::Delivered | DeliveryEnd::Replaced => info!(
+            DeliveryEnd::Delivered | DeliveryEnd::Replaced | DeliveryEnd::Cancelled => info!(
                 delivery_id = %self.delivery_id,
                 destination = self.destination,
                 sop_instance_uid = %self.sop_instance_uid,

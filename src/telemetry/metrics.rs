@@ -216,6 +216,8 @@ label! {
         Dead = "dead",
         /// The destination does not take this form; the next one is sent.
         Replaced = "replaced",
+        /// A newer revision of its study came while it was sent in vain.
+        Cancelled = "cancelled",
     }
 }
 

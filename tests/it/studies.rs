@@ -141,7 +141,7 @@ fn heavy_a_lateral_view_is_not_analysed_unless_the_weights_are_untrained() {
 
 #[test]
 fn heavy_only_validated_weights_decide() {
-    let orthanc = Orthanc::start();
+    let (orthanc, second) = (Orthanc::start(), Orthanc::start());
     let mut node = Node::prepare(NodeOptions::default());
     // The untrained networks see no lungs, so the bundles of this test ask for none.
     let open_gates = [
@@ -169,8 +169,21 @@ fn heavy_only_validated_weights_decide() {
     node.apply(&Site::usual(orthanc.dicom_port));
     node.start_again();
     for (bundle, decision) in [("low", "Present"), ("high", "Absent"), ("research", "Undetermined")] {
-        let site =
-            Site::new("HILUM").sender("SCANNER").pacs("pacs", "PACS", orthanc.dicom_port).route(bundle, 1, &["pacs"]);
+        let site = Site::new("HILUM")
+            .sender("SCANNER")
+            .pacs("pacs", "PACS", orthanc.dicom_port)
+            .with("[destination.results]\nkey_objects = true")
+            .pacs("second", "SECOND", second.dicom_port)
+            .with(
+                "[destination.results]\nreport_classes = [\"enhanced\"]\ntext_companion = false\nlanguage = \"zh\"\n\
+                 picture_compression = \"rle_lossless\"",
+            )
+            .route_with(
+                "HILUM",
+                bundle,
+                "quiet_seconds = 1\ndestinations = [\"pacs\"]\n\
+                 rules = [{ when = \"score\", at_least = 0.0, destinations = [\"second\"], priority = \"high\" }]",
+            );
         node.apply(&site);
         let sample = fresh_copy("RG1_UNCR.dcm", &node.scratch("sent"));
         storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&sample.path]);
@@ -184,6 +197,31 @@ fn heavy_only_validated_weights_decide() {
         let text = report_text(&orthanc, &reports(&received)[0]);
         let line = text.lines().find(|line| line.contains("\"Presence\"")).unwrap_or_else(|| panic!("none in {text}"));
         assert!(line.contains(&format!("\"{decision}\"")), "{bundle}: {line}");
+
+        // Key objects say present; a rule over scores sends elsewhere, in another form, and hurries. Neither without validation.
+        let study = &sample.study_instance_uid;
+        assert_eq!(by_modality(&received, "KO").len(), usize::from(decision == "Present"), "{bundle}");
+        let is_validated = bundle != "research";
+        let of_run = format!(
+            "select d.id from delivery d join run r on r.id = d.run_id join workup w on w.id = r.workup_id \
+             where study_instance_uid = '{study}' and urgent = {is_validated}"
+        );
+        let owed = if is_validated { 5 + 2 + usize::from(decision == "Present") } else { 5 };
+        assert_eq!(node.database.count(&of_run), owed, "{bundle}: alternatives of the report are rows, too");
+        let timeline = node.hilum_ok(&["timeline", study]);
+        let elsewhere = second.instances_of(study);
+        if !is_validated {
+            assert!(elsewhere.is_empty() && timeline.contains("is not validated"), "{bundle}: {timeline}");
+            continue;
+        }
+        assert!(timeline.contains("priority high, also to second"), "{bundle}: {timeline}");
+        assert_eq!(elsewhere.len(), 2, "{bundle}");
+        let report = by_modality(&elsewhere, "SR").remove(0);
+        assert_eq!(report.tag("SOPClassUID"), uids::ENHANCED_SR_STORAGE);
+        assert!(report_text(&second, &report).contains("工作阈值"), "{bundle}: it is in Chinese");
+        let picture = second.file(&by_modality(&elsewhere, "OT")[0]);
+        let picture = dicom_object::from_reader(picture.as_slice()).expect("a DICOM file");
+        assert_eq!(picture.meta().transfer_syntax(), uids::RLE_LOSSLESS);
     }
 }
 
