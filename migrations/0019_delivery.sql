@@ -52,7 +52,6 @@ create table delivery_attempt (
     words       text not null default '',
     primary key (delivery_id, number)
 );
-create index delivery_attempt_started on delivery_attempt (started_at);
 
 -- How destinations do -------------------------------------------------------------------------------------------
 
@@ -90,7 +89,4 @@ create index delivery_commitment_due on delivery (destination, commitment_due_at
     where commitment in ('wanted', 'asked');
 create index delivery_commitment_transaction on delivery (commitment_transaction_uid)
     where commitment_transaction_uid is not null;
--- what is let go when a destination is not asked any more: looked for at every drain
-create index delivery_commitment_open on delivery (destination)
-    where commitment_required or commitment in ('wanted', 'asked', 'failed', 'unanswered');
 create index delivery_not_committed on delivery (destination) where commitment in ('failed', 'unanswered');

@@ -126,12 +126,18 @@ macro_rules! next_in_order {
 /// What is due for a destination, urgent studies first, then the oldest, and in send order within each; what waits behind
 /// another result of its run is not due. Runs with an object at which the association broke go last: it may be the object.
 pub async fn due(connection: &mut Connection, destination: &str, limit: i64) -> Result<Vec<DueDelivery>> {
+    // The first few are chosen before their files are looked up: a backlog of days has hundreds of thousands of rows.
     const QUERY: &str = concat!(
-        select_due!("where d.destination = $1 and d.next_attempt_at <= now() and "),
+        select_due!(
+            "join unnest(array(select d.id from delivery d join run r on r.id = d.run_id
+                                where d.destination = $1 and d.next_attempt_at <= now() and "
+        ),
         next_in_order!(),
-        " order by exists (select from delivery e where e.run_id = d.run_id and e.destination = d.destination
-                           and e.broke and e.state in ('waiting', 'sending')),
-                   d.urgent desc, r.queued_at, d.run_id, d.send_order, d.id limit $2"
+        "   order by exists (select from delivery e where e.run_id = d.run_id and e.destination = d.destination
+                             and e.broke and e.state in ('waiting', 'sending')),
+                     d.urgent desc, r.queued_at, d.run_id, d.send_order, d.id limit $2
+         )) with ordinality as first (id, place) on first.id = d.id
+         order by first.place"
     );
     Ok(sqlx::query_as(QUERY).bind(destination).bind(limit).fetch_all(connection).await?)
 }

@@ -143,8 +143,8 @@ impl Db {
         let mut options = PgConnectOptions::from_str(url)
             .map_err(|error| DbError::Url(error.to_string()))?
             .application_name("hilum")
-            // A peer that vanished must not hold locks for ever.
-            .options([("idle_in_transaction_session_timeout", "60s")]);
+            // A peer that vanished must not hold locks for ever. Compiling a statement takes longer than any of ours saves by it.
+            .options([("idle_in_transaction_session_timeout", "60s"), ("jit", "off")]);
         if let Some(limit) = statement_limit {
             options = options.options([("statement_timeout", format!("{}ms", limit.as_millis()))]);
         }
