@@ -442,11 +442,20 @@ const MAXIMUM_ASKS: i32 = 2;
 /// report leaves out stays `asked` until it is overdue. That it is kept counts also when it is said late, or to an earlier
 /// question; not to one from before the result was sent once more.
 async fn settle_deliveries(connection: &mut Connection, peer_ae_title: &str, transaction_uid: &str) -> Result<()> {
-    let answered: Vec<(Uuid, Uuid, String, Option<i32>, bool)> = sqlx::query_as(
-        "select d.id, r.workup_id, a.answer, a.failure_reason, d.resent
+    let workups: Vec<Uuid> = sqlx::query_scalar(
+        "select distinct r.workup_id
+         from commitment_asked_instance a join result x on x.sop_instance_uid = a.sop_instance_uid
+         join run r on r.id = x.run_id where a.transaction_uid = $1",
+    )
+    .bind(transaction_uid)
+    .fetch_all(&mut *connection)
+    .await?;
+    workup::lock(connection, &workups).await?;
+    let answered: Vec<(Uuid, String, Option<i32>, bool)> = sqlx::query_as(
+        "select d.id, a.answer, a.failure_reason, d.resent
          from commitment_asked_instance a join result x on x.sop_instance_uid = a.sop_instance_uid
          join commitment_asked c on c.transaction_uid = a.transaction_uid
-         join delivery d on d.result_id = x.id and d.destination = c.destination join run r on r.id = d.run_id
+         join delivery d on d.result_id = x.id and d.destination = c.destination
          where a.transaction_uid = $1 and a.answer is not null
            and (d.commitment = 'asked' and d.commitment_transaction_uid = $1
                 or a.answer = 'committed' and c.asked_at >= d.delivered_at
@@ -456,7 +465,7 @@ async fn settle_deliveries(connection: &mut Connection, peer_ae_title: &str, tra
     .bind(transaction_uid)
     .fetch_all(&mut *connection)
     .await?;
-    for (delivery_id, workup_id, answer, reason, resent) in answered {
+    for (delivery_id, answer, reason, resent) in answered {
         let reason = reason.and_then(|reason| u16::try_from(reason).ok()).map(FailureReason);
         let refused = reason.map_or_else(
             || format!("`{peer_ae_title}` does not keep it"),
@@ -488,10 +497,8 @@ async fn settle_deliveries(connection: &mut Connection, peer_ae_title: &str, tra
             .execute(&mut *connection)
             .await?;
         event::append(&mut *connection, event::Subject::Delivery, delivery_id, kind, &words, json!({})).await?;
-        delivery::cancel_if_superseded(connection, delivery_id).await?;
-        workup::answer_if_done(connection, workup_id).await?;
     }
-    Ok(())
+    answer_done(connection, workups).await
 }
 
 /// A delivery that the destination is to be asked about.
@@ -556,16 +563,23 @@ pub async fn not_asked(
     may_have_arrived: bool,
 ) -> Result<()> {
     let workups: Vec<Uuid> = sqlx::query_scalar(
-        "update delivery d set commitment = case when $2::timestamptz is null then 'unsupported' else 'wanted' end,
+        "select distinct r.workup_id from delivery d join run r on r.id = d.run_id
+         where d.commitment_transaction_uid = $1 and d.commitment = 'asked'",
+    )
+    .bind(transaction_uid)
+    .fetch_all(&mut *connection)
+    .await?;
+    workup::lock(connection, &workups).await?;
+    sqlx::query(
+        "update delivery set commitment = case when $2::timestamptz is null then 'unsupported' else 'wanted' end,
                 commitment_required = commitment_required and $2 is not null,
                 commitment_asks = commitment_asks - 1, commitment_due_at = $2, commitment_words = $3
-         from run r where r.id = d.run_id and d.commitment_transaction_uid = $1 and d.commitment = 'asked'
-         returning r.workup_id",
+         where commitment_transaction_uid = $1 and commitment = 'asked'",
     )
     .bind(transaction_uid)
     .bind(again_at)
     .bind(words)
-    .fetch_all(&mut *connection)
+    .execute(&mut *connection)
     .await?;
     if again_at.is_none() {
         answer_done(connection, workups).await?;
@@ -579,23 +593,43 @@ pub async fn not_asked(
     Ok(())
 }
 
-/// A destination that is asked and need not answer: no study waits for its reports.
-pub async fn not_required(connection: &mut Connection, destination: &str) -> Result<()> {
+/// What waits for promises of a destination that nobody wants any more is let go, for the deliveries of a few studies: with
+/// `is_asked` no study waits for its reports; without it none that failed to come holds anything either. What it has promised
+/// stays promised. Returns whether there may be more.
+pub async fn let_go(connection: &mut Connection, destination: &str, is_asked: bool) -> Result<bool> {
     let workups: Vec<Uuid> = sqlx::query_scalar(
-        "update delivery d set commitment_required = false from run r
-         where r.id = d.run_id and d.destination = $1 and d.commitment_required returning r.workup_id",
+        "select distinct r.workup_id from delivery d join run r on r.id = d.run_id
+         where d.destination = $1
+           and (d.commitment_required or d.commitment in ('wanted', 'asked', 'failed', 'unanswered'))
+           and d.commitment is distinct from 'committed' and (d.commitment_required or not $2) limit $3",
     )
     .bind(destination)
+    .bind(is_asked)
+    .bind(delivery::PORTION)
     .fetch_all(&mut *connection)
     .await?;
-    answer_done(connection, workups).await
+    if workups.is_empty() {
+        return Ok(false);
+    }
+    workup::lock(connection, &workups).await?;
+    sqlx::query(
+        "update delivery d set commitment_required = false, commitment = case when $2 then commitment end,
+                commitment_due_at = case when $2 then commitment_due_at end
+         from run r where r.id = d.run_id and d.destination = $1 and r.workup_id = any($3)
+           and (d.commitment_required or d.commitment in ('wanted', 'asked', 'failed', 'unanswered'))
+           and d.commitment is distinct from 'committed'",
+    )
+    .bind(destination)
+    .bind(is_asked)
+    .bind(&workups)
+    .execute(&mut *connection)
+    .await?;
+    answer_done(connection, workups).await?;
+    Ok(true)
 }
 
 /// A study may have waited for the promise alone.
-async fn answer_done(connection: &mut Connection, mut workups: Vec<Uuid>) -> Result<()> {
-    // In one order everywhere, each once.
-    workups.sort_unstable();
-    workups.dedup();
+async fn answer_done(connection: &mut Connection, workups: Vec<Uuid>) -> Result<()> {
     for workup_id in workups {
         workup::answer_if_done(connection, workup_id).await?;
     }
@@ -644,20 +678,6 @@ pub async fn overdue(connection: &mut Connection, destination: &str, timeout_sec
             .await?;
     }
     Ok(Overdue { again, unanswered: unanswered.len() as u64 })
-}
-
-/// A destination that is not asked any more: nothing waits for its reports, and none that failed to come holds anything.
-pub async fn unwanted(connection: &mut Connection, destination: &str) -> Result<()> {
-    let workups: Vec<Uuid> = sqlx::query_scalar(
-        "update delivery d set commitment = null, commitment_required = false, commitment_due_at = null
-         from run r where r.id = d.run_id and d.destination = $1
-           and (d.commitment_required or d.commitment in ('wanted', 'asked', 'failed', 'unanswered'))
-         returning r.workup_id",
-    )
-    .bind(destination)
-    .fetch_all(&mut *connection)
-    .await?;
-    answer_done(connection, workups).await
 }
 
 /// Everything that the index has of a study: images and results.

@@ -11,6 +11,8 @@
 //! The deliveries of one run, destination and chain are alternatives: one of them arrives. Within a run and a destination
 //! lower send orders go first, and what has to wait holds back what comes after it.
 
+use std::time::Duration;
+
 use serde_json::json;
 use sqlx::FromRow;
 use time::OffsetDateTime;
@@ -111,20 +113,47 @@ macro_rules! select_due {
     };
 }
 
-/// A delivery `d` that is open and does not wait behind another one of its run. What the destination does not take holds
-/// nothing back: a PACS without segmentations still gets its reports. A `sending` row is one whose process
+/// Results with a lower order are referred to by later ones: segmentations, by reports.
+macro_rules! referred_to_below {
+    () => {
+        15
+    };
+}
+
+/// Attempts in vain after which nothing waits for a result any more: a report without its segmentation is better than none.
+macro_rules! patience_in_attempts {
+    () => {
+        5
+    };
+}
+
+/// Whether a result that has to wait after this many attempts holds back what comes after it in its run.
+#[must_use]
+pub const fn holds_back(send_order: i32, attempts: i32) -> bool {
+    send_order < referred_to_below!() && attempts < patience_in_attempts!()
+}
+
+/// A delivery `d` that is open and does not wait behind another one of its run, as [`holds_back`] has it. What the destination
+/// does not take holds nothing back: a PACS without segmentations still gets its reports. A `sending` row is one whose process
 /// died: the queue lets only one job work on a destination at a time.
 macro_rules! next_in_order {
     () => {
-        "d.state in ('waiting', 'sending') and not exists
-            (select from delivery e where e.run_id = d.run_id and e.destination = d.destination
-             and e.send_order < d.send_order and e.state in ('waiting', 'sending') and e.next_attempt_at > now()
-             and not e.not_taken)"
+        concat!(
+            "d.state in ('waiting', 'sending') and not exists
+                (select from delivery e where e.run_id = d.run_id and e.destination = d.destination
+                 and e.send_order < d.send_order and e.state in ('waiting', 'sending') and e.next_attempt_at > now()
+                 and not e.not_taken and e.send_order < ",
+            referred_to_below!(),
+            " and e.attempts < ",
+            patience_in_attempts!(),
+            ")"
+        )
     };
 }
 
 /// What is due for a destination, urgent studies first, then the oldest, and in send order within each; what waits behind
-/// another result of its run is not due. Runs with an object at which the association broke go last: it may be the object.
+/// another result of its run is not due. Runs with an object at which the association broke go after others that are as
+/// urgent: it may be the object.
 pub async fn due(connection: &mut Connection, destination: &str, limit: i64) -> Result<Vec<DueDelivery>> {
     // The first few are chosen before their files are looked up: a backlog of days has hundreds of thousands of rows.
     const QUERY: &str = concat!(
@@ -133,9 +162,10 @@ pub async fn due(connection: &mut Connection, destination: &str, limit: i64) -> 
                                 where d.destination = $1 and d.next_attempt_at <= now() and "
         ),
         next_in_order!(),
-        "   order by exists (select from delivery e where e.run_id = d.run_id and e.destination = d.destination
+        "   order by d.urgent desc,
+                     exists (select from delivery e where e.run_id = d.run_id and e.destination = d.destination
                              and e.broke and e.state in ('waiting', 'sending')),
-                     d.urgent desc, r.queued_at, d.run_id, d.send_order, d.id limit $2
+                     r.queued_at, d.run_id, d.send_order, d.id limit $2
          )) with ordinality as first (id, place) on first.id = d.id
          order by first.place"
     );
@@ -151,22 +181,48 @@ pub async fn spares(connection: &mut Connection, deliveries: &[Uuid]) -> Result<
     Ok(sqlx::query_as(QUERY).bind(deliveries).fetch_all(connection).await?)
 }
 
-/// When something is to be done for a destination: a delivery, or Storage Commitment; `None` when nothing waits.
+/// When something may be to be done for a destination: a delivery, or Storage Commitment; `None` when nothing waits. What
+/// waits behind another result counts when its own time comes, and not before that.
 pub async fn next_due_at(connection: &mut Connection, destination: &str) -> Result<Option<OffsetDateTime>> {
     const QUERY: &str = concat!(
         "select least(
-             (select min(d.next_attempt_at) from delivery d where d.destination = $1 and ",
+             (select now() where exists (select from delivery d where d.destination = $1 and d.next_attempt_at <= now() and ",
         next_in_order!(),
-        "),
+        ")),
+             (select min(d.next_attempt_at) from delivery d
+              where d.destination = $1 and d.state in ('waiting', 'sending') and d.next_attempt_at > now()),
              (select min(d.commitment_due_at) from delivery d
               where d.destination = $1 and d.commitment in ('wanted', 'asked')))"
     );
     Ok(sqlx::query_scalar(QUERY).bind(destination).fetch_one(connection).await?)
 }
 
+/// Locks the workup of a delivery, which comes before its deliveries everywhere. Returns its newer revision, if there is one:
+/// the delivery is not owed any more then.
+async fn newer_revision(connection: &mut Connection, delivery: &DueDelivery) -> Result<Option<i32>> {
+    workup::lock(&mut *connection, &[delivery.workup_id]).await?;
+    Ok(sqlx::query_scalar(
+        "select w.revision from run r join workup w on w.id = r.workup_id where r.id = $1 and r.revision < w.revision",
+    )
+    .bind(delivery.run_id)
+    .fetch_optional(connection)
+    .await?)
+}
+
 /// Counts an attempt: `waiting` → `sending`, fenced by the attempts so far. Returns the attempt's number, or
-/// `None` when the delivery was cancelled or taken meanwhile. The caller commits before it sends.
+/// `None` when the delivery was cancelled or taken meanwhile, or belongs to an earlier revision and is `cancelled` now. The
+/// caller commits before it sends.
 pub async fn start(connection: &mut Connection, delivery: &DueDelivery) -> Result<Option<i32>> {
+    if let Some(revision) = newer_revision(connection, delivery).await? {
+        // One whose process died while it was sent.
+        sqlx::query("update delivery set state = 'waiting' where id = $1 and attempts = $2 and state = 'sending'")
+            .bind(delivery.id)
+            .bind(delivery.attempts)
+            .execute(&mut *connection)
+            .await?;
+        supersede(connection, delivery.workup_id, revision).await?;
+        return Ok(None);
+    }
     let number: Option<i32> = sqlx::query_scalar(
         "update delivery set state = 'sending', attempts = attempts + 1,
                 first_attempt_at = coalesce(first_attempt_at, now())
@@ -248,13 +304,15 @@ async fn end(
 }
 
 /// `sending` → `delivered`, fenced by attempt; what was kept in its place becomes `unneeded`. With `commitment` the
-/// destination is to be asked to keep it.
+/// destination is to be asked to keep it, unless a newer revision of the study has come meanwhile.
 pub async fn delivered(
     connection: &mut Connection,
     delivery: &DueDelivery,
     answer: Answer<'_>,
     commitment: CommitmentUse,
 ) -> Result<bool> {
+    let is_owed = newer_revision(connection, delivery).await?.is_none();
+    let commitment = if is_owed { commitment } else { CommitmentUse::Off };
     if !end(connection, delivery, answer, "delivered", "delivered", None).await? {
         return Ok(false);
     }
@@ -289,43 +347,65 @@ pub async fn retry(
     answer: Answer<'_>,
     retry_at: OffsetDateTime,
 ) -> Result<bool> {
-    if !end(connection, delivery, answer, "waiting", "retry", Some(retry_at)).await? {
-        return Ok(false);
-    }
-    let is_cancelled = cancel_if_superseded(connection, delivery.id).await?;
-    if is_cancelled {
-        workup::answer_if_done(connection, delivery.workup_id).await?;
-    }
-    Ok(!is_cancelled)
+    end_owed(connection, delivery, answer, "waiting", "retry", Some(retry_at)).await
 }
 
-/// What waits, or was kept in its place, and belongs to an earlier revision of its study is not sent any more: it would come
-/// after what replaces it.
-pub(super) async fn cancel_if_superseded(connection: &mut Connection, delivery_id: Uuid) -> Result<bool> {
-    let words = "superseded by a newer revision";
-    let cancelled: Vec<Uuid> = sqlx::query_scalar(
-        "update delivery d set state = 'cancelled', last_words = $2
-         from delivery f join run r on r.id = f.run_id join workup w on w.id = r.workup_id
-         where f.id = $1 and r.revision < w.revision and d.run_id = f.run_id and d.destination = f.destination
-           and d.chain = f.chain and d.state in ('waiting', 'spare') returning d.id",
-    )
-    .bind(delivery_id)
-    .bind(words)
-    .fetch_all(&mut *connection)
-    .await?;
-    for id in &cancelled {
-        event::append(connection, event::Subject::Delivery, id, "cancelled", words, json!({})).await?;
-    }
-    Ok(!cancelled.is_empty())
-}
-
-/// `sending` → `dead`, fenced by attempt: a person has to look.
+/// `sending` → `dead`, fenced by attempt: a person has to look. `false` as of [`retry`].
 pub async fn dead(connection: &mut Connection, delivery: &DueDelivery, answer: Answer<'_>) -> Result<bool> {
-    let done = end(connection, delivery, answer, "dead", "dead", None).await?;
+    let done = end_owed(connection, delivery, answer, "dead", "dead", None).await?;
     if done {
         workup::answer_if_done(connection, delivery.workup_id).await?;
     }
     Ok(done)
+}
+
+/// Ends an attempt in vain. What belongs to an earlier revision of its study is `cancelled` then: `false`.
+async fn end_owed(
+    connection: &mut Connection,
+    delivery: &DueDelivery,
+    answer: Answer<'_>,
+    state: &str,
+    kind: &str,
+    next_attempt_at: Option<OffsetDateTime>,
+) -> Result<bool> {
+    let newer = newer_revision(connection, delivery).await?;
+    if !end(connection, delivery, answer, state, kind, next_attempt_at).await? {
+        return Ok(false);
+    }
+    let Some(revision) = newer else { return Ok(true) };
+    supersede(connection, delivery.workup_id, revision).await?;
+    Ok(false)
+}
+
+/// What belongs to revisions of a study before `revision`, and is not sent, is not owed any more, whether it waits or is
+/// `dead`: it would come after what replaces it. Nor is a promise to keep what was sent. The workup is locked.
+pub(super) async fn supersede(connection: &mut Connection, workup_id: Uuid, revision: i32) -> Result<()> {
+    let words = format!("superseded by revision {revision}");
+    let cancelled: Vec<Uuid> = sqlx::query_scalar(
+        "update delivery d set state = 'cancelled', last_words = $3 from run r
+         where r.id = d.run_id and r.workup_id = $1 and r.revision < $2 and d.state in ('waiting', 'spare', 'dead')
+         returning d.id",
+    )
+    .bind(workup_id)
+    .bind(revision)
+    .bind(&words)
+    .fetch_all(&mut *connection)
+    .await?;
+    for delivery_id in cancelled {
+        event::append(connection, event::Subject::Delivery, delivery_id, "cancelled", &words, json!({})).await?;
+    }
+    sqlx::query(
+        "update delivery d set commitment = null, commitment_required = false, commitment_due_at = null,
+                commitment_words = $3 from run r
+         where r.id = d.run_id and r.workup_id = $1 and r.revision < $2
+           and d.commitment in ('wanted', 'asked', 'failed', 'unanswered')",
+    )
+    .bind(workup_id)
+    .bind(revision)
+    .bind(&words)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// `sending` → `replaced`, fenced by attempt, and `next` of its alternatives is due; those between them are `replaced`
@@ -366,28 +446,60 @@ pub async fn replaced(
     Ok(true)
 }
 
-/// Gives up what has waited for a destination since before `before`. Returns how many.
+/// Studies that one transaction locks, of many.
+pub(super) const PORTION: i64 = 20;
+
+/// Gives up what has waited for a destination since before `before`, of a few studies. Returns how many; 0 when all is done.
 pub async fn expire(
     connection: &mut Connection,
     destination: &str,
     before: OffsetDateTime,
     words: &str,
 ) -> Result<u64> {
-    let given_up: Vec<(Uuid, Uuid)> = sqlx::query_as(
+    let workups: Vec<Uuid> = sqlx::query_scalar(
+        "select distinct r.workup_id from delivery d join run r on r.id = d.run_id
+         where d.destination = $1 and d.state = 'waiting' and d.created_at < $2 limit $3",
+    )
+    .bind(destination)
+    .bind(before)
+    .bind(PORTION)
+    .fetch_all(&mut *connection)
+    .await?;
+    workup::lock(connection, &workups).await?;
+    let given_up: Vec<Uuid> = sqlx::query_scalar(
         "update delivery d set state = 'dead', last_words = $3 from run r
-         where r.id = d.run_id and d.destination = $1 and d.state = 'waiting' and d.created_at < $2
-         returning d.id, r.workup_id",
+         where r.id = d.run_id and r.workup_id = any($4) and d.destination = $1 and d.state = 'waiting'
+           and d.created_at < $2 returning d.id",
     )
     .bind(destination)
     .bind(before)
     .bind(words)
+    .bind(&workups)
     .fetch_all(&mut *connection)
     .await?;
-    for (delivery_id, workup_id) in &given_up {
+    for delivery_id in &given_up {
         event::append(connection, event::Subject::Delivery, delivery_id, "dead", words, json!({})).await?;
-        workup::answer_if_done(connection, *workup_id).await?;
+    }
+    for workup_id in workups {
+        workup::answer_if_done(connection, workup_id).await?;
     }
     Ok(given_up.len() as u64)
+}
+
+/// Puts off for `pause` what is due for a destination without trying it, and says why; at most 1000 deliveries. Returns how
+/// many; 0 when nothing is due.
+pub async fn suspend(connection: &mut Connection, destination: &str, words: &str, pause: Duration) -> Result<u64> {
+    Ok(sqlx::query(
+        "update delivery set state = 'waiting', last_words = $2, next_attempt_at = now() + make_interval(secs => $3)
+         where id in (select id from delivery where destination = $1 and state in ('waiting', 'sending')
+                                                and next_attempt_at <= now() limit 1000)",
+    )
+    .bind(destination)
+    .bind(words)
+    .bind(pause.as_secs_f64())
+    .execute(connection)
+    .await?
+    .rows_affected())
 }
 
 /// Makes everything due that waits for a destination only because it could not be reached; not what it broke at.
@@ -496,8 +608,6 @@ pub async fn attempts(connection: &mut Connection, deliveries: &[Uuid], limit: i
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{
         db::{
@@ -648,7 +758,7 @@ mod tests {
         let later = OffsetDateTime::now_utc() + Duration::from_mins(1);
         let (slice, attempt) = begin(db, "2.25.3").await;
         assert!(retry(&mut connection, &slice, answer(attempt, Some(0xA700)), later).await.unwrap());
-        assert_eq!(due_uids(db).await, ["2.25.1", "2.25.2", "2.25.4", "2.25.6"], "its report waits, its neighbour not");
+        assert_eq!(due_uids(db).await, ["2.25.1", "2.25.2", "2.25.4", "2.25.5", "2.25.6"], "no report refers to it");
         let (segments, attempt) = begin(db, "2.25.1").await;
         assert!(retry(&mut connection, &segments, answer(attempt, None), later).await.unwrap());
         assert_eq!(due_uids(db).await, ["2.25.6"]);
@@ -667,8 +777,9 @@ mod tests {
         assert_eq!(due_uids(db).await, ["2.25.1", "2.25.2", "2.25.4"]);
         let (segments, attempt) = begin(db, "2.25.1").await;
         assert!(dead(&mut connection, &segments, answer(attempt, Some(0xC000))).await.unwrap());
-        assert_eq!(due_uids(db).await, ["2.25.2", "2.25.4"], "what is dead holds nothing back");
+        assert_eq!(due_uids(db).await, ["2.25.2", "2.25.4", "2.25.5"], "what is dead holds nothing back");
         assert_eq!(expire(&mut connection, "pacs", later, "too old").await.unwrap(), 4);
+        assert_eq!(expire(&mut connection, "pacs", later, "too old").await.unwrap(), 0);
         assert!(due_uids(db).await.is_empty());
         assert_eq!(restart_dead(&mut connection, "pacs").await.unwrap(), 5);
         assert_eq!(due_uids(db).await, ["2.25.1", "2.25.2", "2.25.3", "2.25.4", "2.25.5"]);
@@ -677,6 +788,19 @@ mod tests {
         let not_taken = Answer { not_taken: true, ..answer(attempt, None) };
         assert!(retry(&mut connection, &segments, not_taken, later).await.unwrap());
         assert_eq!(due_uids(db).await, ["2.25.2", "2.25.3", "2.25.4", "2.25.5"]);
+        // Nor does one wait for ever for what is refused again and again.
+        let refused = async |attempts: i32| {
+            sqlx::query("update delivery set not_taken = false, attempts = $2 where id = $1")
+                .bind(segments.id)
+                .bind(attempts)
+                .execute(db.pool())
+                .await
+                .unwrap();
+            assert_eq!(due_uids(db).await.is_empty(), holds_back(10, attempts));
+        };
+        refused(4).await;
+        refused(5).await;
+        assert!(!holds_back(20, 1) && holds_back(10, 4) && !holds_back(10, 5));
         drop(connection);
         database.stop().await;
     }
@@ -702,10 +826,30 @@ mod tests {
         let now = OffsetDateTime::now_utc();
         assert!(!retry(&mut connection, &first, answer(attempt, None), now).await.unwrap());
         assert!(!retry(&mut connection, &other, answer(other_attempt, Some(0xA700)), now).await.unwrap());
-        assert!(dead(&mut connection, &refused, answer(refused_attempt, Some(0xC000))).await.unwrap());
-        assert_eq!(states(db).await, ["cancelled", "cancelled", "cancelled", "dead"]);
+        assert!(!dead(&mut connection, &refused, answer(refused_attempt, Some(0xC000))).await.unwrap());
+        assert_eq!(states(db).await, ["cancelled", "cancelled", "cancelled", "cancelled"]);
         assert_eq!(restart_dead(&mut connection, "pacs").await.unwrap(), 0, "it would come after what replaces it");
         assert_eq!(restart(&mut connection, refused.id).await.unwrap(), None);
+
+        // Nothing of an earlier revision is left for a person: not what is dead, not what is not kept, not what a process
+        // that died was sending.
+        let (workup_id, run_id) = new_run(db, "1.2.4").await;
+        for name in ["2.25.5", "2.25.6", "2.25.7"] {
+            owe(db, run_id, name, 30, name, 0).await;
+        }
+        let (gone, attempt) = begin(db, "2.25.5").await;
+        assert!(dead(&mut connection, &gone, answer(attempt, Some(0xC000))).await.unwrap());
+        let (kept, attempt) = begin(db, "2.25.6").await;
+        let required = CommitmentUse::Required;
+        assert!(delivered(&mut connection, &kept, answer(attempt, Some(0)), required).await.unwrap());
+        begin(db, "2.25.7").await;
+        sqlx::query("update workup set revision = 2 where id = $1").bind(workup_id).execute(db.pool()).await.unwrap();
+        run::supersede_earlier(&mut connection, workup_id, 2).await.unwrap();
+        assert_eq!(states(db).await[4..], ["cancelled", "delivered", "sending"]);
+        assert_eq!(commitments(db).await[5], None);
+        let orphan = due(&mut connection, "pacs", 50).await.unwrap().remove(0);
+        assert_eq!(start(&mut connection, &orphan).await.unwrap(), None);
+        assert_eq!(states(db).await[6], "cancelled");
         drop(connection);
         database.stop().await;
     }
@@ -716,7 +860,7 @@ mod tests {
         let db = &database.db;
         let mut connection = db.acquire().await.unwrap();
         let (_, run_id) = new_run(db, "1.2.3").await;
-        owe(db, run_id, "2.25.1", 20, "a", 0).await;
+        owe(db, run_id, "2.25.1", 10, "a", 0).await;
         owe(db, run_id, "2.25.2", 30, "b", 0).await;
         let (_, later_run) = new_run(db, "1.2.4").await;
         owe(db, later_run, "2.25.3", 20, "a", 0).await;
@@ -725,12 +869,19 @@ mod tests {
         let broke = Answer { broke: true, ..answer(attempt, None) };
         let later = OffsetDateTime::now_utc() + Duration::from_hours(1);
         assert!(retry(&mut connection, &poison, broke, later).await.unwrap());
-        assert_eq!(due_uids(db).await, ["2.25.3"], "what refers to it waits");
+        assert_eq!(due_uids(db).await, ["2.25.3"], "what comes after it waits");
         hurry(&mut connection, "pacs").await.unwrap();
         assert_eq!(due_uids(db).await, ["2.25.3"], "that the destination answers says nothing of it");
         sqlx::query("update delivery set next_attempt_at = now()").execute(db.pool()).await.unwrap();
         assert_eq!(due_uids(db).await, ["2.25.3", "2.25.1", "2.25.2"]);
         assert!(due(&mut connection, "pacs", 10).await.unwrap()[1].broke);
+        // An urgent study is still urgent.
+        sqlx::query("update delivery set urgent = true where run_id = $1")
+            .bind(run_id)
+            .execute(db.pool())
+            .await
+            .unwrap();
+        assert_eq!(due_uids(db).await, ["2.25.1", "2.25.2", "2.25.3"]);
         drop(connection);
         database.stop().await;
     }
@@ -769,6 +920,17 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(events, ["destination_open", "destination_open", "destination_open", "destination_closed"]);
+        // One that is not configured: nothing is tried, and everything goes when it is.
+        let hour = Duration::from_hours(1);
+        for expected in [1, 0] {
+            assert_eq!(suspend(&mut connection, "pacs", "not configured", hour).await.unwrap(), expected);
+        }
+        assert!(due_uids(db).await.is_empty());
+        let next = next_due_at(&mut connection, "pacs").await.unwrap().unwrap();
+        assert!(next > OffsetDateTime::now_utc() + hour / 2, "{next}");
+        hurry(&mut connection, "pacs").await.unwrap();
+        let due = due(&mut connection, "pacs", 1).await.unwrap();
+        assert_eq!((due.len(), due[0].attempts), (1, 0));
         destination::failed(&mut connection, "gone", 3, "no answer", false).await.unwrap();
         destination::forget_unknown(&mut connection).await.unwrap();
         assert!(destination::all(&mut connection).await.unwrap().is_empty());
@@ -878,7 +1040,8 @@ mod tests {
 
         // Where nobody needs the promise any more, no study waits for it.
         let mut probe = db.begin().await.unwrap();
-        commitment::not_required(&mut probe, "pacs").await.unwrap();
+        assert!(commitment::let_go(&mut probe, "pacs", true).await.unwrap());
+        assert!(!commitment::let_go(&mut probe, "pacs", true).await.unwrap());
         let state: String = sqlx::query_scalar("select state from workup where id = $1")
             .bind(workup_id)
             .fetch_one(&mut *probe)

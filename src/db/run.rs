@@ -17,7 +17,7 @@ use sqlx::{FromRow, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Connection, DbError, Result, event, masks::PackedMasks, workup};
+use super::{Connection, DbError, Result, delivery, event, masks::PackedMasks, workup};
 use crate::types::{
     BundleIdentity, Installation, Pipeline, PredecessorDocument, Predecessors, ResultRule, RunOutcome, RunPriority,
     RunRecord, RunRole, Sha256Digest, Uid,
@@ -501,8 +501,8 @@ async fn hand_over(connection: &mut Connection, canary_id: Uuid, workup_id: Uuid
     Ok(true)
 }
 
-/// Every run of an earlier revision that has not been rendered is `superseded`, and unsent deliveries of earlier
-/// revisions are `cancelled`.
+/// Every run of an earlier revision that has not been rendered is `superseded`, and deliveries of earlier revisions that are
+/// not sent are `cancelled`. The workup is locked.
 pub async fn supersede_earlier(connection: &mut Connection, workup_id: Uuid, revision: i32) -> Result<()> {
     let words = format!("superseded by revision {revision}");
     let superseded: Vec<Uuid> = sqlx::query_scalar(
@@ -520,21 +520,7 @@ pub async fn supersede_earlier(connection: &mut Connection, workup_id: Uuid, rev
     for run_id in superseded {
         event::append(connection, event::Subject::Run, run_id, "superseded", &words, json!({})).await?;
     }
-    let cancelled: Vec<Uuid> = sqlx::query_scalar(
-        "update delivery d set state = 'cancelled', last_words = $3
-         from result x join run r on r.id = x.run_id
-         where x.id = d.result_id and r.workup_id = $1 and r.revision < $2 and d.state in ('waiting', 'spare')
-         returning d.id",
-    )
-    .bind(workup_id)
-    .bind(revision)
-    .bind(&words)
-    .fetch_all(&mut *connection)
-    .await?;
-    for delivery_id in cancelled {
-        event::append(connection, event::Subject::Delivery, delivery_id, "cancelled", &words, json!({})).await?;
-    }
-    Ok(())
+    delivery::supersede(connection, workup_id, revision).await
 }
 
 /// A finished run with where its results go.
@@ -725,6 +711,18 @@ pub async fn masks(connection: &mut Connection, run_id: Uuid) -> Result<Option<P
     let masks: Option<Option<Vec<u8>>> =
         sqlx::query_scalar("select masks from run where id = $1").bind(run_id).fetch_optional(connection).await?;
     Ok(masks.flatten().map(PackedMasks::from_bytes))
+}
+
+/// Destinations that have a report of an earlier revision.
+pub async fn told_before(connection: &mut Connection, workup_id: Uuid, revision: i32) -> Result<Vec<String>> {
+    Ok(sqlx::query_scalar(
+        "select distinct d.destination from delivery d join result x on x.id = d.result_id join run r on r.id = d.run_id
+         where r.workup_id = $1 and r.revision < $2 and x.kind in ('sr', 'sr_text') and d.state = 'delivered' order by 1",
+    )
+    .bind(workup_id)
+    .bind(revision)
+    .fetch_all(connection)
+    .await?)
 }
 
 /// The newest reports of earlier revisions that reached `destination`: what new ones replace there.

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sqlx::{FromRow, types::Json};
 
-use super::{Connection, Db, DbError, Result, event};
+use super::{Connection, Db, DbError, Result, delivery, event};
 use crate::types::{
     AeTitle, AssociationPolicy, CommitmentUse, Destination, DestinationKind, Duplicates, LateImages, LocalAe, Peer,
     Pipeline, Requirement, ResultProfile, ResultRule, Route, RunPriority, SiteConfig, Trial, TrialMode,
@@ -247,6 +247,10 @@ pub(super) async fn change_in(
     sqlx::query("update destination_state set next_probe_at = now() where next_probe_at > now()")
         .execute(&mut *tx)
         .await?;
+    let is_new = |name: &str| before.destinations.iter().all(|known| known.name != name);
+    for destination in after.destinations.iter().filter(|destination| is_new(&destination.name)) {
+        delivery::hurry(tx, &destination.name).await?;
+    }
     event::append(tx, event::Subject::Site, "site", "changed", &diff.lines.join("; "), json!({})).await?;
     sqlx::query("select pg_notify($1, '')").bind(CHANNEL).execute(tx).await?;
     Ok(diff)

@@ -624,11 +624,21 @@ pub async fn unpark(connection: &mut Connection, workup_id: Uuid, words: &str) -
     change_state(connection, workup_id, revision, &["parked"], "analysing", words).await
 }
 
+/// Locks workups in the order of the index's own locks, so that the two never wait for each other. Their deliveries are locked
+/// after them, everywhere.
+pub(super) async fn lock(connection: &mut Connection, ids: &[Uuid]) -> Result<()> {
+    sqlx::query("select from workup where id = any($1) order by study_instance_uid, local_ae_title for update")
+        .bind(ids)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// `analysing` → `answered` when every run of the revision but shadows is terminal and rendered, and every delivery closed.
 pub async fn answer_if_done(connection: &mut Connection, workup_id: Uuid) -> Result<bool> {
     // Locked by a statement of its own: the next one then sees what others committed while this one waited. In one
     // statement, the last two deliveries of a study that close at once would each see the other one open.
-    sqlx::query("select from workup where id = $1 for update").bind(workup_id).execute(&mut *connection).await?;
+    lock(connection, &[workup_id]).await?;
     let open: Option<(i32, bool)> = sqlx::query_as(
         "select w.revision,
                 exists (select from run r where r.workup_id = w.id and r.revision = w.revision

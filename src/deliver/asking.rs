@@ -42,14 +42,12 @@ impl Deliver {
     /// Asks about everything that is to be asked now, and ends the waiting for reports that are overdue.
     pub(super) async fn ask(&self, destination: &Destination, site: &SiteConfig) -> anyhow::Result<()> {
         let name = &destination.name;
+        match destination.commitment {
+            CommitmentUse::Off => return self.let_go(name, false).await,
+            CommitmentUse::Optional => self.let_go(name, true).await?,
+            CommitmentUse::Required => {}
+        }
         let mut tx = self.db.begin().await?;
-        if destination.commitment == CommitmentUse::Off {
-            commitment::unwanted(&mut tx, name).await?;
-            return tx.commit().await.context("commit");
-        }
-        if destination.commitment == CommitmentUse::Optional {
-            commitment::not_required(&mut tx, name).await?;
-        }
         let overdue = commitment::overdue(&mut tx, name, destination.commitment_timeout_seconds).await?;
         tx.commit().await.context("commit")?;
         if overdue.unanswered > 0 {
@@ -78,6 +76,18 @@ impl Deliver {
             for ((sender, local), wanted) in by_peer {
                 let target = Target::of(site, destination, &sender, &local);
                 self.ask_about(destination, target, &wanted).await?;
+            }
+        }
+    }
+
+    /// Lets go what waits for promises that nobody wants any more, or, of one that `is_asked`, needs any more.
+    pub(super) async fn let_go(&self, name: &str, is_asked: bool) -> anyhow::Result<()> {
+        loop {
+            let mut tx = self.db.begin().await?;
+            let is_more = commitment::let_go(&mut tx, name, is_asked).await?;
+            tx.commit().await.context("commit")?;
+            if !is_more {
+                return Ok(());
             }
         }
     }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     archive::Archive,
-    db::{self, Db, commitment, delivery, delivery::DueDelivery, destination, event},
+    db::{self, Db, delivery, delivery::DueDelivery, destination, event},
     jobs::{self, Job, JobHandler},
     telemetry::{DeliveryEnd, Metrics, events},
     types::{Destination, DestinationKind, SiteConfig, Uid},
@@ -165,19 +165,32 @@ impl Deliver {
             Err(words) => words,
         };
         self.failed(name, &words, Failure { unreachable: true, ..Failure::default() }).await?;
+        self.expire(name, "could not be reached", &words).await?;
+        Ok(false)
+    }
+
+    /// Gives up what has waited for too long for a destination of which this is `so`.
+    async fn expire(&self, name: &str, so: &str, words: &str) -> anyhow::Result<()> {
         let maximum_age = self.settings.maximum_age;
         let given_up = format!(
-            "given up: the destination could not be reached for {} days; run `hilum deliveries --restart-dead {name}` \
-             when it works: {words}",
+            "given up: the destination {so} for {} days; run `hilum deliveries --restart-dead {name}` when it works: {words}",
             maximum_age.as_secs() / 86_400
         );
-        let mut tx = self.db.begin().await?;
-        let dead = delivery::expire(&mut tx, name, now - maximum_age, &given_up).await?;
-        tx.commit().await.context("commit")?;
-        if dead > 0 {
-            events::DeliveriesExpired { destination: name, count: dead, words: &words }.emit(&self.metrics);
+        let before = OffsetDateTime::now_utc() - maximum_age;
+        let mut count = 0;
+        loop {
+            let mut tx = self.db.begin().await?;
+            let dead = delivery::expire(&mut tx, name, before, &given_up).await?;
+            tx.commit().await.context("commit")?;
+            if dead == 0 {
+                break;
+            }
+            count += dead;
         }
-        Ok(false)
+        if count > 0 {
+            events::DeliveriesExpired { destination: name, count, words }.emit(&self.metrics);
+        }
+        Ok(())
     }
 
     /// Counts a failure of the destination. Returns whether it is left alone for a while: when it is `unreachable`, when it
@@ -213,37 +226,45 @@ impl Deliver {
         Ok(until)
     }
 
-    /// A destination that is not configured any more: its deliveries grow old.
+    /// A destination that is not configured any more: its deliveries grow old, and go when it is added again. They are not
+    /// tried, so that a long list of them costs next to nothing.
     async fn unknown(&self, name: &str) -> anyhow::Result<()> {
+        self.let_go(name, false).await?;
+        destination::forget_unknown(&mut *self.db.acquire().await?).await?;
         let words =
             format!("destination `{name}` is no longer configured; add it again, or let its deliveries grow old");
+        let mut told = 0;
         loop {
-            let mut tx = self.db.begin().await?;
-            destination::forget_unknown(&mut tx).await?;
-            commitment::unwanted(&mut tx, name).await?;
-            let due = delivery::due(&mut tx, name, BATCH).await?;
-            tx.commit().await.context("commit")?;
-            if due.is_empty() {
-                return Ok(());
+            let pause = self.settings.maximum_backoff;
+            let more = delivery::suspend(&mut *self.db.acquire().await?, name, &words, pause).await?;
+            if more == 0 {
+                break;
             }
-            let unknown = Destination::new(name, DestinationKind::Dicom);
-            for delivery in &due {
-                self.put_off(&unknown, delivery, &words, None).await?;
-            }
+            told += more;
         }
+        if told > 0 {
+            tracing::warn!(
+                destination = name,
+                deliveries = told,
+                "deliveries wait for a destination that is not configured"
+            );
+        }
+        self.expire(name, "was not configured", &words).await
     }
 
-    /// Counts an attempt that failed without anything sent.
+    /// Counts attempts that failed without anything sent.
     async fn put_off(
         &self,
         destination: &Destination,
-        delivery: &DueDelivery,
+        deliveries: &VecDeque<DueDelivery>,
         words: &str,
         until: Option<OffsetDateTime>,
     ) -> anyhow::Result<()> {
-        if let Some(attempt) = self.start(delivery).await? {
-            let answer = Answer::new(Verdict::Retry, words.to_owned());
-            self.close(destination, delivery, attempt, answer, None, until).await?;
+        for delivery in deliveries {
+            if let Some(attempt) = self.start(delivery).await? {
+                let answer = Answer::new(Verdict::Retry, words.to_owned());
+                self.close(destination, delivery, attempt, answer, None, until).await?;
+            }
         }
         Ok(())
     }
@@ -261,15 +282,18 @@ impl Deliver {
         let mut running = JoinSet::new();
         // Senders that results return to are many: no more at a time than a destination may have lanes.
         let at_once = *Destination::ASSOCIATIONS.end() as usize;
+        let mut ended = Ok(());
         loop {
             while running.len() < at_once
+                && ended.is_ok()
                 && let Some(lane) = waiting.next()
             {
                 running.spawn(self.clone().work(lane));
             }
+            // What fails in one lane, as Postgres does, ends no other in the middle of an object.
             match running.join_next().await {
-                Some(ended) => ended.context("a lane of deliveries ended")??,
-                None => return Ok(()),
+                Some(lane) => ended = ended.and(lane.context("a lane of deliveries ended").flatten()),
+                None => return ended,
             }
         }
     }
@@ -298,10 +322,8 @@ impl Deliver {
                     Err(words) => {
                         let failure = Failure { unreachable: true, ..Failure::default() };
                         let until = if counts { self.failed(&destination.name, &words, failure).await? } else { None };
-                        for delivery in std::iter::once(&delivery).chain(&due) {
-                            self.put_off(&destination, delivery, &words, until).await?;
-                        }
-                        return Ok(());
+                        due.push_front(delivery);
+                        return self.put_off(&destination, &due, &words, until).await;
                     }
                 }
             }
@@ -333,8 +355,12 @@ impl Deliver {
                 broken.abort().await;
             }
             works = false;
+            if !counts {
+                // A sender that hangs keeps nobody else waiting.
+                return self.put_off(&destination, &due, &words, until).await;
+            }
             let failure = Failure { retry_after, unreachable: false, again: delivery.broke };
-            if counts && self.failed(&destination.name, &words, failure).await?.is_some() {
+            if self.failed(&destination.name, &words, failure).await?.is_some() {
                 return Ok(());
             }
         }
@@ -361,7 +387,7 @@ impl Deliver {
         Ok(attempt)
     }
 
-    /// Ends an attempt. `next` may take the delivery's place; `until` is when it may be tried again at the earliest.
+    /// Ends an attempt. `next` may take the delivery's place; it is tried again at `until`, if that is given.
     async fn close(
         &self,
         destination: &Destination,
@@ -399,10 +425,12 @@ impl Deliver {
             Verdict::Retry if age < self.settings.maximum_age => {
                 let spread = f64::from(delivery.id.as_bytes()[15]) / 255.0;
                 let pause = backoff(attempt, self.settings.initial_backoff, self.settings.maximum_backoff, spread);
-                let retry_at = until.unwrap_or(now + pause);
+                // Not at once, whatever the peer would have.
+                let retry_at = until.map_or(now + pause, |at| at.max(now + self.settings.initial_backoff));
                 if delivery::retry(&mut tx, delivery, told, retry_at).await? {
                     retry_in = Some(Duration::try_from(retry_at - now).unwrap_or_default());
-                    (DeliveryEnd::Retry, Closed::Later { holds_back: !not_taken })
+                    let holds_back = !not_taken && delivery::holds_back(delivery.send_order, attempt);
+                    (DeliveryEnd::Retry, Closed::Later { holds_back })
                 } else {
                     (DeliveryEnd::Cancelled, Closed::For)
                 }
@@ -414,12 +442,12 @@ impl Deliver {
                     age.as_secs() / 86_400,
                     answer.words
                 );
-                delivery::dead(&mut tx, delivery, delivery::Answer { words: &words, ..told }).await?;
-                (DeliveryEnd::Dead, Closed::For)
+                let is_dead = delivery::dead(&mut tx, delivery, delivery::Answer { words: &words, ..told }).await?;
+                (in_vain(is_dead), Closed::For)
             }
             Verdict::Dead | Verdict::NextForm => {
-                delivery::dead(&mut tx, delivery, told).await?;
-                (DeliveryEnd::Dead, Closed::For)
+                let is_dead = delivery::dead(&mut tx, delivery, told).await?;
+                (in_vain(is_dead), Closed::For)
             }
         };
         if let Some(comment) = &answer.peer_comment {
@@ -452,6 +480,10 @@ impl Deliver {
         }
         Ok(closed)
     }
+}
+
+fn in_vain(is_dead: bool) -> DeliveryEnd {
+    if is_dead { DeliveryEnd::Dead } else { DeliveryEnd::Cancelled }
 }
 
 /// Destinations that fail at the same time are not all tried again at the same time.

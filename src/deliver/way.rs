@@ -1,6 +1,10 @@
 //! A way to a destination: found by its configuration, opened, used for one delivery after the other.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 
@@ -63,13 +67,22 @@ pub(super) struct ResultFile {
 impl Carrier {
     /// The stored file: what was rendered is what is sent.
     pub(super) async fn open(&self, delivery: &DueDelivery) -> Result<ResultFile, Answer> {
+        let path = self.archive.path(&delivery.archive_key).map_err(|error| unreadable(&error.into()))?;
         let opened = async {
-            let path = self.archive.path(&delivery.archive_key)?;
             let file = tokio::fs::File::open(&path).await.context("open")?;
             let length = file.metadata().await?.len();
             anyhow::Ok(ResultFile { file, length })
         };
-        opened.await.map_err(|error| unreadable(&error))
+        match opened.await {
+            Ok(file) => Ok(file),
+            Err(error) if path.parent().is_some_and(Path::is_dir) => Err(unreadable(&error)),
+            Err(error) => {
+                let words = format!(
+                    "the result's file cannot be read, nor is its folder there: is the disk of the archive mounted? {error:#}"
+                );
+                Err(Answer::new(Verdict::Retry, words))
+            }
+        }
     }
 }
 

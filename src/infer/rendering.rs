@@ -41,9 +41,15 @@ struct Recipients {
     rulings: Vec<String>,
 }
 
-/// The destinations of the route, but for a study that was not analysed only those that want to know, and those that rules
-/// add, whatever they want.
-fn recipients(record: &RunRecord, of_route: &[String], rules: &[ResultRule], site: &SiteConfig) -> Recipients {
+/// The destinations of the route, but for a study that was not analysed only those that want to know; those that rules
+/// add, whatever they want; and those that were `told_before`, in an earlier revision, and would take that for the last word.
+fn recipients(
+    record: &RunRecord,
+    of_route: &[String],
+    rules: &[ResultRule],
+    told_before: &[String],
+    site: &SiteConfig,
+) -> Recipients {
     let wants = |name: &&String| {
         !matches!(record.outcome, RunOutcome::NotAnalysed(_))
             || site.destinations.iter().any(|of| &of.name == *name && of.send_not_analysed)
@@ -76,6 +82,12 @@ fn recipients(record: &RunRecord, of_route: &[String], rules: &[ResultRule], sit
                     }
                 }
             }
+        }
+    }
+    for name in told_before {
+        if !found.destinations.contains(name) && site.destinations.iter().any(|of| &of.name == name) {
+            found.rulings.push(format!("also to {name}, which has the report of an earlier revision"));
+            found.destinations.push(name.clone());
         }
     }
     found
@@ -230,7 +242,8 @@ impl Inner {
         let received_at = instance::received_at(&mut connection, &keys).await?;
         let packed = run::masks(&mut connection, run_id).await?;
         let site = site::load(&mut connection).await?;
-        let recipients = recipients(&run.record, &run.destinations, &run.rules, &site);
+        let told_before = run::told_before(&mut connection, run.workup_id, run.record.revision).await?;
+        let recipients = recipients(&run.record, &run.destinations, &run.rules, &told_before, &site);
         let mut profiles = Vec::new();
         for name in &recipients.destinations {
             let profile = site.destinations.iter().find(|of| &of.name == name).map(|of| of.results.clone());
@@ -487,14 +500,14 @@ mod tests {
             rule("when = 'disagreement'\nat_least = 0.0\ndestinations = ['pacs', 'quality']\npriority = 'high'"),
             rule("when = 'score'\nat_least = 0.0\ndestinations = ['nowhere']"),
         ];
-        let found = recipients(&record, &route, &rules, &site());
+        let found = recipients(&record, &route, &rules, &[], &site());
         assert_eq!(found.destinations, ["pacs", "quality"]);
         assert!(!found.urgent && found.rulings[0].contains("withheld"), "{:?}", found.rulings);
         let validated = samples::analysed(BundleStatus::Validated, &SampleSource::new("1.2.3"));
-        assert!(recipients(&validated, &route, &rules[..1], &site()).urgent);
+        assert!(recipients(&validated, &route, &rules[..1], &[], &site()).urgent);
         assert!(found.rulings[0].starts_with("rule 1: the members differ by"), "{:?}", found.rulings);
         assert!(found.rulings[1].contains("is not validated"), "{:?}", found.rulings);
-        let without = recipients(&record, &route, &[], &site());
+        let without = recipients(&record, &route, &[], &[], &site());
         assert_eq!((without.urgent, without.rulings.len()), (false, 0));
     }
 
@@ -504,9 +517,14 @@ mod tests {
         let reason = ReasonCode::LungMask;
         record.outcome = RunOutcome::NotAnalysed(NotAnalysed { reason, words: "none".to_owned(), sources: Vec::new() });
         let route = ["pacs".to_owned(), "quality".to_owned()];
-        assert_eq!(recipients(&record, &route, &[], &site()).destinations, ["quality"]);
+        assert_eq!(recipients(&record, &route, &[], &[], &site()).destinations, ["quality"]);
         let rules = [rule("when = 'gate_failed'\ndestinations = ['pacs']")];
-        assert_eq!(recipients(&record, &route, &rules, &site()).destinations, ["quality", "pacs"]);
+        assert_eq!(recipients(&record, &route, &rules, &[], &site()).destinations, ["quality", "pacs"]);
+        // Who has what it replaces is told, as long as it is configured.
+        let told = ["pacs".to_owned(), "gone".to_owned()];
+        let found = recipients(&record, &route, &[], &told, &site());
+        assert_eq!(found.destinations, ["quality", "pacs"]);
+        assert!(found.rulings[0].contains("pacs, which has the report of an earlier revision"), "{:?}", found.rulings);
     }
 
     /// A radiograph whose image is gone from the archive: nothing can be painted.

@@ -16,16 +16,18 @@ use crate::{outage::SmallDisk, support::*};
 const SC: &str = "1.2.840.10008.5.1.4.1.1.7";
 const SR: &str = "1.2.840.10008.5.1.4.1.1.88.33";
 const ENHANCED_SR: &str = "1.2.840.10008.5.1.4.1.1.88.22";
+const SEGMENTATION: &str = "1.2.840.10008.5.1.4.1.1.66.4";
 
 /// Of a radiograph: a heat map and one report.
 const ONE_REPORT: &str = "{ report_classes = [\"comprehensive\"], text_companion = false, segmentation = \"none\" }";
 
-/// A peer with the title of its name and a destination that leads to it.
+/// A peer with the title of its name and a destination that leads to it, with [`ONE_REPORT`] unless `keys` name results.
 fn with_peer(site: Site, name: &str, title: &str, port: u16, keys: &str) -> Site {
+    let results = if keys.contains("results =") { String::new() } else { format!("results = {ONE_REPORT}") };
     site.with(&format!(
         "[[peer]]\nname = \"{name}\"\nae_title = \"{title}\"\nhost = \"127.0.0.1\"\nport = {port}\nmay_store = true\n\n\
          [[destination]]\nname = \"{name}\"\nkind = \"dicom\"\npeer = \"{name}\"\ncalling_ae_title = \"HILUM\"\n\
-         results = {ONE_REPORT}\n{keys}"
+         {results}\n{keys}"
     ))
 }
 
@@ -128,10 +130,14 @@ fn heavy_every_answer_ends_in_the_right_state() {
         ("forgets", delivered(1, 0), delivered(2, 0x0111)),
         ("archive", delivered(1, 0), delivered(1, 0)),
     ] {
-        let expected = BTreeMap::from([(SC.to_owned(), sc), (SR.to_owned(), sr.clone())]);
+        let expected = BTreeMap::from([(SC.to_owned(), sc.clone()), (SR.to_owned(), sr.clone())]);
         assert_eq!(ledger(&node, name), expected, "{name}");
-        // The picture that the report refers to goes first, and nothing is kept twice.
-        let kept = if sr.0 == "dead" { vec![SC] } else { vec![SC, SR] };
+        // The picture goes first, and holds nothing back when it has to wait. Nothing is kept twice.
+        let kept = match (sc.1 > 1, sr.0 == "dead") {
+            (_, true) => vec![SC],
+            (true, false) => vec![SR, SC],
+            (false, false) => vec![SC, SR],
+        };
         if name != "archive" {
             assert_eq!(peers.kept(name), kept, "{name}");
         }
@@ -321,6 +327,43 @@ fn heavy_a_day_without_a_destination_costs_nothing() {
     node.database.wait_for_rows(0, dead);
     node.database.wait_for_rows(8, "select id from delivery where destination = 'down' and state = 'delivered'");
     assert_every_attempt_is_noted(&node);
+
+    // One that is taken out of the site costs nothing either, says so, and gets what it is owed when it is back.
+    down.stop();
+    let last = Radiograph::default().write(&node.scratch("last"));
+    node.send("SCANNER", &[&last.path]);
+    node.database.wait_for_rows(1, open);
+    let without = Site::new("HILUM").sender("SCANNER");
+    node.apply(&with_peer(without, "up", "UP", port, "").route("cxr-untrained", 1, &["up"]));
+    node.database.execute("update delivery set next_attempt_at = now() where state = 'waiting'");
+    let told = "select last_words from delivery where destination = 'down' and state = 'waiting' \
+                and last_words like '%is no longer configured; add it again%'";
+    node.database.wait_for_rows(2, told);
+    let spent = node.database.row(attempts);
+    node.database.execute("update delivery set next_attempt_at = now(), last_words = '' where state = 'waiting'");
+    node.database.wait_for_rows(2, told);
+    assert_eq!(node.database.row(attempts), spent);
+    down.start_again();
+    node.apply(&site);
+    node.wait_for_workup(&last.study_instance_uid, "answered");
+    node.database.wait_for_rows(10, "select id from delivery where destination = 'down' and state = 'delivered'");
+}
+
+/// A report waits for the segmentation that it refers to, but not for ever.
+#[test]
+fn heavy_a_segmentation_holds_back_its_report_for_five_attempts() {
+    let refused = |times: u32| json!({ "classes": [SC, SR, SEGMENTATION], "rules": [{ "class": SEGMENTATION, "times": times, "do": "0x0110" }] });
+    let (peers, site) = scripted(&[("twice", refused(2)), ("always", refused(1000))], |_| {
+        "results = { report_classes = [\"comprehensive\"], text_companion = false, segmentation = \"all\" }".to_owned()
+    });
+    let node = Node::start(&site.route("cxr-untrained", 1, &["twice", "always"]));
+    let sample = Radiograph::default().write(&node.scratch("sent"));
+    node.send("SCANNER", &[&sample.path]);
+    node.database.wait_for_rows(5, "select id from delivery where state = 'delivered'");
+    assert_eq!(peers.kept("twice"), [SEGMENTATION, SC, SR]);
+    assert_eq!(peers.kept("always"), [SC, SR]);
+    assert!(ledger(&node, "always")[SEGMENTATION].1 >= 5, "{:?}", ledger(&node, "always"));
+    assert_eq!(ledger(&node, "always")[SEGMENTATION].0, "waiting");
 }
 
 /// Destinations are asked to keep what they got: the report comes either way, late, in part, never, or not at all.
