@@ -774,7 +774,7 @@ mod tests {
         assert!(due_destinations(&mut connection).await.unwrap().is_empty());
         // What was only not reached is hurried; what was refused keeps its pause.
         hurry(&mut connection, "pacs").await.unwrap();
-        assert_eq!(due_uids(db).await, ["2.25.1", "2.25.2", "2.25.4"]);
+        assert_eq!(due_uids(db).await, ["2.25.1", "2.25.2", "2.25.4", "2.25.5"]);
         let (segments, attempt) = begin(db, "2.25.1").await;
         assert!(dead(&mut connection, &segments, answer(attempt, Some(0xC000))).await.unwrap());
         assert_eq!(due_uids(db).await, ["2.25.2", "2.25.4", "2.25.5"], "what is dead holds nothing back");
@@ -851,6 +851,43 @@ mod tests {
         assert_eq!(start(&mut connection, &orphan).await.unwrap(), None);
         assert_eq!(states(db).await[6], "cancelled");
         drop(connection);
+        database.stop().await;
+    }
+
+    #[tokio::test]
+    async fn late_images_and_an_answer_at_the_same_time_wait_for_each_other_in_one_order() {
+        let database = TestDatabase::start("locks").await;
+        let db = &database.db;
+        let (workup_id, run_id) = new_run(db, "1.2.3").await;
+        for (name, rank) in [("2.25.1", 0), ("2.25.2", 1)] {
+            owe(db, run_id, name, 30, "report", rank).await;
+        }
+        let (report, attempt) = begin(db, "2.25.1").await;
+        let mut index = db.begin().await.unwrap();
+        workup::lock(&mut index, &[workup_id]).await.unwrap();
+        let drain = async {
+            let mut tx = db.begin().await.unwrap();
+            let required = CommitmentUse::Required;
+            assert!(delivered(&mut tx, &report, answer(attempt, Some(0)), required).await.unwrap());
+            tx.commit().await.unwrap();
+        };
+        let index = async {
+            let waits = "select count(*) from pg_stat_activity
+                         where datname = current_database() and wait_event_type = 'Lock'";
+            while sqlx::query_scalar::<_, i64>(waits).fetch_one(db.pool()).await.unwrap() == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            sqlx::query("update workup set revision = 2 where id = $1")
+                .bind(workup_id)
+                .execute(&mut *index)
+                .await
+                .unwrap();
+            run::supersede_earlier(&mut index, workup_id, 2).await.unwrap();
+            index.commit().await.unwrap();
+        };
+        tokio::join!(drain, index);
+        assert_eq!(states(db).await, ["delivered", "cancelled"]);
+        assert_eq!(commitments(db).await, [None, None], "nobody is asked to keep what is replaced");
         database.stop().await;
     }
 
