@@ -44,12 +44,17 @@ fn heavy_a_late_image_makes_a_second_revision_that_names_the_first() {
     let first_report = reports(&before).remove(0);
     assert_eq!(before.len(), SENT_OF_A_RADIOGRAPH);
 
+    // The route leads nowhere now: who has the first report is told of the second all the same.
+    let nowhere = Site::new("HILUM").sender("SCANNER").pacs("pacs", "PACS", orthanc.dicom_port);
+    node.apply(&nowhere.route("cxr-untrained", 1, &[]));
     let late = first.sibling().write(&sent);
     storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&late.path]);
     node.database.wait_for_rows(1, "select id from workup where revision = 2 and state = 'answered'");
     let after = orthanc.instances_of(study);
     let reports = reports(&after);
     assert_eq!(reports.len(), 2, "both reports are in the PACS");
+    let why = "select 1 from event where kind = 'rule' and words = 'also to pacs, which has the report of an earlier revision'";
+    assert_eq!(node.database.count(why), 1);
     let second = reports.iter().find(|one| one.id != first_report.id).expect("two reports");
     let predecessor = second.sequence("PredecessorDocumentsSequence");
     let named = &predecessor[0]["ReferencedSeriesSequence"][0]["ReferencedSOPSequence"][0]["ReferencedSOPInstanceUID"];
