@@ -7,3 +7,6 @@ create index delivery_commitment_open on delivery (destination)
 create index delivery_attempt_started on delivery_attempt (started_at);
 
 comment on column delivery.broke is 'its last attempt ended the association: its run goes after the others';
+
+alter table delivery add column refusals integer not null default 0;
+comment on column delivery.refusals is 'attempts in vain that reached the destination: after five of them nothing waits for it';

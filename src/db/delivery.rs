@@ -3,13 +3,13 @@
 //! ```text
 //! waiting ─► sending ─► delivered ─► waiting (sent once more, when the destination does not keep it)
 //!    ▲          ├─► waiting (retry at) …
-//!    │          ├─► dead(reason)            waiting, spare ─► cancelled (superseded)
+//!    │          ├─► dead(reason)            everything but delivered ─► cancelled (superseded; what is sent in vain first)
 //!    │          └─► replaced, and the next alternative: spare ─► waiting
 //!    └──── restart by a person ────┘        spare ─► unneeded (another alternative is delivered)
 //! ```
 //!
 //! The deliveries of one run, destination and chain are alternatives: one of them arrives. Within a run and a destination
-//! lower send orders go first, and what has to wait holds back what comes after it.
+//! lower send orders go first, and a segmentation that has to wait holds back what comes after it.
 
 use std::time::Duration;
 
@@ -93,6 +93,8 @@ pub struct DueDelivery {
     pub urgent: bool,
     /// Attempts so far.
     pub attempts: i32,
+    /// Those of them that reached the destination, in vain.
+    pub refusals: i32,
     /// Its last attempt ended the association, or the connection.
     pub broke: bool,
     /// When it was first owed, took the place of another form, or was restarted by a person.
@@ -105,7 +107,7 @@ macro_rules! select_due {
         concat!(
             "select d.id, d.run_id, r.workup_id, w.study_instance_uid, w.calling_ae_title as sender_ae_title,
                     w.local_ae_title, x.sop_class_uid, x.sop_instance_uid, x.transfer_syntax_uid, x.archive_key,
-                    d.send_order, d.chain, d.rank, d.urgent, d.attempts, d.broke, d.created_at
+                    d.send_order, d.chain, d.rank, d.urgent, d.attempts, d.refusals, d.broke, d.created_at
              from delivery d join result x on x.id = d.result_id join run r on r.id = d.run_id
              join workup w on w.id = r.workup_id ",
             $conditions
@@ -120,17 +122,17 @@ macro_rules! referred_to_below {
     };
 }
 
-/// Attempts in vain after which nothing waits for a result any more: a report without its segmentation is better than none.
-macro_rules! patience_in_attempts {
+/// Refusals after which nothing waits for a result any more: a report without its segmentation is better than none.
+macro_rules! patience_in_refusals {
     () => {
         5
     };
 }
 
-/// Whether a result that has to wait after this many attempts holds back what comes after it in its run.
+/// Whether a result that has to wait after this many refusals holds back what comes after it in its run.
 #[must_use]
-pub const fn holds_back(send_order: i32, attempts: i32) -> bool {
-    send_order < referred_to_below!() && attempts < patience_in_attempts!()
+pub const fn holds_back(send_order: i32, refusals: i32) -> bool {
+    send_order < referred_to_below!() && refusals < patience_in_refusals!()
 }
 
 /// A delivery `d` that is open and does not wait behind another one of its run, as [`holds_back`] has it. What the destination
@@ -144,8 +146,8 @@ macro_rules! next_in_order {
                  and e.send_order < d.send_order and e.state in ('waiting', 'sending') and e.next_attempt_at > now()
                  and not e.not_taken and e.send_order < ",
             referred_to_below!(),
-            " and e.attempts < ",
-            patience_in_attempts!(),
+            " and e.refusals < ",
+            patience_in_refusals!(),
             ")"
         )
     };
@@ -270,6 +272,7 @@ async fn end(
     let done = sqlx::query(
         "update delivery set state = $3, last_status = $4, last_words = $5,
                 next_attempt_at = coalesce($6, next_attempt_at), not_taken = $7, broke = $8,
+                refusals = refusals + case when $3 = 'waiting' and ($4 is not null or $8) then 1 else 0 end,
                 delivered_at = case when $3 = 'delivered' then now() else delivered_at end
          where id = $1 and attempts = $2 and state = 'sending'",
     )
@@ -486,13 +489,14 @@ pub async fn expire(
     Ok(given_up.len() as u64)
 }
 
-/// Puts off for `pause` what is due for a destination without trying it, and says why; at most 1000 deliveries. Returns how
-/// many; 0 when nothing is due.
+/// Puts off for `pause` what is due for a destination that is not configured, without trying it, and says why; at most 1000
+/// deliveries. Returns how many; 0 when nothing is due, or the destination is configured by now.
 pub async fn suspend(connection: &mut Connection, destination: &str, words: &str, pause: Duration) -> Result<u64> {
     Ok(sqlx::query(
         "update delivery set state = 'waiting', last_words = $2, next_attempt_at = now() + make_interval(secs => $3)
          where id in (select id from delivery where destination = $1 and state in ('waiting', 'sending')
-                                                and next_attempt_at <= now() limit 1000)",
+                                                and next_attempt_at <= now() limit 1000)
+           and not exists (select from destination where name = $1)",
     )
     .bind(destination)
     .bind(words)
@@ -523,7 +527,8 @@ macro_rules! is_dead {
 }
 
 const RESTART: &str = "update delivery d set state = 'waiting', next_attempt_at = now(), created_at = now(),
-        last_words = 'restarted by a person', not_taken = false, broke = false, commitment = null, resent = false
+        last_words = 'restarted by a person', not_taken = false, broke = false, refusals = 0, commitment = null,
+        resent = false
         from run r join workup w on w.id = r.workup_id
         where r.id = d.run_id and r.revision = w.revision and ";
 
@@ -772,6 +777,10 @@ mod tests {
         let next = next_due_at(&mut connection, "pacs").await.unwrap().unwrap();
         assert!((next - later).abs() < Duration::from_millis(1), "what waits behind is not due at once");
         assert!(due_destinations(&mut connection).await.unwrap().is_empty());
+        // An attempt that reached nobody is no refusal.
+        let refusals = "select refusals from delivery where destination = 'pacs' and attempts = 1 order by refusals";
+        let refusals: Vec<i32> = sqlx::query_scalar(refusals).fetch_all(db.pool()).await.unwrap();
+        assert_eq!(refusals, [0, 1]);
         // What was only not reached is hurried; what was refused keeps its pause.
         hurry(&mut connection, "pacs").await.unwrap();
         assert_eq!(due_uids(db).await, ["2.25.1", "2.25.2", "2.25.4", "2.25.5"]);
@@ -789,14 +798,14 @@ mod tests {
         assert!(retry(&mut connection, &segments, not_taken, later).await.unwrap());
         assert_eq!(due_uids(db).await, ["2.25.2", "2.25.3", "2.25.4", "2.25.5"]);
         // Nor does one wait for ever for what is refused again and again.
-        let refused = async |attempts: i32| {
-            sqlx::query("update delivery set not_taken = false, attempts = $2 where id = $1")
+        let refused = async |refusals: i32| {
+            sqlx::query("update delivery set not_taken = false, refusals = $2 where id = $1")
                 .bind(segments.id)
-                .bind(attempts)
+                .bind(refusals)
                 .execute(db.pool())
                 .await
                 .unwrap();
-            assert_eq!(due_uids(db).await.is_empty(), holds_back(10, attempts));
+            assert_eq!(due_uids(db).await.is_empty(), holds_back(10, refusals));
         };
         refused(4).await;
         refused(5).await;

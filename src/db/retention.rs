@@ -223,7 +223,7 @@ pub enum History {
     RequestsOfPeers,
     /// Our own Storage Commitment requests that were answered, or asked in vain.
     OwnRequests,
-    /// Attempts of deliveries that are closed; not those that a person has to look at.
+    /// Attempts of deliveries that are closed, of studies that are not under way; not those that a person has to look at.
     Attempts,
 }
 
@@ -256,7 +256,8 @@ pub async fn forget(connection: &mut Connection, kind: History, before: OffsetDa
 const FORGET_ATTEMPTS: &str = "
     delete from delivery_attempt where (delivery_id, number) in (
         select a.delivery_id, a.number from delivery_attempt a join delivery d on d.id = a.delivery_id
-        where a.started_at < $1 and d.state not in ('waiting', 'sending', 'dead')
+        join run r on r.id = d.run_id join workup w on w.id = r.workup_id
+        where a.started_at < $1 and w.state in ('answered', 'not_routed') and d.state not in ('waiting', 'sending', 'dead')
           and (d.commitment is null or d.commitment not in ('wanted', 'asked', 'failed', 'unanswered'))
         order by a.started_at limit $2)";
 

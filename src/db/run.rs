@@ -713,11 +713,14 @@ pub async fn masks(connection: &mut Connection, run_id: Uuid) -> Result<Option<P
     Ok(masks.flatten().map(PackedMasks::from_bytes))
 }
 
-/// Destinations that have a report of an earlier revision.
+/// Destinations that have a report of an earlier revision, or may have: one whose process died while it was sent.
 pub async fn told_before(connection: &mut Connection, workup_id: Uuid, revision: i32) -> Result<Vec<String>> {
     Ok(sqlx::query_scalar(
         "select distinct d.destination from delivery d join result x on x.id = d.result_id join run r on r.id = d.run_id
-         where r.workup_id = $1 and r.revision < $2 and x.kind in ('sr', 'sr_text') and d.state = 'delivered' order by 1",
+         where r.workup_id = $1 and r.revision < $2 and x.kind in ('sr', 'sr_text')
+           and (d.delivered_at is not null
+                or exists (select from delivery_attempt a where a.delivery_id = d.id and a.ended_at is null))
+         order by 1",
     )
     .bind(workup_id)
     .bind(revision)
@@ -748,7 +751,7 @@ async fn predecessor(
     let row: Option<(String, String, String)> = sqlx::query_as(
         "select x.sop_class_uid, x.sop_instance_uid, x.series_instance_uid
          from result x join run r on r.id = x.run_id join delivery d on d.result_id = x.id
-         where r.workup_id = $1 and r.revision < $2 and x.kind = $4 and d.state = 'delivered' and d.destination = $3
+         where r.workup_id = $1 and r.revision < $2 and x.kind = $4 and d.delivered_at is not null and d.destination = $3
          order by r.revision desc limit 1",
     )
     .bind(workup_id)

@@ -165,32 +165,27 @@ impl Deliver {
             Err(words) => words,
         };
         self.failed(name, &words, Failure { unreachable: true, ..Failure::default() }).await?;
-        self.expire(name, "could not be reached", &words).await?;
+        self.expire(name, "the destination cannot be reached", &words).await?;
         Ok(false)
     }
 
-    /// Gives up what has waited for too long for a destination of which this is `so`.
+    /// Gives up what has waited for too long for a destination, of which this is `so`.
     async fn expire(&self, name: &str, so: &str, words: &str) -> anyhow::Result<()> {
         let maximum_age = self.settings.maximum_age;
         let given_up = format!(
-            "given up: the destination {so} for {} days; run `hilum deliveries --restart-dead {name}` when it works: {words}",
+            "given up after {} days: {so}; run `hilum deliveries --restart-dead {name}` when it works: {words}",
             maximum_age.as_secs() / 86_400
         );
         let before = OffsetDateTime::now_utc() - maximum_age;
-        let mut count = 0;
         loop {
             let mut tx = self.db.begin().await?;
-            let dead = delivery::expire(&mut tx, name, before, &given_up).await?;
+            let count = delivery::expire(&mut tx, name, before, &given_up).await?;
             tx.commit().await.context("commit")?;
-            if dead == 0 {
-                break;
+            if count == 0 {
+                return Ok(());
             }
-            count += dead;
-        }
-        if count > 0 {
             events::DeliveriesExpired { destination: name, count, words }.emit(&self.metrics);
         }
-        Ok(())
     }
 
     /// Counts a failure of the destination. Returns whether it is left alone for a while: when it is `unreachable`, when it
@@ -249,7 +244,7 @@ impl Deliver {
                 "deliveries wait for a destination that is not configured"
             );
         }
-        self.expire(name, "was not configured", &words).await
+        self.expire(name, "the destination is not configured", &words).await
     }
 
     /// Counts attempts that failed without anything sent.
@@ -429,7 +424,8 @@ impl Deliver {
                 let retry_at = until.map_or(now + pause, |at| at.max(now + self.settings.initial_backoff));
                 if delivery::retry(&mut tx, delivery, told, retry_at).await? {
                     retry_in = Some(Duration::try_from(retry_at - now).unwrap_or_default());
-                    let holds_back = !not_taken && delivery::holds_back(delivery.send_order, attempt);
+                    let refusals = delivery.refusals + i32::from(told.status.is_some() || told.broke);
+                    let holds_back = !not_taken && delivery::holds_back(delivery.send_order, refusals);
                     (DeliveryEnd::Retry, Closed::Later { holds_back })
                 } else {
                     (DeliveryEnd::Cancelled, Closed::For)
@@ -563,6 +559,7 @@ mod tests {
             urgent: false,
             broke: false,
             attempts: 0,
+            refusals: 0,
             created_at: OffsetDateTime::now_utc(),
         }
     }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Verdict,
-    way::{Answer, Carrier, unreadable},
+    way::{Answer, Carrier},
 };
 use crate::{db::delivery::DueDelivery, types::Uid};
 
@@ -49,18 +49,13 @@ impl FolderWay {
         let (Ok(study), Ok(object)) = uids else {
             return Answer::new(Verdict::Dead, "the result has no valid UID to name a file by".to_owned());
         };
-        let source = match carrier.archive.path(&delivery.archive_key) {
-            Ok(source) => source,
-            Err(error) => return unreadable(&error.into()),
+        let mut source = match carrier.open(delivery).await {
+            Ok(source) => source.file.into_std().await,
+            Err(answer) => return answer,
         };
         let folder = self.folder.clone();
-        let kept = blocking(move || match fs_err::File::open(source) {
-            Ok(mut source) => keep(&folder, study.as_str(), object.as_str(), &mut source).map(Ok),
-            Err(error) => Ok(Err(error)),
-        });
-        match kept.await {
-            Ok(Ok(())) => Answer::new(Verdict::Delivered, "written".to_owned()),
-            Ok(Err(error)) => unreadable(&error.into()),
+        match blocking(move || keep(&folder, study.as_str(), object.as_str(), &mut source)).await {
+            Ok(()) => Answer::new(Verdict::Delivered, "written".to_owned()),
             Err(error) => Answer::broken(self.explain(&error)),
         }
     }

@@ -73,17 +73,20 @@ impl Carrier {
             let length = file.metadata().await?.len();
             anyhow::Ok(ResultFile { file, length })
         };
-        match opened.await {
-            Ok(file) => Ok(file),
-            Err(error) if path.parent().is_some_and(Path::is_dir) => Err(unreadable(&error)),
-            Err(error) => {
-                let words = format!(
-                    "the result's file cannot be read, nor is its folder there: is the disk of the archive mounted? {error:#}"
-                );
-                Err(Answer::new(Verdict::Retry, words))
-            }
-        }
+        opened.await.map_err(|error| unreadable_at(&path, &error))
     }
+}
+
+/// As [`unreadable`]; but when not even the folder of the file is there, which came with its first file and goes with its last,
+/// a disk is away.
+fn unreadable_at(path: &Path, error: &anyhow::Error) -> Answer {
+    if path.parent().is_some_and(Path::is_dir) {
+        return unreadable(error);
+    }
+    let words = format!(
+        "the result's file cannot be read, nor is its folder there: is the disk of the archive mounted? {error:#}"
+    );
+    Answer::new(Verdict::Retry, words)
 }
 
 /// Too many open files or a disk that is away is not the end of a result; a missing or foreign file is.
@@ -242,5 +245,14 @@ mod tests {
         let answer = |kind: io::ErrorKind| unreadable(&anyhow::Error::from(io::Error::from(kind))).verdict;
         assert_eq!(answer(io::ErrorKind::NotFound), Verdict::Dead);
         assert_eq!(answer(io::ErrorKind::PermissionDenied), Verdict::Retry);
+        let folder = tempfile::tempdir().unwrap();
+        let missing = anyhow::Error::from(io::Error::from(io::ErrorKind::NotFound));
+        let answer = |path: &str| unreadable_at(&folder.path().join(path), &missing);
+        assert_eq!(answer("gone.dcm").verdict, Verdict::Dead);
+        let away = answer("2026/gone.dcm");
+        assert!(
+            away.verdict == Verdict::Retry && away.words.contains("is the disk of the archive mounted?"),
+            "{away:?}"
+        );
     }
 }

@@ -351,7 +351,7 @@ fn heavy_a_day_without_a_destination_costs_nothing() {
 
 /// A report waits for the segmentation that it refers to, but not for ever.
 #[test]
-fn heavy_a_segmentation_holds_back_its_report_for_five_attempts() {
+fn heavy_a_segmentation_holds_back_its_report_for_five_refusals() {
     let refused = |times: u32| json!({ "classes": [SC, SR, SEGMENTATION], "rules": [{ "class": SEGMENTATION, "times": times, "do": "0x0110" }] });
     let (peers, site) = scripted(&[("twice", refused(2)), ("always", refused(1000))], |_| {
         "results = { report_classes = [\"comprehensive\"], text_companion = false, segmentation = \"all\" }".to_owned()
