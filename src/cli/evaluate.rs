@@ -195,11 +195,10 @@ async fn in_folds<'a>(
         );
         let samples = of_fold(record);
         // Also of images that the list itself calls `train`: folds are made of them.
+        let of_networks = record.known_patients();
         let known = samples
             .iter()
-            .filter(|sample| {
-                [&record.training_patients, &record.segmenter_patients].iter().any(|of| of.contains(&sample.patient))
-            })
+            .filter(|sample| [&of_networks, &record.segmenter_patients].iter().any(|of| of.contains(&sample.patient)))
             .count();
         anyhow::ensure!(
             known == 0,

@@ -197,10 +197,10 @@ impl Opened {
              there than at work; train segmenters and classifiers in the same folds of the same list, with the same seed",
             self.pipeline.bundle().name
         );
-        let known = among(&record.training_patients);
+        let known = among(&record.known_patients());
         anyhow::ensure!(
             known == 0,
-            "bundle `{}` was trained on {} patient(s) of these images: figures on them say nothing of others; leave them out \
+            "bundle `{}`, or what its training started from, was trained on {} patient(s) of these images: figures on them say nothing of others; leave them out \
              (`validation.csv` beside the bundle has those that it was not trained on), or call them `train` in the column \
              `split`",
             self.pipeline.bundle().name,

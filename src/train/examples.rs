@@ -301,7 +301,7 @@ impl Segmenters {
         for folder in folders {
             let (bundle, record) = open_bundle(folder)?;
             let (network, side) = Trainable::segmenter_of(&bundle, device)?;
-            let trained_on = record.map(|record| record.training_patients).unwrap_or_default();
+            let trained_on = record.map(|record| record.known_patients()).unwrap_or_default();
             segmenters.push(KnownSegmenter { network, side, trained_on, digest: bundle.identity().digest.to_string() });
         }
         Ok(Self(segmenters))

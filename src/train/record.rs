@@ -36,6 +36,9 @@ pub struct RunRecord {
     /// Digests of the starting weights that were not random.
     #[serde(default)]
     pub starts: Vec<String>,
+    /// Whose images the starting weights were trained on, where that is known.
+    #[serde(default)]
+    pub start_patients: BTreeSet<String>,
     /// Whose images the segmenter in the bundle was trained on, where that is known.
     #[serde(default)]
     pub segmenter_patients: BTreeSet<String>,
@@ -106,6 +109,13 @@ impl RunRecord {
             )));
         }
         Ok(folds)
+    }
+
+    /// Whose images the networks of this training know: those that it trained on, and those that its starting weights had been
+    /// trained on.
+    #[must_use]
+    pub fn known_patients(&self) -> BTreeSet<String> {
+        self.training_patients.union(&self.start_patients).cloned().collect()
     }
 
     /// Whether the validation images chose which epoch's weights were kept.

@@ -67,6 +67,7 @@ pub fn train(plan: &TrainPlan, folder: &Path, command: &str, observer: Observer<
         list_sha256: set.sha256.clone(),
         segmenters: segmenters.digests(),
         starts: starts(plan)?,
+        start_patients: start_patients(plan)?,
         segmenter_patients: of_bundle.iter().flat_map(|(_, patients)| patients.clone()).collect(),
         training_images: chosen.training.len(),
         validation_images: chosen.validation.len(),
@@ -221,7 +222,7 @@ impl<'a> Chosen<'a> {
         for start in plan.starts() {
             let Start::Bundle { folder, .. } = start else { continue };
             let (_, Some(record)) = open_bundle(folder)? else { continue };
-            let n_known = validation.intersection(&record.training_patients).count();
+            let n_known = validation.intersection(&record.known_patients()).count();
             if n_known > 0 {
                 return Err(TrainError::Data(format!(
                     "the starting weights in `{}` were trained on {n_known} of the {} validation patients: start from the same \
@@ -246,10 +247,13 @@ impl<'a> Chosen<'a> {
         let (mut unknown, mut known) = (None, None);
         for folder in segmenter_of_bundle.iter().chain(segmenters) {
             match open_bundle(folder)? {
-                (bundle, Some(record)) if record.training_patients.is_disjoint(&validation) => {
-                    return Ok(Some((bundle, record.training_patients)));
+                (bundle, Some(record)) => {
+                    let patients = record.known_patients();
+                    if patients.is_disjoint(&validation) {
+                        return Ok(Some((bundle, patients)));
+                    }
+                    known.get_or_insert((bundle, patients));
                 }
-                (bundle, Some(record)) => drop(known.get_or_insert((bundle, record.training_patients))),
                 // Without validation the one that is wished for.
                 (bundle, None) if validation.is_empty() => return Ok(Some((bundle, BTreeSet::new()))),
                 (bundle, None) => drop(unknown.get_or_insert((bundle, BTreeSet::new()))),
@@ -294,8 +298,9 @@ impl Training<'_> {
         let mut relevant = record.clone();
         relevant.command.clear();
         relevant.hilum.clear();
-        // Follows from the segmenters.
+        // They follow from the segmenters and the starts.
         relevant.segmenter_patients.clear();
+        relevant.start_patients.clear();
         relevant.plan.bundle = self.plan.bundle.clone();
         // The same images, wherever they lie.
         relevant.plan.data.list.clone_from(&self.plan.data.list);
@@ -507,6 +512,19 @@ fn starts(plan: &TrainPlan) -> Result<Vec<String>, TrainError> {
     };
     let digests: Result<Vec<Option<String>>, TrainError> = plan.starts().into_iter().map(digest).collect();
     Ok(digests?.into_iter().flatten().collect())
+}
+
+/// Whose images the starting weights were trained on, by the trainings that they come from.
+fn start_patients(plan: &TrainPlan) -> Result<BTreeSet<String>, TrainError> {
+    let mut patients = BTreeSet::new();
+    for start in plan.starts() {
+        if let Start::Bundle { folder, .. } = start
+            && let (_, Some(record)) = open_bundle(folder)?
+        {
+            patients.extend(record.known_patients());
+        }
+    }
+    Ok(patients)
 }
 
 /// Gives a network its starting weights; what is made anew is noted.

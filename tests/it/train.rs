@@ -395,6 +395,15 @@ fn heavy_sub_classes_and_starts_from_bundles_are_trained() {
     assert!(report.contains("the last layer is made anew (fc.bias, fc.weight)"), "{report}");
     let manifest = fs_err::read_to_string(chests.path("second/bundle/manifest.toml")).expect("a manifest");
     assert!(manifest.contains("label_map = [0, 0, 1, 1]"), "{manifest}");
+    // It knows whom the start was trained on, so that nobody judges it on them.
+    let record = |folder: &str| -> serde_json::Value {
+        let text = fs_err::read_to_string(chests.path(folder).join("run.json")).expect("a record");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let (before, after) = (record("first"), record("second"));
+    assert!(before["training_patients"].as_array().is_some_and(|patients| !patients.is_empty()));
+    assert_eq!(after["start_patients"], before["training_patients"]);
+    assert!(before["start_patients"].as_array().is_some_and(Vec::is_empty));
     // Frozen stages are those of the start, in half precision; the others have changed.
     let tensor = |folder: &str, file: &str, name: &str| {
         let bytes = fs_err::read(chests.path(folder).join("bundle").join(file)).expect("weights");
