@@ -12,7 +12,8 @@ use super::{
 use crate::{
     nn::{Edit, Input, MANIFEST_FILE_NAME, Manifest, Performance, Whose, edit_manifest, radiograph_gates},
     train::{
-        ClassMap, Evaluation, Figure, Plan, Prediction, Questions, RunRecord, Sample, Split, predictions_csv, replace,
+        ClassMap, Evaluation, Figure, Plan, Prediction, Questions, RunRecord, Sample, Split, TrainedOn,
+        predictions_csv, replace,
     },
     types::{BundleStatus, Sha256Digest, UNTRAINED_NOTICE},
 };
@@ -81,6 +82,7 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
             predictions: opened.predict(&samples, &classes, questions).await?,
             folds: None,
             chose_the_epoch: opened.was_chosen_by(&samples)?,
+            trained_on: opened.trained_on(&data)?,
         },
     };
     let predictions = judged.predictions;
@@ -105,9 +107,9 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
             Some((other, predictions))
         }
     };
-    let other_chosen = match &other {
-        Some((other, _)) => other.was_chosen_by(&samples)?,
-        None => false,
+    let (other_chosen, other_trained_on) = match &other {
+        Some((other, _)) => (other.was_chosen_by(&samples)?, other.trained_on(&data)?),
+        None => (false, TrainedOn::Others),
     };
     let plan = Plan {
         bundle: identity.clone(),
@@ -117,6 +119,7 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
         labels: classes.words(&identity.classes),
         folds: judged.folds,
         chose_the_epoch: judged.chose_the_epoch || other_chosen,
+        trained_on: judged.trained_on.max(other_trained_on),
         gates_enforced: subject.enforce_gates,
         prevalences: options.prevalence.clone(),
         resamples: options.resamples as usize,
@@ -130,7 +133,7 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     print(&summary(&evaluation, &out))?;
     if options.write {
         let whose = if options.whose == "makers" { Whose::Makers } else { Whose::Site };
-        let figures = performance(&evaluation, whose);
+        let figures = performance(&evaluation, judged.trained_on, whose);
         let edits: Vec<Edit> = figures.into_iter().map(Edit::Performance).collect();
         edit_manifest(opened.bundle.folder(), &edits)?;
         print(&format!(
@@ -149,6 +152,8 @@ struct ByNetworks<'a> {
     folds: Option<usize>,
     /// Whether the images chose the epoch of the networks that judged them.
     chose_the_epoch: bool,
+    /// Whom they were trained on.
+    trained_on: TrainedOn,
 }
 
 /// Judges each image by the networks of the fold that was tried on its patient.
@@ -214,7 +219,7 @@ async fn in_folds<'a>(
         }
     }
     let chose_the_epoch = folds.iter().any(|(_, record)| record.chose_the_epoch());
-    Ok(ByNetworks { predictions, folds: Some(folds.len()), chose_the_epoch })
+    Ok(ByNetworks { predictions, folds: Some(folds.len()), chose_the_epoch, trained_on: TrainedOn::Others })
 }
 
 /// What the folds of a recipe and the bundle that is made with it have in common: everything but weights, words, figures and
@@ -277,6 +282,7 @@ fn summary(evaluation: &Evaluation, out: &Path) -> String {
     lines.extend(evaluation.folds.map(|folds| {
         format!("cross-validation: each image judged by networks of {folds} folds that were not trained on its patient")
     }));
+    lines.extend(evaluation.trained_on.map(|trained_on| format!("caution: {trained_on}")));
     lines.extend(evaluation.selection.map(|selection| format!("caution: {selection}")));
     lines.extend(evaluation.cautions.iter().map(|caution| format!("caution: {caution}")));
     let mut table = Table::new(&["IMAGES", "ROC AREA (95 %; PATIENTS)", "SENSITIVITY", "SPECIFICITY"]);
@@ -305,13 +311,13 @@ fn summary(evaluation: &Evaluation, out: &Path) -> String {
 }
 
 /// The figures for the model card: those within sites first, pooled ones with what makes them doubtful.
-fn performance(evaluation: &Evaluation, whose: Whose) -> Vec<Performance> {
+fn performance(evaluation: &Evaluation, trained_on: TrainedOn, whose: Whose) -> Vec<Performance> {
     let split = evaluation.split.map_or("all images", Split::name);
     let by = match (evaluation.folds, evaluation.selection) {
         (Some(folds), None) => format!(", cross-validation in {folds} folds by patient"),
         (Some(folds), Some(_)) => format!(", cross-validation in {folds} folds by patient (which chose the epoch)"),
         (None, Some(_)) => " (which chose the epoch)".to_owned(),
-        (None, None) => String::new(),
+        (None, None) => trained_on.of_figures().to_owned(),
     };
     let data =
         format!("{}, {split}{by}, sha256:{}", evaluation.list, evaluation.data_sha256.get(..12).unwrap_or_default());

@@ -17,7 +17,10 @@ use crate::{
     imaging::DecodeLimits,
     infer::{CxrPipeline, NnModels, lung_settings},
     nn::{Bundle, Classification, Ensemble, EnsembleOptions, MANIFEST_FILE_NAME},
-    train::{ClassMap, DataSet, Prediction, Questions, RunRecord, Sample, Split, patients_on_two_sides, predict},
+    train::{
+        ClassMap, DataSet, Prediction, Questions, RunRecord, Sample, Split, TrainedOn, patients_on_two_sides, predict,
+    },
+    types::BundleStatus,
 };
 
 /// Which bundle, which images, and what their labels mean.
@@ -176,6 +179,18 @@ impl Opened {
     pub(super) fn was_chosen_by(&self, samples: &[&Sample]) -> anyhow::Result<bool> {
         let Some(record) = self.record()?.filter(RunRecord::chose_the_epoch) else { return Ok(false) };
         Ok(samples.iter().any(|sample| record.validation_patients.contains(&sample.patient)))
+    }
+
+    /// What is known of whom the bundle was trained on; without its training's folder by what its manifest says.
+    pub(super) fn trained_on(&self, data: &DataSet) -> anyhow::Result<TrainedOn> {
+        let manifest = self.bundle.manifest();
+        Ok(if manifest.status == BundleStatus::Untrained || self.record()?.is_some() {
+            TrainedOn::Others
+        } else if manifest.training_data.contains(&data.sha256) {
+            TrainedOn::ThisList
+        } else {
+            TrainedOn::Unknown
+        })
     }
 
     /// When the bundle lies in the folder of its training, whom it was trained on is known. Images that the list itself calls

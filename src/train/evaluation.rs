@@ -78,6 +78,45 @@ impl Figure {
     }
 }
 
+/// What is known of whom a bundle was trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TrainedOn {
+    /// Other patients than those of the images, or nobody.
+    Others,
+    /// Nothing.
+    Unknown,
+    /// The very list that is looked at.
+    ThisList,
+}
+
+impl TrainedOn {
+    /// What that means for figures; `None` where it means nothing.
+    #[must_use]
+    pub const fn words(self) -> Option<&'static str> {
+        match self {
+            Self::Others => None,
+            Self::Unknown => Some(
+                "whom the bundle was trained on is not known here, as it does not lie in the folder of its training: if \
+                 patients of these images were among them, the figures flatter",
+            ),
+            Self::ThisList => Some(
+                "the bundle was trained on this very list: figures on it say nothing of others; `--cross-validated` judges \
+                 each image by networks that do not know its patient",
+            ),
+        }
+    }
+
+    /// The same in the few words of a figure's source.
+    #[must_use]
+    pub const fn of_figures(self) -> &'static str {
+        match self {
+            Self::Others => "",
+            Self::Unknown => " (whether it was trained on them is not known)",
+            Self::ThisList => " (which it was trained on)",
+        }
+    }
+}
+
 /// What is evaluated, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -95,6 +134,8 @@ pub struct Plan {
     pub folds: Option<usize>,
     /// Whether the images chose the epoch of the weights that judged them.
     pub chose_the_epoch: bool,
+    /// What is known of whom the weights that judged them were trained on.
+    pub trained_on: TrainedOn,
     /// Whether gates stopped images.
     pub gates_enforced: bool,
     /// Prevalences that predictive values are given for.
@@ -141,6 +182,8 @@ pub struct Evaluation {
     pub folds: Option<usize>,
     /// What was chosen by these very images, in words; `None` when nothing was.
     pub selection: Option<&'static str>,
+    /// Why figures flatter, or may, because of whom the bundle was trained on; `None` when on others.
+    pub trained_on: Option<&'static str>,
     /// Day of the evaluation.
     pub date: String,
     /// Of resamples and folds.
@@ -430,6 +473,7 @@ impl Evaluation {
             labels: plan.labels.clone(),
             folds: plan.folds,
             selection: plan.chose_the_epoch.then_some(CHOSE_THE_EPOCH),
+            trained_on: plan.trained_on.words(),
             date: plan.date.clone(),
             seed: plan.seed,
             resamples: plan.resamples,

@@ -44,7 +44,7 @@ pub use check::{Duplicate, Findings, Table, check};
 pub use checkpoint::{EpochRecord, Tried, replace};
 pub use dataset::{DataSetError, patients_on_two_sides};
 pub use error::TrainError;
-pub use evaluation::{Evaluation, Figure, Figures, Plan};
+pub use evaluation::{Evaluation, Figure, Figures, Plan, TrainedOn};
 pub use feature_space::{FitError, FitOptions, Shrinkage, fit_feature_space, quantile};
 pub use fit::{Event, Observer};
 pub use folds::{FoldError, patient_folds, patient_split};

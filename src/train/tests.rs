@@ -163,6 +163,7 @@ fn plan(bundle: &BundleIdentity, data: &DataSet) -> Plan {
         labels: vec!["label `covid19` counts as class `COVID-19`".to_owned()],
         folds: None,
         chose_the_epoch: false,
+        trained_on: TrainedOn::Others,
         gates_enforced: false,
         prevalences: vec![0.05],
         resamples: 100,

@@ -313,6 +313,7 @@ fn heavy_cross_validation_judges_each_image_by_networks_that_do_not_know_its_pat
     let report: Value = serde_json::from_str(&report).expect("JSON");
     assert_eq!((&report["folds"], &report["images"]), (&2.into(), &16.into()));
     assert_eq!((&report["selection"], &report["not_scored"]), (&Value::Null, &serde_json::json!([])));
+    assert_eq!(report["trained_on"], Value::Null);
     assert_eq!(report["shortcuts"]["altered"][0]["leaves_nothing"], true);
     let predictions = fs_err::read_to_string(chests.path("report/predictions.csv")).expect("predictions");
     assert_eq!(predictions.lines().count(), 17);
@@ -344,6 +345,20 @@ fn heavy_cross_validation_judges_each_image_by_networks_that_do_not_know_its_pat
     };
     let all = outputs(&predictions);
     assert!(outputs(&of_fold).len() == 8 && outputs(&of_fold).iter().all(|output| all.contains(output)), "{of_fold}");
+
+    // Away from its training nobody knows whom a bundle was trained on, but what its manifest says of this very list.
+    fs_err::create_dir(chests.path("shipped")).expect("a folder");
+    fs_err::create_dir(chests.path("shipped/bundle")).expect("a folder");
+    for file in fs_err::read_dir(chests.path("classes-final/bundle")).expect("a bundle") {
+        let file = file.expect("a file");
+        fs_err::copy(file.path(), chests.path("shipped/bundle").join(file.file_name())).expect("a copy");
+    }
+    for (list, words) in [("list.csv", "was trained on this very list"), ("0.csv", "is not known here")] {
+        fs_err::write(chests.path("0.csv"), "file,label,patient,mask,site\n0.png,well,patient-0,,site-0\n")
+            .expect("a list");
+        let output = chests.evaluate(&["shipped/bundle", "--data", list, "--without-shortcut-tests"]);
+        assert!(output.status.success() && said(&output).contains(words), "{words}: {}", said(&output));
+    }
 
     let refused = |arguments: &[&str], words: &str| {
         let output = chests.evaluate(arguments);
