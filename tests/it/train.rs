@@ -353,9 +353,9 @@ fn heavy_cross_validation_judges_each_image_by_networks_that_do_not_know_its_pat
         let file = file.expect("a file");
         fs_err::copy(file.path(), chests.path("shipped/bundle").join(file.file_name())).expect("a copy");
     }
-    for (list, words) in [("list.csv", "was trained on this very list"), ("0.csv", "is not known here")] {
-        fs_err::write(chests.path("0.csv"), "file,label,patient,mask,site\n0.png,well,patient-0,,site-0\n")
-            .expect("a list");
+    let two = "file,label,patient,mask,site\n0.png,sick,patient-0,,site-0\n1.png,well,patient-1,,site-0\n";
+    fs_err::write(chests.path("two.csv"), two).expect("a list is written");
+    for (list, words) in [("list.csv", "was trained on this very list"), ("two.csv", "is not known here")] {
         let output = chests.evaluate(&["shipped/bundle", "--data", list, "--without-shortcut-tests"]);
         assert!(output.status.success() && said(&output).contains(words), "{words}: {}", said(&output));
     }
