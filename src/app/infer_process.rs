@@ -59,7 +59,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         decode_limits: DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() },
     };
     let site = db::site::load(&mut *db.acquire().await?).await.context("read the site configuration")?;
-    for words in texts::without_language(&site, &settings.render.texts) {
+    let languages = &settings.render.texts;
+    for words in [texts::without_language(&site, languages), texts::not_in_pictures(languages)].concat() {
         tracing::warn!("{words}");
     }
     jobs::release_dead_workers(&db, &node, &[JobKind::RunBundle, JobKind::RunShadow, JobKind::RenderRun])

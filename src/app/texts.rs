@@ -51,6 +51,21 @@ pub fn without_language(site: &SiteConfig, languages: &Catalogue) -> Vec<String>
         .collect()
 }
 
+/// The languages that pictures cannot show, in words: pictures are in English.
+#[must_use]
+pub fn not_in_pictures(languages: &Catalogue) -> Vec<String> {
+    let said = languages.not_in_pictures().map(|(tag, characters)| {
+        let some: Vec<String> = characters.iter().take(8).map(|c| format!("{c} (U+{:04X})", u32::from(*c))).collect();
+        let more = if characters.len() > some.len() { ", …" } else { "" };
+        format!(
+            "pictures for language `{tag}` are written in English, because they cannot show {}{more}; its reports are in \
+             `{tag}`",
+            some.join(", ")
+        )
+    });
+    said.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +79,11 @@ mod tests {
         let of_folder = languages(Some(folder.path())).unwrap();
         assert_eq!(of_folder.tags().collect::<Vec<_>>(), ["de", "en", "zh"]);
         assert_eq!(languages(None).unwrap().tags().collect::<Vec<_>>(), ["en", "zh"]);
+
+        assert_eq!(not_in_pictures(&of_folder), Vec::<String>::new());
+        write("hi.ftl", "not-for-diagnostic-use = निदान\n");
+        let words = not_in_pictures(&languages(Some(folder.path())).unwrap());
+        assert!(words.len() == 1 && words[0].contains("`hi`") && words[0].contains("U+0928"), "{words:?}");
 
         write("fr.ftl", "report-serie = x\n");
         let error = format!("{:#}", languages(Some(folder.path())).unwrap_err());

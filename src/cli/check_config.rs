@@ -30,6 +30,9 @@ pub(super) fn run(global: &Global, options: &Options) -> anyhow::Result<()> {
     let languages = texts::languages(config.node.texts_dir.as_deref()).context("section [node]")?;
     if config.node.texts_dir.is_some() {
         print(&format!("languages of results: {}", languages.tags().collect::<Vec<_>>().join(", ")))?;
+        for words in texts::not_in_pictures(&languages) {
+            print(&format!("warning: {words}"))?;
+        }
     }
     let material = TlsMaterial::load(&tls_settings(&config.tls)).context("section [tls]")?;
     if let Some(certificate) = material.certificate() {

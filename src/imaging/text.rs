@@ -1,27 +1,30 @@
 //! Text in pictures: vendored fonts, drawn with ab_glyph, wrapped to a width.
 //!
 //! DejaVu Sans has Latin, Greek and Cyrillic letters; what it lacks is taken from a font of Chinese characters, kana and
-//! JIS level 1 kanji. What both lack is a box, so that nobody takes it for a space.
+//! JIS level 1 kanji, then from one of Hangul. What all lack is a box, so that nobody takes it for a space.
+
+use std::collections::BTreeSet;
 
 use ab_glyph::{Font, FontRef, Glyph, GlyphId, PxScale, ScaleFont, point};
 use image::{Rgb, RgbImage};
 
-static FONT_DATA: &[u8] = include_bytes!("fonts/DejaVuSans.ttf");
+static MAIN_FONT_DATA: &[u8] = include_bytes!("fonts/DejaVuSans.ttf");
 static CJK_FONT_DATA: &[u8] = include_bytes!("fonts/CjkFallback.ttf");
+static HANGUL_FONT_DATA: &[u8] = include_bytes!("fonts/HangulFallback.ttf");
 
-/// Which of the fonts has a character.
+/// Which of the fonts draws a character.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Face {
     Main,
     Cjk,
-    /// Neither: the main font's box.
-    Neither,
+    Hangul,
 }
 
 /// The fonts of all text in pictures.
 pub struct TextFont {
     main: FontRef<'static>,
     cjk: FontRef<'static>,
+    hangul: FontRef<'static>,
 }
 
 impl TextFont {
@@ -29,13 +32,21 @@ impl TextFont {
     #[must_use]
     pub fn load() -> Option<Self> {
         let load = |data| FontRef::try_from_slice(data).ok();
-        Some(Self { main: load(FONT_DATA)?, cjk: load(CJK_FONT_DATA)? })
+        Some(Self { main: load(MAIN_FONT_DATA)?, cjk: load(CJK_FONT_DATA)?, hangul: load(HANGUL_FONT_DATA)? })
     }
 
     /// Height of a line in pixels at a font size in pixels.
     pub(super) fn line_height(&self, size: f32) -> u32 {
         let scaled = self.main.as_scaled(PxScale::from(size));
         (scaled.height() + scaled.line_gap()).ceil() as u32
+    }
+
+    /// The characters of `text` that lines cannot show: those that no font has, and those of scripts that run from right to
+    /// left and join their letters, for lines are laid out letter by letter from left to right.
+    #[must_use]
+    pub fn unwritable(&self, text: &str) -> BTreeSet<char> {
+        let shown = |character| self.face(character).is_some() && !runs_leftwards(character);
+        text.chars().filter(|character| !character.is_control() && !shown(*character)).collect()
     }
 
     /// Width of one line in pixels.
@@ -81,8 +92,7 @@ impl TextFont {
         let ascent = self.main.as_scaled(PxScale::from(size)).ascent();
         for (face, mut glyph) in glyphs {
             glyph.position = point(glyph.position.x + x as f32, y as f32 + ascent);
-            let font = if face == Face::Cjk { &self.cjk } else { &self.main };
-            let Some(outline) = font.outline_glyph(glyph) else { continue };
+            let Some(outline) = self.font(face).outline_glyph(glyph) else { continue };
             let (left, top) = (outline.px_bounds().min.x, outline.px_bounds().min.y);
             outline.draw(|column, row, coverage| {
                 let (px, py) = (left + column as f32, top + row as f32);
@@ -99,22 +109,25 @@ impl TextFont {
         }
     }
 
-    fn face(&self, character: char) -> Face {
-        let has = |font: &FontRef<'static>| font.glyph_id(character) != GlyphId(0);
-        match (has(&self.main), has(&self.cjk)) {
-            (true, _) => Face::Main,
-            (false, true) => Face::Cjk,
-            (false, false) => Face::Neither,
+    const fn font(&self, face: Face) -> &FontRef<'static> {
+        match face {
+            Face::Main => &self.main,
+            Face::Cjk => &self.cjk,
+            Face::Hangul => &self.hangul,
         }
+    }
+
+    /// `None`: no font has the character.
+    fn face(&self, character: char) -> Option<Face> {
+        [Face::Main, Face::Cjk, Face::Hangul]
+            .into_iter()
+            .find(|face| self.font(*face).glyph_id(character) != GlyphId(0))
     }
 
     /// At a font size, the fonts' ems are as large as one another.
     fn scale(&self, face: Face, size: f32) -> PxScale {
         let ems = |font: &FontRef<'static>| font.height_unscaled() / font.units_per_em().unwrap_or(1.0);
-        match face {
-            Face::Main | Face::Neither => PxScale::from(size),
-            Face::Cjk => PxScale::from(size * ems(&self.cjk) / ems(&self.main)),
-        }
+        PxScale::from(size * ems(self.font(face)) / ems(&self.main))
     }
 
     /// Glyphs on a baseline at 0, and the advance width of the whole line.
@@ -123,10 +136,9 @@ impl TextFont {
         let mut previous: Option<(Face, GlyphId)> = None;
         let mut glyphs = Vec::with_capacity(text.len());
         for character in text.chars() {
-            let face = self.face(character);
-            let font = if face == Face::Cjk { &self.cjk } else { &self.main };
+            let face = self.face(character).unwrap_or(Face::Main); // whose glyph 0 is a box
             let scale = self.scale(face, size);
-            let scaled = font.as_scaled(scale);
+            let scaled = self.font(face).as_scaled(scale);
             let id = scaled.glyph_id(character);
             if let Some((_, before)) = previous.filter(|(of, _)| *of == face) {
                 caret += scaled.kern(before, id);
@@ -170,6 +182,11 @@ fn may_break(before: char, after: char) -> bool {
 /// Characters of scripts that are written without spaces, and their punctuation.
 const fn is_ideographic(character: char) -> bool {
     matches!(character, '\u{2e80}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{ff00}'..='\u{ffef}' | '\u{20000}'..='\u{3ffff}')
+}
+
+/// Hebrew, Arabic and the scripts beside them.
+const fn runs_leftwards(character: char) -> bool {
+    matches!(character, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}' | '\u{10800}'..='\u{10fff}')
 }
 
 /// Signs that stay with what follows.
@@ -229,21 +246,35 @@ mod tests {
             font.draw(&mut picture, text, (4, 4), 24.0, Rgb([255; 3]));
             picture
         };
-        for (text, face) in
-            [("a", Face::Main), ("诚", Face::Cjk), ("誠", Face::Cjk), ("カ", Face::Cjk), ("가", Face::Neither)]
-        {
+        for (text, face) in [
+            ("a", Some(Face::Main)),
+            ("Ж", Some(Face::Main)),
+            ("诚", Some(Face::Cjk)),
+            ("誠", Some(Face::Cjk)),
+            ("カ", Some(Face::Cjk)),
+            ("가", Some(Face::Hangul)),
+            ("똠", Some(Face::Hangul)),
+            ("힣", Some(Face::Hangul)),
+            ("ㅎ", Some(Face::Hangul)),
+            ("क", None),
+        ] {
             assert_eq!(font.face(text.chars().next().unwrap()), face, "{text}");
             let inked = ink(text).pixels().filter(|pixel| pixel.0[0] > 128).count();
             assert!(inked > 20, "{text} has {inked} pixels");
         }
+        assert_eq!(font.unwritable("Ünïcode Ж 诚 カ 가, שלום क\n").into_iter().collect::<String>(), "ולםשक");
         assert_ne!(ink("诚"), ink("诊"));
-        assert_eq!(ink("가"), ink("나"), "one box for all that is missing");
-        // A Chinese character is as wide as its em and does not stand out of the line.
-        let picture = ink("诚");
-        let rows: Vec<u32> = picture.enumerate_pixels().filter(|(_, _, p)| p.0[0] > 128).map(|(_, y, _)| y).collect();
-        let (top, bottom) = (rows.iter().min().unwrap(), rows.iter().max().unwrap());
-        assert!(*top >= 4 && *bottom < 4 + font.line_height(24.0), "{top} to {bottom}");
-        assert!((15..=25).contains(&font.width("诚", 24.0)), "{}", font.width("诚", 24.0));
+        assert_ne!(ink("가"), ink("나"));
+        assert_eq!(ink("क"), ink("ख"), "one box for all that is missing");
+        // A Chinese or Korean character is about as wide as its em and does not stand out of the line.
+        for text in ["诚", "힣"] {
+            let picture = ink(text);
+            let rows: Vec<u32> =
+                picture.enumerate_pixels().filter(|(_, _, p)| p.0[0] > 128).map(|(_, y, _)| y).collect();
+            let (top, bottom) = (rows.iter().min().unwrap(), rows.iter().max().unwrap());
+            assert!(*top >= 4 && *bottom < 4 + font.line_height(24.0), "{text}: {top} to {bottom}");
+            assert!((15..=25).contains(&font.width(text, 24.0)), "{text}: {}", font.width(text, 24.0));
+        }
     }
 
     /// A sentence that the fonts cannot write would be boxes on every picture.
@@ -256,9 +287,7 @@ mod tests {
             include_str!("../report/texts/zh/picture.ftl"),
             include_str!("../report/texts/zh/report.ftl"),
         ];
-        let missing: String =
-            texts.concat().chars().filter(|c| !c.is_control() && font.face(*c) == Face::Neither).collect();
-        assert_eq!(missing, "");
+        assert_eq!(font.unwritable(&texts.concat()), BTreeSet::new());
     }
 
     #[test]

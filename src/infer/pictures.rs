@@ -20,7 +20,7 @@ use crate::{
 /// A picture, and the PNG file of it that the status page shows.
 pub type Painted = (RgbPixels, Option<Vec<u8>>);
 
-/// The picture of `spec` with words in the language of `texts`. Slices of a CT are so many that they have no preview: the
+/// The picture of `spec` with words in the language of `texts`, or in English where pictures cannot show it. Slices of a CT are so many that they have no preview: the
 /// summary has. `masks` are what the run found at each voxel; only slices need them. Blocks.
 ///
 /// # Errors
@@ -33,6 +33,7 @@ pub fn paint(
     limits: DecodeLimits,
     texts: Texts<'_>,
 ) -> anyhow::Result<Painted> {
+    let texts = texts.in_pictures();
     match (spec, &record.outcome) {
         (ResultSpec::HeatMap { image_idx, form }, RunOutcome::Analysed(analysis)) => {
             let image = analysis.images.get(*image_idx).with_context(|| {

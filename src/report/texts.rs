@@ -2,10 +2,10 @@
 //!
 //! A language is a file of messages in Fluent's syntax (<https://projectfluent.org>). English and Chinese are built
 //! in; a site adds its own as a file. A message that a language lacks is taken from English, so that no report lacks a
-//! sentence.
+//! sentence. Pictures are written in English where their fonts cannot show the language, for nobody can read boxes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, LazyLock},
 };
@@ -13,7 +13,7 @@ use std::{
 use fluent_bundle::{FluentArgs, FluentResource, FluentValue, concurrent::FluentBundle};
 use fluent_syntax::ast::Entry;
 
-use crate::types::Sha256Digest;
+use crate::{imaging::TextFont, types::Sha256Digest};
 
 /// The built-in languages: tag and messages.
 const BUILT_IN: [(&str, &[&str]); 2] = [
@@ -84,6 +84,8 @@ struct Language {
     messages: FluentBundle<FluentResource>,
     /// Digest of the site's file, where it has one.
     file: Option<Sha256Digest>,
+    /// Characters of the site's file that pictures cannot show.
+    unwritable: BTreeSet<char>,
 }
 
 impl fmt::Debug for Catalogue {
@@ -105,7 +107,7 @@ impl Catalogue {
             for file in files {
                 add(&mut bundle, tag, file)?;
             }
-            languages.insert(tag.to_owned(), Language { messages: bundle, file: None });
+            languages.insert(tag.to_owned(), Language { messages: bundle, file: None, unwritable: BTreeSet::new() });
         }
         for (tag, file) in more {
             let known = messages(tag, file)?;
@@ -120,7 +122,10 @@ impl Catalogue {
                 None => empty(tag)?,
             };
             add(&mut messages, tag, file)?;
-            languages.insert(tag.clone(), Language { messages, file: Some(Sha256Digest::of(file.as_bytes())) });
+            let written: String = file.lines().filter(|line| !line.starts_with('#')).collect();
+            let unwritable = TextFont::load().map(|font| font.unwritable(&written)).unwrap_or_default();
+            languages
+                .insert(tag.clone(), Language { messages, file: Some(Sha256Digest::of(file.as_bytes())), unwritable });
         }
         Ok(Self { languages: Arc::new(languages) })
     }
@@ -128,6 +133,12 @@ impl Catalogue {
     /// The tags of all languages, in alphabetical order.
     pub fn tags(&self) -> impl Iterator<Item = &str> {
         self.languages.keys().map(String::as_str)
+    }
+
+    /// The languages that pictures cannot show, with the characters that are the cause.
+    pub fn not_in_pictures(&self) -> impl Iterator<Item = (&str, &BTreeSet<char>)> {
+        let languages = self.languages.iter().filter(|(_, language)| !language.unwritable.is_empty());
+        languages.map(|(tag, language)| (tag.as_str(), &language.unwritable))
     }
 
     /// The sentences of a language; those of English when there is no such language.
@@ -149,6 +160,13 @@ impl<'a> Texts<'a> {
     /// The language's tag.
     pub fn tag(self) -> &'a str {
         self.tag
+    }
+
+    /// The sentences for pictures: English where pictures cannot show the language.
+    #[must_use]
+    pub fn in_pictures(self) -> Self {
+        let shown = self.catalogue.languages.get(self.tag).is_none_or(|language| language.unwritable.is_empty());
+        if shown { self } else { Texts { tag: ENGLISH, ..self } }
     }
 
     /// Digest of the site's file with the sentences; `None` of built-in ones. Part of what determines a result.
@@ -287,6 +305,19 @@ mod tests {
         assert_eq!(german.tag(), "de");
         assert_eq!(german.say("report-series", &[]), catalogue.language("en").say("report-series", &[]));
         assert_eq!(catalogue.language("xx").tag(), "en");
+    }
+
+    #[test]
+    fn pictures_are_in_english_where_they_cannot_show_the_language() {
+        let file = |tag: &str, notice: &str| (tag.to_owned(), format!("# हिन्दी\nnot-for-diagnostic-use = {notice}\n"));
+        let korean = "진단용으로 사용하지 마십시오";
+        let files = [file("ar", "ليس للتشخيص"), file("hi", "निदान"), file("ko", korean)];
+        let catalogue = Catalogue::new(&files).unwrap();
+        let said = |tag: &str| catalogue.language(tag).in_pictures().say("not-for-diagnostic-use", &[]);
+        let english = catalogue.language("en").say("not-for-diagnostic-use", &[]);
+        assert_eq!(["ar", "en", "hi", "ko"].map(said), [&english, &english, &english, korean]);
+        assert_eq!(catalogue.language("hi").say("not-for-diagnostic-use", &[]), "निदान", "reports are in Hindi");
+        assert_eq!(catalogue.not_in_pictures().map(|(tag, _)| tag).collect::<Vec<_>>(), ["ar", "hi"]);
     }
 
     #[test]
