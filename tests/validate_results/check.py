@@ -100,31 +100,14 @@ def check_object(study: Study, result: Object, foreign: set[str], is_short: bool
         pictures.check_picture(study, result, findings)
 
 
-def shape(result: Object) -> tuple:
-    """The SOP class of a report and every path of concepts in it, whatever their values and number."""
-
-    def paths(item, path):
-        here = (*path, (reports.concept(item), str(item.get("RelationshipType")), str(item.get("ValueType"))))
-        yield here
-        for child in item.get("ContentSequence", []):
-            yield from paths(child, here)
-
-    return result.sop_class, frozenset(paths(result.data_set, ()))
-
-
 def pixelmed(folders: list[pathlib.Path], jobs: int, findings: Findings) -> None:
-    """PixelMed reads a report of every shape: each takes seconds."""
-    chosen: dict[tuple, pathlib.Path] = {}
-    for folder in folders:
-        for result in Study(folder).objects:
-            if result.what in ("report", "text_companion", "key_objects"):
-                chosen.setdefault(shape(result), result.path)
-    paths = list(chosen.values())
+    """PixelMed reads every report."""
+    objects = [result for folder in folders for result in Study(folder).objects]
+    paths = [result.path for result in objects if result.what in ("report", "text_companion", "key_objects")]
     # A Java process for each: none is inherited, as it would not work in a child.
     with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
         for of_process in pool.map(template_checks, [paths[n::jobs] for n in range(jobs)]):
             findings.add(of_process)
-    print(f"pixelmed: {len(paths)} shapes of reports", flush=True)
 
 
 def template_checks(paths: list[pathlib.Path]) -> Findings:
