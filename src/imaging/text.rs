@@ -186,7 +186,7 @@ const fn is_ideographic(character: char) -> bool {
 
 /// Hebrew, Arabic and the scripts beside them.
 const fn runs_leftwards(character: char) -> bool {
-    matches!(character, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{feff}' | '\u{10800}'..='\u{10fff}')
+    matches!(character, '\u{590}'..='\u{8ff}' | '\u{fb1d}'..='\u{fdff}' | '\u{fe70}'..='\u{fefc}' | '\u{10800}'..='\u{10fff}')
 }
 
 /// Signs that stay with what follows.
