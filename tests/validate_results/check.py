@@ -10,6 +10,7 @@ Ends with one line of totals, and with status 1 unless everything is right and e
 
 import argparse
 import concurrent.futures
+import gc
 import logging
 import os
 import pathlib
@@ -102,8 +103,8 @@ def check_object(study: Study, result: Object, foreign: set[str], is_short: bool
 
 def pixelmed(folders: list[pathlib.Path], jobs: int, findings: Findings) -> None:
     """PixelMed reads every report."""
-    objects = [result for folder in folders for result in Study(folder).objects]
-    paths = [result.path for result in objects if result.what in ("report", "text_companion", "key_objects")]
+    read = ("report", "text_companion", "key_objects")
+    paths = [result.path for folder in folders for result in Study(folder).objects if result.what in read]
     # A Java process for each: none is inherited, as it would not work in a child.
     with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
         for of_process in pool.map(template_checks, [paths[n::jobs] for n in range(jobs)]):
@@ -111,6 +112,7 @@ def pixelmed(folders: list[pathlib.Path], jobs: int, findings: Findings) -> None
 
 
 def template_checks(paths: list[pathlib.Path]) -> Findings:
+    gc.freeze()  # Java's collector starts Python's, which would go through all that the parent has read, every second
     validator, findings = tools.PixelMed(), Findings()
     for path in paths:
         validator.validate(path, findings)
