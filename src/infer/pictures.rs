@@ -20,8 +20,9 @@ use crate::{
 /// A picture, and the PNG file of it that the status page shows.
 pub type Painted = (RgbPixels, Option<Vec<u8>>);
 
-/// The picture of `spec` with words in the language of `texts`, or in English where pictures cannot show it. Slices of a CT are so many that they have no preview: the
-/// summary has. `masks` are what the run found at each voxel; only slices need them. Blocks.
+/// The picture of `spec` with words in the language of `texts`, or in English where pictures cannot show it. Slices of a
+/// CT are so many that they have no preview: the summary has. `masks` are what the run found at each voxel; only slices
+/// need them. Blocks.
 ///
 /// # Errors
 /// When the run has no such picture, or an image is gone or does not belong to the run.
