@@ -72,9 +72,11 @@ select id, run, kind, 1, '1.2.840.10008.5.1.4.1.1.88.33', '2.25.' || uuid_hash, 
        '1.2.840.10008.1.2.1', 'results/' || id || '.dcm', sha256(study::bytea), 20000, '2.25.1', at
 from (select analysed.*, report as id, 'sr' as kind, '8' || n as uuid_hash from analysed
       union all select analysed.*, heat_map, 'sc', '7' || n from analysed) results;
-insert into delivery (id, result_id, destination, send_order, state, attempts, last_status, created_at, delivered_at)
-select gen_random_uuid(), id, 'pacs', 1, 'delivered', 1, 0, at, at
-from (select report as id, at from analysed union all select heat_map, at from analysed) results;
+insert into delivery (id, run_id, result_id, destination, chain, rank, send_order, state, attempts, last_status, created_at,
+                      delivered_at)
+select gen_random_uuid(), run, id, 'pacs', kind, 0, 1, 'delivered', 1, 0, at, at
+from (select report as id, 'sr' as kind, analysed.* from analysed
+      union all select heat_map, 'sc', analysed.* from analysed) results;
 insert into event (at, subject_kind, subject_id, kind, words)
 select created_at, 'delivery', id::text, 'delivered', 'words of an event' from delivery;
 drop table analysed;

@@ -150,7 +150,10 @@ async fn administrators_configure_a_node_and_look_at_it() {
 /// What is alike within an hour is one row, a row covers a day, and what is too old goes.
 async fn refusals_are_counted_and_bounded(global: &Global) {
     use crate::{
-        db::refusal::{self, CountedRefusal, Whose},
+        db::{
+            association::{self, AssociationStart},
+            refusal::{self, CountedRefusal, Whose},
+        },
         types::{Refusal, RefusalKey, RefusalKind},
     };
     let now = time::OffsetDateTime::now_utc();
@@ -207,6 +210,46 @@ async fn refusals_are_counted_and_bounded(global: &Global) {
     let recent =
         refusal::list(&mut connection, now - time::Duration::minutes(7), &Whose::default(), 100).await.unwrap();
     assert_eq!(recent.len(), 2);
+
+    // A refusal is mended when its caller is accepted, also if that is written down first, until it is refused again.
+    let accepted = |title: &str, minutes_ago: i64| AssociationStart {
+        id: Uuid::new_v4(),
+        node: "node".to_owned(),
+        peer_address: "192.0.2.7".parse().unwrap(),
+        calling_ae_title: title.to_owned(),
+        called_ae_title: "HILUM".to_owned(),
+        peer_implementation_class_uid: None,
+        peer_implementation_version_name: None,
+        started_at: now - time::Duration::minutes(minutes_ago),
+    };
+    let mut mended = Vec::new();
+    for step in 0..6 {
+        match step {
+            0 => refusal::record(&mut connection, "node", &[refused("CT02", 40)]).await.unwrap(),
+            1 => association::insert(&mut connection, &accepted("CT02", 41)).await.unwrap(),
+            2 => association::insert(&mut connection, &accepted("CT03", 30)).await.unwrap(),
+            3 => association::insert(&mut connection, &accepted("CT02", 20)).await.unwrap(),
+            4 => refusal::record(&mut connection, "node", &[refused("CT02", 10), refused("CT03", 35)]).await.unwrap(),
+            _ => association::insert(&mut connection, &accepted("CT02", 5)).await.unwrap(),
+        }
+        let rows = refusal::list(&mut connection, now - time::Duration::hours(1), &Whose::default(), 100).await.unwrap();
+        let of = |title: &str| {
+            rows.iter().filter(|row| row.calling_ae_title == title).map(|row| row.mended).collect::<Vec<_>>()
+        };
+        mended.push((of("CT02"), of("CT03")));
+    }
+    let [open, done] = [vec![false], vec![true]];
+    assert_eq!(
+        mended,
+        [
+            (open.clone(), vec![]),
+            (open.clone(), vec![]),
+            (open.clone(), vec![]),
+            (done.clone(), vec![]),
+            (open, done.clone()),
+            (done.clone(), done),
+        ]
+    );
     drop(connection);
     store.close().await.unwrap();
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Connection, Result, event, storable};
+use super::{Connection, Result, event, refusal, storable};
 
 /// An association at its start.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ pub struct AssociationEnd {
     pub ended_at: OffsetDateTime,
 }
 
-/// Records an association.
+/// Records an association, and that what was refused of the same caller is mended.
 pub async fn insert(connection: &mut Connection, start: &AssociationStart) -> Result<()> {
     sqlx::query(
         "insert into association (id, node, peer_address, calling_ae_title, called_ae_title,
@@ -63,9 +63,9 @@ pub async fn insert(connection: &mut Connection, start: &AssociationStart) -> Re
     .bind(start.peer_implementation_class_uid.as_deref().map(storable))
     .bind(start.peer_implementation_version_name.as_deref().map(storable))
     .bind(start.started_at)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(())
+    refusal::mend(connection, start).await
 }
 
 /// Closes an association.

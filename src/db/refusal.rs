@@ -7,7 +7,9 @@ use sqlx::{FromRow, types::Json};
 use time::{Duration, OffsetDateTime};
 
 use super::{
-    Connection, Db, DbError, Result, event,
+    Connection, Db, DbError, Result,
+    association::AssociationStart,
+    event,
     site::{self, SiteDiff},
     storable,
 };
@@ -65,14 +67,20 @@ async fn record_one(connection: &mut Connection, node: &str, refusal: &CountedRe
                  and (kind <> 'association' or expected = $13)
                  and last_at > $9 and first_at > $10 and allowed_at is null
              order by last_at desc limit 1),
+         -- accepted before its refusal is written down here
+         accepted as (
+             select max(started_at) as at from association
+             where $2 = 'association' and started_at > $12 and calling_ae_title = $5 and called_ae_title = $6
+                 and peer_address = $4),
          known as (
              update refusal r set count = r.count + $11, last_at = greatest(r.last_at, $12), expected = $13,
-                 received = $14, remedy = $15, example = coalesce($16, r.example)
-             from alike where r.id = alike.id returning r.id)
+                 received = $14, remedy = $15, example = coalesce($16, r.example),
+                 mended_at = coalesce(accepted.at, r.mended_at)
+             from alike, accepted where r.id = alike.id returning r.id)
          insert into refusal (node, kind, reason, peer_address, calling_ae_title, called_ae_title, sop_class_uid,
-                              harmless, count, first_at, last_at, expected, received, remedy, example)
-         select $1, $2, $3, $4, $5, $6, $7, $8, $11, $17, $12, $13, $14, $15, $16
-         where not exists (select 1 from known)",
+                              harmless, count, first_at, last_at, expected, received, remedy, example, mended_at)
+         select $1, $2, $3, $4, $5, $6, $7, $8, $11, $17, $12, $13, $14, $15, $16, accepted.at
+         from accepted where not exists (select 1 from known)",
     )
     .bind(node)
     .bind(key.kind.as_str())
@@ -133,14 +141,25 @@ pub struct RefusalRow {
     pub mended: bool,
 }
 
-// Not `exists (… and a.started_at > r.last_at)`: Postgres takes every caller for one of the usual ones then, and reads the
-// whole table for each refusal of a stranger. The newest association of a caller is one step in its index.
-const COLUMNS: &str = "r.id, r.kind, r.reason, r.peer_address, r.calling_ae_title, r.called_ae_title, r.sop_class_uid,
-    r.expected, r.received, r.remedy, r.harmless, r.example, r.count, r.first_at, r.last_at,
-    r.allowed_at is not null or (r.kind = 'association' and coalesce(r.last_at < (
-        select max(a.started_at) from association a
-        where a.calling_ae_title = r.calling_ae_title and a.called_ae_title = r.called_ae_title
-            and a.peer_address = r.peer_address), false)) as mended";
+/// Notes that a caller is accepted whose associations were refused before.
+pub(super) async fn mend(connection: &mut Connection, accepted: &AssociationStart) -> Result<()> {
+    sqlx::query(
+        "update refusal set mended_at = $4
+         where kind = 'association' and peer_address = $1 and calling_ae_title = $2 and called_ae_title = $3
+             and last_at < $4 and (mended_at is null or mended_at <= last_at)",
+    )
+    .bind(accepted.peer_address.to_string())
+    .bind(storable(&accepted.calling_ae_title))
+    .bind(storable(&accepted.called_ae_title))
+    .bind(accepted.started_at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+const COLUMNS: &str = "id, kind, reason, peer_address, calling_ae_title, called_ae_title, sop_class_uid, expected, received,
+    remedy, harmless, example, count, first_at, last_at,
+    allowed_at is not null or coalesce(mended_at > last_at, false) as mended";
 
 /// Whose refusals are asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -159,13 +178,11 @@ pub async fn list(
     limit: i64,
 ) -> Result<Vec<RefusalRow>> {
     Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "select {COLUMNS}
-         from (select * from refusal
-               where last_at >= $1
-                   and (cardinality($2::text[]) + cardinality($3::text[]) = 0
-                        or calling_ae_title = any($2) or peer_address = any($3))
-               order by last_at desc, id desc limit $4) r
-         order by r.last_at desc, r.id desc"
+        "select {COLUMNS} from refusal
+         where last_at >= $1
+             and (cardinality($2::text[]) + cardinality($3::text[]) = 0
+                  or calling_ae_title = any($2) or peer_address = any($3))
+         order by last_at desc, id desc limit $4"
     )))
     .bind(since)
     .bind(&whose.ae_titles)
@@ -177,7 +194,7 @@ pub async fn list(
 
 /// One row; `None` when there is no such row.
 pub async fn get(connection: &mut Connection, id: i64) -> Result<Option<RefusalRow>> {
-    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!("select {COLUMNS} from refusal r where r.id = $1")))
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!("select {COLUMNS} from refusal where id = $1")))
         .bind(id)
         .fetch_optional(connection)
         .await?)
