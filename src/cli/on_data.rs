@@ -215,9 +215,9 @@ impl Opened {
         let known = among(&record.known_patients());
         anyhow::ensure!(
             known == 0,
-            "bundle `{}`, or what its training started from, was trained on {} patient(s) of these images: figures on them say nothing of others; leave them out \
-             (`validation.csv` beside the bundle has those that it was not trained on), or call them `train` in the column \
-             `split`",
+            "bundle `{}`, or what its training started from, was trained on {} patient(s) of these images: figures on them \
+             say nothing of others; leave them out (`validation.csv` beside the bundle has those that it was not trained \
+             on), or call them `train` in the column `split`",
             self.pipeline.bundle().name,
             known
         );

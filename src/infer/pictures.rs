@@ -34,7 +34,6 @@ pub fn paint(
     limits: DecodeLimits,
     texts: Texts<'_>,
 ) -> anyhow::Result<Painted> {
-    let texts = texts.in_pictures();
     match (spec, &record.outcome) {
         (ResultSpec::HeatMap { image_idx, form }, RunOutcome::Analysed(analysis)) => {
             let image = analysis.images.get(*image_idx).with_context(|| {

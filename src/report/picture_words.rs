@@ -1,4 +1,4 @@
-//! The words that are burnt into pictures, in the language of the picture.
+//! The words that are burnt into pictures, in the language of the picture: in English where pictures cannot show it.
 
 use super::{
     Texts, ct_words,
@@ -16,8 +16,8 @@ use crate::{
 /// What is written around the heat map of an analysed radiograph.
 #[must_use]
 pub fn overlay_words(record: &RunRecord, image: &ImageAnalysis, texts: Texts<'_>) -> OverlayWords {
-    let speaker = Speaker { bundle: &record.bundle, texts };
-    let bundle = speaker.bundle;
+    let speaker = Speaker::new(&record.bundle, texts);
+    let Speaker { bundle, texts } = speaker;
     let threshold = percent_or_none(texts, Some(bundle.threshold));
     let output = [
         ("calibration", wording::calibration(texts, bundle).into()),
@@ -42,7 +42,8 @@ pub fn overlay_words(record: &RunRecord, image: &ImageAnalysis, texts: Texts<'_>
 /// the bundle's own class, are spoken of.
 #[must_use]
 pub fn overlay_words_on_demand(bundle: &BundleIdentity, image: &ImageAnalysis, texts: Texts<'_>) -> OverlayWords {
-    let speaker = Speaker { bundle, texts };
+    let speaker = Speaker::new(bundle, texts);
+    let texts = speaker.texts;
     let made = image.member_heat_maps.iter().map(|(member, map)| {
         let arguments = [("method", map.method.as_str().into()), ("member", member.as_str().into())];
         speaker.say("picture-on-demand-map", &arguments)
@@ -55,8 +56,8 @@ pub fn overlay_words_on_demand(bundle: &BundleIdentity, image: &ImageAnalysis, t
 /// What is written around the sections of a measured CT.
 #[must_use]
 pub fn ct_overlay_words(record: &RunRecord, analysis: &CtAnalysis, texts: Texts<'_>) -> SummaryWords {
-    let speaker = Speaker { bundle: &record.bundle, texts };
-    let bundle = speaker.bundle;
+    let speaker = Speaker::new(&record.bundle, texts);
+    let Speaker { bundle, texts } = speaker;
     let mut below = vec![speaker.series(analysis)];
     below.extend(analysis.lungs.iter().map(|lung| ct_words::lung(texts, lung)));
     below.extend(analysis.lungs.iter().flat_map(|lung| ct_words::thirds_of_lung(texts, lung)));
@@ -85,7 +86,7 @@ pub fn ct_overlay_words(record: &RunRecord, analysis: &CtAnalysis, texts: Texts<
 /// What is written on slice number `slice` (from 0) of a measured CT.
 #[must_use]
 pub fn ct_slice_words(record: &RunRecord, analysis: &CtAnalysis, slice: usize, texts: Texts<'_>) -> SliceWords {
-    let speaker = Speaker { bundle: &record.bundle, texts };
+    let speaker = Speaker::new(&record.bundle, texts);
     let [.., slices] = analysis.series.size;
     let number = [("number", (slice + 1).to_string().into()), ("all", slices.to_string().into())];
     SliceWords { notice: speaker.notice(), lines: vec![speaker.purpose(), speaker.say("picture-ct-slice", &number)] }
@@ -98,7 +99,11 @@ struct Speaker<'a> {
     texts: Texts<'a>,
 }
 
-impl Speaker<'_> {
+impl<'a> Speaker<'a> {
+    fn new(bundle: &'a BundleIdentity, texts: Texts<'a>) -> Self {
+        Self { bundle, texts: texts.in_pictures() }
+    }
+
     fn say(self, id: &str, arguments: &[Argument<'_>]) -> String {
         self.texts.say(id, arguments)
     }
@@ -288,6 +293,25 @@ mod tests {
         }
         let english = overlay_words(&radiograph, image(&radiograph), catalogue.language("en"));
         assert_eq!(english.notice, UNTRAINED_NOTICE);
+    }
+
+    #[test]
+    fn every_picture_is_in_english_where_pictures_cannot_show_the_language() {
+        let hindi = "not-for-diagnostic-use = निदान\npicture-untrained = अप्रशिक्षित\npicture-no-region = निदान\n";
+        let catalogue = Catalogue::new(&[("hi".to_owned(), hindi.to_owned())]).unwrap();
+        let (radiograph, sources) = (radiograph(BundleStatus::Untrained), samples::ct_sources());
+        let of_ct = samples::ct_measured(BundleStatus::Untrained, &sources);
+        let words_in = |tag: &str| {
+            let texts = catalogue.language(tag);
+            (
+                overlay_words(&radiograph, image(&radiograph), texts),
+                overlay_words_on_demand(&radiograph.bundle, image(&radiograph), texts),
+                ct_overlay_words(&of_ct, ct(&of_ct), texts),
+                ct_slice_words(&of_ct, ct(&of_ct), 0, texts),
+            )
+        };
+        assert_eq!(words_in("hi"), words_in("en"));
+        assert_eq!(words_in("hi").0.notice, UNTRAINED_NOTICE);
     }
 
     #[test]

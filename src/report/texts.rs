@@ -164,7 +164,7 @@ impl<'a> Texts<'a> {
 
     /// The sentences for pictures: English where pictures cannot show the language.
     #[must_use]
-    pub fn in_pictures(self) -> Self {
+    pub(super) fn in_pictures(self) -> Self {
         let shown = self.catalogue.languages.get(self.tag).is_none_or(|language| language.unwritable.is_empty());
         if shown { self } else { Texts { tag: ENGLISH, ..self } }
     }
