@@ -5,7 +5,9 @@ tables into docs/benchmarks.md. The last line holds the medians of the paired ru
 import argparse
 import dataclasses
 import datetime
+import fcntl
 import itertools
+import mmap
 import os
 import pathlib
 import re
@@ -14,6 +16,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 
 import images
@@ -47,6 +51,9 @@ class Workload:
     tcp_nodelay: bool = True
 
 
+# Of an object.
+MEGABYTES_EACH = {"CT": 0.525, "CR": 10.0, "LARGE": 128.0}
+
 WORKLOADS = [
     Workload("ct1", "CT, 0.5 MB, one association", "CT", 200),
     Workload("ct1-default", "CT, 0.5 MB, one association, senders and servers as Debian ships them", "CT", 100, 1, False),
@@ -65,8 +72,12 @@ def servers(workload: Workload) -> dict:
     return {
         "hilum": Hilum, "Orthanc": Orthanc, "Orthanc, PostgreSQL": OrthancOnPostgres,
         dcmtk: lambda folder: Storescp(folder, fork=parallel), "dicom-rs storescp": DicomRs, "pynetdicom": Pynetdicom,
-        f"{dcmtk} --ignore": lambda folder: Discarding(folder, fork=parallel),
+        f"{dcmtk} --ignore": lambda folder: Discarding(folder, fork=parallel), DISK_ALONE: None,
     }
+
+
+# Not a server: what the disk needs for what must be on it before Success, with nobody sending and nothing computed.
+DISK_ALONE = "the disk alone"
 
 
 @dataclasses.dataclass
@@ -144,6 +155,48 @@ def one_run(server: Server, workload: Workload, folders: list[pathlib.Path], wor
     )
 
 
+def disk_alone(folder: pathlib.Path, workload: Workload, load: Load) -> Run:
+    """As many files of the same size by as many threads, each durable with its name before the next: written in large
+    blocks past the page cache, fdatasync, rename, fsync of the folder."""
+    block = mmap.mmap(-1, 256 << 10)
+    block.write(os.urandom(len(block)))
+    (folder / "incoming").mkdir(parents=True)
+    (folder / "objects").mkdir()
+    times: list[list[tuple[float, float]]] = [[] for _ in range(workload.associations)]
+
+    def write(own: list[tuple[float, float]], thread: int) -> None:
+        names = os.open(folder / "objects", os.O_RDONLY | os.O_DIRECTORY)
+        for index in range(workload.count):
+            start = time.monotonic()
+            name = f"{thread}-{index}"
+            file = os.open(folder / "incoming" / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_DIRECT)
+            blocks, rest = divmod(int(MEGABYTES_EACH[workload.modality] * 1e6), len(block))
+            for _ in range(blocks):
+                os.write(file, block)
+            fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) & ~os.O_DIRECT)
+            os.write(file, memoryview(block)[:rest])
+            os.fdatasync(file)
+            os.rename(folder / "incoming" / name, folder / "objects" / name)
+            os.fsync(names)
+            os.close(file)
+            own.append((start, time.monotonic()))
+        os.close(names)
+
+    cpu_before = time.process_time()
+    threads = [threading.Thread(target=write, args=(own, index)) for index, own in enumerate(times)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    every = [pair for pairs in times for pair in pairs]
+    return Run(
+        seconds=max(end for _, end in every) - min(start for start, _ in every),
+        objects=[end - start for start, end in every], shares=shares(times),
+        failures=workload.count * workload.associations - len(every), survived=True, growth_mib=0.0,
+        cpu_seconds=time.process_time() - cpu_before, load=load,
+    )
+
+
 def make_room(folders: pathlib.Path) -> None:
     """Removes the oldest folders until enough is free."""
     for oldest in sorted(folders.iterdir()):
@@ -162,10 +215,13 @@ def measure(options: Options, run_number: Iterator[int], workload: Workload) -> 
         for name, kind in servers(workload).items():
             load = Load.before_run(options)
             folder = options.folder / "servers" / f"{next(run_number):04d}"
-            server = kind(folder)
-            server.tcp_nodelay = workload.tcp_nodelay
-            with server:
-                run = one_run(server, workload, folders, options.folder, load)
+            if name == DISK_ALONE:
+                run = disk_alone(folder, workload, load)
+            else:
+                server = kind(folder)
+                server.tcp_nodelay = workload.tcp_nodelay
+                with server:
+                    run = one_run(server, workload, folders, options.folder, load)
             runs.setdefault(name, []).append(run)
             make_room(options.folder / "servers")
             say(f"{workload.name}, {name}, run {repetition + 1}: {len(run.objects) / run.seconds:.1f} objects/s, "
@@ -179,7 +235,7 @@ def rate(run: Run) -> float:
 
 
 def tell(workload: Workload, runs: dict[str, list[Run]]) -> str:
-    bytes_each = {"CT": 0.525, "CR": 10.0, "LARGE": 128.0}[workload.modality]
+    bytes_each = MEGABYTES_EACH[workload.modality]
     rows = []
     for name, of in runs.items():
         p95 = [statistics.quantiles(run.objects, n=20)[18] * 1e3 for run in of]
