@@ -27,16 +27,16 @@ from peers import DicomRs, OrthancOnPostgres, Pynetdicom
 from servers import CALLED, CALLING, Discarding, Hilum, Orthanc, Server, Storescp, environment, wait_until
 
 BEGIN, END = "<!-- received: begin -->", "<!-- received: end -->"
-# dcmtk's log with the time of day in milliseconds, one line for the start and one for the end of each object.
+# dcmtk's log with the time of day in seconds, milliseconds and microseconds, one line for the start and one for the end of each object.
 LOG_CONFIGURATION = """\
 log4cplus.rootLogger = INFO, console
 log4cplus.appender.console = log4cplus::ConsoleAppender
 log4cplus.appender.console.logToStdErr = true
 log4cplus.appender.console.ImmediateFlush = true
 log4cplus.appender.console.layout = log4cplus::PatternLayout
-log4cplus.appender.console.layout.ConversionPattern = %D{%s.%q} %m%n
+log4cplus.appender.console.layout.ConversionPattern = %D{%s.%Q} %m%n
 """
-TIMED = re.compile(r"^(\d+)\.(\d+) (Sending file|Received Store Response \(Success\))", re.MULTILINE)
+TIMED = re.compile(r"^(\d+)\.(\d+)\.(\d+) (Sending file|Received Store Response \(Success\))", re.MULTILINE)
 
 
 @dataclasses.dataclass
@@ -114,8 +114,8 @@ def send(server: Server, folders: list[pathlib.Path], work: pathlib.Path, tcp_no
     failures = sum(sender.wait() != 0 for sender in senders)
     times = []
     for log in logs:
-        moments = [(int(seconds) + float(f"0.{fraction}"), kind.startswith("Sending"))
-                   for seconds, fraction, kind in TIMED.findall(log.read_text(errors="replace"))]
+        moments = [(int(seconds) + float(f"0.{milliseconds}{microseconds}"), kind.startswith("Sending"))
+                   for seconds, milliseconds, microseconds, kind in TIMED.findall(log.read_text(errors="replace"))]
         pairs = [(start, end) for (start, begins), (end, begins_too) in zip(moments, moments[1:])
                  if begins and not begins_too]
         times.append(pairs)
