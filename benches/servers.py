@@ -221,6 +221,8 @@ class Hilum(Server):
     # Further sections of its configuration file.
     more_configuration = ""
     init = ("model", "init")
+    # What becomes of what is received, where there is a PACS.
+    route = ROUTE
 
     def __init__(self, folder: pathlib.Path, pacs_port: int | None = None, quiet_seconds: int = 2) -> None:
         super().__init__(folder)
@@ -241,7 +243,7 @@ class Hilum(Server):
         (self.folder / "hilum.toml").write_text(text)
         site = SITE.format(called=CALLED, calling=CALLING)
         if self.pacs_port:
-            site += ROUTE.format(pacs_port=self.pacs_port, called=CALLED, quiet_seconds=self.quiet_seconds)
+            site += self.route.format(pacs_port=self.pacs_port, called=CALLED, quiet_seconds=self.quiet_seconds)
             self._run(*self.init)
         (self.folder / "site.toml").write_text(site)
         self._start(self.program, "--config", "hilum.toml", "serve")

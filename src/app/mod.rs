@@ -38,7 +38,7 @@ use sole_use::SoleUse;
 use crate::{
     admin::{self, AdminState, CheckOutcome, Readiness},
     archive::{Archive, DiskGuard, DiskLines, FillRate, ImplementationIds},
-    assemble::CompleteWorkup,
+    assemble::{AskSource, CompleteWorkup},
     config::{ByteSize, Config, DatabaseSource, RetentionConfig, TlsConfig},
     db::{Db, DbError},
     deliver::{Caller, Deliver, DeliverSettings, ReportCommitment, Tokens},
@@ -125,6 +125,8 @@ const CONCURRENT_DESTINATIONS: usize = 16;
 
 /// Storage Commitment reports that go out at the same time.
 const CONCURRENT_REPORTS: usize = 8;
+/// Senders that are asked at once how many instances they have.
+const CONCURRENT_QUESTIONS: usize = 4;
 
 /// Connections for the status page.
 const PAGE_CONNECTIONS: u32 = 4;
@@ -299,7 +301,7 @@ impl App {
             (shutdown.child_token(), CancellationToken::new(), CancellationToken::new());
         let (receivers, workers) = (TaskTracker::new(), TaskTracker::new());
 
-        let open_associations = acceptor.open_associations();
+        let (open_associations, index_is_behind) = (acceptor.open_associations(), Arc::new(indexer.owes_scan()));
         let mut accept_task = receivers.spawn(acceptor.run(receiving.clone()));
         let mut index_task = tokio::spawn(indexer.run(indexing.clone()));
         workers.spawn(site_watch.run(working.clone()));
@@ -316,15 +318,16 @@ impl App {
             &workers,
             working.clone(),
         );
-        workers.spawn(run_jobs(
-            config.clone(),
-            db.clone(),
-            archive.clone(),
+        let jobs = Jobs {
+            config: config.clone(),
+            db: db.clone(),
+            archive: archive.clone(),
             open_associations,
-            Arc::clone(&metrics),
-            tls.clone(),
-            working.clone(),
-        ));
+            index_is_behind,
+            metrics: Arc::clone(&metrics),
+            tls: tls.clone(),
+        };
+        workers.spawn(jobs.run(working.clone()));
         workers.spawn(follow_runs::follow(db.clone(), Arc::clone(&metrics), working.clone()));
         workers.spawn(watch_backlog(db.clone(), Arc::clone(&metrics), working.clone()));
         workers.spawn(watch_disk(Arc::clone(&disk), Arc::clone(&metrics), working.clone()));
@@ -452,61 +455,78 @@ fn is_unreachable(error: &anyhow::Error) -> bool {
     error.downcast_ref::<DbError>().is_some_and(DbError::is_unreachable)
 }
 
-/// Runs the job workers of this process once Postgres is there.
-async fn run_jobs(
+/// What the job workers of this process work with.
+struct Jobs {
     config: Config,
     db: Db,
     archive: Archive,
     open_associations: OpenAssociations,
+    index_is_behind: Arc<dyn Fn() -> bool + Send + Sync>,
     metrics: Arc<Metrics>,
     tls: watch::Receiver<Arc<TlsMaterial>>,
-    shutdown: CancellationToken,
-) {
-    let kinds = [JobKind::CompleteWorkup, JobKind::Deliver, JobKind::ReportCommitment];
-    if !wait_for_schema(&config, &db, &shutdown).await {
-        return;
+}
+
+impl Jobs {
+    /// Runs them once Postgres is there.
+    async fn run(self, shutdown: CancellationToken) {
+        let Self { config, db, archive, open_associations, index_is_behind, metrics, tls } = self;
+        let kinds = [JobKind::CompleteWorkup, JobKind::AskSource, JobKind::Deliver, JobKind::ReportCommitment];
+        if !wait_for_schema(&config, &db, &shutdown).await {
+            return;
+        }
+        let node = config.node.name.to_string();
+        if let Err(error) = jobs::release_dead_workers(&db, &node, &kinds).await {
+            tracing::warn!(%error, "cannot give back the jobs of dead workers; they come back by heartbeat");
+        }
+        let caller = Caller {
+            connect_timeout: config.deliver.connect_timeout,
+            response_timeout: config.deliver.response_timeout,
+            tls,
+        };
+        let complete = CompleteWorkup { db: db.clone(), maximum_attempts: config.inference.maximum_attempts };
+        let ask: Arc<dyn JobHandler> = Arc::new(AskSource::new(complete.clone(), Arc::new(AskPeer(caller.clone()))));
+        let complete: Arc<dyn JobHandler> = Arc::new(complete);
+        let delivering = DeliverSettings {
+            maximum_age: config.deliver.maximum_age,
+            initial_backoff: config.deliver.initial_backoff,
+            maximum_backoff: config.deliver.maximum_backoff,
+        };
+        let report: Arc<dyn JobHandler> = Arc::new(ReportCommitment {
+            db: db.clone(),
+            archive: archive.clone(),
+            settings: delivering,
+            open_associations,
+            caller: caller.clone(),
+            metrics: Arc::clone(&metrics),
+            index_is_behind,
+        });
+        let deliver: Arc<dyn JobHandler> = Arc::new(Deliver {
+            db: db.clone(),
+            archive,
+            settings: delivering,
+            caller,
+            metrics,
+            tokens: Tokens::default(),
+        });
+        let settings = |kind, concurrency| WorkerSettings {
+            kind,
+            concurrency,
+            node: node.clone(),
+            shutdown_grace: config.node.shutdown_grace,
+        };
+        tokio::join!(
+            jobs::supervise(db.clone(), settings(JobKind::CompleteWorkup, 2), complete, shutdown.clone()),
+            jobs::supervise(db.clone(), settings(JobKind::AskSource, CONCURRENT_QUESTIONS), ask, shutdown.clone()),
+            jobs::supervise(db.clone(), settings(JobKind::Deliver, CONCURRENT_DESTINATIONS), deliver, shutdown.clone()),
+            jobs::supervise(
+                db.clone(),
+                settings(JobKind::ReportCommitment, CONCURRENT_REPORTS),
+                report,
+                shutdown.clone()
+            ),
+            jobs::reconcile_regularly(db.clone(), config.assemble.reconcile_interval, shutdown.clone()),
+        );
     }
-    let node = config.node.name.to_string();
-    if let Err(error) = jobs::release_dead_workers(&db, &node, &kinds).await {
-        tracing::warn!(%error, "cannot give back the jobs of dead workers; they come back by heartbeat");
-    }
-    let caller = Caller {
-        connect_timeout: config.deliver.connect_timeout,
-        response_timeout: config.deliver.response_timeout,
-        tls,
-    };
-    let complete: Arc<dyn JobHandler> = Arc::new(CompleteWorkup {
-        db: db.clone(),
-        maximum_attempts: config.inference.maximum_attempts,
-        source: Arc::new(AskPeer(caller.clone())),
-    });
-    let delivering = DeliverSettings {
-        maximum_age: config.deliver.maximum_age,
-        initial_backoff: config.deliver.initial_backoff,
-        maximum_backoff: config.deliver.maximum_backoff,
-    };
-    let report: Arc<dyn JobHandler> = Arc::new(ReportCommitment {
-        db: db.clone(),
-        archive: archive.clone(),
-        settings: delivering,
-        open_associations,
-        caller: caller.clone(),
-        metrics: Arc::clone(&metrics),
-    });
-    let deliver: Arc<dyn JobHandler> =
-        Arc::new(Deliver { db: db.clone(), archive, settings: delivering, caller, metrics, tokens: Tokens::default() });
-    let settings = |kind, concurrency| WorkerSettings {
-        kind,
-        concurrency,
-        node: node.clone(),
-        shutdown_grace: config.node.shutdown_grace,
-    };
-    tokio::join!(
-        jobs::supervise(db.clone(), settings(JobKind::CompleteWorkup, 2), complete, shutdown.clone()),
-        jobs::supervise(db.clone(), settings(JobKind::Deliver, CONCURRENT_DESTINATIONS), deliver, shutdown.clone()),
-        jobs::supervise(db.clone(), settings(JobKind::ReportCommitment, CONCURRENT_REPORTS), report, shutdown.clone()),
-        jobs::reconcile_regularly(db.clone(), config.assemble.reconcile_interval, shutdown.clone()),
-    );
 }
 
 /// Waits until Postgres answers with this program's schema; `false` when `shutdown` comes first.

@@ -19,6 +19,7 @@ mod header;
 mod object_file;
 mod part10;
 mod retention;
+mod watched;
 
 use std::{
     io::{self, Write},
@@ -205,14 +206,18 @@ impl Archive {
         Ok(fs::read(self.path(key)?)?)
     }
 
-    /// Removes a received object that is kept under another key.
-    pub fn remove_duplicate(&self, key: &str, kept_key: &str) -> Result<(), ArchiveError> {
-        if key == kept_key || !self.path(kept_key)?.exists() {
+    /// Removes a received object that is kept under another key. Returns `false`, and removes nothing, when the kept file is
+    /// not there.
+    pub fn remove_duplicate(&self, key: &str, kept_key: &str) -> Result<bool, ArchiveError> {
+        if key == kept_key {
             return Err(ArchiveError::BadKey(kept_key.to_owned()));
+        }
+        if !self.path(kept_key)?.try_exists()? {
+            return Ok(false);
         }
         match fs::remove_file(self.path(key)?) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
+            _ => Ok(true),
         }
     }
 
@@ -244,20 +249,21 @@ impl Archive {
 
     /// Everything that is known of a received object, read back from its file alone: origin, header, digest.
     pub fn read_stored(&self, key: &str) -> Result<StoredObject, ArchiveError> {
-        let mut file = io::BufReader::new(fs::File::open(self.path(key)?)?);
-        let (transfer_syntax_uid, origin) = part10::read_meta(&mut file)?;
-        let data_set_start = io::Seek::stream_position(&mut file)?;
-        let header = header::read(&mut file, &transfer_syntax_uid)?;
-        io::Seek::seek(&mut file, io::SeekFrom::Start(data_set_start))?;
-        let mut digest = Sha256::new();
-        let size_bytes = io::copy(&mut file, &mut digest)?;
-        Ok(StoredObject {
-            archive_key: key.to_owned(),
-            sha256: Sha256Digest(digest.finalize().into()),
-            size_bytes,
-            transfer_syntax_uid,
-            origin,
-            header,
+        watched::reading(fs::File::open(self.path(key)?)?, |file| {
+            let (transfer_syntax_uid, origin) = part10::read_meta(file)?;
+            let data_set_start = io::Seek::stream_position(file)?;
+            let header = header::read(file, &transfer_syntax_uid)?;
+            io::Seek::seek(file, io::SeekFrom::Start(data_set_start))?;
+            let mut digest = Sha256::new();
+            let size_bytes = io::copy(file, &mut digest)?;
+            Ok(StoredObject {
+                archive_key: key.to_owned(),
+                sha256: Sha256Digest(digest.finalize().into()),
+                size_bytes,
+                transfer_syntax_uid,
+                origin,
+                header,
+            })
         })
     }
 
@@ -366,9 +372,10 @@ impl IncomingObject {
         } else if let Some(header) = header::read_beginning(&head, &meta.transfer_syntax_uid) {
             header
         } else {
-            let mut reader = io::BufReader::new(fs::File::open(&temporary.path)?);
-            io::Seek::seek(&mut reader, io::SeekFrom::Start(header_bytes))?;
-            header::read(&mut reader, &meta.transfer_syntax_uid)?
+            watched::reading(fs::File::open(&temporary.path)?, |reader| {
+                io::Seek::seek(reader, io::SeekFrom::Start(header_bytes))?;
+                Ok(header::read(reader, &meta.transfer_syntax_uid)?)
+            })?
         };
         check_announced(&header, &meta)?;
         let sha256 = Sha256Digest(digest.finalize().into());

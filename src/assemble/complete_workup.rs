@@ -1,40 +1,19 @@
 //! The job `complete_workup`: decides on a workup and hands it to a run.
 
-use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::Future, pin::Pin};
 
 use anyhow::Context as _;
-use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Completeness, NotRouted, Rules, StudyToRoute, choose_route, completeness};
+use super::{Completeness, NotRouted, Rules, SourceQuestion, StudyToRoute, choose_route, completeness};
 use crate::{
     db::{
         self, Db, event, run, site, trial,
-        workup::{self, Facts, SourceAnswer},
+        workup::{self, Facts},
     },
     jobs::{self, Job, JobHandler},
-    types::{AeTitle, Peer, Route, RunPriority, RunRole, SiteConfig, TrialMode},
+    types::{AeTitle, Route, RunPriority, RunRole, SiteConfig, TrialMode},
 };
-
-/// Longest time that a sender may take to say how many instances it has.
-const SOURCE_PATIENCE: Duration = Duration::from_secs(20);
-
-/// A question to the sender of a study.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceQuestion {
-    /// Who is asked.
-    pub peer: Peer,
-    /// Our AE title that the study was sent to; we ask as it.
-    pub calling_ae_title: AeTitle,
-    /// (0020,000D)
-    pub study_instance_uid: String,
-}
-
-/// Asks a sender how many instances of a study it has.
-pub trait CountAtSource: Send + Sync + 'static {
-    /// The number, or why there is none, in words without patient data.
-    fn count(&self, question: SourceQuestion) -> Pin<Box<dyn Future<Output = Result<u64, String>> + Send + '_>>;
-}
 
 /// Shadows of a bundle that may wait for their turn: on a node that cannot keep up, more of them would never be computed.
 const MAXIMUM_WAITING_SHADOWS: i64 = 200;
@@ -46,36 +25,19 @@ pub struct CompleteWorkup {
     pub db: Db,
     /// Attempts of a run before it is parked.
     pub maximum_attempts: u32,
-    /// Who asks senders.
-    pub source: Arc<dyn CountAtSource>,
 }
 
 impl CompleteWorkup {
     async fn decide(&self, workup_id: Uuid) -> anyhow::Result<()> {
-        // Asked outside the transaction: a sender that is slow must not hold up the index of its next study.
-        if let Some(question) = self.look(workup_id).await? {
-            let answer = self.ask(question).await;
+        if self.look(workup_id).await?.is_some() {
             let mut connection = self.db.acquire().await?;
-            workup::source_answered(&mut connection, workup_id, &answer).await?;
-            drop(connection);
-            // More may have come meanwhile; then this asks for a later look.
-            if self.look(workup_id).await?.is_some() {
-                let mut connection = self.db.acquire().await?;
-                jobs::queue(&mut connection, &self.db, &Job::CompleteWorkup(workup_id), None).await?;
-            }
+            jobs::queue(&mut connection, &self.db, &Job::AskSource(workup_id), None).await?;
         }
         Ok(())
     }
 
-    async fn ask(&self, question: SourceQuestion) -> SourceAnswer {
-        let asked_at = OffsetDateTime::now_utc();
-        let outcome = tokio::time::timeout(SOURCE_PATIENCE, self.source.count(question)).await;
-        let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {} s", SOURCE_PATIENCE.as_secs())));
-        SourceAnswer { asked_at, outcome }
-    }
-
     /// Decides on what is known; returns the question when the sender has to be asked first.
-    async fn look(&self, workup_id: Uuid) -> anyhow::Result<Option<SourceQuestion>> {
+    pub(super) async fn look(&self, workup_id: Uuid) -> anyhow::Result<Option<SourceQuestion>> {
         let mut tx = self.db.begin().await?;
         let Some(facts) = workup::lock_facts(&mut tx, workup_id).await? else { return Ok(None) };
         if facts.state != "receiving" {

@@ -232,7 +232,8 @@ async fn refusals_are_counted_and_bounded(global: &Global) {
             4 => refusal::record(&mut connection, "node", &[refused("CT02", 10), refused("CT03", 35)]).await.unwrap(),
             _ => association::insert(&mut connection, &accepted("CT02", 5)).await.unwrap(),
         }
-        let rows = refusal::list(&mut connection, now - time::Duration::hours(1), &Whose::default(), 100).await.unwrap();
+        let rows =
+            refusal::list(&mut connection, now - time::Duration::hours(1), &Whose::default(), 100).await.unwrap();
         let of = |title: &str| {
             rows.iter().filter(|row| row.calling_ae_title == title).map(|row| row.mended).collect::<Vec<_>>()
         };

@@ -68,10 +68,14 @@ pub async fn index(
     upsert_studies(connection, objects).await?;
     let outcomes = insert_all(connection, objects, own_device_uid).await?;
     let mut touched: BTreeMap<(String, String), workup::Arrival> = BTreeMap::new();
+    let mut own_results: BTreeMap<(String, String), OffsetDateTime> = BTreeMap::new();
     for (object, outcome) in objects.iter().zip(&outcomes) {
-        if matches!(outcome, Indexed::New { own_output: false, .. }) {
-            let key = (object.header.study_instance_uid.to_string(), object.origin.called_ae_title.to_string());
-            let received_at = object.origin.received_at;
+        let key = (object.header.study_instance_uid.to_string(), object.origin.called_ae_title.to_string());
+        let received_at = object.origin.received_at;
+        if matches!(outcome, Indexed::New { own_output: true, .. }) {
+            let latest = own_results.entry(key).or_insert(received_at);
+            *latest = received_at.max(*latest);
+        } else if matches!(outcome, Indexed::New { own_output: false, .. }) {
             let arrival = touched.entry(key).or_insert_with(|| workup::Arrival {
                 calling_ae_title: object.origin.calling_ae_title.to_string(),
                 first_at: received_at,
@@ -92,6 +96,9 @@ pub async fn index(
         if let Some(gap_seconds) = arrived.late_gap_seconds {
             lessons.push((&arrival.calling_ae_title, gap_seconds));
         }
+    }
+    for ((study_instance_uid, local_ae_title), received_at) in &own_results {
+        workup::other_receipt(connection, study_instance_uid, local_ae_title, *received_at).await?;
     }
     lessons.sort_by_key(|(calling_ae_title, _)| *calling_ae_title);
     for (calling_ae_title, gap_seconds) in lessons {
@@ -283,15 +290,8 @@ async fn received_again(connection: &mut Connection, object: &StoredObject) -> R
     let header = &object.header;
     let origin = &object.origin;
     // Before the instance is locked, as retention does: its answer is Success by a file that must not go now.
-    sqlx::query(
-        "update workup set last_duplicate_at = greatest(last_duplicate_at, $3)
-         where study_instance_uid = $1 and local_ae_title = $2",
-    )
-    .bind(header.study_instance_uid.as_str())
-    .bind(origin.called_ae_title.as_str())
-    .bind(origin.received_at)
-    .execute(&mut *connection)
-    .await?;
+    let study_instance_uid = header.study_instance_uid.as_str();
+    workup::other_receipt(connection, study_instance_uid, origin.called_ae_title.as_str(), origin.received_at).await?;
     let (id, version, kept_archive_key, own_output, removed): (Uuid, i32, String, bool, bool) = sqlx::query_as(
         "select id, version, archive_key, own_output, removed_at is not null from instance
          where archive_key = $4 or (sop_instance_uid = $1 and local_ae_title = $2 and sha256 = $3)
@@ -331,6 +331,28 @@ async fn received_again(connection: &mut Connection, object: &StoredObject) -> R
     let words = format!("{} was removed by retention and is stored again", header.sop_instance_uid);
     event::append(connection, event::Subject::Instance, id, "stored_again", &words, json!({})).await?;
     Ok(Indexed::New { version, own_output })
+}
+
+/// The file of an object is gone and the same bytes came again: its row names the new file from now on. Does nothing when
+/// the row names another one already.
+pub async fn replace_lost_file(
+    connection: &mut Connection,
+    object: &StoredObject,
+    lost_archive_key: &str,
+) -> Result<()> {
+    let id: Option<Uuid> =
+        sqlx::query_scalar("update instance set archive_key = $2 where archive_key = $1 and sha256 = $3 returning id")
+            .bind(lost_archive_key)
+            .bind(&object.archive_key)
+            .bind(&object.sha256.0[..])
+            .fetch_optional(&mut *connection)
+            .await?;
+    let Some(id) = id else { return Ok(()) };
+    let words = format!(
+        "the file of {} was gone from the archive; it came again and is kept in its place",
+        object.header.sop_instance_uid
+    );
+    event::append(connection, event::Subject::Instance, id, "file_replaced", &words, json!({})).await
 }
 
 /// Whether other bytes are known under a SOP Instance UID at a local AE.

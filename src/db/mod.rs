@@ -87,12 +87,13 @@ pub enum DbError {
 pub type Result<T> = std::result::Result<T, DbError>;
 
 impl DbError {
-    /// Whether Postgres refuses the values themselves (SQLSTATE classes 22 and 23): the same will fail again.
+    /// Whether Postgres refuses the values themselves (SQLSTATE classes 22 and 23; 54, too large for it): the same will
+    /// fail again.
     #[must_use]
     pub fn is_about_the_data(&self) -> bool {
         match self {
             Self::Query(sqlx::Error::Database(error)) => {
-                error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+                error.code().is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
             }
             Self::Query(sqlx::Error::Encode(_)) => true,
             _ => false,

@@ -157,7 +157,8 @@ pub(super) async fn mend(connection: &mut Connection, accepted: &AssociationStar
     Ok(())
 }
 
-const COLUMNS: &str = "id, kind, reason, peer_address, calling_ae_title, called_ae_title, sop_class_uid, expected, received,
+const COLUMNS: &str =
+    "id, kind, reason, peer_address, calling_ae_title, called_ae_title, sop_class_uid, expected, received,
     remedy, harmless, example, count, first_at, last_at,
     allowed_at is not null or coalesce(mended_at > last_at, false) as mended";
 

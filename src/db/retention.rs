@@ -73,14 +73,14 @@ pub async fn candidates(
 ) -> Result<Vec<Candidate>> {
     let query = match kind {
         Kind::Objects => concat!(
-            "select w.id as workup_id, greatest(w.last_object_at, w.last_duplicate_at) as newest_at, i.files, i.bytes
+            "select w.id as workup_id, greatest(w.last_object_at, w.last_other_receipt_at) as newest_at, i.files, i.bytes
              from workup w join lateral (
                  select count(*) as files, sum(i.size_bytes)::bigint as bytes from instance i
                  where i.study_instance_uid = w.study_instance_uid and i.local_ae_title = w.local_ae_title
                    and i.removed_at is null) i on i.files > 0
-             where greatest(w.last_object_at, w.last_duplicate_at) < $1 and ",
+             where greatest(w.last_object_at, w.last_other_receipt_at) < $1 and ",
             settled!(),
-            " order by greatest(w.last_object_at, w.last_duplicate_at), w.id limit $2"
+            " order by greatest(w.last_object_at, w.last_other_receipt_at), w.id limit $2"
         ),
         Kind::Results => concat!(
             "select w.id as workup_id, x.newest_at, x.files, x.bytes
@@ -127,7 +127,7 @@ pub async fn remove(
     let query = match kind {
         Kind::Objects => concat!(
             "with w as (select w.id, w.study_instance_uid, w.local_ae_title from workup w
-                        where w.id = $1 and greatest(w.last_object_at, w.last_duplicate_at) < $2 and ",
+                        where w.id = $1 and greatest(w.last_object_at, w.last_other_receipt_at) < $2 and ",
             settled!(),
             " for update),
              gone as (update instance i set removed_at = now() from w

@@ -77,10 +77,30 @@ pub async fn objects_arrived(
         );
         let data = json!({ "revision": existing.revision, "objects": arrival.object_count });
         event::append(connection, event::Subject::Workup, existing.id, "late_objects_ignored", &words, data).await?;
+        other_receipt(connection, study_instance_uid, local_ae_title, arrival.last_at).await?;
         return Ok(Arrived { due: None, late_gap_seconds });
     }
     let due = begin_again(connection, &existing, arrival).await?;
     Ok(Arrived { due: Some(due), late_gap_seconds })
+}
+
+/// Notes that something came that opens no revision, so that retention counts from it; nothing where there is no workup.
+pub(super) async fn other_receipt(
+    connection: &mut Connection,
+    study_instance_uid: &str,
+    local_ae_title: &str,
+    received_at: OffsetDateTime,
+) -> Result<()> {
+    sqlx::query(
+        "update workup set last_other_receipt_at = greatest(last_other_receipt_at, $3)
+         where study_instance_uid = $1 and local_ae_title = $2",
+    )
+    .bind(study_instance_uid)
+    .bind(local_ae_title)
+    .bind(received_at)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// What an arrival did.

@@ -24,7 +24,8 @@ use crate::{
     types::{AeTitle, CommitmentReport, FailureReason, Peer, SiteConfig},
 };
 
-/// How long an instance may be missing before it counts as not there: the index follows the files.
+/// How long an instance may be missing before it counts as not there, while the index follows the files: one that owes
+/// a scan of the archive does not.
 const INDEX_PATIENCE: Duration = Duration::from_mins(1);
 /// Pause before a list with missing instances is compared again.
 const INDEX_PAUSE: Duration = Duration::from_secs(1);
@@ -47,6 +48,8 @@ pub struct ReportCommitment {
     pub open_associations: OpenAssociations,
     /// Where attempts are counted.
     pub metrics: Arc<Metrics>,
+    /// Whether files of the archive may be unknown to the index.
+    pub index_is_behind: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// What the archive has under a key.
@@ -110,7 +113,8 @@ impl ReportCommitment {
         };
         let is_missing = |reason: &&FailureReason| **reason == FailureReason::NO_SUCH_OBJECT_INSTANCE;
         let n_missing = failures.values().filter(is_missing).count();
-        if n_missing > 0 && OffsetDateTime::now_utc() - request.created_at < INDEX_PATIENCE {
+        let is_early = || OffsetDateTime::now_utc() - request.created_at < INDEX_PATIENCE;
+        if n_missing > 0 && (is_early() || (self.index_is_behind)()) {
             return Ok(Some(n_missing));
         }
         let mut tx = self.db.begin().await?;

@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::Poll,
     time::Duration,
 };
@@ -254,7 +254,7 @@ pub struct StoreRequest {
 /// Why an object is not stored.
 pub type StoreFailure = ServiceFailure;
 
-/// A C-STORE request that was answered with a failure.
+/// A C-STORE request that was answered with a failure, or cut off by a limit or rule of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedObject {
     /// (0000,0002) as sent, possibly malformed.
@@ -265,8 +265,10 @@ pub struct RefusedObject {
     pub transfer_syntax_uid: Uid,
     /// Data set bytes that came, before and after the refusal.
     pub n_bytes: u64,
-    /// What was answered.
+    /// What was answered, or would have been.
     pub failure: StoreFailure,
+    /// Whether the peer got the answer: not when the association had to end before.
+    pub answered: bool,
 }
 
 /// Why a connection is not heard at all.
@@ -356,7 +358,8 @@ pub trait AssociationHandler: Send + Sync + 'static {
         std::future::ready(Err(Refusal::NotOffered.into()))
     }
     /// A C-STORE request is answered with a failure: by [`AssociationHandler::store`], or because it could not be
-    /// handed to it. Not called when the association ends before there is an answer.
+    /// handed to it; or we end the association before there is an answer, because of a time limit or a violation of the
+    /// protocol. Not called when the peer leaves or the node stops.
     fn refused(&self, _association: &Self::Association, _refused: &RefusedObject) {}
 
     /// The association has ended.
@@ -418,7 +421,7 @@ impl DataSetStream<'_> {
         let pause = self.messages.pace.pause_after(pdv.data.len(), now);
         if !pause.is_zero() {
             self.paused_until = Some(now + pause);
-            self.limits.deadline += pause;
+            self.limits.deadline.extend(pause);
         }
         Ok(pdv.data)
     }
@@ -435,10 +438,37 @@ impl DataSetStream<'_> {
     }
 }
 
-/// When the message that is being served must end.
+/// When the message that is being served must end. It is moved on by our own pauses, for everybody who waits for it.
+struct Deadline(Mutex<Instant>);
+
+impl Deadline {
+    fn after(time: Duration) -> Self {
+        Self(Mutex::new(Instant::now() + time))
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Instant) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn extend(&self, pause: Duration) {
+        self.with(|deadline| *deadline += pause);
+    }
+
+    async fn passed(&self) {
+        loop {
+            let deadline = self.with(|deadline| *deadline);
+            if deadline <= Instant::now() {
+                return;
+            }
+            sleep_until(deadline).await;
+        }
+    }
+}
+
+/// What ends the message that is being served.
 #[derive(Clone, Copy)]
 struct MessageLimits<'a> {
-    deadline: Instant,
+    deadline: &'a Deadline,
     kill: &'a CancellationToken,
 }
 
@@ -454,7 +484,7 @@ impl MessageLimits<'_> {
     /// Completes when a limit is reached.
     async fn reached(&self) -> EndReason {
         select! {
-            () = sleep_until(self.deadline) => EndReason::TimedOut(TimeLimit::Message),
+            () = self.deadline.passed() => EndReason::TimedOut(TimeLimit::Message),
             () = self.kill.cancelled() => EndReason::ShutDown,
         }
     }
@@ -965,7 +995,8 @@ impl<H: AssociationHandler> Server<H> {
         counts: &mut Counts,
         reports: Option<&mut Reports>,
     ) -> Result<(), EndReason> {
-        let limits = MessageLimits { deadline: Instant::now() + self.options.message_timeout, kill: &self.kill };
+        let deadline = Deadline::after(self.options.message_timeout);
+        let limits = MessageLimits { deadline: &deadline, kill: &self.kill };
         let (context_id, CommandSet { command, has_data_set }) = limits.apply(messages.read_command()).await?;
         let accepted = contexts
             .iter()
@@ -1008,17 +1039,24 @@ impl<H: AssociationHandler> Server<H> {
                         }
                     }
                 }
-                drained?;
+                let refused = |failure, answered| RefusedObject {
+                    affected_sop_class_uid: command.affected_sop_class_uid.clone(),
+                    affected_sop_instance_uid: command.affected_sop_instance_uid.clone(),
+                    transfer_syntax_uid: transfer_syntax_uid.clone(),
+                    n_bytes: data.n_bytes,
+                    failure,
+                    answered,
+                };
+                if let Err(reason) = drained {
+                    if let Some(failure) = cut_off(&reason) {
+                        self.handler.refused(association, &refused(failure, false));
+                    }
+                    return Err(reason);
+                }
                 let (status, comment) = match stored {
                     Ok(()) => (status::SUCCESS, String::new()),
                     Err(failure) => {
-                        let refused = RefusedObject {
-                            affected_sop_class_uid: command.affected_sop_class_uid.clone(),
-                            affected_sop_instance_uid: command.affected_sop_instance_uid.clone(),
-                            transfer_syntax_uid: transfer_syntax_uid.clone(),
-                            n_bytes: data.n_bytes,
-                            failure,
-                        };
+                        let refused = refused(failure, true);
                         self.handler.refused(association, &refused);
                         (refused.failure.status, refused.failure.comment)
                     }
@@ -1091,6 +1129,22 @@ impl<H: AssociationHandler> Server<H> {
     }
 }
 
+/// Why we end an association in the middle of an object; `None` when it is not us who end it for the object's sake.
+fn cut_off(reason: &EndReason) -> Option<ServiceFailure> {
+    let remedy = match reason {
+        EndReason::TimedOut(_) => {
+            "look at the network and the sender, or raise message_timeout_seconds in section [dicom] of hilum.toml"
+        }
+        EndReason::ProtocolError { .. } => "report it to the sender's vendor",
+        EndReason::Released
+        | EndReason::AbortedByPeer { .. }
+        | EndReason::ConnectionLost { .. }
+        | EndReason::ShutDown
+        | EndReason::HandlerFailed => return None,
+    };
+    Some(ServiceFailure::processing_failure(reason.to_string()).with_remedy(remedy))
+}
+
 /// Whose turn it is to send.
 enum Turn {
     /// The first fragment of a message of the peer is there.
@@ -1121,6 +1175,10 @@ impl Reports {
     }
 
     async fn send(&mut self, messages: &mut MessageLayer, outgoing: Outgoing) -> Result<(), EndReason> {
+        if outgoing.answer.is_closed() {
+            // Who has lost patience reports in another way: the peer must not hear it twice.
+            return Ok(());
+        }
         self.last_message_id = self.last_message_id.checked_add(1).unwrap_or(1);
         let (command, data_set) = match report_message(&outgoing.report, self.last_message_id, self.encoding) {
             Ok(message) => message,

@@ -24,6 +24,8 @@ pub(crate) const COMMITMENT_INSTANCE: &str = uids::STORAGE_COMMITMENT_PUSH_MODEL
 
 /// Longest list that is read, in bytes: more than 30,000 instances.
 pub(crate) const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
+/// Most instances in such a list: as many as have UIDs in it. Empty items would take a hundred times their bytes in memory.
+const MAX_INSTANCES: usize = 65_536;
 
 /// Reports that an association keeps for later; a peer that sends more without an answer breaks the protocol.
 const MAX_KEPT_REPORTS: usize = 16;
@@ -124,6 +126,7 @@ impl List {
         let bytes = bytes.ok_or(Refusal::DataSetTooLong(MAX_LIST_BYTES))?;
         let mut transaction_uid = String::new();
         let (mut referenced, mut failed): (Vec<Entry>, Vec<Entry>) = (Vec::new(), Vec::new());
+        let mut too_many = false;
         walk(bytes, encoding, |path, part| {
             let list = match path {
                 [] => {
@@ -137,7 +140,8 @@ impl List {
                 _ => return,
             };
             match (part, list.last_mut()) {
-                (Part::Item, _) => list.push(Entry::default()),
+                (Part::Item, _) if list.len() < MAX_INSTANCES => list.push(Entry::default()),
+                (Part::Item, _) => too_many = true,
                 (Part::Value(tags::REFERENCED_SOP_CLASS_UID, value), Some(entry)) => {
                     entry.sop_class_uid = plain_text(value);
                 }
@@ -151,6 +155,9 @@ impl List {
             }
         })
         .map_err(|error| Refusal::BadDataSet(error.to_string()))?;
+        if too_many {
+            return Err(Refusal::TooManyInstances(MAX_INSTANCES));
+        }
         let transaction_uid = Uid::new(&transaction_uid)
             .map_err(|_| Refusal::BadDataSet("Transaction UID is missing or malformed".to_owned()))?;
         Ok(Self { transaction_uid, referenced, failed })

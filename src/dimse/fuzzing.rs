@@ -25,11 +25,13 @@ pub(crate) fn receive_all(bytes: &[u8]) -> usize {
     n_pdus
 }
 
-/// Decodes a command set; one that is understood must be encoded again to what is understood alike.
+/// Decodes a command set; what one that is understood is encoded to must be understood too, and be encoded to the same.
 pub(crate) fn command_set(bytes: &[u8]) {
     let Ok(command_set) = CommandSet::decode(bytes) else { return };
     if let Ok(encoded) = command_set.encode() {
         assert!(encoded.len() % 2 == 0, "an odd command set");
+        let again = CommandSet::decode(&encoded).expect("a command set of ours");
+        assert_eq!(again.encode().as_ref(), Ok(&encoded));
     }
 }
 

@@ -390,6 +390,9 @@ fn parse_p_data(mut body: Bytes) -> Result<Vec<Pdv>, &'static str> {
 /// Bytes before the items of A-ASSOCIATE-RQ and -AC: protocol version, reserved, AE titles, reserved.
 const ASSOCIATION_FIXED_BYTES: usize = 68;
 
+/// Of one presentation context. PS3.6 table A-1 has some 60; a million bytes of empty ones would be 200,000.
+const MAX_TRANSFER_SYNTAXES: usize = 256;
+
 /// There are no more: their identifiers are the odd numbers of one byte (PS3.8 section 9.3.2.2).
 const MAX_PRESENTATION_CONTEXTS: usize = 128;
 
@@ -439,8 +442,13 @@ fn known_context_items(item_type: u8, value: &[u8]) -> Result<Vec<u8>, &'static 
         }
         return Ok(kept);
     }
+    let mut n_kept = 0;
     for_each_item(sub_items, |sub_type, value| {
         if matches!(sub_type, 0x30 | 0x40) && !(item_type == 0x21 && sub_type == 0x30) {
+            n_kept += 1;
+            if n_kept > MAX_TRANSFER_SYNTAXES {
+                return Err("a presentation context has more than 256 transfer syntaxes");
+            }
             push_item(&mut kept, sub_type, trim_uid(value));
         }
         Ok(())

@@ -38,6 +38,8 @@ pub(crate) enum Refusal {
     DataSetMissing,
     /// The data set is longer than what we read of such a message, in bytes.
     DataSetTooLong(usize),
+    /// The list has more instances than we read of one.
+    TooManyInstances(usize),
     /// The data set says nothing that can be acted upon.
     BadDataSet(String),
     /// The handler did not read the data set that it says it stored.
@@ -70,6 +72,9 @@ impl From<Refusal> for ServiceFailure {
             Refusal::DataSetMissing => (status::MISTYPED_ARGUMENT, "the request has no data set".to_owned()),
             Refusal::DataSetTooLong(limit) => {
                 (status::RESOURCE_LIMITATION, format!("more than {limit} bytes: split it"))
+            }
+            Refusal::TooManyInstances(limit) => {
+                (status::RESOURCE_LIMITATION, format!("more than {limit} instances: split it"))
             }
             Refusal::BadDataSet(problem) => (status::INVALID_ARGUMENT_VALUE, problem),
             Refusal::NotRead => (status::PROCESSING_FAILURE, "the data set was not read to its end".to_owned()),
@@ -130,6 +135,7 @@ mod tests {
             (Refusal::NotOffered, 0x0211),
             (Refusal::DataSetMissing, 0x0212),
             (Refusal::DataSetTooLong(10), 0x0213),
+            (Refusal::TooManyInstances(10), 0x0213),
             (Refusal::BadDataSet("no Transaction UID".to_owned()), 0x0115),
             (Refusal::NotRead, 0x0110),
             (Refusal::TooSlow, 0x0110),

@@ -377,10 +377,12 @@ async fn a_sender_faster_than_its_rate_is_slowed_down_and_not_refused() {
         max_associations_per_minute: None,
         max_bytes_per_second: Some(100_000),
     };
-    let node = Node::start(material(&ca, &own), AcceptorOptions::default(), vec![quota]).await;
+    // A message may take no longer than a second, but the pauses are ours.
+    let options = AcceptorOptions { message_timeout: Duration::from_secs(1), ..AcceptorOptions::default() };
+    let node = Node::start(material(&ca, &own), options, vec![quota]).await;
     let (ct, explicit) = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1");
     let mut association = requestor(node.plain_port, None).propose(ct, &[explicit]).establish().await.unwrap();
-    let data = vec![0; 300_000];
+    let data = vec![0; 500_000];
     let started = std::time::Instant::now();
     let source = StoreSource {
         priority: crate::dimse::Priority::Medium,
@@ -391,8 +393,9 @@ async fn a_sender_faster_than_its_rate_is_slowed_down_and_not_refused() {
         length: data.len() as u64,
     };
     assert_eq!(association.store(source).await.unwrap().status, status::SUCCESS);
-    // Three seconds' worth, of which one is free and the last fragment's is not waited for.
-    assert!(started.elapsed() > Duration::from_millis(1500), "{:?}", started.elapsed());
+    // Five seconds' worth, of which one is free and the last fragment's is not waited for: longer than the limit and the second
+    // that a handler has to clean up.
+    assert!(started.elapsed() > Duration::from_secs(2), "{:?}", started.elapsed());
     association.release().await.unwrap();
     node.stop().await;
 }

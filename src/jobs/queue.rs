@@ -22,6 +22,8 @@ const BEFORE_ROUTINE: i16 = -100;
 pub enum Job {
     /// Decide whether a workup is complete, and route it.
     CompleteWorkup(Uuid),
+    /// Ask the sender of a workup how many instances its study has.
+    AskSource(Uuid),
     /// Execute a run.
     RunBundle(Uuid),
     /// Render the results of a finished run.
@@ -37,6 +39,8 @@ pub enum Job {
 pub enum JobKind {
     /// [`Job::CompleteWorkup`]
     CompleteWorkup,
+    /// [`Job::AskSource`]
+    AskSource,
     /// [`Job::RunBundle`]
     RunBundle,
     /// [`Job::RunBundle`] of a shadow: it takes no place from a run that somebody waits for.
@@ -55,6 +59,7 @@ impl JobKind {
     pub const fn task_name(self) -> &'static str {
         match self {
             Self::CompleteWorkup => CompleteWorkup::IDENTIFIER,
+            Self::AskSource => AskSource::IDENTIFIER,
             Self::RunBundle => RunBundle::IDENTIFIER,
             Self::RunShadow => RunShadow::IDENTIFIER,
             Self::RenderRun => RenderRun::IDENTIFIER,
@@ -69,6 +74,7 @@ impl Job {
     pub(super) fn key(&self) -> String {
         match self {
             Self::CompleteWorkup(id) => format!("complete:{id}"),
+            Self::AskSource(id) => format!("ask:{id}"),
             Self::RunBundle(id) => format!("run:{id}"),
             Self::RenderRun(id) => format!("render:{id}"),
             Self::Deliver(destination) => format!("deliver:{destination}"),
@@ -99,6 +105,7 @@ macro_rules! task {
 }
 
 task!(CompleteWorkup, "complete_workup");
+task!(AskSource, "ask_source");
 task!(RunBundle, "run_bundle");
 task!(RunShadow, "run_shadow");
 task!(RenderRun, "render_run");
@@ -149,6 +156,7 @@ pub async fn queue(
     let mut utils = WorkerUtils::new(db.pool().clone(), SCHEMA).with_executor(connection);
     match job {
         Job::CompleteWorkup(id) => utils.add_job(CompleteWorkup { id: id.to_string() }, spec).await?,
+        Job::AskSource(id) => utils.add_job(AskSource { id: id.to_string() }, spec).await?,
         Job::RunBundle(id) if urgency == Urgency::Shadow => {
             utils.add_job(RunShadow { id: id.to_string() }, spec).await?
         }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     JobError, JobKind,
-    queue::{CompleteWorkup, Deliver, RenderRun, ReportCommitment, RunBundle, RunShadow, SCHEMA},
+    queue::{AskSource, CompleteWorkup, Deliver, RenderRun, ReportCommitment, RunBundle, RunShadow, SCHEMA},
 };
 use crate::db::{Db, queue_worker};
 
@@ -123,6 +123,7 @@ async fn run_once(
         });
     let options = match settings.kind {
         JobKind::CompleteWorkup => options.define_job::<CompleteWorkup>(),
+        JobKind::AskSource => options.define_job::<AskSource>(),
         JobKind::RunBundle => options.define_job::<RunBundle>(),
         JobKind::RunShadow => options.define_job::<RunShadow>(),
         JobKind::RenderRun => options.define_job::<RenderRun>(),

@@ -81,9 +81,7 @@ pub fn admit(
             hints::remedy(&hints(), &format!("run `{add}`")),
         ));
     }
-    let from_here = |peer: &&&Peer| peer.host == "*" || peer_addresses(peer).contains(&address);
-    let candidates: Vec<&Peer> = namesakes.iter().filter(from_here).filter(|peer| peer.may_store).copied().collect();
-    let Some(first) = candidates.first() else {
+    let Some(peer) = calling_peer(site, request, &peer_addresses) else {
         let allowed_elsewhere = namesakes.iter().any(|peer| peer.may_store);
         let hosts = list(namesakes.iter().map(|peer| peer.host.as_str()));
         if let Some(unresolved) = namesakes.iter().find(|peer| peer.may_store && peer_addresses(peer).is_empty()) {
@@ -107,15 +105,27 @@ pub fn admit(
             )
         });
     };
-    // Of several peers with this title and address it is the one whose certificate fits.
-    let fitting = candidates.iter().find(|peer| check_security(peer, &request.security).is_ok());
-    let peer = fitting.unwrap_or(first);
     check_security(peer, &request.security)?;
     Ok(Admitted {
         subject: format!("peer `{}`", peer.name),
         admission: policy::admission(node, local_ae, peer),
         required_identity: policy::required_identity(node, local_ae, peer).cloned(),
     })
+}
+
+/// The peer that calls: of several that may store with this title from this address the one whose certificate fits.
+pub(super) fn calling_peer<'a>(
+    site: &'a SiteConfig,
+    request: &AssociationRequest,
+    peer_addresses: impl Fn(&Peer) -> Vec<IpAddr>,
+) -> Option<&'a Peer> {
+    let (title, address) = (request.calling_ae_title.title.as_ref(), request.peer_address.ip().to_canonical());
+    let calls = |peer: &&Peer| {
+        peer.may_store && Some(&peer.ae_title) == title && (peer.host == "*" || peer_addresses(peer).contains(&address))
+    };
+    let candidates: Vec<&Peer> = site.peers.iter().filter(calls).collect();
+    let fitting = candidates.iter().find(|peer| check_security(peer, &request.security).is_ok());
+    fitting.or(candidates.first()).copied()
 }
 
 /// Whether the association came as this peer's must: over TLS, and with its certificate.

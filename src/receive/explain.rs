@@ -154,11 +154,15 @@ pub(super) fn object(caller: &Caller, refused: &RefusedObject, at: OffsetDateTim
         ),
         expected: expected.to_owned(),
         received: format!(
-            "{}, {} bytes in {}, answered {}: {}",
+            "{}, {} bytes in {}, {}: {}",
             sop_class_name(&refused.affected_sop_class_uid),
             refused.n_bytes,
             transfer_syntax_name(refused.transfer_syntax_uid.as_str()),
-            status::InWords(failure.status),
+            if refused.answered {
+                format!("answered {}", status::InWords(failure.status))
+            } else {
+                "cut off without an answer".to_owned()
+            },
             failure.comment.escape_debug()
         ),
         remedy: failure.remedy.unwrap_or(remedy).to_owned(),
@@ -327,6 +331,7 @@ mod tests {
             transfer_syntax_uid: Uid::new(uids::EXPLICIT_VR_LITTLE_ENDIAN).unwrap(),
             n_bytes: 4711,
             failure,
+            answered: true,
         };
         let refusal = super::object(&Caller::of(&request), &object, OffsetDateTime::UNIX_EPOCH);
         assert_eq!(refusal.key.reason, reason);
@@ -334,5 +339,8 @@ mod tests {
         assert!(refusal.received.contains("4711 bytes in Explicit VR Little Endian"), "{refusal:?}");
         assert!(refusal.received.contains(&object.failure.comment), "{refusal:?}");
         assert_eq!(refusal.example.as_deref(), Some("1.2.3\\n"));
+        let cut = RefusedObject { answered: false, ..object };
+        let received = super::object(&Caller::of(&request), &cut, OffsetDateTime::UNIX_EPOCH).received;
+        assert!(received.contains(", cut off without an answer: ") && !received.contains("answered 0x"), "{received}");
     }
 }

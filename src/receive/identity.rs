@@ -11,6 +11,10 @@ use crate::{
     types::{IdentityUser, RequiredIdentity, UserIdentityPolicy},
 };
 
+/// As `hilum hash-passcode` makes them; no passcode has it.
+const HASH_OF_NOTHING: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$c2l4dGVlbiBieXRlcyBvaw$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
 /// Decides. Reads files and computes hashes for tens of milliseconds: not on a network task. What the peer gave is not
 /// repeated, neither to it nor in a log.
 pub(super) fn verify(
@@ -43,7 +47,13 @@ pub(super) fn verify(
     let good = match (user, with_passcode) {
         (Some(_), false) => true,
         (Some(user), true) => passcode_is_good(user, &given.secondary_field),
-        (None, _) => false,
+        (None, with_passcode) => {
+            if with_passcode {
+                // As long as for a name that there is: a stranger shall not learn names by the clock either.
+                let _ = matches_hash(HASH_OF_NOTHING, &given.secondary_field);
+            }
+            false
+        }
     };
     if good {
         return Ok(());
@@ -170,5 +180,15 @@ mod tests {
         mode(0o600);
         fs_err::write(&file, "\n").unwrap();
         assert!(!check(""));
+    }
+
+    #[test]
+    fn a_name_that_is_not_there_costs_as_much_as_one_that_is() {
+        let hash = PasswordHash::new(HASH_OF_NOTHING).unwrap();
+        let usual =
+            Argon2::default().hash_password(b"x", &SaltString::encode_b64(b"sixteen bytes ok").unwrap()).unwrap();
+        assert_eq!((hash.algorithm, hash.version, &hash.params), (usual.algorithm, usual.version, &usual.params));
+        assert_eq!(hash.hash.unwrap().len(), usual.hash.unwrap().len());
+        assert!(!matches_hash(HASH_OF_NOTHING, b""));
     }
 }

@@ -156,6 +156,8 @@ pub struct Indexer {
     receiver: mpsc::Receiver<(Instant, Step)>,
     waiting: Arc<AtomicUsize>,
     missed: Arc<AtomicBool>,
+    /// The archive is being scanned, or will be before anything else.
+    scanning: Arc<AtomicBool>,
 }
 
 impl Indexer {
@@ -170,9 +172,15 @@ impl Indexer {
     ) -> (Self, IndexQueue) {
         let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
         let waiting = Arc::new(AtomicUsize::new(0));
-        let missed = Arc::new(AtomicBool::new(false));
+        let (missed, scanning) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
         let queue = IndexQueue { sender, waiting: Arc::clone(&waiting), missed: Arc::clone(&missed) };
-        (Self { settings, db, archive, site, metrics, receiver, waiting, missed }, queue)
+        (Self { settings, db, archive, site, metrics, receiver, waiting, missed, scanning }, queue)
+    }
+
+    /// Tells whether files of the archive may be unknown to the index until a scan is done.
+    pub fn owes_scan(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let flags = [Arc::clone(&self.missed), Arc::clone(&self.scanning)];
+        move || flags.iter().any(|flag| flag.load(Ordering::SeqCst))
     }
 
     /// Catches up with the archive, then follows the queue until `shutdown`, then empties it for a few seconds.
@@ -196,8 +204,11 @@ impl Indexer {
                 }
             }
             // The flag is cleared before the scan: what is missed during the scan sets it again.
-            if self.receiver.is_empty() && self.missed.swap(false, Ordering::SeqCst) {
+            if self.receiver.is_empty() && self.missed.load(Ordering::SeqCst) {
+                self.scanning.store(true, Ordering::SeqCst);
+                self.missed.store(false, Ordering::SeqCst);
                 self.until_done(Duty::Scan, &shutdown).await;
+                self.scanning.store(false, Ordering::SeqCst);
             }
         }
         self.receiver.close();
@@ -244,6 +255,7 @@ impl Indexer {
     async fn start_over(&self, shutdown: &CancellationToken) {
         // In this order: a study whose last objects are not indexed yet must not look complete.
         self.until_done(Duty::Scan, shutdown).await;
+        self.scanning.store(false, Ordering::SeqCst);
         self.until_done(Duty::CloseAssociations, shutdown).await;
     }
 
@@ -397,15 +409,33 @@ impl Indexer {
                         size_bytes: object.size_bytes,
                     }
                     .emit(&self.metrics);
-                    let (archive, key, kept) =
-                        (self.archive.clone(), object.archive_key.clone(), kept_archive_key.clone());
-                    let removed = tokio::task::spawn_blocking(move || archive.remove_duplicate(&key, &kept)).await;
-                    if let Ok(Err(error)) = removed {
-                        tracing::warn!(%error, archive_key = object.archive_key, "cannot remove a second copy");
+                    if let Err(error) = self.keep_one(object, kept_archive_key).await {
+                        tracing::warn!(
+                            error = format!("{error:#}"),
+                            archive_key = object.archive_key,
+                            "cannot remove a second copy; the next scan tries again"
+                        );
                     }
                 }
             }
         }
+    }
+
+    /// Removes the second copy of an object, unless the first is not there any more: then it takes its place.
+    async fn keep_one(&self, object: &StoredObject, kept_archive_key: &str) -> anyhow::Result<()> {
+        let (archive, key, kept) = (self.archive.clone(), object.archive_key.clone(), kept_archive_key.to_owned());
+        if tokio::task::spawn_blocking(move || archive.remove_duplicate(&key, &kept)).await?? {
+            return Ok(());
+        }
+        let mut tx = self.db.begin().await?;
+        instance::replace_lost_file(&mut tx, object, kept_archive_key).await?;
+        tx.commit().await.map_err(DbError::from)?;
+        tracing::warn!(
+            lost_archive_key = kept_archive_key,
+            archive_key = object.archive_key,
+            "the file of an object was gone from the archive; the object came again, and the new file takes its place"
+        );
+        Ok(())
     }
 
     /// Indexes every file from the last fully indexed hour on.

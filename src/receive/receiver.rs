@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dicom_dictionary_std::uids;
 use time::OffsetDateTime;
 use tokio::{
     runtime::Handle,
@@ -15,7 +16,9 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    IndexQueue, RefusalLog, SiteSnapshot, admit, commitment,
+    IndexQueue, RefusalLog, SiteSnapshot,
+    admission::calling_peer,
+    admit, commitment,
     explain::{self, Caller},
     identity,
     known_objects::{KnownObjects, Verdict},
@@ -113,13 +116,7 @@ impl Receiver {
     /// The status for duplicates of the peer that calls, if it may send none.
     fn refuse_duplicates(&self, request: &AssociationRequest) -> Option<u16> {
         let snapshot = self.site.borrow().clone()?;
-        let address = request.peer_address.ip().to_canonical();
-        let calls = |peer: &&Peer| {
-            peer.may_store
-                && Some(&peer.ae_title) == request.calling_ae_title.title.as_ref()
-                && (peer.host == "*" || snapshot.addresses(peer).contains(&address))
-        };
-        let peer = snapshot.site.peers.iter().find(calls)?;
+        let peer = calling_peer(&snapshot.site, request, |peer| snapshot.addresses(peer))?;
         (peer.duplicates == Duplicates::Refuse).then(|| peer.duplicate_status())
     }
 
@@ -334,6 +331,12 @@ pub struct ReceivingAssociation {
     caller: Caller,
 }
 
+/// Whether the peer may have something else to say than objects: reports on what it keeps of our results must come in while
+/// the disk is full, or retention could not make room.
+fn wants_commitment(request: &AssociationRequest) -> bool {
+    request.proposed_contexts.iter().any(|context| context.abstract_syntax == uids::STORAGE_COMMITMENT_PUSH_MODEL)
+}
+
 /// A transient rejection: whoever may call learns it as well as strangers, and both come back later.
 fn no_room(lines: DiskLines) -> Rejection {
     Rejection::local_limit_exceeded(
@@ -367,7 +370,7 @@ impl AssociationHandler for Receiver {
     async fn admit(&self, request: &AssociationRequest) -> Result<Admission, Rejection> {
         let snapshot = self.site.borrow().clone();
         let site = snapshot.as_deref();
-        if self.disk.is_stopped() {
+        if self.disk.is_stopped() && !wants_commitment(request) {
             return Err(no_room(self.disk.lines()));
         }
         let admitted = admit(site.map(|snapshot| &snapshot.site), &self.settings.policy, request, |peer| {

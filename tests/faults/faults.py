@@ -208,7 +208,17 @@ def settle(world: World, manifest: pathlib.Path, acknowledged: set[str], patienc
         time.sleep(0.5)
 
 
-def run(options: argparse.Namespace, folder: pathlib.Path, only: str | None = None, **mutant) -> tuple[int, dict]:
+def damage_a_file(archive: pathlib.Path) -> None:
+    """Turns one bit of an object round, as a disk may."""
+    with open(sorted(archive.glob("objects/**/*.dcm"))[0], "r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 1]))
+
+
+def run(options: argparse.Namespace, folder: pathlib.Path, only: str | None = None, damage: bool = False,
+        **mutant) -> tuple[int, dict]:
     """One run. Returns the number of faults and the judgement."""
     world = World(folder, options.program, **mutant)
     try:
@@ -237,11 +247,13 @@ def run(options: argparse.Namespace, folder: pathlib.Path, only: str | None = No
             raise
         load.raise_failures()
         settle(world, manifest, load.acknowledged, options.patience)
+        if damage:
+            damage_a_file(world.node.archive)
         judgement = check(manifest, load.folder / "acknowledged", world.node.archive, world.pacs.url)
         kinds = ", ".join(f"{count} × {kind}" for kind, count in faults.happened.most_common())
         print(f"faults: {kinds or 'none'}\nfaults: {load.acknowledgements} Successes to senders; "
               f"{time.monotonic() - started:.0f} s; seed {options.seed}", file=sys.stderr)
-        for words in judgement["told"][:5 if mutant else None]:
+        for words in judgement["told"][:5 if mutant or damage else None]:
             print(f"faults: {words}", file=sys.stderr)
         return faults.happened.total(), judgement
     finally:
@@ -267,6 +279,9 @@ def self_test(options: argparse.Namespace, folder: pathlib.Path) -> bool:
     _, judgement = run(options, folder / "twice", twice=True)
     caught["sends twice"] = judgement["duplicated"] > 0
     print("self-test, sends twice:", line(0, judgement))
+    _, judgement = run(options, folder / "damaged", damage=True)
+    caught["damages a file"] = judgement["corrupted"] > 0
+    print("self-test, damages a file:", line(0, judgement))
     for name, was in caught.items():
         print(f"self-test: a build that {name} is {'caught' if was else 'NOT CAUGHT'}")
     return all(caught.values())
@@ -296,7 +311,7 @@ def main() -> int:
     folder.chmod(0o755)
     try:
         if options.self_test:
-            for name in ("late", "twice"):
+            for name in ("late", "twice", "damaged"):
                 (folder / name).mkdir()
             return 0 if self_test(options, folder) else 1
         faults, judgement = run(options, folder)

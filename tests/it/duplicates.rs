@@ -37,6 +37,23 @@ fn heavy_the_same_object_twice_is_one() {
     node.assert_clean_log();
 }
 
+/// A file that was lost, with a disk or in a restored backup, is mended by sending the object again.
+#[test]
+fn an_object_that_comes_again_replaces_its_lost_file() {
+    let node = Node::start(&Site::new("HILUM").sender("SCANNER"));
+    let sample = Radiograph::default().write(&node.scratch("sent"));
+    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&sample.path]);
+    let lost = node.database.wait_for_rows(1, "select archive_key from instance").remove(0);
+    fs_err::remove_file(node.archived(lost["archive_key"].as_str().expect("a key"))).expect("its file");
+    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&sample.path]);
+    let told = node.database.wait_for_rows(1, "select words from event where kind = 'file_replaced'").remove(0);
+    assert!(told["words"].as_str().is_some_and(|words| words.contains(&sample.sop_instance_uid)), "{told}");
+    let row = node.database.row("select archive_key, version from instance");
+    let kept = node.archived(row["archive_key"].as_str().expect("a key"));
+    assert_eq!((node.archived_objects(), &row["version"]), (vec![kept.clone()], &1.into()));
+    assert!(data_set_bytes(&kept) == sample.data_set_bytes());
+}
+
 #[test]
 fn heavy_other_bytes_under_a_known_uid_are_a_second_version() {
     let site = Site::new("HILUM").sender("SCANNER").route("cxr-untrained", 1, &[]);

@@ -32,11 +32,12 @@ fn heavy_random_faults_under_load_lose_double_and_damage_nothing() {
     assert!(count("faults") >= 40 && count("acknowledged") >= 400 && count("delivered") >= 20, "{line}");
 }
 
-/// A build that says Success before the file is on the disk, and one that sends its results twice.
+/// A build that says Success before the file is on the disk, one that sends its results twice, and one that damages a file.
 #[test]
-fn heavy_the_fault_run_notices_early_success_and_double_delivery() {
+fn heavy_the_fault_run_notices_early_success_double_delivery_and_damage() {
     let told = fault_run(&["--self-test"]);
     println!("{told}");
     assert!(told.contains("a build that acknowledges before it synchronises is caught"), "{told}");
     assert!(told.contains("a build that sends twice is caught"), "{told}");
+    assert!(told.contains("a build that damages a file is caught"), "{told}");
 }

@@ -225,6 +225,13 @@ fn heavy_too_little_free_space_stops_receiving_and_nothing_else() {
     assert!(node.get("/").text().contains("receiving stopped below"), "the page does not tell");
     wait_for("the metric tells", PATIENCE, || (node.metric("hilum_archive_receiving_stopped") > 0.5).then_some(()));
 
+    // Who may have to report on our results is let in.
+    let commitment = uids::STORAGE_COMMITMENT_PUSH_MODEL;
+    let (mut reporter, answer) =
+        RawPeer::negotiate(node.dicom_port, "SCANNER", "HILUM", commitment, uids::EXPLICIT_VR_LITTLE_ENDIAN);
+    assert_eq!((answer, reporter.echo()), (0, 0));
+    reporter.release();
+
     // Results are sent all the same.
     pacs.start_again();
     node.wait_for_workup(&owed.study_instance_uid, "answered");

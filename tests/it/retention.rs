@@ -198,6 +198,29 @@ fn heavy_retention_by_size_takes_the_oldest_and_is_off_unless_told() {
     );
 }
 
+/// They were acknowledged a moment ago, however long ago their study was answered.
+#[test]
+fn heavy_late_images_that_are_not_analysed_are_kept_as_long_as_others() {
+    let keys = "quiet_seconds = 1\nlate_images = \"ignore\"";
+    let options = NodeOptions::default()
+        .setting("HILUM__RETENTION__OBJECTS_DAYS", 30)
+        .setting("HILUM__RETENTION__MINIMUM_AGE_DAYS", 3)
+        .setting("HILUM__RETENTION__INTERVAL_SECONDS", 86_400);
+    let node =
+        Node::start_with(&Site::new("HILUM").sender("SCANNER").route_with("HILUM", "cxr-untrained", keys), options);
+    let radiograph = Radiograph::default();
+    let first = radiograph.write(&node.scratch("sent"));
+    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&first.path]);
+    node.wait_for_workup(&first.study_instance_uid, "answered");
+    age(&node, &first, 40);
+    let late = radiograph.sibling().write(&node.scratch("late"));
+    storescu_ok(node.dicom_port, "SCANNER", "HILUM", &[], &[&late.path]);
+    node.database.wait_for_rows(1, "select id from event where kind = 'late_objects_ignored'");
+    let told = node.hilum_ok(&["retention"]);
+    assert!(told.contains("0 received objects of 0 studies,"), "{told}");
+    assert_eq!(node.archived_objects().len(), 2);
+}
+
 #[test]
 fn an_object_that_came_again_is_kept_as_if_it_were_new() {
     let options = NodeOptions::default()
@@ -215,7 +238,7 @@ fn an_object_that_came_again_is_kept_as_if_it_were_new() {
     assert!(node.hilum_ok(&["retention"]).contains("0 received objects of 0 studies,"));
     assert!(object_of(&node, &sample).exists());
     // Another 40 days later it may go.
-    node.database.execute("update workup set last_duplicate_at = last_duplicate_at - interval '40 days'");
+    node.database.execute("update workup set last_other_receipt_at = last_other_receipt_at - interval '40 days'");
     assert!(node.hilum_ok(&["retention"]).contains("1 received object of 1 study,"));
     wait_for("its file is gone", PATIENCE, || node.archived_objects().is_empty().then_some(()));
     node.assert_clean_log();

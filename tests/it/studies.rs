@@ -272,3 +272,24 @@ fn heavy_our_own_results_are_not_analysed_again() {
     assert!(analysed.iter().all(|row| row["study_instance_uid"] != disguised.study_instance_uid));
     node.assert_clean_log();
 }
+
+/// Longer than a btree of Postgres takes, and than DICOM allows: it was acknowledged, so it is indexed, and so is what
+/// comes after it.
+#[test]
+fn a_patient_id_of_any_length_is_indexed() {
+    let node = Node::start(&Site::new("HILUM").sender("SCANNER"));
+    let patient_id: String = (0..400).map(|_| fresh_uid()).collect();
+    let mut object = radiograph().object();
+    object.put_str(tags::PATIENT_ID, VR::LO, &*patient_id);
+    let long = Sample::write(&object, &node.scratch("long"));
+    let next = radiograph().write(&node.scratch("next"));
+    node.send("SCANNER", &[&long.path]);
+    node.send("SCANNER", &[&next.path]);
+    node.database.wait_for_rows(2, "select id from workup where state = 'not_routed'");
+    let kept = node.database.row(&format!(
+        "select patient_id from study where study_instance_uid = '{}'",
+        long.study_instance_uid
+    ));
+    assert!(kept["patient_id"].as_str().is_some_and(|kept| kept.len() > 8192 && patient_id.starts_with(kept)));
+    node.assert_clean_log();
+}
