@@ -83,6 +83,31 @@ class CornerOfHalves(Corner):
         return torch.cat([corner, -corner], 1)[:, self.order] * self.scale
 
 
+class CornerAsOneLogit(torch.nn.Module):
+    """The corner sample as the only logit, the mean of each channel as embedding, and one map of one cell."""
+
+    def forward(self, image):
+        corner = image.flatten(1)[:, :1]
+        return corner, image.mean((2, 3)), corner.view(-1, 1, 1, 1)
+
+
+class VolumeMeans(torch.nn.Module):
+    """The mean of each channel of a volume as logits, and twice that as embedding."""
+
+    def forward(self, volume):
+        means = volume.mean((2, 3, 4))
+        return means, means * 2
+
+
+class VolumeWithMaps(torch.nn.Module):
+    def forward(self, volume):
+        means = volume.mean((2, 3, 4))
+        return means, means, volume
+
+
+save_script(CornerAsOneLogit(), folder / "corner_as_one_logit.pt")
+save_script(VolumeMeans(), folder / "volume_means.pt")
+save_script(VolumeWithMaps(), folder / "volume_with_maps.pt")
 save_script(Corner(), folder / "corner.pt")
 save_script(CornerOfHalves(), folder / "corner_of_halves.pt")
 save_script(CornerWithAll(), folder / "corner_with_all.pt")

@@ -291,12 +291,13 @@ def main():
             print(f"{network}: logits {cases[-1]['logits']}")
     write("narrow.json", {"cases": cases})
 
-    cases = []
-    for architecture, make in FULL.items():
-        network = f"{architecture}-full"
-        cases.append(classifier_case(make(weights=None), network, architecture, 1.0, 1000, 224, 7, 64))
-        print(f"{network}: logits {cases[-1]['logits'][:4]}")
-    write("full.json", {"cases": cases})
+    for side, suffix in [(224, ""), (512, "_512")]:
+        cases = []
+        for architecture, make in FULL.items():
+            network = f"{architecture}-full{suffix}"
+            cases.append(classifier_case(make(weights=None), network, architecture, 1.0, 1000, side, 7, 64))
+            print(f"{network}: logits {cases[-1]['logits'][:4]}")
+        write(f"full{suffix}.json", {"cases": cases})
 
     network, width, side, step = "unet", 0.25, 128, 8
     model = seed_weights(UNet(width), network, "unet")

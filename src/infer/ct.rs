@@ -19,8 +19,9 @@ use crate::{
             NETWORK_METHOD, OtherSeries, RIGHT_LUNG, Refusal, SEGMENTATION_METHOD, ScanInput, SectionError,
             SliceHeader, Stack, Volume, choose_sections, choose_stacks, decode_hu, measure, segment, voxel_labels,
         },
-        names_chest, read_object,
+        read_object,
     },
+    nn::CtGates,
     types::{
         BundleIdentity, BundleStatus, CtAnalysis, CtClassification, CtLesions, CtLung, CtMethod, CtSection, CtSeries,
         Errand, ExcludedImage, ExcludedSeries, GateResult, NotAnalysed, NotJudged, ReasonCode, RunOutcome, SourceImage,
@@ -30,12 +31,6 @@ use crate::{
 
 /// Series of a study that are tried, from the best on: each takes a minute.
 const MAXIMUM_TRIES: usize = 4;
-/// Youngest patient: the limits below are those of adults.
-const MINIMUM_AGE_YEARS: u32 = 18;
-/// Thickest slices, in millimetres: thicker ones mix lung with what surrounds it.
-const MAXIMUM_SLICE_THICKNESS_MM: f64 = 10.0;
-/// Volume of one lung, in millilitres.
-const LUNG_ML: RangeInclusive<f64> = 300.0..=6000.0;
 /// Volume of the left lung divided by that of the right.
 const LUNG_RATIO: RangeInclusive<f64> = 0.4..=1.6;
 /// Mean density of one lung, in Hounsfield units.
@@ -51,6 +46,7 @@ const DROPPED_ML: f64 = 100.0;
 /// The CT pipeline of one bundle.
 pub struct CtPipeline {
     bundle: BundleIdentity,
+    gates: CtGates,
     networks: Option<CtNetworks>,
     decode_limits: DecodeLimits,
     /// For one volume, which holds its place as long as a thread has it.
@@ -108,12 +104,13 @@ struct Measured {
 }
 
 impl CtPipeline {
-    /// Binds the method to the bundle that it runs for, and to its networks.
+    /// Binds the method to the bundle that it runs for, its gates, and its networks.
     ///
     /// # Errors
     /// [`SettingsProblem`] when the bundle has networks and they are not given.
     pub fn new(
         bundle: BundleIdentity,
+        gates: CtGates,
         networks: Option<CtNetworks>,
         decode_limits: DecodeLimits,
     ) -> Result<Self, SettingsProblem> {
@@ -121,7 +118,7 @@ impl CtPipeline {
             let value = bundle.networks().count().to_string();
             return Err(SettingsProblem { setting: "networks", value, expected: "those of the bundle, loaded" });
         }
-        Ok(Self { bundle, networks, decode_limits, memory: Room::new(1) })
+        Ok(Self { bundle, gates, networks, decode_limits, memory: Room::new(1) })
     }
 
     /// Which bundle this pipeline runs.
@@ -245,13 +242,14 @@ impl CtPipeline {
             stack,
             first.and_then(|image| image.patient_age),
             first.and_then(|image| image.body_part.as_deref()),
-            enforced,
+            (&self.gates, enforced),
         );
         let (lungs, gates) = on_thread(&errand.progress, {
             let (volume, labels) = (Arc::clone(&volume), Arc::clone(&labels));
+            let lung_ml = self.gates.minimum_lung_ml..=self.gates.maximum_lung_ml;
             move || {
                 let lungs = measure(&volume, &labels);
-                gates.extend(check_lungs(&volume, &labels, &lungs, enforced));
+                gates.extend(check_lungs(&volume, &labels, &lungs, (&lung_ml, enforced)));
                 (lungs, gates)
             }
         })
@@ -561,7 +559,13 @@ fn excluded_series(sources: Vec<SourceImage>, other_series: Vec<OtherSeries>) ->
 }
 
 /// What the headers of the stack say of patient, body part and reconstruction.
-fn check_headers(stack: &Stack, age: Option<PatientAge>, body_part: Option<&str>, enforced: bool) -> Vec<GateResult> {
+fn check_headers(
+    stack: &Stack,
+    age: Option<PatientAge>,
+    body_part: Option<&str>,
+    (gates, enforced): (&CtGates, bool),
+) -> Vec<GateResult> {
+    let (minimum_age_years, maximum_mm) = (gates.minimum_age_years, gates.maximum_slice_thickness_mm);
     let gate = |id: &str, passed: bool, reason: ReasonCode, words: String| GateResult {
         id: id.to_owned(),
         passed,
@@ -569,38 +573,48 @@ fn check_headers(stack: &Stack, age: Option<PatientAge>, body_part: Option<&str>
         reason,
         words,
     };
-    let (is_adult, words) = match age {
+    let (is_old_enough, words) = match age {
         None => (true, "age not stated".to_owned()),
-        Some(age) if age.is_at_least(MINIMUM_AGE_YEARS) => {
-            (true, format!("the patient is at least {MINIMUM_AGE_YEARS} years old"))
+        Some(age) if age.is_at_least(minimum_age_years) => {
+            (true, format!("the patient is at least {minimum_age_years} years old"))
         }
-        Some(_) => (false, format!("the patient is younger than {MINIMUM_AGE_YEARS} years")),
+        Some(_) => (false, format!("the patient is younger than {minimum_age_years} years")),
     };
-    let age = gate("header.age", is_adult, ReasonCode::AgeOutOfScope, words);
-    let (is_chest, words) = match body_part {
-        None => (true, "body part not stated".to_owned()),
-        Some(part) => (holds_chest(part), format!("the body part is {part}, one with the chest expected")),
+    let age = gate("header.age", is_old_enough, ReasonCode::AgeOutOfScope, words);
+    let accepted = &gates.accepted_body_parts;
+    let expected = if *accepted == CtGates::default().accepted_body_parts {
+        "one with the chest expected".to_owned()
+    } else {
+        let words: Vec<&str> = accepted.iter().filter(|word| !word.is_empty()).map(String::as_str).collect();
+        format!("one with {} expected", words.join(" or "))
     };
-    let body_part = gate("header.body_part", is_chest, ReasonCode::NoSuitableImage, words);
+    let (is_accepted, words) = match body_part {
+        None if accepted.iter().any(String::is_empty) => (true, "body part not stated".to_owned()),
+        None => (false, format!("body part not stated, {expected}")),
+        Some(part) => (holds_one(part, accepted), format!("the body part is {part}, {expected}")),
+    };
+    let body_part = gate("header.body_part", is_accepted, ReasonCode::NoSuitableImage, words);
     let (is_thin, words) = match stack.slice_thickness_mm {
         None => (true, "one slice thickness is not stated".to_owned()),
-        Some(mm) => (
-            mm <= MAXIMUM_SLICE_THICKNESS_MM,
-            format!("the slices are {mm:.2} mm thick, at most {MAXIMUM_SLICE_THICKNESS_MM} mm expected"),
-        ),
+        Some(mm) => (mm <= maximum_mm, format!("the slices are {mm:.2} mm thick, at most {maximum_mm} mm expected")),
     };
     let thickness = gate("header.slice_thickness", is_thin, ReasonCode::ImageQuality, words);
     vec![age, body_part, thickness]
 }
 
-/// Whether a body part, as a CT names it, has the chest in it: many examinations take in more.
-fn holds_chest(body_part: &str) -> bool {
+/// Whether a body part, as a CT names it, has one of these words in it.
+fn holds_one(body_part: &str, words: &[String]) -> bool {
     let part = body_part.to_ascii_uppercase();
-    names_chest(&part) || ["BODY", "TRUNK", "TORSO"].iter().any(|word| part.contains(word))
+    words.iter().any(|word| !word.is_empty() && part.contains(word))
 }
 
-/// Whether what was found can be the lungs of an adult, all of them.
-fn check_lungs(volume: &Volume, found: &LungLabels, lungs: &[CtLung], enforced: bool) -> Vec<GateResult> {
+/// Whether what was found can be two lungs of such a volume, all of them.
+fn check_lungs(
+    volume: &Volume,
+    found: &LungLabels,
+    lungs: &[CtLung],
+    (lung_ml, enforced): (&RangeInclusive<f64>, bool),
+) -> Vec<GateResult> {
     let gate = |id: &str, passed: bool, reason: ReasonCode, words: String| GateResult {
         id: id.to_owned(),
         passed,
@@ -614,9 +628,9 @@ fn check_lungs(volume: &Volume, found: &LungLabels, lungs: &[CtLung], enforced: 
         let ml = lung.whole.volume_ml;
         gates.push(gate(
             &format!("ct_lung.volume.{side}"),
-            LUNG_ML.contains(&ml),
+            lung_ml.contains(&ml),
             ReasonCode::LungMask,
-            format!("the {side} lung has {ml:.0} ml of air, {} to {} ml expected", LUNG_ML.start(), LUNG_ML.end()),
+            format!("the {side} lung has {ml:.0} ml of air, {} to {} ml expected", lung_ml.start(), lung_ml.end()),
         ));
         let mean = lung.whole.mean_hu;
         let found = mean.map_or_else(|| "no value".to_owned(), |mean| format!("{mean:.0} HU"));

@@ -20,8 +20,8 @@ use crate::{
         testing::{number, part10, text},
     },
     nn::{
-        Architecture, EnsembleOptions, ImportTarget, MemberArchitecture, ScanArchitecture, ScanOptions, import,
-        init_ct_bundle, init_untrained_scan_bundle, script_of, threshold_weights,
+        Architecture, CtGates, EnsembleOptions, ImportTarget, MemberArchitecture, ScanArchitecture, ScanOptions,
+        import, init_ct_bundle, init_untrained_scan_bundle, script_of, script_of_shape, threshold_weights,
     },
     types::{
         BundleIdentity, BundleStatus, CtAnalysis, CtLesionRun, CtLesions, CtPlane, CtQuadrant, Decision, Errand,
@@ -105,7 +105,10 @@ impl Study {
     }
 
     fn analyse_sources(&self, sources: Vec<SourceImage>) -> Analysis {
-        self.analyse_with(&CtPipeline::new(bundle(), None, DecodeLimits::default()).unwrap(), sources)
+        self.analyse_with(
+            &CtPipeline::new(bundle(), CtGates::default(), None, DecodeLimits::default()).unwrap(),
+            sources,
+        )
     }
 
     fn analyse_with(&self, pipeline: &CtPipeline, sources: Vec<SourceImage>) -> Analysis {
@@ -371,6 +374,45 @@ fn phantom_with_block() -> Volume {
         }
     }
     volume
+}
+
+/// A site's own network of volumes: the mean brightness of the lungs by its channels, without maps.
+#[test]
+fn a_program_that_sees_the_volume_gives_scores_and_no_maps() {
+    let (volume, _) = phantom();
+    let study = Study::of(&volume, PLAIN);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scan");
+    let architecture = MemberArchitecture::Scan(ScanArchitecture::DeCoVNet);
+    let options = ScanOptions { seed: 1, architecture, width: 0.0625, size_pixels: Some([64, 64]) };
+    init_untrained_scan_bundle(&path, options).unwrap();
+    let manifest = path.join("manifest.toml");
+    let text = fs_err::read_to_string(&manifest).unwrap();
+    let text = text.replace(
+        "architecture = \"decovnet\"\nwidth = 0.0625\n",
+        "architecture = \"torch_script\"\noutput = \"sigmoid\"\n",
+    );
+    fs_err::write(&manifest, text.replace("decovnet.safetensors", "decovnet.pt")).unwrap();
+    let file = folder.path().join("own.pt");
+    let script = script_of_shape(&[1, 2, 4, 64, 64], |volume| {
+        volume.mean_dim([2i64, 3, 4].as_slice(), false, None).narrow(1, 1, 1)
+    });
+    fs_err::write(&file, script).unwrap();
+    let target = ImportTarget::Member { name: "decovnet".to_owned(), architecture: None, width: None };
+    import(&path, &file, &target, "1").unwrap();
+    let Pipeline::Ct(pipeline) = Pipeline::open(&path, EnsembleOptions::default(), DecodeLimits::default()).unwrap()
+    else {
+        panic!("a bundle for CT")
+    };
+    let RunOutcome::CtMeasured(measured) = study.analyse_with(&pipeline, study.sources.clone()).outcome else {
+        panic!("measured")
+    };
+    let scan = measured.classification.unwrap();
+    // The share of the cut that is lung is some number between 0 and 1; its sigmoid lies above one half.
+    assert!((0.55..0.74).contains(&scan.fused[0]), "{:?}", scan.fused);
+    assert!((scan.fused[0] + scan.fused[1] - 1.0).abs() < 1e-6);
+    assert!(scan.without_maps && scan.key_slices.is_empty(), "{:?}", scan.key_slices);
+    assert!(!measured.sections.is_empty(), "the lungs are shown all the same");
 }
 
 /// What a member computes of brightness, pixel by pixel.
@@ -761,7 +803,7 @@ fn a_run_is_repeated_from_what_it_kept() {
 fn one_volume_is_in_memory_at_a_time() {
     let small = Phantom { size: [72, 56, 40], spacing_mm: [5.0, 5.0, 8.0], ..Phantom::default() };
     let study = Study::of(&small.make().0, PLAIN);
-    let pipeline = CtPipeline::new(bundle(), None, DecodeLimits::default()).unwrap();
+    let pipeline = CtPipeline::new(bundle(), CtGates::default(), None, DecodeLimits::default()).unwrap();
     let log: RefCell<Vec<usize>> = RefCell::default();
     let errand = Errand::default();
     let analyse = |run: usize| {
@@ -793,7 +835,7 @@ fn one_volume_is_in_memory_at_a_time() {
 fn a_shadow_gives_the_volume_up_for_live_work_whatever_it_is_at() {
     let small = Phantom { size: [72, 56, 40], spacing_mm: [5.0, 5.0, 8.0], ..Phantom::default() };
     let study = Study::of(&small.make().0, PLAIN);
-    let pipeline = CtPipeline::new(bundle(), None, DecodeLimits::default()).unwrap();
+    let pipeline = CtPipeline::new(bundle(), CtGates::default(), None, DecodeLimits::default()).unwrap();
     let reads = [Cell::new(0_usize), Cell::new(0), Cell::new(0)];
     let (begin, begun) = tokio::sync::oneshot::channel();
     let begin = Cell::new(Some(begin));
@@ -878,16 +920,73 @@ fn lungs_that_are_not_whole_are_refused() {
     assert!(refused.words.contains("ml of what looks like lung lie apart from the lungs"), "{refused:?}");
 }
 
-#[test]
-fn children_are_not_measured() {
+/// The phantom in slices of 5 mm, every image of which says this of its patient and body part.
+fn phantom_of(age: &str, body_part: &str) -> Study {
     let (volume, _) = phantom();
     let mut study = Study::default();
     for slice in 0..volume.size[2] {
         let mut object = image(&volume, slice, PLAIN);
-        object.put(text(tags::PATIENT_AGE, VR::AS, "009Y"));
+        object.put(text(tags::PATIENT_AGE, VR::AS, age));
+        object.put(text(tags::BODY_PART_EXAMINED, VR::CS, body_part));
+        object.put(text(tags::SLICE_THICKNESS, VR::DS, "5"));
         study.add_object(object, PLAIN.series);
     }
-    let refused = study.refused();
+    study
+}
+
+#[test]
+fn children_are_not_measured() {
+    let refused = phantom_of("009Y", "CHEST").refused();
     assert_eq!(refused.reason, ReasonCode::AgeOutOfScope);
     assert!(!refused.words.contains('9'), "no exact age: {refused:?}");
+}
+
+/// A manifest on disk, whose `[input.gates]` widen or narrow what is fixed without them.
+#[test]
+fn a_bundle_says_whom_and_what_it_measures() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ct");
+    init_ct_bundle(&path).unwrap();
+    let manifest = path.join("manifest.toml");
+    let plain = fs_err::read_to_string(&manifest).unwrap();
+    assert!(!plain.contains("gates"), "what is not said stays as it was: {plain}");
+    let analyse = |gates: &str, study: &Study| {
+        fs_err::write(&manifest, format!("{plain}\n[input.gates]\n{gates}\n")).unwrap();
+        match Pipeline::open(&path, EnsembleOptions::default(), DecodeLimits::default()).unwrap() {
+            Pipeline::Ct(pipeline) => study.analyse_with(&pipeline, study.sources.clone()).outcome,
+            Pipeline::Cxr(_) => panic!("a bundle for CT"),
+        }
+    };
+    let (child, adult) = (phantom_of("009Y", "CHEST"), phantom_of("050Y", "ABDOMEN"));
+    let outcome = analyse("minimum_age_years = 0", &child);
+    let RunOutcome::CtMeasured(measured) = outcome else { panic!("{outcome:?}") };
+    let words: Vec<&str> = measured.gates.iter().map(|gate| gate.words.as_str()).collect();
+    assert!(words.contains(&"the patient is at least 0 years old"), "{words:?}");
+    for (gates, study, reason, words) in [
+        ("", &child, ReasonCode::AgeOutOfScope, "younger than 18 years"),
+        ("minimum_age_years = 10", &child, ReasonCode::AgeOutOfScope, "younger than 10 years"),
+        ("", &adult, ReasonCode::NoSuitableImage, "the body part is ABDOMEN, one with the chest expected"),
+        (
+            "minimum_age_years = 0\naccepted_body_parts = [\"ABDOMEN\", \"PELVIS\"]",
+            &child,
+            ReasonCode::NoSuitableImage,
+            "the body part is CHEST, one with ABDOMEN or PELVIS expected",
+        ),
+        ("minimum_age_years = 0\nmaximum_lung_ml = 301.0", &child, ReasonCode::LungMask, "300 to 301 ml expected"),
+        (
+            "minimum_age_years = 0\nmaximum_slice_thickness_mm = 0.5",
+            &child,
+            ReasonCode::ImageQuality,
+            "the slices are 5.00 mm thick, at most 0.5 mm expected",
+        ),
+    ] {
+        let outcome = analyse(gates, study);
+        let RunOutcome::NotAnalysed(refused) = outcome else { panic!("{gates}: {outcome:?}") };
+        assert!(refused.reason == reason && refused.words.contains(words), "{gates}: {refused:?}");
+    }
+    let outcome = analyse("accepted_body_parts = [\"ABDOMEN\"]", &adult);
+    assert!(matches!(outcome, RunOutcome::CtMeasured(_)), "{outcome:?}");
+    let outcome = analyse("accepted_body_parts = [\"CHEST\"]", &Study::of(&phantom().0, PLAIN));
+    let RunOutcome::NotAnalysed(refused) = outcome else { panic!("{outcome:?}") };
+    assert!(refused.words.contains("body part not stated, one with CHEST expected"), "{refused:?}");
 }

@@ -348,6 +348,63 @@ mod tests {
     }
 
     #[test]
+    fn ranges_outputs_and_maps_that_cannot_be_are_refused() {
+        let of_vgg = |key: &str| ("weights = \"vgg16.safetensors\"", format!("{key}\nweights = \"vgg16.safetensors\""));
+        let range = |words: &str| {
+            ("normalisation = \"mean_std\"\n", format!("normalisation = \"mean_std\"\nrange = {words}\n"))
+        };
+        let z_score =
+            ("normalisation = \"mean_std\"\n", "normalisation = \"image_z_score\"\nrange = [-1, 1]\n".to_owned());
+        let third = "\n[[classification.classes]]\nlabel = \"Other\"\n\
+                     [classification.classes.code]\nvalue = \"74964007\"\nscheme = \"SCT\"\nmeaning = \"Other\"\n";
+        let sigmoid = "output = \"sigmoid\"\n";
+        for ((from, to), expected) in [
+            (of_vgg(sigmoid), ""),
+            (of_vgg("output = \"softmax\""), ""),
+            (of_vgg("output = \"tanh\""), "unknown variant `tanh`, expected `softmax` or `sigmoid`"),
+            (of_vgg("explanation = \"none\""), ""),
+            (of_vgg("explanation = \"nothing\""), "unknown explanation `nothing`: give `none` or one of cam, gradcam"),
+            (range("[-1024, 1024]"), ""),
+            (
+                range("[1024, -1024]"),
+                "`input.preprocessing.range` is 1024 to -1024: give two rising numbers from -100000 to",
+            ),
+            (range("[0, 1e6]"), "give two rising numbers from -100000 to 100000"),
+            (range("[0]"), "expected an array of length 2"),
+            (z_score, "`normalisation` is `image_z_score`, which gives every picture its own range: leave one"),
+        ] {
+            match open_changed(from, &to) {
+                Ok(_) => assert_eq!(expected, "", "{to}"),
+                Err(error) => assert!(!expected.is_empty() && error.to_string().contains(expected), "{to}: {error}"),
+            }
+        }
+        let folder = test_bundle();
+        let path = folder.path().join(MANIFEST_FILE_NAME);
+        let text = fs_err::read_to_string(&path).unwrap();
+        let problems = |text: &str| Manifest::parse(text).unwrap_err().join("\n");
+        let (from, to) = of_vgg(sigmoid);
+        let one_output = text.replace(from, &to);
+        assert_eq!(
+            problems(&(one_output.clone() + third)),
+            "`members[3].output` is `sigmoid` and `classification.classes` has 3 entries: one output tells two classes apart; \
+             give two classes, or `softmax` and a network with an output for each"
+        );
+        let mapped = one_output.replace("threshold = 0.5\n", "threshold = 0.5\nlabel_map = [0, 0, 1]\n");
+        assert_eq!(
+            problems(&mapped),
+            "`members[3].output` is `sigmoid` and `classification.label_map` is there: one output is the target class's; \
+             leave one of the two out"
+        );
+        let (from, to) = range("[-90000, 90000]");
+        let small = |line: &str| if line.starts_with("std = ") { "std = [0.001, 1, 1]" } else { line }.to_owned();
+        let found = problems(&text.replace(from, &to).lines().map(small).collect::<Vec<_>>().join("\n"));
+        assert!(
+            found.contains("make values of 9") && found.contains("networks are given 1000000 at most: narrow"),
+            "{found}"
+        );
+    }
+
+    #[test]
     fn weights_file_names_cannot_leave_the_folder() {
         for name in ["../vgg16.safetensors", "/etc/x.safetensors", "a/b.safetensors", ".safetensors", "vgg16.pt", ""] {
             let error = open_changed("weights = \"vgg16.safetensors\"", &format!("weights = {name:?}")).unwrap_err();

@@ -509,8 +509,10 @@ mod tests {
             fs_err::write(&file, text.replace(weights, &format!("{explanation}{weights}"))).unwrap();
             let model = classifier(&Bundle::open(folder.path()).unwrap(), 0);
             assert!(model.runner.is_optimised());
-            tch::no_grad(|| model.answer(&[&question], GO_ON)).unwrap().remove(0).activation_map.unwrap()
+            tch::no_grad(|| model.answer(&[&question], GO_ON)).unwrap().remove(0).activation_map
         };
+        assert_eq!(map("explanation = \"none\"\n"), None);
+        let map = |explanation: &str| map(explanation).unwrap();
         let (cam, gradcam) = (map(""), map("explanation = \"gradcam\"\n"));
         assert_eq!((cam.method, gradcam.method), ("cam", "gradcam"));
         let cells = cam.values.len() as f32;

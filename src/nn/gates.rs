@@ -1,5 +1,5 @@
-//! `[input.gates]` of a manifest: what a radiograph must satisfy. What each gate measures, and where its default comes
-//! from, is told in `docs/gates.md`.
+//! `[input.gates]` of a manifest: what a radiograph or a chest CT must satisfy. What each gate measures, and where its default
+//! comes from, is told in `docs/gates.md`.
 
 use serde::{Deserialize, Serialize};
 
@@ -218,6 +218,68 @@ impl Gates {
         if let Some(features) = &self.features {
             features.check(members, problems);
         }
+    }
+}
+
+/// What a chest CT must satisfy, as far as a bundle may say so; reported for all bundles, enforced unless the bundle is
+/// untrained. What is left out is as for adults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CtGates {
+    /// Youngest patient in years.
+    pub minimum_age_years: u32,
+    /// Words in capital letters: a stated body part holds one of them. An empty text accepts an absent one.
+    pub accepted_body_parts: Vec<String>,
+    /// Thickest slices in millimetres: thicker ones mix lung with what surrounds it.
+    pub maximum_slice_thickness_mm: f64,
+    /// Least volume of one lung in millilitres.
+    pub minimum_lung_ml: f64,
+    /// Largest volume of one lung in millilitres.
+    pub maximum_lung_ml: f64,
+}
+
+impl Default for CtGates {
+    fn default() -> Self {
+        // Many examinations take in more than the chest.
+        let body_parts = ["CHEST", "THORA", "LUNG", "PULMO", "BODY", "TRUNK", "TORSO", ""];
+        Self {
+            minimum_age_years: 18,
+            accepted_body_parts: body_parts.map(str::to_owned).to_vec(),
+            maximum_slice_thickness_mm: 10.0,
+            minimum_lung_ml: 300.0,
+            maximum_lung_ml: 6000.0,
+        }
+    }
+}
+
+impl CtGates {
+    pub(super) fn is_default(&self) -> bool {
+        is_default(self)
+    }
+
+    pub(super) fn check(&self, problems: &mut Problems) {
+        let age = self.minimum_age_years;
+        problems.check(age <= 120, || format!("`input.gates.minimum_age_years` is {age}: give 0 to 120"));
+        problems.check(self.accepted_body_parts.iter().any(|word| !word.is_empty()), || {
+            "`input.gates.accepted_body_parts` names none: list words such as \"CHEST\", and \"\" for an absent one"
+                .to_owned()
+        });
+        for word in &self.accepted_body_parts {
+            let is_plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b' ' || b == b'_';
+            problems.check(word.len() <= 64 && word.trim() == word && word.bytes().all(is_plain), || {
+                format!(
+                    "`input.gates.accepted_body_parts` lists {word:?}: give capital letters, digits, spaces and `_`, at most \
+                     64, or \"\""
+                )
+            });
+        }
+        check_range("maximum_slice_thickness_mm", self.maximum_slice_thickness_mm, 0.1, 20.0, problems);
+        let (low, high) = (self.minimum_lung_ml, self.maximum_lung_ml);
+        problems.check(0.0 <= low && low < high && high <= 20_000.0, || {
+            format!(
+                "`input.gates.minimum_lung_ml` is {low} and `maximum_lung_ml` {high}: give 0 <= minimum < maximum <= 20000"
+            )
+        });
     }
 }
 

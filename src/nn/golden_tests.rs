@@ -12,6 +12,7 @@ use tch::{Device, Tensor, nn::VarStore};
 use super::{
     architecture::Architecture,
     classifier::{Classifier, ClassifierOptions, Output},
+    runner::{Forward, Runner},
     seeded::{self, seeded_values},
     unet::UNet,
 };
@@ -109,7 +110,14 @@ fn assert_agrees(what: &str, found: &[f32], expected: &[f32], expected_sum: f32)
     assert!((sum - expected_sum).abs() <= TOLERANCE * total, "{what}: sum {sum}, expected {expected_sum}");
 }
 
-fn assert_case_agrees(seed: u64, case: &Case) {
+/// The network as it stands in the source, or as the processor runs it.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Plain,
+    Optimised,
+}
+
+fn assert_case_agrees(seed: u64, case: &Case, way: Way) {
     let mut store = VarStore::new(Device::Cpu);
     let network =
         Classifier::new(&store.root(), case.architecture, case.width, case.n_classes, ClassifierOptions::default())
@@ -120,7 +128,23 @@ fn assert_case_agrees(seed: u64, case: &Case) {
 
     let input = seeded_input(seed, &case.network, 3, case.image_side_pixels);
     let targets = Tensor::from_slice(&[case.target_class_idx]);
-    let Output { logits, embedding, activation_map, .. } = tch::no_grad(|| network.forward(&input, &targets)).unwrap();
+    let forward: Forward = Box::new(move |inputs| {
+        let Output { logits, embedding, activation_map, .. } = network.forward(&inputs[0], &inputs[1])?;
+        Ok(vec![logits, embedding, activation_map])
+    });
+    let inputs = [input, targets];
+    let runner = match way {
+        Way::Plain => Runner::plain(&case.network, forward),
+        Way::Optimised => {
+            let [input, targets] = &inputs;
+            let several = vec![input.repeat([2, 1, 1, 1]), targets.repeat([2])];
+            let examples = [vec![input.shallow_clone(), targets.shallow_clone()], several];
+            let runner = tch::no_grad(|| Runner::optimised(&case.network, forward, &examples));
+            assert!(runner.is_optimised(), "{}", case.network);
+            runner
+        }
+    };
+    let [logits, embedding, activation_map] = tch::no_grad(|| runner.run_for(&inputs)).unwrap();
     assert_agrees(&format!("{} logits", case.network), &values(&logits), &case.logits, case.logits_sum);
     assert_agrees(&format!("{} embedding", case.network), &values(&embedding), &case.embedding, case.embedding_sum);
     let golden_map = &case.activation_map;
@@ -144,15 +168,18 @@ fn the_generator_gives_the_same_bits_as_in_python() {
 fn narrow_classifiers_agree_with_torchvision() {
     let golden: Cases = golden("narrow.json");
     assert_eq!(golden.cases.len(), 8);
-    golden.cases.iter().for_each(|case| assert_case_agrees(golden.seed, case));
+    golden.cases.iter().for_each(|case| assert_case_agrees(golden.seed, case, Way::Plain));
 }
 
-/// torchvision's own models, unchanged, 1000 classes.
-#[test]
-fn full_classifiers_agree_with_torchvision() {
-    let golden: Cases = golden("full.json");
+/// torchvision's own models, unchanged, 1000 classes, for images of 224 and 512 pixels.
+#[rstest::rstest]
+fn full_classifiers_agree_with_torchvision(
+    #[values("full.json", "full_512.json")] file_name: &str,
+    #[values(Way::Plain, Way::Optimised)] way: Way,
+) {
+    let golden: Cases = golden(file_name);
     assert_eq!(golden.cases.iter().map(|case| case.architecture).collect::<Vec<_>>(), Architecture::KEIDAR_ENSEMBLE);
-    golden.cases.iter().for_each(|case| assert_case_agrees(golden.seed, case));
+    golden.cases.iter().for_each(|case| assert_case_agrees(golden.seed, case, way));
 }
 
 #[test]

@@ -14,10 +14,10 @@ use super::{
     bundle::{Bundle, BundleError, MANIFEST_FILE_NAME},
     classifier::{Classifier, ClassifierOptions},
     covnet::BatchNormMode,
-    gates::{GatePolicies, Gates, LungLimits, PictureLimits},
+    gates::{CtGates, GatePolicies, Gates, LungLimits, PictureLimits},
     manifest::{
         Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Input, Manifest,
-        MaskMode, Member, MemberArchitecture, Preprocessing, ResizeMode, Segmenter, SegmenterArchitecture,
+        MaskMode, Member, MemberArchitecture, OutputKind, Preprocessing, ResizeMode, Segmenter, SegmenterArchitecture,
         SegmenterNormalisation, UNTRAINED_VERSION, VoiMode, is_plain_name,
     },
     precision::NetworkPrecision,
@@ -182,7 +182,7 @@ pub fn init_ct_bundle(folder: &Path) -> Result<BundleIdentity, InitError> {
         training_data: "none: nothing is trained".to_owned(),
         reference_performance: String::new(),
         performance: Vec::new(),
-        input: Input::CtMeasurement {},
+        input: Input::CtMeasurement { gates: CtGates::default() },
         classification: None,
         similar_cases: None,
         segmenter: None,
@@ -424,6 +424,7 @@ fn manifest(name: &str, options: UntrainedOptions, digests: &[Sha256Digest]) -> 
                 sha256: digest(network_idx),
                 version: version.clone(),
                 batch_norm: BatchNormMode::Running,
+                output: OutputKind::Softmax,
                 explanation: None,
                 attention: None,
                 precision: NetworkPrecision::default(),
@@ -447,6 +448,7 @@ pub fn radiograph_preprocessing() -> Preprocessing {
         mask_mode: MaskMode::Channel3,
         crop_margin_fraction: 0.05,
         normalisation: ChannelNormalisation::MeanStd,
+        range: None,
         mean: [0.485, 0.456, 0.406],
         std: [0.229, 0.224, 0.225],
         channel_order: ChannelOrder::Rgb,
@@ -525,6 +527,7 @@ fn scan_manifest(name: &str, options: ScanOptions, sha256: Sha256Digest) -> Mani
             sha256,
             version: version(options.seed),
             batch_norm: BatchNormMode::Running,
+            output: OutputKind::Softmax,
             explanation: None,
             attention: None,
             precision: NetworkPrecision::default(),
@@ -549,13 +552,14 @@ fn scan_input(options: ScanOptions) -> Input {
         columns: options.size_pixels.map_or(columns, |[_, columns]| columns),
         channels: channels.to_vec(),
         normalisation: ChannelNormalisation::MeanStd,
+        range: None,
         mean: vec![0.0; channels.len()],
         std: vec![1.0; channels.len()],
         minimum_lung_cm2: 2.5,
         slice_spacing_mm: None,
         maximum_slices: 64,
     };
-    let aggregation = Aggregation::TopKMean { k: 3 };
+    let (aggregation, gates) = (Aggregation::TopKMean { k: 3 }, CtGates::default());
     match options.architecture {
         // Its pictures were 8-bit and cut to the lungs: the window is ours.
         MemberArchitecture::Scan(ScanArchitecture::MultiScale) => Input::Slices2d {
@@ -565,6 +569,7 @@ fn scan_input(options: ScanOptions) -> Input {
                 ..plain([-1000.0, 400.0], [224, 224], &[Slice])
             },
             aggregation,
+            gates,
         },
         MemberArchitecture::Scan(ScanArchitecture::Covnet) => Input::Slices2d {
             preprocessing: ScanPreprocessing {
@@ -572,6 +577,7 @@ fn scan_input(options: ScanOptions) -> Input {
                 ..plain([-1250.0, 250.0], [512, 512], &[Slice; 3])
             },
             aggregation,
+            gates,
         },
         // Its slices were JPEG pictures of unknown windows: the window is ours.
         MemberArchitecture::Scan(ScanArchitecture::DreNet) => Input::Slices2d {
@@ -583,6 +589,7 @@ fn scan_input(options: ScanOptions) -> Input {
                 ..plain([-1200.0, 500.0], [600, 600], &[Slice; 3])
             },
             aggregation: Aggregation::Mean {},
+            gates,
         },
         MemberArchitecture::Scan(ScanArchitecture::DeCoVNet) => Input::Volume3d {
             preprocessing: ScanPreprocessing {
@@ -592,6 +599,7 @@ fn scan_input(options: ScanOptions) -> Input {
                 maximum_slices: 400,
                 ..plain([-1200.0, 600.0], [224, 336], &[Slice, LungMask])
             },
+            gates,
         },
         // Every slice with lung in its own matrix: what is left out would break a run of consecutive slices.
         MemberArchitecture::Scan(ScanArchitecture::UNetPlusPlus) => Input::Seg2d {
@@ -612,6 +620,7 @@ fn scan_input(options: ScanOptions) -> Input {
                 lungs_only: false,
             },
             lesion: class("Lesion", "52988006", "Lesion"),
+            gates,
         },
         // As Jin et al. do.
         MemberArchitecture::Known(_) | MemberArchitecture::TorchScript => Input::Slices2d {
@@ -621,6 +630,7 @@ fn scan_input(options: ScanOptions) -> Input {
                 ..plain([-1200.0, 500.0], [224, 224], &[LungMask, MaskedSlice, Slice])
             },
             aggregation,
+            gates,
         },
     }
 }

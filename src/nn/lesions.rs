@@ -116,9 +116,15 @@ impl Model for LesionModel {
 /// A TorchScript file that computes `forward` of slices of this shape (channels, rows, columns), any number of them.
 #[cfg(test)]
 pub(crate) fn script_of([channels, rows, columns]: [i64; 3], forward: impl Fn(&Tensor) -> Tensor) -> Vec<u8> {
-    let example = Tensor::zeros([1, channels, rows, columns], (tch::Kind::Float, tch::Device::Cpu));
+    script_of_shape(&[1, channels, rows, columns], forward)
+}
+
+/// The same of an input of any shape.
+#[cfg(test)]
+pub(crate) fn script_of_shape(shape: &[i64], forward: impl Fn(&Tensor) -> Tensor) -> Vec<u8> {
+    let example = Tensor::zeros(shape, (tch::Kind::Float, tch::Device::Cpu));
     let mut closure = |inputs: &[Tensor]| vec![forward(&inputs[0])];
-    let module = tch::CModule::create_by_tracing("Lesions", "forward", &[example], &mut closure).unwrap();
+    let module = tch::CModule::create_by_tracing("Site", "forward", &[example], &mut closure).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("script.pt");
     module.save(&file).unwrap();

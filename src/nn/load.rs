@@ -93,7 +93,7 @@ impl<Q, A> Network<Q, A> {
 }
 
 /// Largest magnitude of an input sample. Normalised pictures stay below ten.
-const MAX_INPUT: f32 = 1_000_000.0;
+pub(super) const MAX_INPUT: f32 = 1_000_000.0;
 
 /// The precision that a copy computes with, and its thread.
 type LoadedCopy<M> = (Precision, Owner<<M as Model>::Question, <M as Model>::Answer>);
@@ -114,6 +114,9 @@ pub(super) struct LoadPlan {
     pub(super) as_on_gpu: bool,
     /// Shared by the copies.
     in_full: InFull,
+    /// The class that its only logit is of; `None` where there is one for each output.
+    pub(super) one_logit_of: Option<usize>,
+    /// Without activation maps where the manifest wants none.
     pub(super) options: EnsembleOptions,
 }
 
@@ -130,7 +133,8 @@ impl LoadPlan {
             device: tch::Device::Cpu,
             as_on_gpu: false,
             in_full: InFull::default(),
-            options,
+            one_logit_of: entry.one_logit_of,
+            options: EnsembleOptions { explain: options.explain && entry.is_explained, ..options },
         }
     }
 
@@ -263,7 +267,8 @@ impl LoadPlan {
         let bytes = self.read()?;
         let mut store = VarStore::new(self.device);
         let network = declare(&store.root()).map_err(|error| NnError::torch(&self.name, &error))?;
-        weights::fill(&mut store, &bytes, is_ignored).map_err(|problems| self.problems(&problems))?;
+        weights::fill(&mut store, &bytes, is_ignored, self.one_logit_of)
+            .map_err(|problems| self.problems(&problems))?;
         if self.as_on_gpu {
             for mut variable in store.variables().into_values() {
                 jit::channels_last(&mut variable)

@@ -10,7 +10,8 @@ use super::{
     classifier::ClassifierOptions,
     covnet::BatchNormMode,
     explain::Explanation,
-    gates::Gates,
+    gates::{CtGates, Gates},
+    load::MAX_INPUT,
     precision::{MAX_TOLERANCE, NetworkPrecision, Precision},
     r231,
     scan_manifest::{Aggregation, LesionRule, ScanArchitecture, ScanPreprocessing, is_default_batch_norm},
@@ -119,18 +120,28 @@ pub enum Input {
         gates: Gates,
     },
     /// A CT series that is measured: lung volumes and densities, with a network for the lungs or without any.
-    CtMeasurement {},
+    CtMeasurement {
+        /// What the scan must satisfy.
+        #[serde(default, skip_serializing_if = "CtGates::is_default")]
+        gates: CtGates,
+    },
     /// The slices of a chest CT, one by one through networks, beside the measurements.
     Slices2d {
         /// What a network sees of each slice.
         preprocessing: ScanPreprocessing,
         /// How slices become one output; COVNet has its own rule.
         aggregation: Aggregation,
+        /// What the scan must satisfy.
+        #[serde(default, skip_serializing_if = "CtGates::is_default")]
+        gates: CtGates,
     },
     /// A chest CT as one volume, beside the measurements.
     Volume3d {
         /// What a network sees of the volume.
         preprocessing: ScanPreprocessing,
+        /// What the scan must satisfy.
+        #[serde(default, skip_serializing_if = "CtGates::is_default")]
+        gates: CtGates,
     },
     /// The slices of a chest CT, in which networks outline lesions one by one, beside the measurements.
     Seg2d {
@@ -140,6 +151,9 @@ pub enum Input {
         rule: LesionRule,
         /// What is outlined: the only class.
         lesion: ClassDefinition,
+        /// What the scan must satisfy.
+        #[serde(default, skip_serializing_if = "CtGates::is_default")]
+        gates: CtGates,
     },
 }
 
@@ -149,7 +163,7 @@ impl Input {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Image2d { .. } => "image2d",
-            Self::CtMeasurement {} => "ct_measurement",
+            Self::CtMeasurement { .. } => "ct_measurement",
             Self::Slices2d { .. } => "slices2d",
             Self::Volume3d { .. } => "volume3d",
             Self::Seg2d { .. } => "seg2d",
@@ -167,9 +181,21 @@ impl Input {
     pub const fn scan(&self) -> Option<&ScanPreprocessing> {
         match self {
             Self::Slices2d { preprocessing, .. }
-            | Self::Volume3d { preprocessing }
+            | Self::Volume3d { preprocessing, .. }
             | Self::Seg2d { preprocessing, .. } => Some(preprocessing),
-            Self::Image2d { .. } | Self::CtMeasurement {} => None,
+            Self::Image2d { .. } | Self::CtMeasurement { .. } => None,
+        }
+    }
+
+    /// What a chest CT must satisfy.
+    #[must_use]
+    pub const fn ct_gates(&self) -> Option<&CtGates> {
+        match self {
+            Self::Image2d { .. } => None,
+            Self::CtMeasurement { gates }
+            | Self::Slices2d { gates, .. }
+            | Self::Volume3d { gates, .. }
+            | Self::Seg2d { gates, .. } => Some(gates),
         }
     }
 }
@@ -322,6 +348,9 @@ pub struct Preprocessing {
     /// How the channels are normalised.
     #[serde(default)]
     pub normalisation: ChannelNormalisation,
+    /// What 0 and 1 of the grey values become before `mean` and `std`; they stay without it, as a lung mask does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<[f32; 2]>,
     /// Subtracted from each channel.
     pub mean: [f32; 3],
     /// Divides each channel; above 0.
@@ -541,9 +570,12 @@ pub struct Member {
     /// Whose mean and variance batch normalisation uses; COVNet only.
     #[serde(default, skip_serializing_if = "is_default_batch_norm")]
     pub batch_norm: BatchNormMode,
+    /// What its outputs are.
+    #[serde(default, skip_serializing_if = "OutputKind::is_default")]
+    pub output: OutputKind,
     /// How its map of regions is computed, instead of by its architecture's first method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub explanation: Option<Explanation>,
+    pub explanation: Option<MemberExplanation>,
     /// What the publication leaves open; `attention_vgg16` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attention: Option<AttentionOptions>,
@@ -555,7 +587,21 @@ pub struct Member {
 impl Member {
     /// What it chooses of a classifier.
     pub(super) fn classifier_options(&self) -> ClassifierOptions {
-        ClassifierOptions { attention: self.attention.unwrap_or_default(), explanation: self.explanation }
+        ClassifierOptions { attention: self.attention.unwrap_or_default(), explanation: self.method() }
+    }
+
+    /// The method that it names for its map.
+    pub(super) const fn method(&self) -> Option<Explanation> {
+        match self.explanation {
+            Some(MemberExplanation::By(method)) => Some(method),
+            Some(MemberExplanation::None) | None => None,
+        }
+    }
+
+    /// Whether maps of it may be shown.
+    #[must_use]
+    pub fn is_explained(&self) -> bool {
+        self.explanation != Some(MemberExplanation::None)
     }
 
     const fn full_width() -> f64 {
@@ -565,6 +611,75 @@ impl Member {
     #[expect(clippy::trivially_copy_pass_by_ref, clippy::float_cmp, reason = "serde's signature; 1.0 is exact")]
     fn is_full_width(width: &f64) -> bool {
         *width == 1.0
+    }
+}
+
+/// What the outputs of a member are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputKind {
+    /// A logit for each class, or for each entry of the label map: softmax makes probabilities of them.
+    #[default]
+    Softmax,
+    /// One logit: its sigmoid is the probability of the target class, the rest that of the other one of two.
+    Sigmoid,
+}
+
+impl OutputKind {
+    /// The name used in manifests.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Softmax => "softmax",
+            Self::Sigmoid => "sigmoid",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How a member is explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberExplanation {
+    /// Not at all: no map of it is made or shown.
+    None,
+    /// By a map of this method.
+    By(Explanation),
+}
+
+impl MemberExplanation {
+    /// The name used in manifests.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::By(method) => method.name(),
+        }
+    }
+}
+
+impl Serialize for MemberExplanation {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for MemberExplanation {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        if name == Self::None.name() {
+            return Ok(Self::None);
+        }
+        Explanation::named(&name).map(Self::By).ok_or_else(|| {
+            let names: Vec<&str> = Explanation::ALL.into_iter().map(Explanation::name).collect();
+            serde::de::Error::custom(format!(
+                "unknown explanation `{name}`: give `none` or one of {}",
+                names.join(", ")
+            ))
+        })
     }
 }
 
@@ -650,6 +765,9 @@ const MAX_WIDTH: f64 = 2.0;
 pub(super) const MEAN: std::ops::RangeInclusive<f32> = -500.0..=500.0;
 pub(super) const STD: std::ops::RangeInclusive<f32> = 0.001..=1000.0;
 
+/// What grey values from 0 to 1 may become.
+const RANGE: std::ops::RangeInclusive<f32> = -100_000.0..=100_000.0;
+
 /// Begins the version of weights that are random numbers.
 pub(super) const UNTRAINED_VERSION: &str = "untrained-";
 
@@ -690,7 +808,7 @@ impl Manifest {
                     self.check_members(&mut problems);
                 }
             }
-            Input::CtMeasurement {} => {
+            Input::CtMeasurement { .. } => {
                 for (key, is_there) in
                     [("classification", self.classification.is_some()), ("members", !self.members.is_empty())]
                 {
@@ -701,12 +819,12 @@ impl Manifest {
                     });
                 }
             }
-            Input::Slices2d { preprocessing, .. } | Input::Volume3d { preprocessing } => {
+            Input::Slices2d { preprocessing, .. } | Input::Volume3d { preprocessing, .. } => {
                 preprocessing.check(&mut problems);
                 preprocessing.check_memory(&mut problems);
                 self.check_members(&mut problems);
             }
-            Input::Seg2d { preprocessing, rule, lesion } => {
+            Input::Seg2d { preprocessing, rule, lesion, .. } => {
                 preprocessing.check(&mut problems);
                 rule.check(preprocessing.maximum_slices, &mut problems);
                 problems.class("input.lesion", lesion);
@@ -724,6 +842,9 @@ impl Manifest {
                         .to_owned()
                 });
             }
+        }
+        if let Some(gates) = self.input.ct_gates() {
+            gates.check(&mut problems);
         }
         if let (Input::Slices2d { aggregation, .. }, Some(classification)) = (&self.input, &self.classification) {
             aggregation.check(classification.target_class_idx, &mut problems);
@@ -795,7 +916,7 @@ impl Manifest {
                 Input::Image2d { .. } | Input::Slices2d { .. },
                 MemberArchitecture::Known(_) | MemberArchitecture::TorchScript,
             )
-            | (Input::Seg2d { .. }, MemberArchitecture::TorchScript) => true,
+            | (Input::Volume3d { .. } | Input::Seg2d { .. }, MemberArchitecture::TorchScript) => true,
             (input, MemberArchitecture::Scan(architecture)) => architecture.kind() == input.kind(),
             _ => false,
         };
@@ -811,7 +932,7 @@ impl Manifest {
                 || member.architecture == MemberArchitecture::Known(Architecture::AttentionVgg16),
             || format!("`{key}` is `{name}`: only `attention_vgg16` has `attention`; leave it out"),
         );
-        if let Some(explanation) = member.explanation {
+        if let Some(explanation) = member.method() {
             let offered: Vec<&str> = member
                 .architecture
                 .explanations()
@@ -827,6 +948,9 @@ impl Manifest {
                 format!("`{key}` is `{name}`, which has no `explanation` `{explanation}` for every image: {remedy}")
             });
         }
+        problems.check(member.is_explained() || !matches!(self.input, Input::Seg2d { .. }), || {
+            format!("`{key}` outlines lesions: there are no maps beside its masks; leave `explanation` out")
+        });
         let Some(scan) = self.input.scan() else { return };
         problems.check(member.inputs.is_empty(), || {
             format!("`{key}` has `inputs`: all members of a bundle of the kind `{kind}` see the same; leave it out")
@@ -862,6 +986,41 @@ impl Manifest {
         }
     }
 
+    /// Whether one output of a member can be what the bundle asks about.
+    fn check_output(&self, key: &str, member: &Member, problems: &mut Problems) {
+        if member.output == OutputKind::Softmax {
+            return;
+        }
+        let is = format!("`{key}` is `{}`", member.output.name());
+        if let Input::Seg2d { .. } = self.input {
+            problems.check(false, || {
+                format!("{is}: a network that outlines lesions has one output for each pixel anyway; leave it out")
+            });
+        }
+        if let MemberArchitecture::Scan(architecture) = member.architecture {
+            problems.check(false, || {
+                format!(
+                    "{is}, and `{}` is defined with an output for each class: leave it out, or bring the network in as \
+                     TorchScript",
+                    architecture.name()
+                )
+            });
+        }
+        let Some(classification) = &self.classification else { return };
+        let n_classes = classification.classes.len();
+        problems.check(n_classes == 2, || {
+            format!(
+                "{is} and `classification.classes` has {n_classes} entries: one output tells two classes apart; give two \
+                 classes, or `softmax` and a network with an output for each"
+            )
+        });
+        problems.check(classification.label_map.is_none(), || {
+            format!(
+                "{is} and `classification.label_map` is there: one output is the target class's; leave one of the two out"
+            )
+        });
+    }
+
     fn check_networks(&self, problems: &mut Problems) {
         if let Some(segmenter) = &self.segmenter {
             self.check_segmenter(segmenter, problems);
@@ -874,6 +1033,7 @@ impl Manifest {
                 format!("`{}` repeats `{}`: give every member its own name", key("name"), member.name)
             });
             self.check_architecture(&key("architecture"), member, problems);
+            self.check_output(&key("output"), member, problems);
             let most_inputs = if member.architecture == MemberArchitecture::TorchScript { 2 } else { 1 };
             problems.check(member.inputs.len() <= most_inputs, || {
                 format!("`{}` has {} entries: give at most {most_inputs}", key("inputs"), member.inputs.len())
@@ -955,7 +1115,7 @@ impl Manifest {
     pub const fn preprocessing(&self) -> Option<&Preprocessing> {
         match &self.input {
             Input::Image2d { preprocessing, .. } => Some(preprocessing),
-            Input::CtMeasurement {} | Input::Slices2d { .. } | Input::Volume3d { .. } | Input::Seg2d { .. } => None,
+            Input::CtMeasurement { .. } | Input::Slices2d { .. } | Input::Volume3d { .. } | Input::Seg2d { .. } => None,
         }
     }
 
@@ -990,8 +1150,11 @@ impl Manifest {
             version: &segmenter.version,
             precision: segmenter.precision,
             is_program: false,
+            is_explained: false,
+            one_logit_of: None,
         });
-        segmenter.chain(self.members.iter().enumerate().map(|(member_idx, member)| NetworkEntry {
+        let target_class_idx = self.classification.as_ref().map_or(0, |of| of.target_class_idx);
+        segmenter.chain(self.members.iter().enumerate().map(move |(member_idx, member)| NetworkEntry {
             key: format!("members[{member_idx}]"),
             width: member.width,
             weights: &member.weights,
@@ -1000,6 +1163,8 @@ impl Manifest {
             version: &member.version,
             precision: member.precision,
             is_program: member.architecture == MemberArchitecture::TorchScript,
+            is_explained: member.is_explained(),
+            one_logit_of: (member.output == OutputKind::Sigmoid).then_some(target_class_idx),
         }))
     }
 }
@@ -1016,6 +1181,10 @@ pub(super) struct NetworkEntry<'a> {
     pub(super) precision: NetworkPrecision,
     /// Whether its file is a program.
     is_program: bool,
+    /// Whether maps of it may be shown.
+    pub(super) is_explained: bool,
+    /// The class that its only logit is of; `None` where there is one for each output.
+    pub(super) one_logit_of: Option<usize>,
 }
 
 impl Performance {
@@ -1052,6 +1221,7 @@ impl Preprocessing {
         problems.check(self.std.iter().all(|std| STD.contains(std)), || {
             format!("`{key}.std` is {:?}: give three numbers from {} to {}", self.std, STD.start(), STD.end())
         });
+        check_range(key, self.range, self.normalisation, (&self.mean, &self.std), problems);
         problems.check((0.0..=0.5).contains(&self.top_crop_fraction), || {
             format!("`{key}.top_crop_fraction` is {}: give 0 to 0.5", self.top_crop_fraction)
         });
@@ -1066,6 +1236,36 @@ impl Preprocessing {
                 .check((1..=64).contains(&tiles), || format!("`{key}.equalisation.tiles` is {tiles}: give 1 to 64"));
         }
     }
+}
+
+/// Whether grey values may become these, with the preprocessing `key` whose channels `mean` and `std` normalise.
+pub(super) fn check_range(
+    key: &str,
+    range: Option<[f32; 2]>,
+    normalisation: ChannelNormalisation,
+    (mean, std): (&[f32], &[f32]),
+    problems: &mut Problems,
+) {
+    let Some([low, high]) = range else { return };
+    let is_range = RANGE.contains(&low) && RANGE.contains(&high) && low < high;
+    problems.check(is_range, || {
+        let (least, most) = (RANGE.start(), RANGE.end());
+        format!("`{key}.range` is {low} to {high}: give two rising numbers from {least} to {most}")
+    });
+    problems.check(normalisation == ChannelNormalisation::MeanStd, || {
+        format!(
+            "`{key}.range` is {low} to {high} and `normalisation` is `image_z_score`, which gives every picture its own \
+             range: leave one of the two out"
+        )
+    });
+    let ends = mean.iter().zip(std).flat_map(|(mean, std)| [low, high].map(|end| ((end - mean) / std).abs()));
+    let largest = ends.fold(0.0, f32::max);
+    problems.check(!is_range || largest <= MAX_INPUT, || {
+        format!(
+            "`{key}.range`, `mean` and `std` make values of {largest}, networks are given {MAX_INPUT} at most: narrow \
+             `range`, or raise `std`"
+        )
+    });
 }
 
 impl Classification {

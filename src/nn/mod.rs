@@ -75,7 +75,7 @@ pub use error::NnError;
 pub use explain::{Explanation, IntegratedGradientsOptions};
 pub use feature_space::{FeatureDistances, FeatureSpace, FittedGate, MAX_COMPONENTS, Matrix, write_feature_gate};
 pub use fusion::{calibrated, fuse, platt_logit};
-pub use gates::{FeatureGate, GatePolicies, Gates, LungLimits, PictureLimits, Policy};
+pub use gates::{CtGates, FeatureGate, GatePolicies, Gates, LungLimits, PictureLimits, Policy};
 pub use import::{ImportError, ImportTarget, Imported, import};
 pub use init::{
     CT_BUNDLE_NAME, InitError, ScanOptions, UNTRAINED_BUNDLE_NAME, UntrainedOptions, copy_bundle, init_ct_bundle,
@@ -83,11 +83,11 @@ pub use init::{
     write_trained_bundle,
 };
 #[cfg(test)]
-pub(crate) use lesions::script_of;
+pub(crate) use lesions::{script_of, script_of_shape};
 pub use manifest::{
     Calibration, ChannelNormalisation, ChannelOrder, Classification, Equalisation, Fusion, Input, Manifest, MaskMode,
-    Member, MemberArchitecture, Performance, Preprocessing, Prior, ResizeMode, Segmenter, SegmenterArchitecture,
-    SegmenterNormalisation, SimilarCasesSection, VoiMode, Whose, is_plain_name,
+    Member, MemberArchitecture, MemberExplanation, OutputKind, Performance, Preprocessing, Prior, ResizeMode,
+    Segmenter, SegmenterArchitecture, SegmenterNormalisation, SimilarCasesSection, VoiMode, Whose, is_plain_name,
 };
 pub use measure::{Measured, measure};
 pub use on_demand::{ExplainedInput, explain_input};

@@ -81,7 +81,14 @@ fn choose(member: &Member, method: Option<Explanation>) -> Result<Explanation, N
         }
         MemberArchitecture::Scan(_) | MemberArchitecture::TorchScript => &[],
     };
-    let wanted = method.or(member.explanation).or(of_one_input.first().copied());
+    if !member.is_explained() {
+        return Err(NnError::NotOffered {
+            network: member.name.clone(),
+            method: method.map_or("of any kind", Explanation::name).to_owned(),
+            offered: "its manifest says `explanation = \"none\"`, no map of it is shown".to_owned(),
+        });
+    }
+    let wanted = method.or(member.method()).or(of_one_input.first().copied());
     match wanted.filter(|wanted| of_one_input.contains(wanted)) {
         Some(method) => Ok(method),
         None => Err(NnError::NotOffered {
@@ -219,6 +226,21 @@ mod tests {
         let error = explained(&bundle, 3, Some(Explanation::Cam)).unwrap_err();
         insta::assert_snapshot!(error, @"network `vgg16` has no map `cam` of one image or slice: choose one of hirescam, gradcam, gradcam_plus_plus, integrated_gradients");
         assert!(matches!(explained(&bundle, 9, None), Err(NnError::NoSuchMember { member_idx: 9, n_members: 4 })));
+        let manifest = folder.path().join(super::super::MANIFEST_FILE_NAME);
+        let text = fs_err::read_to_string(&manifest).unwrap();
+        let named = "architecture = \"resnet34\"\n";
+        fs_err::write(&manifest, text.replace(named, &format!("{named}explanation = \"none\"\n"))).unwrap();
+        let silent = Bundle::open(folder.path()).unwrap();
+        for (method, asked) in [(None, "of any kind"), (Some(Explanation::Cam), "cam")] {
+            let error = explained(&silent, 0, method).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!(
+                    "network `resnet34` has no map `{asked}` of one image or slice: its manifest says `explanation = \
+                     \"none\"`, no map of it is shown"
+                )
+            );
+        }
         let class = explain_input(&bundle, 0, &input(3, SIDE), 7, None, IntegratedGradientsOptions::default());
         assert!(matches!(class, Err(NnError::NoSuchClass { class_idx: 7, .. })));
     }

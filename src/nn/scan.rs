@@ -29,7 +29,7 @@ use super::{
     r231::{N_CLASSES, R231},
     runner::{Forward, Runner},
     scan_manifest::ScanArchitecture,
-    script::ScriptModel,
+    script::{ScriptModel, ScriptVolume},
     unet_plus_plus::UNetPlusPlus,
 };
 use crate::types::Errand;
@@ -288,7 +288,7 @@ fn start_member(bundle: &Bundle, member: &Member, mut plan: LoadPlan) -> Result<
         _ => Vec::new(),
     };
     let (width, batch_norm, portion) = (member.width, member.batch_norm, plan.by_portions());
-    let (options, explanation) = (member.classifier_options(), member.explanation);
+    let (options, explanation) = (member.classifier_options(), member.method());
     let n_outputs = class_of_output.len() as i64;
     match member.architecture {
         MemberArchitecture::Known(architecture) => Ok(ScanMember::BySlice(
@@ -298,6 +298,11 @@ fn start_member(bundle: &Bundle, member: &Member, mut plan: LoadPlan) -> Result<
             })?,
             rules,
         )),
+        MemberArchitecture::TorchScript if matches!(manifest.input, Input::Volume3d { .. }) => {
+            Ok(ScanMember::Whole(plan.start(&member.name, vec![shape], move |plan| {
+                ScriptModel::load_planned(plan, class_of_output).map(ScriptVolume::of)
+            })?))
+        }
         MemberArchitecture::TorchScript => Ok(ScanMember::BySlice(
             plan.start(&member.name, vec![shape], move |plan| {
                 let network = ScriptModel::load_planned(plan, class_of_output)?;
@@ -327,6 +332,7 @@ fn start_member(bundle: &Bundle, member: &Member, mut plan: LoadPlan) -> Result<
                     network,
                     batch_norm,
                     class_of_output,
+                    explain: plan.options.explain,
                     device: plan.device,
                     portion,
                 })
@@ -336,7 +342,8 @@ fn start_member(bundle: &Bundle, member: &Member, mut plan: LoadPlan) -> Result<
             plan.start(&member.name, vec![shape], move |plan| {
                 let (network, _store) =
                     plan.load(|path| DreNet::new(path, width, n_outputs), |name| architecture.ignores_tensor(name))?;
-                let network = DreNetModel { name: plan.name.clone(), network, class_of_output, device: plan.device };
+                let (name, explain) = (plan.name.clone(), plan.options.explain);
+                let network = DreNetModel { name, network, class_of_output, explain, device: plan.device };
                 Ok(BySlice { name: plan.name.clone(), network, portion })
             })?,
             rules,
@@ -351,6 +358,7 @@ fn start_member(bundle: &Bundle, member: &Member, mut plan: LoadPlan) -> Result<
                     network,
                     explanation,
                     class_of_output,
+                    explain: plan.options.explain,
                     device: plan.device,
                 })
             })?))
@@ -526,7 +534,11 @@ fn pooled(
 ) -> Result<ScanOutput, NnError> {
     let of_slices: Vec<Vec<f64>> =
         outputs.iter().map(|output| output.probabilities.iter().copied().map(f64::from).collect()).collect();
-    let of_scan = pool_slices(&of_slices, rules)
+    // Where all its maps are empty, the multi-scale network gives every class the same probability: it does not know. Such a
+    // slice must not count for the class that is rare.
+    let says_something = |slice: &&Vec<f64>| slice.windows(2).any(|pair| pair.first() != pair.last());
+    let telling: Vec<Vec<f64>> = of_slices.iter().filter(says_something).cloned().collect();
+    let of_scan = pool_slices(if telling.is_empty() { &of_slices } else { &telling }, rules)
         .map_err(|error| NnError::Torch { network: network.to_owned(), words: error.to_string() })?;
     Ok(ScanOutput {
         probabilities: of_scan.into_iter().map(|p| p as f32).collect(),
@@ -568,6 +580,7 @@ struct CovnetModel {
     network: Covnet,
     batch_norm: BatchNormMode,
     class_of_output: Vec<usize>,
+    explain: bool,
     device: tch::Device,
     portion: Portion,
 }
@@ -581,16 +594,16 @@ struct WholeScan {
 
 impl WholeScan {
     /// Runs the network about the first output of the target class, and again where another output of that class is the
-    /// stronger one.
+    /// stronger one. What speaks for slices, and where in them, is left out unless `explain`.
     fn answer(
-        class_of_output: &[usize],
+        (class_of_output, explain): (&[usize], bool),
         scan: &ScanQuestion,
         run: impl Fn(i64) -> Result<Self, NnError>,
     ) -> Result<ScanOutput, NnError> {
         let first = target_output(class_of_output, scan.target_class_idx, None);
         let mut found = run(first)?;
         let strongest = target_output(class_of_output, scan.target_class_idx, Some(&found.logits));
-        if strongest != first {
+        if strongest != first && explain {
             found = run(strongest)?;
         }
         Ok(ScanOutput {
@@ -601,8 +614,8 @@ impl WholeScan {
                 .into_iter()
                 .map(|(weight, map)| SliceOutput {
                     probabilities: Vec::new(),
-                    weight: weight.max(0.0),
-                    activation_map: Some(map),
+                    weight: if explain { weight.max(0.0) } else { 0.0 },
+                    activation_map: explain.then_some(map),
                 })
                 .collect(),
         })
@@ -647,7 +660,8 @@ impl Model for CovnetModel {
 
     fn answer(&self, scans: &[&ScanQuestion], step: Step<'_>) -> Result<Vec<ScanOutput>, NnError> {
         let one = |scan: &&ScanQuestion| {
-            WholeScan::answer(&self.class_of_output, scan, |target| self.run(&scan.slices, target, step))
+            let run = |target| self.run(&scan.slices, target, step);
+            WholeScan::answer((&self.class_of_output, self.explain), scan, run)
         };
         scans.iter().map(one).collect()
     }
@@ -658,6 +672,7 @@ struct DreNetModel {
     name: String,
     network: DreNet,
     class_of_output: Vec<usize>,
+    explain: bool,
     device: tch::Device,
 }
 
@@ -675,9 +690,9 @@ impl DreNetModel {
             .map(|logits| class_probabilities(logits, &self.class_of_output))
             .map(|probabilities| probabilities.get(question.target_class_idx).copied().unwrap_or(0.0))
             .collect();
-        let map = squares_map(&output.squares, &of_squares);
+        let map = self.explain.then(|| squares_map(&output.squares, &of_squares));
         let embedding = rows_of(&self.name, &output.embedding)?;
-        let mut answers = member_outputs(&self.class_of_output, logits, embedding, vec![Some(map)]);
+        let mut answers = member_outputs(&self.class_of_output, logits, embedding, vec![map]);
         answers.pop().ok_or_else(|| NnError::Torch { network: self.name.clone(), words: "it gave nothing".to_owned() })
     }
 }
@@ -709,21 +724,25 @@ impl Model for DreNetModel {
     }
 }
 
+/// A scan as one tensor `1 x channels x slices x rows x columns`.
+pub(super) fn volume_of(slices: &Slices, device: tch::Device) -> Result<Tensor, TchError> {
+    batch(slices.slices(), slices.shape(), device)?.f_transpose(0, 1)?.f_contiguous()?.f_unsqueeze(0)
+}
+
 /// DeCoVNet, which sees the volume.
 struct DeCoVNetModel {
     name: String,
     network: DeCoVNet,
     explanation: Explanation,
     class_of_output: Vec<usize>,
+    explain: bool,
     device: tch::Device,
 }
 
 impl DeCoVNetModel {
     fn run(&self, slices: &Slices, target: i64) -> Result<WholeScan, NnError> {
         let torch = |error: TchError| NnError::torch(&self.name, &error);
-        let volume = batch(slices.slices(), slices.shape(), self.device)
-            .and_then(|slices| slices.f_transpose(0, 1)?.f_contiguous()?.f_unsqueeze(0))
-            .map_err(torch)?;
+        let volume = volume_of(slices, self.device).map_err(torch)?;
         let targets =
             Tensor::f_from_slice(&[target]).and_then(|targets| upload(&targets, self.device)).map_err(torch)?;
         let explained = self.network.forward(&volume, &targets, self.explanation).map_err(torch)?;
@@ -752,7 +771,8 @@ impl Model for DeCoVNetModel {
 
     fn answer(&self, scans: &[&ScanQuestion], _: Step<'_>) -> Result<Vec<ScanOutput>, NnError> {
         let one = |scan: &&ScanQuestion| {
-            WholeScan::answer(&self.class_of_output, scan, |target| self.run(&scan.slices, target))
+            let run = |target| self.run(&scan.slices, target);
+            WholeScan::answer((&self.class_of_output, self.explain), scan, run)
         };
         scans.iter().map(one).collect()
     }
@@ -764,6 +784,7 @@ mod tests {
         super::{
             Architecture, ImportTarget, MANIFEST_FILE_NAME, MAX_TOLERANCE, ScanOptions, import, init_ct_bundle,
             init_untrained_scan_bundle,
+            lesions::script_of_shape,
             owner::GO_ON,
             precision::{Comparable as _, NetworkPrecision, Precision},
             seeded,
@@ -864,6 +885,124 @@ mod tests {
             assert!(difference < FAR, "{name}: {difference}");
             assert_ne!(found.embedding, expected.embedding, "{name}");
         }
+    }
+
+    /// Where the manifest wants no maps there are none, and networks that see the scan as a whole name no slices either.
+    #[tokio::test]
+    async fn a_member_without_maps_answers_as_one_with_them() {
+        for architecture in architectures() {
+            let (_folder, bundle) = bundle_of(architecture);
+            let expected = classify(&ScanEnsemble::load(&bundle, OPTIONS).unwrap(), slices(&bundle, 1, 5)).await;
+            let (path, named) = (bundle.folder().join(MANIFEST_FILE_NAME), "version = \"untrained-seed1\"\n");
+            let text = fs_err::read_to_string(&path).unwrap();
+            fs_err::write(&path, text.replace(named, &format!("{named}explanation = \"none\"\n"))).unwrap();
+            let silent = Bundle::open(bundle.folder()).unwrap();
+            let found = classify(&ScanEnsemble::load(&silent, OPTIONS).unwrap(), slices(&bundle, 1, 5)).await;
+            let name = architecture.name();
+            assert!(near(&found.probabilities, &expected.probabilities), "{name}");
+            assert!(near(&found.embedding, &expected.embedding), "{name}");
+            assert_eq!(found.slices.len(), 5, "{name}");
+            for (found, expected) in found.slices.iter().zip(&expected.slices) {
+                assert_eq!((&found.activation_map, expected.activation_map.is_some()), (&None, true), "{name}");
+                assert!(near(&found.probabilities, &expected.probabilities), "{name}");
+                assert!(!found.probabilities.is_empty() || found.weight == 0.0, "{name}");
+            }
+        }
+    }
+
+    /// Of a site that has its own network of volumes: here the means of both channels as logits, or their difference as the only
+    /// one.
+    #[tokio::test]
+    async fn a_program_of_the_site_judges_a_volume() {
+        let (folder, bundle) = bundle_of(MemberArchitecture::Scan(ScanArchitecture::DeCoVNet));
+        let means = |volume: &Tensor| volume.mean_dim([2i64, 3, 4].as_slice(), false, None);
+        let file = folder.path().join("own.pt");
+        let import_bytes = |bytes: &[u8], name: &str| {
+            fs_err::write(&file, bytes).unwrap();
+            let target = ImportTarget::Member { name: name.to_owned(), architecture: None, width: None };
+            import(bundle.folder(), &file, &target, "1")
+        };
+        let import_of = |forward: &dyn Fn(&Tensor) -> Tensor, name: &str| {
+            import_bytes(&script_of_shape(&[1, 2, 4, 64, 64], forward), name)
+        };
+        import_bytes(include_bytes!("../../tests/golden/checkpoints/volume_means.pt"), "own").unwrap();
+        // Three logits of a bundle with two classes; a row for each slice.
+        let three = |volume: &Tensor| means(volume).repeat([1, 2]).narrow(1, 0, 3);
+        let by_slice =
+            |volume: &Tensor| volume.mean_dim([3i64, 4].as_slice(), false, None).squeeze_dim(0).transpose(0, 1);
+        let of_three = "of 2 slices: network `other` fails: its logits have the shape [1, 3] for 1 input(s), the \
+                        manifest's classes want [1, 2]";
+        for (error, words) in [
+            (import_of(&three, "other"), of_three),
+            (import_of(&by_slice, "other"), "its logits have the shape [2, 2] for 1 input(s)"),
+        ] {
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        let path = bundle.folder().join(MANIFEST_FILE_NAME);
+        let text = fs_err::read_to_string(&path).unwrap();
+        let named = "name = \"decovnet\"\n";
+        fs_err::write(&path, text.replace(named, &format!("{named}output = \"sigmoid\"\n"))).unwrap();
+        let error = super::super::Manifest::parse(&fs_err::read_to_string(&path).unwrap()).unwrap_err().join("\n");
+        assert!(
+            error.contains("`members[0].output` is `sigmoid`, and `decovnet` is defined with an output for each class"),
+            "{error}"
+        );
+        let script = text.replace(
+            "architecture = \"decovnet\"\nwidth = 0.0625\n",
+            "architecture = \"torch_script\"\noutput = \"sigmoid\"\n",
+        );
+        let script = script.replace("decovnet.safetensors", "decovnet.pt");
+        fs_err::write(&path, script).unwrap();
+        import_of(&|volume| means(volume).narrow(1, 0, 1) - means(volume).narrow(1, 1, 1), "decovnet").unwrap();
+
+        let bundle = Bundle::open(bundle.folder()).unwrap();
+        let ensemble = ScanEnsemble::load(&bundle, OPTIONS).unwrap();
+        for count in [1, 2, 7] {
+            let scan = slices(&bundle, 1, count);
+            let [first, second] = [0, 1].map(|channel: usize| {
+                let of_channel = scan.slices().flat_map(|slice| &slice[channel * 64 * 64..(channel + 1) * 64 * 64]);
+                of_channel.sum::<f32>() / (count * 64 * 64) as f32
+            });
+            let p = 1.0 / (1.0 + (second - first).exp());
+            let scan = Arc::new(scan);
+            for member_idx in [0, 1] {
+                let found = ensemble.classify(member_idx, Arc::clone(&scan), 0, &Errand::default()).await.unwrap();
+                assert!((found.probabilities[0] - p).abs() < 1e-5, "{member_idx}: {:?}, {p}", found.probabilities);
+                assert_eq!(found.embedding.len(), if member_idx == 0 { 0 } else { 2 });
+                let nothing = SliceOutput { probabilities: Vec::new(), weight: 0.0, activation_map: None };
+                assert_eq!(found.slices, vec![nothing; count]);
+            }
+        }
+        let tried = super::super::try_out(&bundle, OPTIONS).await.unwrap();
+        assert!(tried.iter().all(|tried| tried.tells_pictures_apart), "{tried:?}");
+        assert_eq!(tried[1].gave, "2 classes of a scan, 2 features, no map of each slice");
+    }
+
+    #[tokio::test]
+    async fn one_output_judges_slices_as_two_do() {
+        let (folder, bundle) = bundle_of(MemberArchitecture::Known(Architecture::ResNet18));
+        let path = bundle.folder().join(MANIFEST_FILE_NAME);
+        let text = fs_err::read_to_string(&path).unwrap();
+        let known = "architecture = \"resnet18\"\nwidth = 0.0625\n";
+        assert!(text.contains(known), "{text}");
+        let text = text.replace(known, "architecture = \"torch_script\"\noutput = \"sigmoid\"\n");
+        fs_err::write(&path, text.replace("resnet18.safetensors", "resnet18.pt")).unwrap();
+        let file = folder.path().join("own.pt");
+        let mean = |slices: &Tensor| slices.mean_dim([1i64, 2, 3].as_slice(), false, None).unsqueeze(1) * 40.0;
+        fs_err::write(&file, script_of_shape(&[1, 3, 64, 64], mean)).unwrap();
+        let target = ImportTarget::Member { name: "resnet18".to_owned(), architecture: None, width: None };
+        import(bundle.folder(), &file, &target, "1").unwrap();
+        let bundle = Bundle::open(bundle.folder()).unwrap();
+        let scan = slices(&bundle, 1, 4);
+        let found = classify(&ScanEnsemble::load(&bundle, OPTIONS).unwrap(), scan.clone()).await;
+        for (slice, values) in found.slices.iter().zip(scan.slices()) {
+            let z = values.iter().sum::<f32>() / values.len() as f32 * 40.0;
+            let p = 1.0 / (1.0 + (-z).exp());
+            assert!((slice.probabilities[0] - p).abs() < 1e-4 && (slice.weight - p).abs() < 1e-4, "{slice:?}, {p}");
+            assert_eq!(slice.activation_map, None);
+        }
+        assert!((found.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5);
     }
 
     /// How many slices go through together must not change the answer.
@@ -1062,6 +1201,54 @@ mod tests {
             (&covnet, "architecture = \"covnet\"", "architecture = \"multi_scale\"", "takes 1 channel(s)"),
             (&covnet, "method = \"top_k_mean\"", "method = \"jin\"", "the one without disease"),
             (&covnet, "k = 3", "k = 0", "give 1 to 100"),
+            (
+                &covnet,
+                "version = \"untrained-seed1\"",
+                "version = \"untrained-seed1\"\noutput = \"sigmoid\"",
+                "`members[0].output` is `sigmoid`, and `covnet` is defined with an output for each class: leave it out",
+            ),
+            (
+                &covnet,
+                "std = [1.0, 1.0, 1.0]",
+                "std = [1.0, 1.0, 1.0]\nrange = [5, -5]",
+                "`input.preprocessing.range` is 5 to -5: give two rising numbers",
+            ),
+            (
+                &decovnet,
+                "kind = \"volume3d\"",
+                "kind = \"volume3d\"\ngates = { minimum_age_years = 121 }",
+                "`input.gates.minimum_age_years` is 121: give 0 to 120",
+            ),
+            (
+                &decovnet,
+                "kind = \"volume3d\"",
+                "kind = \"volume3d\"\ngates = { accepted_body_parts = [\"\"] }",
+                "`input.gates.accepted_body_parts` names none: list words such as \"CHEST\"",
+            ),
+            (
+                &decovnet,
+                "kind = \"volume3d\"",
+                "kind = \"volume3d\"\ngates = { accepted_body_parts = [\"chest\"] }",
+                "`input.gates.accepted_body_parts` lists \"chest\": give capital letters",
+            ),
+            (
+                &decovnet,
+                "kind = \"volume3d\"",
+                "kind = \"volume3d\"\ngates = { maximum_slice_thickness_mm = 0.0 }",
+                "`input.gates.maximum_slice_thickness_mm` is 0: give a number from 0.1 to 20",
+            ),
+            (
+                &decovnet,
+                "kind = \"volume3d\"",
+                "kind = \"volume3d\"\ngates = { minimum_lung_ml = 7000.0 }",
+                "`input.gates.minimum_lung_ml` is 7000 and `maximum_lung_ml` 6000: give 0 <= minimum < maximum",
+            ),
+            (
+                &decovnet,
+                "kind = \"volume3d\"",
+                "kind = \"volume3d\"\ngates = { minimum_age = 0 }",
+                "unknown field `minimum_age`",
+            ),
             (&covnet, "window_hu = [-1250.0, 250.0]", "window_hu = [250.0, -1250.0]", "two rising numbers"),
             (&covnet, "maximum_slices = 64", "maximum_slices = 0", "give 1 to 1000"),
             (&dre_net, "maximum_slices = 64", "maximum_slices = 1000", "at most 150000000 fit into memory"),

@@ -7,7 +7,7 @@ use super::{
     covnet::BatchNormMode,
     decovnet, dre_net,
     explain::Explanation,
-    manifest::{ChannelNormalisation, MEAN, Problems, ResizeMode, STD},
+    manifest::{ChannelNormalisation, MEAN, Problems, ResizeMode, STD, check_range},
     pooling::ClassPooling,
     unet_plus_plus,
 };
@@ -152,6 +152,9 @@ pub struct ScanPreprocessing {
     /// How channels of grey values are normalised.
     #[serde(default)]
     pub normalisation: ChannelNormalisation,
+    /// What 0 and 1 of the grey values become before `mean` and `std`; they stay without it, as a lung mask does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<[f32; 2]>,
     /// Subtracted from each channel, one number for each.
     pub mean: Vec<f32>,
     /// Divides each channel, one number above 0 for each.
@@ -222,6 +225,7 @@ impl ScanPreprocessing {
             let (low, high) = (STD.start(), STD.end());
             format!("`{}` is {:?}: give {n_channels} numbers from {low} to {high}", key("std"), self.std)
         });
+        check_range("input.preprocessing", self.range, self.normalisation, (&self.mean, &self.std), problems);
         problems.check((0.0..=100.0).contains(&self.minimum_lung_cm2), || {
             format!("`{}` is {}: give 0 to 100", key("minimum_lung_cm2"), self.minimum_lung_cm2)
         });

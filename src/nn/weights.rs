@@ -11,8 +11,16 @@ const MAX_LISTED: usize = 20;
 /// Fills every variable of `store` from `bytes` (safetensors; F32, or F16 and BF16, which are widened) and
 /// freezes the store. Tensors that `is_ignored` knows play no part in inference and may be there.
 /// The error lists every tensor that is missing, unexpected, of the wrong shape or type, or not finite.
-pub(super) fn fill(store: &mut VarStore, bytes: &[u8], is_ignored: impl Fn(&str) -> bool) -> Result<(), Vec<String>> {
-    copy_into(store, bytes, is_ignored, &[])?;
+///
+/// With `one_logit_of` the network of two outputs is filled from a file of one: its last layer becomes that of this output, and
+/// the other output is always 0. Softmax then gives the sigmoid of the one logit.
+pub(super) fn fill(
+    store: &mut VarStore,
+    bytes: &[u8],
+    is_ignored: impl Fn(&str) -> bool,
+    one_logit_of: Option<usize>,
+) -> Result<(), Vec<String>> {
+    copy_all(store, bytes, is_ignored, &[], one_logit_of)?;
     store.freeze();
     Ok(())
 }
@@ -24,6 +32,16 @@ pub(super) fn copy_into(
     bytes: &[u8],
     is_ignored: impl Fn(&str) -> bool,
     replaceable: &[&str],
+) -> Result<Vec<String>, Vec<String>> {
+    copy_all(store, bytes, is_ignored, replaceable, None)
+}
+
+fn copy_all(
+    store: &VarStore,
+    bytes: &[u8],
+    is_ignored: impl Fn(&str) -> bool,
+    replaceable: &[&str],
+    one_logit_of: Option<usize>,
 ) -> Result<Vec<String>, Vec<String>> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| {
         vec![format!("not a sound safetensors file ({error}): restore it, or convert the checkpoint again")]
@@ -43,10 +61,13 @@ pub(super) fn copy_into(
 
     let mut missing = Vec::new();
     let mut wrong = Vec::new();
+    let mut has_one_logit = false;
     for (name, variable) in variables {
         match file.tensor(&name) {
             Ok(view) => {
-                if let Err(problem) = copy(&name, &view, variable) {
+                let row = one_logit_of.filter(|_| is_one_of_two(view.shape(), &variable.size()));
+                has_one_logit |= row.is_some();
+                if let Err(problem) = row_of(variable, row).and_then(|variable| copy(&name, &view, variable)) {
                     wrong.push(problem);
                 }
             }
@@ -68,12 +89,32 @@ pub(super) fn copy_into(
     if !wrong.is_empty() {
         problems.push(format!("unfit tensors: {}", listed(&wrong)));
     }
+    if one_logit_of.is_some() && !has_one_logit {
+        problems.push(
+            "`output` of the member is `sigmoid`, and no layer has one output: leave it out, or give a checkpoint with one \
+             output"
+                .to_owned(),
+        );
+    }
     if problems.is_empty() {
         Ok(kept)
     } else {
         problems.push("check `architecture`, `width` and the number of classes against the checkpoint".to_owned());
         Err(problems)
     }
+}
+
+/// Whether a tensor is that of one output where the network has two.
+fn is_one_of_two(found: &[usize], expected: &[i64]) -> bool {
+    let (Some((1, found)), Some((2, expected))) = (found.split_first(), expected.split_first()) else { return false };
+    found.iter().map(|side| *side as i64).eq(expected.iter().copied())
+}
+
+/// The row of a variable that is otherwise 0; the whole variable without one.
+fn row_of(mut variable: Tensor, row: Option<usize>) -> Result<Tensor, String> {
+    let Some(row) = row else { return Ok(variable) };
+    let row = tch::no_grad(|| variable.f_zero_()?.f_narrow(0, row as i64, 1));
+    row.map_err(|error| super::error::cut(&error.to_string()))
 }
 
 fn copy(name: &str, view: &safetensors::tensor::TensorView<'_>, mut variable: Tensor) -> Result<(), String> {
@@ -163,7 +204,7 @@ mod tests {
             ("bn.running_mean", Dtype::BF16, &[3], &bfloats),
             ("bn.num_batches_tracked", Dtype::I64, &[], &[1, 0, 0, 0, 0, 0, 0, 0]),
         ]);
-        fill(&mut store, &bytes, is_counter).unwrap();
+        fill(&mut store, &bytes, is_counter, None).unwrap();
         assert_eq!(values(&store, "a"), [1.0, -2.0, 0.5, 65504.0]);
         assert_eq!(values(&store, "bn.running_mean"), [1.0, 2.0, -0.5]);
         assert!(store.variables().values().all(|tensor| tensor.kind() == Kind::Float && !tensor.requires_grad()));
@@ -175,7 +216,7 @@ mod tests {
             ("a", Dtype::F32, &[4], &f32_bytes(&[0.0; 4])),
             ("fc.weight", Dtype::F32, &[1], &f32_bytes(&[0.0])),
         ]);
-        let problems = fill(&mut store(), &bytes, is_counter).unwrap_err().join("\n");
+        let problems = fill(&mut store(), &bytes, is_counter, None).unwrap_err().join("\n");
         assert_eq!(
             problems,
             "missing tensors: `bn.running_mean`\nunexpected tensors: `fc.weight`\nunfit tensors: `a` has shape [4], \
@@ -195,7 +236,7 @@ mod tests {
                     ("a", Dtype::F32, &[2, 2], &f32_bytes(&[f32::MAX; 4])),
                     ("bn.running_mean", dtype, &[3], &bytes),
                 ]);
-                let problems = fill(&mut store(), &bytes, is_counter).unwrap_err();
+                let problems = fill(&mut store(), &bytes, is_counter, None).unwrap_err();
                 assert_eq!(problems[0], "unfit tensors: `bn.running_mean` holds numbers that are not finite");
             }
         }
@@ -213,7 +254,7 @@ mod tests {
                 let byte_idx = byte_idx % bytes.len();
                 bytes[byte_idx] = byte;
             }
-            if let Err(problems) = fill(&mut store(), &bytes, is_counter) {
+            if let Err(problems) = fill(&mut store(), &bytes, is_counter, None) {
                 proptest::prop_assert!(!problems.is_empty());
             }
         }
@@ -225,7 +266,7 @@ mod tests {
             ("a", Dtype::F32, &[2, 2], &f32_bytes(&[0.0, f32::NAN, 0.0, 0.0])),
             ("bn.running_mean", Dtype::I32, &[3], &[0; 12]),
         ]);
-        let problems = fill(&mut store(), &bytes, is_counter).unwrap_err().join("\n");
+        let problems = fill(&mut store(), &bytes, is_counter, None).unwrap_err().join("\n");
         assert!(problems.contains("`a` holds numbers that are not finite"), "{problems}");
         assert!(problems.contains("`bn.running_mean` has type I32, expected F32, F16 or BF16"), "{problems}");
     }
@@ -236,11 +277,46 @@ mod tests {
             ("a", Dtype::F32, &[2, 2], &f32_bytes(&[1.0; 4])),
             ("bn.running_mean", Dtype::F32, &[3], &f32_bytes(&[1.0; 3])),
         ]);
-        fill(&mut store(), &whole, is_counter).unwrap();
+        fill(&mut store(), &whole, is_counter, None).unwrap();
         for n_bytes in 0..whole.len() {
-            let problems = fill(&mut store(), &whole[..n_bytes], is_counter).unwrap_err();
+            let problems = fill(&mut store(), &whole[..n_bytes], is_counter, None).unwrap_err();
             assert!(problems[0].starts_with("not a sound safetensors file"), "{n_bytes}: {problems:?}");
         }
+    }
+
+    #[test]
+    fn one_output_fills_the_row_of_its_class() {
+        let network = || {
+            let store = VarStore::new(Device::Cpu);
+            let _ = store.root().f_ones("body", &[3]).unwrap();
+            let fc = &store.root() / "fc";
+            let _ = (fc.f_ones("weight", &[2, 2]).unwrap(), fc.f_ones("bias", &[2]).unwrap());
+            store
+        };
+        let file_of = |weight: &[f32], n_outputs: usize| {
+            file(&[
+                ("body", Dtype::F32, &[3], &f32_bytes(&[1.0; 3])),
+                ("fc.weight", Dtype::F32, &[n_outputs, 2], &f32_bytes(weight)),
+                ("fc.bias", Dtype::F32, &[n_outputs], &f32_bytes(&vec![0.5; n_outputs])),
+            ])
+        };
+        for (class_idx, weight, bias) in
+            [(0, [3.0, -4.0, 0.0, 0.0], [0.5, 0.0]), (1, [0.0, 0.0, 3.0, -4.0], [0.0, 0.5])]
+        {
+            let mut store = network();
+            fill(&mut store, &file_of(&[3.0, -4.0], 1), is_counter, Some(class_idx)).unwrap();
+            assert_eq!((values(&store, "fc.weight"), values(&store, "fc.bias")), (weight.to_vec(), bias.to_vec()));
+            assert_eq!(values(&store, "body"), [1.0; 3]);
+            assert!(store.variables().values().all(|tensor| !tensor.requires_grad()));
+        }
+        let two = file_of(&[3.0, -4.0, 1.0, 2.0], 2);
+        let problems = fill(&mut network(), &two, is_counter, Some(0)).unwrap_err().join("\n");
+        assert!(
+            problems.contains("`output` of the member is `sigmoid`, and no layer has one output: leave"),
+            "{problems}"
+        );
+        let problems = fill(&mut network(), &file_of(&[3.0, -4.0], 1), is_counter, None).unwrap_err().join("\n");
+        assert!(problems.contains("`fc.weight` has shape [1, 2], expected [2, 2]"), "{problems}");
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::{
     nn::{
-        Bundle, Calibration, FeatureGate, Fusion, GatePolicies, Input, LungLimits, Manifest, MaskMode, Performance,
-        PictureLimits, Policy, Preprocessing, ScanPreprocessing, Whose,
+        Bundle, Calibration, CtGates, FeatureGate, Fusion, GatePolicies, Input, LungLimits, Manifest, MaskMode, Member,
+        OutputKind, Performance, PictureLimits, Policy, Preprocessing, ScanPreprocessing, Whose,
     },
     types::{BundleStatus, UNTRAINED_NOTICE},
 };
@@ -66,19 +66,36 @@ fn table(card: &mut String, head: &[&str], rows: Vec<Vec<String>>) {
 fn reads(input: &Input) -> String {
     match input {
         Input::Image2d { .. } => "single frontal chest radiographs (`image2d`)".to_owned(),
-        Input::CtMeasurement {} => "a chest CT series, measured without classifiers (`ct_measurement`)".to_owned(),
+        Input::CtMeasurement { .. } => "a chest CT series, measured without classifiers (`ct_measurement`)".to_owned(),
         Input::Slices2d { .. } => "a chest CT series, slice by slice (`slices2d`)".to_owned(),
         Input::Volume3d { .. } => "a chest CT series as one volume (`volume3d`)".to_owned(),
         Input::Seg2d { .. } => "a chest CT series, lesions outlined slice by slice (`seg2d`)".to_owned(),
     }
 }
 
+const SCOPE: &str = "\n## Scope\n\nImages beyond it are refused with their reason, unless the bundle is untrained.\n\n";
+
+fn ct_scope(card: &mut String, gates: &CtGates) {
+    let body_parts: Vec<&str> =
+        gates.accepted_body_parts.iter().map(|word| if word.is_empty() { "not stated" } else { word }).collect();
+    card.push_str(SCOPE);
+    let rows = vec![
+        vec!["Age".to_owned(), format!("at least {} years, or not stated", gates.minimum_age_years)],
+        vec!["Body part holds one of".to_owned(), body_parts.join(", ")],
+        vec!["Slice thickness".to_owned(), format!("at most {} mm, or not stated", gates.maximum_slice_thickness_mm)],
+        vec!["Volume of one lung".to_owned(), format!("{} to {} ml", gates.minimum_lung_ml, gates.maximum_lung_ml)],
+    ];
+    table(card, &["gate", "accepted"], rows);
+}
+
 fn scope(card: &mut String, input: &Input) {
+    if let Some(gates) = input.ct_gates() {
+        ct_scope(card, gates);
+    }
     let Input::Image2d { gates, .. } = input else { return };
     let views: Vec<&str> =
         gates.accepted_views.iter().map(|view| if view.is_empty() { "not stated" } else { view }).collect();
-    card.push_str("\n## Scope\n\nImages beyond it are refused with their reason");
-    card.push_str(", unless the bundle is untrained.\n\n");
+    card.push_str(SCOPE);
     let range = |low: f64, high: f64| format!("{low} to {high}");
     table(
         card,
@@ -214,6 +231,17 @@ fn networks(card: &mut String, manifest: &Manifest) {
     if let Some(preprocessing) = manifest.input.scan() {
         let _ = writeln!(card, "\nPreprocessing: {}.", scan_steps(preprocessing));
     }
+    let named = |of: fn(&Member) -> bool| {
+        let names: Vec<String> =
+            manifest.members.iter().filter(|member| of(member)).map(|member| format!("`{}`", member.name)).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    };
+    if let Some(names) = named(|member| member.output == OutputKind::Sigmoid) {
+        let _ = writeln!(card, "\nOne output, the logit of the target class: {names}.");
+    }
+    if let Some(names) = named(|member| !member.is_explained()) {
+        let _ = writeln!(card, "\nNo map is shown of: {names}.");
+    }
     if let Input::Slices2d { aggregation, .. } = &manifest.input {
         let _ = writeln!(card, "\nFrom slices to the scan: {}.", aggregation.words());
     }
@@ -235,8 +263,13 @@ fn scan_steps(preprocessing: &ScanPreprocessing) -> String {
     if let Some(spacing_mm) = preprocessing.slice_spacing_mm {
         steps.push(format!("resampled to {spacing_mm} mm"));
     }
+    steps.extend(preprocessing.range.map(range_words));
     steps.push(format!("minus {:?}, divided by {:?}", preprocessing.mean, preprocessing.std));
     steps.join("; ")
+}
+
+fn range_words([low, high]: [f32; 2]) -> String {
+    format!("0 to 1 of the grey values become {low} to {high}")
 }
 
 fn steps(preprocessing: &Preprocessing) -> String {
@@ -272,6 +305,7 @@ fn steps(preprocessing: &Preprocessing) -> String {
         }
         .to_owned(),
     );
+    steps.extend(preprocessing.range.map(range_words));
     steps.join(", ")
 }
 
@@ -320,7 +354,7 @@ fn decision(card: &mut String, manifest: &Manifest) {
 
 /// Of a bundle that outlines lesions.
 fn rule(card: &mut String, input: &Input) {
-    let Input::Seg2d { preprocessing, rule, lesion } = input else { return };
+    let Input::Seg2d { preprocessing, rule, lesion, .. } = input else { return };
     card.push_str("\n## Decision\n\n");
     let rows = vec![
         vec!["Outlined".to_owned(), lesion.label.clone()],
@@ -428,6 +462,34 @@ mod tests {
         for words in [UNTRAINED_NOTICE, "from memory", "3 x 512 x 512", "(`seg2d`)"] {
             assert!(card.contains(words), "{words}: {card}");
         }
+    }
+
+    #[test]
+    fn the_card_tells_one_output_no_map_and_a_range() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cxr-untrained");
+        init_untrained_bundle(&path, UntrainedOptions::default()).unwrap();
+        let manifest = path.join(crate::nn::MANIFEST_FILE_NAME);
+        let text = fs_err::read_to_string(&manifest).unwrap();
+        let text = text.replace("architecture = \"vgg16\"\n", "architecture = \"vgg16\"\nexplanation = \"none\"\n");
+        let text = text.replace("architecture = \"resnet34\"\n", "architecture = \"resnet34\"\noutput = \"sigmoid\"\n");
+        let text = text.replace("normalisation = \"mean_std\"\n", "normalisation = \"mean_std\"\nrange = [-8, 8.5]\n");
+        fs_err::write(&manifest, text).unwrap();
+        let card = card(&Bundle::open(&path).unwrap());
+        for words in [
+            "One output, the logit of the target class: `resnet34`.",
+            "No map is shown of: `vgg16`.",
+            "0 to 1 of the grey values become -8 to 8.5",
+        ] {
+            assert!(card.contains(words), "{words}: {card}");
+        }
+        let path = folder.path().join("ct");
+        crate::nn::init_ct_bundle(&path).unwrap();
+        let card = super::card(&Bundle::open(&path).unwrap());
+        assert!(card.contains("| Age | at least 18 years, or not stated |"), "{card}");
+        assert!(
+            card.contains("| Body part holds one of | CHEST, THORA, LUNG, PULMO, BODY, TRUNK, TORSO, not stated |")
+        );
     }
 
     #[test]

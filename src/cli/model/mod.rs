@@ -273,6 +273,11 @@ fn imported_words(imported: &Imported, identity: &BundleIdentity, folder: &Path)
         describe(identity),
         folder.join(MANIFEST_FILE_NAME).display()
     );
+    for note in &imported.notes {
+        words.push_str("\nNote: ");
+        words.push_str(note);
+        words.push('.');
+    }
     if identity.status == BundleStatus::Untrained {
         words +=
             "\nThe bundle still says `untrained`: set `status = \"unvalidated\"` once every network in it is trained.";

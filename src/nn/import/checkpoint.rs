@@ -198,11 +198,18 @@ fn state_dict(pickle: &Pickle) -> Result<BTreeMap<String, View>, String> {
     Ok(views)
 }
 
-/// `None` when the value is no tensor.
+/// `None` when the value is neither a tensor nor a parameter made of one.
 fn view(pickle: &Pickle, id: Id) -> Result<Option<View>, String> {
+    match pickle.call(id) {
+        // A parameter of a parameter is none that PyTorch saves, and may be one of itself.
+        Some(("torch._utils._rebuild_parameter", [tensor, ..])) => tensor_view(pickle, *tensor),
+        _ => tensor_view(pickle, id),
+    }
+}
+
+fn tensor_view(pickle: &Pickle, id: Id) -> Result<Option<View>, String> {
     let Some((function, arguments)) = pickle.call(id) else { return Ok(None) };
     match function {
-        "torch._utils._rebuild_parameter" => arguments.first().map_or(Ok(None), |tensor| view(pickle, *tensor)),
         "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor" => {
             let [storage, offset, shape, strides, ..] = arguments else {
                 return Err("its description is short".to_owned());
@@ -415,6 +422,20 @@ mod tests {
         ] {
             let error = read(bytes).unwrap_err();
             assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn parameters_within_parameters_cost_no_stack() {
+        let of = |value: &[u8]| {
+            [b"\x80\x02ctorch._utils\n_rebuild_parameter\nq\x000}X\x01\x00\x00\x00a", value, b"s."].concat()
+        };
+        let deep = [&b"h\x00(".repeat(200_000)[..], b"N", &b"tR".repeat(200_000)].concat();
+        // Its only argument is itself.
+        let cycle = b"]q\x01h\x00h\x01Rq\x020h\x01h\x02a00h\x02".to_vec();
+        for value in [deep, cycle] {
+            let pickle = Pickle::read(&of(&value)).unwrap();
+            assert!(state_dict(&pickle).unwrap_err().contains("no tensors by name"));
         }
     }
 

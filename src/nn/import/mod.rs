@@ -22,11 +22,11 @@ use super::{
     classifier::{Classifier, ClassifierOptions},
     init::lock_neighbourhood,
     lesions,
-    manifest::{Input, Manifest, MemberArchitecture, SegmenterArchitecture},
+    manifest::{Input, Manifest, MemberArchitecture, OutputKind, SegmenterArchitecture},
     r231::{self, R231},
     scan,
     scan_manifest::ScanArchitecture,
-    script::ScriptModel,
+    script::{ScriptModel, ScriptVolume},
     unet::UNet,
     weights,
 };
@@ -59,6 +59,8 @@ pub struct Imported {
     pub n_tensors: usize,
     /// Architecture of the network, as the manifest now says.
     pub architecture: String,
+    /// What is allowed and may still be wrong, each with its remedy.
+    pub notes: Vec<String>,
 }
 
 /// Why nothing was imported. The bundle is as it was.
@@ -137,7 +139,29 @@ pub fn import(folder: &Path, file: &Path, target: &ImportTarget, version: &str) 
             _ => {}
         }
     }
-    Ok(Imported { file_name, sha256, n_tensors, architecture: network.architecture.to_owned() })
+    let notes = network.member_idx.and_then(|member_idx| inception_note(&checked, member_idx)).into_iter().collect();
+    Ok(Imported { file_name, sha256, n_tensors, architecture: network.architecture.to_owned(), notes })
+}
+
+/// Of a member that is Inception V3 and gets its input as torchvision's other networks do: torchvision's own takes another.
+fn inception_note(manifest: &Manifest, member_idx: usize) -> Option<String> {
+    let imagenet: [(f32, f32); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
+    let is_imagenet = |mean: &[f32], std: &[f32]| {
+        let near = |a: f32, b: f32| (a - b).abs() < 1e-3;
+        let channels = mean.iter().zip(std).zip(imagenet);
+        mean.len() == imagenet.len()
+            && channels.into_iter().all(|((mean, std), of)| near(*mean, of.0) && near(*std, of.1))
+    };
+    let member = manifest.members.get(member_idx)?;
+    let of_pictures = || manifest.inputs_of(member).into_iter().any(|input| is_imagenet(&input.mean, &input.std));
+    let of_scans = || manifest.input.scan().is_some_and(|scan| is_imagenet(&scan.mean, &scan.std));
+    let is_inception = member.architecture == MemberArchitecture::Known(Architecture::InceptionV3);
+    (is_inception && (of_pictures() || of_scans())).then(|| {
+        "`mean` and `std` are ImageNet's, and torchvision's pretrained Inception V3 has `transform_input`, which makes of such \
+         an input what `mean` and `std` of 0.5 give: Hilum does not, so set both to [0.5, 0.5, 0.5] if the checkpoint was \
+         trained with it"
+            .to_owned()
+    })
 }
 
 /// The tensors of a checkpoint (safetensors, or a file of `torch.save`) as safetensors, without those that `is_ignored`
@@ -166,6 +190,8 @@ struct Network {
     options: ClassifierOptions,
     width: f64,
     class_of_output: Vec<usize>,
+    /// The class that its only logit is of; `None` where there is one for each output.
+    one_logit_of: Option<usize>,
     input_shapes: Vec<[usize; 3]>,
 }
 
@@ -177,6 +203,8 @@ enum Declares {
     Scan(ScanArchitecture),
     /// A program brings its own.
     Script,
+    /// The same of one that sees a scan as a volume.
+    VolumeScript,
     /// The same of one that outlines lesions.
     LesionScript,
 }
@@ -204,6 +232,7 @@ impl Network {
                     options: ClassifierOptions::default(),
                     width: present.map_or(1.0, |segmenter| segmenter.width),
                     class_of_output: Vec::new(),
+                    one_logit_of: None,
                     input_shapes: Vec::new(),
                 })
             }
@@ -212,7 +241,6 @@ impl Network {
                 if class_of_output.is_empty() {
                     return Err(ImportError::Request(format!("a bundle of the kind `{kind}` has no classifiers")));
                 }
-                let outlines = matches!(manifest.input, Input::Seg2d { .. });
                 let member_idx = manifest.members.iter().position(|member| member.name == *name);
                 let present = member_idx.and_then(|idx| manifest.members.get(idx));
                 if is_script
@@ -227,9 +255,11 @@ impl Network {
                 let (architecture, declares) = match chosen {
                     Some(of @ MemberArchitecture::Known(known)) => (of, Declares::Known(known)),
                     Some(of @ MemberArchitecture::Scan(scan)) => (of, Declares::Scan(scan)),
-                    Some(of @ MemberArchitecture::TorchScript) if is_script => {
-                        (of, if outlines { Declares::LesionScript } else { Declares::Script })
-                    }
+                    Some(of @ MemberArchitecture::TorchScript) if is_script => match manifest.input {
+                        Input::Volume3d { .. } => (of, Declares::VolumeScript),
+                        Input::Seg2d { .. } => (of, Declares::LesionScript),
+                        _ => (of, Declares::Script),
+                    },
                     Some(MemberArchitecture::TorchScript) | None => {
                         return Err(ImportError::Request(format!(
                             "the bundle has no member `{name}` of a known architecture: name the architecture of the \
@@ -242,6 +272,8 @@ impl Network {
                     Some(member) => manifest.inputs_of(member),
                     None => manifest.preprocessing().into_iter().collect(),
                 };
+                let has_one_logit = present.is_some_and(|member| member.output == OutputKind::Sigmoid);
+                let target_class_idx = manifest.classification.as_ref().map(|of| of.target_class_idx);
                 let of_scans = manifest.input.scan().map(super::ScanPreprocessing::shape);
                 Ok(Self {
                     member_idx: Some(member_idx.unwrap_or(manifest.members.len())),
@@ -251,6 +283,7 @@ impl Network {
                     options: present.map(super::manifest::Member::classifier_options).unwrap_or_default(),
                     width: if is_script { 1.0 } else { width.or(present.map(|member| member.width)).unwrap_or(1.0) },
                     class_of_output,
+                    one_logit_of: target_class_idx.filter(|_| has_one_logit),
                     input_shapes: of_pictures
                         .into_iter()
                         .map(super::manifest::Preprocessing::shape)
@@ -267,7 +300,7 @@ impl Network {
             Declares::Known(architecture) => architecture.ignores_tensor(name),
             Declares::Scan(architecture) => architecture.ignores_tensor(name),
             Declares::Segmenter(architecture) => architecture.ignores_tensor(name),
-            Declares::Script | Declares::LesionScript => false,
+            Declares::Script | Declares::VolumeScript | Declares::LesionScript => false,
         }
     }
 
@@ -282,18 +315,26 @@ impl Network {
             Declares::Scan(architecture) => scan::declare(&root, architecture, self.width, n_outputs),
             Declares::Segmenter(SegmenterArchitecture::Unet) => UNet::new(&root, self.width).map(drop),
             Declares::Segmenter(SegmenterArchitecture::R231) => R231::new(&root, self.width).map(drop),
-            Declares::Script | Declares::LesionScript => Ok(()),
+            Declares::Script | Declares::VolumeScript | Declares::LesionScript => Ok(()),
         };
         declared.map_err(|error| vec![super::error::cut(&error.to_string())])?;
-        weights::fill(&mut store, safetensors, |name| self.ignores(name))
+        weights::fill(&mut store, safetensors, |name| self.ignores(name), self.one_logit_of)
     }
 
-    /// Whether the file takes the bundle's input and gives its outputs, for one image and for two.
+    /// Whether the file takes the bundle's input and gives its outputs, for one image and for two, or for a volume of two
+    /// slices and of three.
     fn try_script(&self, bytes: &[u8]) -> Result<(), String> {
         if let (Declares::LesionScript, Some(shape)) = (self.declares, self.input_shapes.first()) {
             return lesions::try_script(&self.name, bytes, *shape);
         }
-        let model = ScriptModel::load(&self.name, bytes, self.class_of_output.clone(), tch::Device::Cpu)?;
+        let outputs = (self.class_of_output.clone(), self.one_logit_of);
+        let model = ScriptModel::load(&self.name, bytes, outputs, tch::Device::Cpu)?;
+        if let (Declares::VolumeScript, Some(shape)) = (self.declares, self.input_shapes.first()) {
+            let model = ScriptVolume::of(model);
+            return [2, 3].into_iter().try_for_each(|n_slices| {
+                model.try_out(*shape, n_slices).map_err(|error| format!("of {n_slices} slices: {error}"))
+            });
+        }
         for n_images in [1, 2] {
             model.try_out(&self.input_shapes, n_images).map_err(|error| error.to_string())?;
         }
@@ -466,6 +507,91 @@ mod tests {
         assert!(error.contains("torch.save"), "{error}");
         assert_eq!(fs_err::read(&manifest).unwrap(), before);
         assert!(Bundle::open(bundle.path()).is_ok());
+    }
+
+    /// As torchvision's recipe for two classes with `BCEWithLogitsLoss` leaves it.
+    #[tokio::test]
+    async fn a_checkpoint_of_one_output_answers_as_the_same_network_of_two() {
+        let (bundle, other) = (test_bundle(), test_bundle());
+        let source = bundle.path().join("resnet50.safetensors");
+        let bytes = fs_err::read(&source).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        // Of two outputs: 0 of the second class; of one: the row of the first alone.
+        let write = |path: &Path, n_outputs: usize| {
+            let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = file
+                .tensors()
+                .into_iter()
+                .map(|(name, view)| {
+                    let (mut shape, mut data) = (view.shape().to_vec(), view.data().to_vec());
+                    assert_eq!(view.dtype(), Dtype::F32);
+                    if name.starts_with("fc.") {
+                        let row = data.len() / 2;
+                        data.truncate(row);
+                        data.resize(row * n_outputs, 0);
+                        shape[0] = n_outputs;
+                    }
+                    (name, shape, data)
+                })
+                .collect();
+            let views = tensors
+                .iter()
+                .map(|(name, shape, data)| (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+            fs_err::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two] = [1, 2].map(|n_outputs| {
+            let path = folder.path().join(format!("{n_outputs}.safetensors"));
+            write(&path, n_outputs);
+            path
+        });
+        import(other.path(), &two, &member("resnet50", None, None), "1").unwrap();
+        let refused = import(bundle.path(), &one, &member("resnet50", None, None), "1").unwrap_err().to_string();
+        assert!(refused.contains("`fc.weight` has shape [1, 128], expected [2, 128]"), "{refused}");
+
+        let manifest = bundle.path().join(MANIFEST_FILE_NAME);
+        let text = fs_err::read_to_string(&manifest).unwrap();
+        let named = "architecture = \"resnet50\"\n";
+        fs_err::write(&manifest, text.replace(named, &format!("{named}output = \"sigmoid\"\n"))).unwrap();
+        let refused = import(bundle.path(), &two, &member("resnet50", None, None), "1").unwrap_err().to_string();
+        assert!(refused.contains("`output` of the member is `sigmoid`, and no layer has one output"), "{refused}");
+        import(bundle.path(), &one, &member("resnet50", None, None), "1").unwrap();
+
+        let options = || crate::nn::EnsembleOptions { members: true, ..crate::nn::EnsembleOptions::default() };
+        let mut answers = Vec::new();
+        for folder in [&bundle, &other] {
+            let ensemble = crate::nn::Ensemble::load(&Bundle::open(folder.path()).unwrap(), options()).unwrap();
+            let values = crate::nn::seeded::uniform(5, "a", 3 * 64 * 64, -2.0, 2.0);
+            let input = crate::nn::Planes { channels: 3, rows: 64, columns: 64, values };
+            let errand = crate::types::Errand::default();
+            answers.push(ensemble.classify(1, vec![input], 0, &errand).await.unwrap());
+        }
+        assert_eq!(answers[0], answers[1]);
+        let (logits, sigmoid) = (&answers[0].logits, 1.0 / (1.0 + (-answers[0].logits[0]).exp()));
+        assert!(logits[0] != 0.0 && logits[1] == 0.0, "{logits:?}");
+        assert!((answers[0].probabilities[0] - sigmoid).abs() < 1e-6);
+        assert!(answers[0].activation_map.as_ref().unwrap().values.iter().any(|value| *value != 0.0));
+    }
+
+    #[test]
+    fn what_inception_was_pretrained_with_is_noted() {
+        let bundle = test_bundle();
+        let source = bundle.path().join("resnet34.safetensors");
+        let manifest =
+            Manifest::parse(&fs_err::read_to_string(bundle.path().join(MANIFEST_FILE_NAME)).unwrap()).unwrap();
+        let with = |architecture, mean: [f32; 3], std: [f32; 3]| {
+            let mut changed = manifest.clone();
+            let Input::Image2d { preprocessing, .. } = &mut changed.input else { panic!("of radiographs") };
+            (preprocessing.mean, preprocessing.std) = (mean, std);
+            changed.members[0].architecture = MemberArchitecture::Known(architecture);
+            inception_note(&changed, 0)
+        };
+        let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+        let note = with(Architecture::InceptionV3, mean, std).unwrap();
+        assert!(note.contains("`transform_input`") && note.contains("[0.5, 0.5, 0.5]"), "{note}");
+        assert_eq!(with(Architecture::InceptionV3, [0.5; 3], [0.5; 3]), None);
+        assert_eq!(with(Architecture::ResNet34, mean, std), None);
+        let imported = import(bundle.path(), &source, &member("resnet34", None, None), "2").unwrap();
+        assert_eq!(imported.notes, Vec::<String>::new());
     }
 
     #[test]
