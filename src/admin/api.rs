@@ -67,6 +67,7 @@ pub(super) async fn metrics(State(state): State<Arc<AdminState>>) -> impl IntoRe
         state.metrics.set_deliveries_waiting(count(backlog.deliveries_open));
         let (not_committed, open) = (count(backlog.deliveries_not_committed), count(backlog.destinations_open));
         state.metrics.set_delivery_alarms(not_committed, open);
+        state.metrics.set_networks_failing(count(backlog.networks_failing));
     }
     if let Ok(free_bytes) = state.free_bytes().await {
         state.metrics.set_archive_free_bytes(free_bytes);

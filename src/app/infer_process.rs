@@ -63,9 +63,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     for words in [texts::without_language(&site, languages), texts::not_in_pictures(languages)].concat() {
         tracing::warn!("{words}");
     }
-    jobs::release_dead_workers(&db, &node, &[JobKind::RunBundle, JobKind::RunShadow, JobKind::RenderRun])
-        .await
-        .context("give back the jobs of dead workers")?;
+    let kinds = [JobKind::RunBundle, JobKind::RunStat, JobKind::RunShadow, JobKind::RenderRun];
+    jobs::release_dead_workers(&db, &node, &kinds).await.context("give back the jobs of dead workers")?;
     db::run::release_dead(&mut *db.acquire().await?, &node).await.context("give back the runs of a dead process")?;
     // A crash cut runs off in the middle: their jobs are free again, and their rows say so.
     jobs::reconcile(&db).await.context("reconcile")?;
@@ -82,6 +81,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     let render_run: Arc<dyn JobHandler> = Arc::new(render_run);
     tokio::join!(
         jobs::supervise(db.clone(), worker_settings(JobKind::RunBundle), Arc::clone(&run_bundle), shutdown.clone()),
+        jobs::supervise(db.clone(), worker_settings(JobKind::RunStat), Arc::clone(&run_bundle), shutdown.clone()),
         jobs::supervise(db.clone(), worker_settings(JobKind::RunShadow), run_bundle, shutdown.clone()),
         jobs::supervise(db.clone(), worker_settings(JobKind::RenderRun), render_run, shutdown.clone()),
         bundles.let_go_regularly(shutdown.clone()),

@@ -560,6 +560,7 @@ async fn watch_backlog(db: Db, metrics: Arc<Metrics>, shutdown: CancellationToke
                 u64::try_from(backlog.destinations_open).unwrap_or_default(),
             );
             metrics.set_commitments_waiting(u64::try_from(backlog.commitments_open).unwrap_or_default());
+            metrics.set_networks_failing(u64::try_from(backlog.networks_failing).unwrap_or_default());
         }
         tokio::select! {
             () = shutdown.cancelled() => return,

@@ -320,7 +320,7 @@ pub struct InferenceConfig {
     #[serde(deserialize_with = "within::<1, 256, _, _>")]
     pub max_batch: usize,
     /// Studies that are analysed at the same time, 1 to 64: one is decoded while another is on the networks' threads, and
-    /// what meets there is computed as one batch.
+    /// what meets there is computed as one batch. Urgent ones have as many places of their own.
     #[serde(deserialize_with = "within::<1, 64, _, _>")]
     pub concurrent_runs: usize,
     /// How long a batch waits for more images after its first, 0 to 1000. Pays on GPUs, where a batch costs little more

@@ -284,11 +284,18 @@ pub struct Backlog {
     pub destinations_open: i64,
     /// Storage Commitment requests of peers that are not reported on yet.
     pub commitments_open: i64,
+    /// Networks that failed in a run of the last ten minutes, while others of their bundle answered.
+    pub networks_failing: i64,
 }
+
+/// The failures of networks in the runs of the last ten minutes: of each its bundle, run, name and reason.
+const FAILURES: &str = "select r.bundle, r.id as run_id, m ->> 'name' as network, m ->> 'failure' as words, r.finished_at
+    from run r, jsonb_path_query(r.outcome, 'lax $.*.members[*] ? (@.failure != null)') m
+    where r.state = 'succeeded' and r.queued_at > now() - interval '1 day' and r.finished_at > now() - interval '10 minutes'";
 
 /// Counts the open rows.
 pub async fn backlog(connection: &mut Connection) -> Result<Backlog> {
-    Ok(sqlx::query_as(
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
         "select (select count(*) from workup where state = 'receiving') as workups_receiving,
                 (select count(*) from run where state in ('queued', 'running', 'failed')) as runs_open,
                 (select count(*) from run where state = 'parked' and role <> 'shadow') as runs_parked,
@@ -296,9 +303,34 @@ pub async fn backlog(connection: &mut Connection) -> Result<Backlog> {
                 (select count(*) from delivery where state = 'dead') as deliveries_dead,
                 (select count(*) from delivery where commitment in ('failed', 'unanswered')) as deliveries_not_committed,
                 (select count(*) from destination_state where state = 'open') as destinations_open,
-                (select count(*) from commitment_request where state in ('waiting', 'reporting')) as commitments_open",
-    )
+                (select count(*) from commitment_request where state in ('waiting', 'reporting')) as commitments_open,
+                (select count(distinct (f.bundle, f.network)) from ({FAILURES}) f) as networks_failing"
+    )))
     .fetch_one(connection)
+    .await?)
+}
+
+/// A network that fails while others of its bundle answer.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct FailingNetwork {
+    /// Its bundle.
+    pub bundle: String,
+    /// Its name in the bundle.
+    pub network: String,
+    /// In how many runs of the last ten minutes it failed.
+    pub runs: i64,
+    /// Why, the last time.
+    pub words: String,
+}
+
+/// The networks that failed in runs of the last ten minutes.
+pub async fn failing_networks(connection: &mut Connection) -> Result<Vec<FailingNetwork>> {
+    Ok(sqlx::query_as(sqlx::AssertSqlSafe(format!(
+        "select f.bundle, f.network, count(distinct f.run_id) as runs,
+                (array_agg(f.words order by f.finished_at desc))[1] as words
+         from ({FAILURES}) f group by f.bundle, f.network order by f.bundle, f.network"
+    )))
+    .fetch_all(connection)
     .await?)
 }
 
@@ -352,4 +384,51 @@ pub async fn run_steps_after(connection: &mut Connection, after: i64) -> Result<
     .bind(RUN_STEPS_LIMIT)
     .fetch_all(connection)
     .await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::{
+        run,
+        testing::{TestDatabase, new_run, workup},
+    };
+
+    #[tokio::test]
+    async fn networks_that_fail_beside_others_are_named_for_ten_minutes() {
+        let database = TestDatabase::start("failing_networks").await;
+        let mut connection = database.db.acquire().await.unwrap();
+        let radiograph = r#"{"kind": "analysed", "images": [
+            {"members": [{"name": "a", "failure": null}, {"name": "b", "failure": "no memory"}]},
+            {"members": [{"name": "a", "failure": null}, {"name": "b", "failure": "no memory"}]}]}"#;
+        let scan = r#"{"kind": "ct_measured", "lungs": [], "classification": {"members": [{"name": "c", "failure": "a panic"}]},
+            "lesions": {"members": [{"name": "d", "failure": null}]}}"#;
+        for (study, outcome, minutes_ago) in [("1.2.1", radiograph, 1), ("1.2.2", radiograph, 2), ("1.2.3", scan, 30)] {
+            let workup_id = workup(&database.db, study).await;
+            let run_id = run::insert(&mut connection, &new_run(workup_id)).await.unwrap().unwrap();
+            sqlx::query(
+                "update run set state = 'succeeded', outcome = $2::jsonb, finished_at = now() - make_interval(mins => $3)
+                 where id = $1",
+            )
+            .bind(run_id)
+            .bind(outcome)
+            .bind(minutes_ago)
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+        }
+        let of = |network: &str, runs: i64, words: &str| FailingNetwork {
+            bundle: new_run(Uuid::nil()).bundle.to_owned(),
+            network: network.to_owned(),
+            runs,
+            words: words.to_owned(),
+        };
+        assert_eq!(failing_networks(&mut connection).await.unwrap(), [of("b", 2, "no memory")]);
+        assert_eq!(backlog(&mut connection).await.unwrap().networks_failing, 1);
+        sqlx::query("update run set finished_at = now()").execute(&mut *connection).await.unwrap();
+        let failing = failing_networks(&mut connection).await.unwrap();
+        assert_eq!(failing, [of("b", 2, "no memory"), of("c", 1, "a panic")]);
+        drop(connection);
+        database.stop().await;
+    }
 }

@@ -43,6 +43,8 @@ pub enum JobKind {
     AskSource,
     /// [`Job::RunBundle`]
     RunBundle,
+    /// [`Job::RunBundle`] that is urgent: it waits for no place of others.
+    RunStat,
     /// [`Job::RunBundle`] of a shadow: it takes no place from a run that somebody waits for.
     RunShadow,
     /// [`Job::RenderRun`]
@@ -61,6 +63,7 @@ impl JobKind {
             Self::CompleteWorkup => CompleteWorkup::IDENTIFIER,
             Self::AskSource => AskSource::IDENTIFIER,
             Self::RunBundle => RunBundle::IDENTIFIER,
+            Self::RunStat => RunStat::IDENTIFIER,
             Self::RunShadow => RunShadow::IDENTIFIER,
             Self::RenderRun => RenderRun::IDENTIFIER,
             Self::Deliver => Deliver::IDENTIFIER,
@@ -107,6 +110,7 @@ macro_rules! task {
 task!(CompleteWorkup, "complete_workup");
 task!(AskSource, "ask_source");
 task!(RunBundle, "run_bundle");
+task!(RunStat, "run_stat");
 task!(RunShadow, "run_shadow");
 task!(RenderRun, "render_run");
 task!(
@@ -157,10 +161,11 @@ pub async fn queue(
     match job {
         Job::CompleteWorkup(id) => utils.add_job(CompleteWorkup { id: id.to_string() }, spec).await?,
         Job::AskSource(id) => utils.add_job(AskSource { id: id.to_string() }, spec).await?,
-        Job::RunBundle(id) if urgency == Urgency::Shadow => {
-            utils.add_job(RunShadow { id: id.to_string() }, spec).await?
-        }
-        Job::RunBundle(id) => utils.add_job(RunBundle { id: id.to_string() }, spec).await?,
+        Job::RunBundle(id) => match urgency {
+            Urgency::Stat => utils.add_job(RunStat { id: id.to_string() }, spec).await?,
+            Urgency::Routine => utils.add_job(RunBundle { id: id.to_string() }, spec).await?,
+            Urgency::Shadow => utils.add_job(RunShadow { id: id.to_string() }, spec).await?,
+        },
         Job::RenderRun(id) => utils.add_job(RenderRun { id: id.to_string() }, spec).await?,
         Job::Deliver(destination) => utils.add_job(Deliver { id: destination.clone() }, spec).await?,
         Job::ReportCommitment(id) => utils.add_job(ReportCommitment { id: id.to_string() }, spec).await?,
@@ -176,9 +181,10 @@ mod tests {
         types::{RunPriority, RunRole},
     };
 
-    /// Workers of its own: a shadow takes no place from a run that somebody waits for. One that takes over moves.
+    /// Workers of their own: an urgent run waits for no place of others, and a shadow takes none from a run that somebody
+    /// waits for. One that takes over moves.
     #[tokio::test]
-    async fn shadows_have_jobs_of_their_own_until_they_take_over() {
+    async fn urgent_runs_and_shadows_have_jobs_of_their_own() {
         let database = TestDatabase::start("shadow_jobs").await;
         let db = &database.db;
         migrate(db).await.unwrap();
@@ -201,10 +207,10 @@ mod tests {
             runs.push(run_id);
         }
         let of = |task: &str, priority: i16| (task.to_owned(), priority);
-        assert_eq!(jobs().await, [of("run_bundle", BEFORE_ROUTINE), of("run_shadow", 0)]);
+        assert_eq!(jobs().await, [of("run_stat", BEFORE_ROUTINE), of("run_shadow", 0)]);
         sqlx::query("update run set role = 'live' where id = $1").bind(runs[1]).execute(db.pool()).await.unwrap();
         queue(&mut connection, db, &Job::RunBundle(runs[1]), None).await.unwrap();
-        assert_eq!(jobs().await, vec![of("run_bundle", BEFORE_ROUTINE); 2], "and there is no second one");
+        assert_eq!(jobs().await, vec![of("run_stat", BEFORE_ROUTINE); 2], "and there is no second one");
         drop(connection);
         database.stop().await;
     }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     JobError, JobKind,
-    queue::{AskSource, CompleteWorkup, Deliver, RenderRun, ReportCommitment, RunBundle, RunShadow, SCHEMA},
+    queue::{AskSource, CompleteWorkup, Deliver, RenderRun, ReportCommitment, RunBundle, RunShadow, RunStat, SCHEMA},
 };
 use crate::db::{Db, queue_worker};
 
@@ -125,6 +125,7 @@ async fn run_once(
         JobKind::CompleteWorkup => options.define_job::<CompleteWorkup>(),
         JobKind::AskSource => options.define_job::<AskSource>(),
         JobKind::RunBundle => options.define_job::<RunBundle>(),
+        JobKind::RunStat => options.define_job::<RunStat>(),
         JobKind::RunShadow => options.define_job::<RunShadow>(),
         JobKind::RenderRun => options.define_job::<RenderRun>(),
         JobKind::Deliver => options.define_job::<Deliver>(),

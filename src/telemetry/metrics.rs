@@ -321,6 +321,7 @@ pub struct Metrics {
     commitments_ended: Family<By<CommitmentEnd>, Counter>,
     commitments_waiting: Gauge,
     infer_restarts: Counter,
+    networks_failing: Gauge,
     archive_free_bytes: Gauge<u64, AtomicU64>,
     tls_certificate_expires_seconds: SecondsGauge,
     archive_receiving_stopped: Gauge,
@@ -373,6 +374,7 @@ impl Metrics {
             deliveries_ended: Family::default(),
             deliveries_waiting: Gauge::default(),
             deliveries_not_committed: Gauge::default(),
+            networks_failing: Gauge::default(),
             destinations_open: Gauge::default(),
             commitments_ended: Family::default(),
             commitments_waiting: Gauge::default(),
@@ -491,6 +493,11 @@ impl Metrics {
             self.destinations_open.clone(),
         );
         registry.register(
+            "networks_failing",
+            "Networks that failed in a run of the last ten minutes, while others of their bundle answered",
+            self.networks_failing.clone(),
+        );
+        registry.register(
             "commitments_ended",
             "Attempts to report on Storage Commitment requests of peers that ended, by how",
             self.commitments_ended.clone(),
@@ -564,6 +571,11 @@ impl Metrics {
     pub fn set_delivery_alarms(&self, not_committed: u64, destinations_open: u64) {
         self.deliveries_not_committed.set(i64::try_from(not_committed).unwrap_or(i64::MAX));
         self.destinations_open.set(i64::try_from(destinations_open).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how many networks failed in a run of the last ten minutes.
+    pub fn set_networks_failing(&self, count: u64) {
+        self.networks_failing.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Sets how many Storage Commitment requests of peers are not reported on yet.
@@ -729,7 +741,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.set_archive_room(false, Some(1.0));
         let registered = from_exposition(&metrics.encode());
-        assert_eq!(registered.len(), 32);
+        assert_eq!(registered.len(), 33);
         assert_eq!(documented, registered);
     }
 
@@ -777,6 +789,7 @@ mod tests {
         metrics.set_index_backlog(3, Duration::from_millis(1500));
         metrics.set_deliveries_waiting(7);
         metrics.set_delivery_alarms(3, 1);
+        metrics.set_networks_failing(4);
         metrics.set_commitments_waiting(2);
         metrics.commitment_ended(CommitmentEnd::Retry);
         metrics.set_archive_free_bytes(1 << 40);
@@ -788,6 +801,7 @@ mod tests {
             "hilum_deliveries_waiting 7",
             "hilum_deliveries_not_committed 3",
             "hilum_destinations_open 1",
+            "hilum_networks_failing 4",
             "hilum_commitments_waiting 2",
             "hilum_commitments_ended_total{end=\"retry\"} 1",
             "hilum_commitments_ended_total{end=\"dead\"} 0",

@@ -99,7 +99,7 @@ fn the_bundle_of_the_tests_is_verified_and_described() {
 }
 
 #[test]
-fn an_urgent_run_is_taken_before_a_routine_one_that_came_first() {
+fn an_urgent_run_waits_for_no_routine_one() {
     let pacs = StoreScp::start();
     let site = Site::usual(pacs.port).sender("URGENT");
     let node = Node::start_with(&site, NodeOptions::default().setting("HILUM__INFERENCE__CONCURRENT_RUNS", 1));
@@ -107,23 +107,26 @@ fn an_urgent_run_is_taken_before_a_routine_one_that_came_first() {
                --pipeline chest_radiograph --bundle cxr-untrained --quiet-seconds 1 --destinations pacs --priority stat";
     node.hilum_ok(&add.split_whitespace().collect::<Vec<_>>());
 
-    // Both wait while the inference process stands still.
+    // The only place for routine runs is taken by one that cannot go on: its row is locked.
     let inference = wait_for("the inference process runs", PATIENCE, || node.inference_process_id());
     signal(inference, "STOP");
     let folder = node.scratch("sent");
     let (routine, urgent) = (Radiograph::default().write(&folder), Radiograph::default().write(&folder));
-    for (count, (calling, sample)) in [(1, ("SCANNER", &routine)), (2, ("URGENT", &urgent))] {
-        node.send(calling, &[&sample.path]);
-        node.database.wait_for_rows(count, "select id from run where state = 'queued'");
-    }
-    signal(inference, "CONT");
-    for sample in [&routine, &urgent] {
-        node.wait_for_workup(&sample.study_instance_uid, "answered");
-    }
-    let taken = node.database.rows(
-        "select r.priority from event e join run r on r.id = e.subject_id::uuid \
-         where e.subject_kind = 'run' and e.kind = 'running' order by e.id",
-    );
-    let taken: Vec<&str> = taken.iter().filter_map(|row| row["priority"].as_str()).collect();
-    assert_eq!(taken, ["stat", "routine"]);
+    node.send("SCANNER", &[&routine.path]);
+    node.database.wait_for_rows(1, "select id from run where state = 'queued'");
+    std::thread::scope(|scope| {
+        let lock = "begin; select from run where priority = 'routine' for update; select pg_sleep(20); commit";
+        let locked = scope.spawn(|| node.database.execute(lock));
+        let sleeping = "select pid from pg_stat_activity where query like '%pg_sleep(20)%' and wait_event = 'PgSleep' \
+                        and datname = current_database()";
+        node.database.wait_for_rows(1, sleeping);
+        signal(inference, "CONT");
+        node.send("URGENT", &[&urgent.path]);
+        node.wait_for_workup(&urgent.study_instance_uid, "answered");
+        assert!(!locked.is_finished(), "the routine run could go on: this shows nothing");
+        let taken = "select r.priority from event e join run r on r.id = e.subject_id::uuid \
+                     where e.subject_kind = 'run' and e.kind = 'running'";
+        assert_eq!(node.database.row(taken)["priority"], "stat");
+    });
+    node.wait_for_workup(&routine.study_instance_uid, "answered");
 }

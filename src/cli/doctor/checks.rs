@@ -255,6 +255,19 @@ pub(super) async fn backlog(db: &Db) -> Vec<Check> {
         );
         checks.push(Check::problem("storage commitment", words));
     }
+    match async { status::failing_networks(&mut *db.acquire().await?).await }.await {
+        Ok(failing) => {
+            for status::FailingNetwork { bundle, network, runs, words } in failing {
+                let words = format!(
+                    "it failed in {} in the last ten minutes, the last time because {words}; the others answered without it, and \
+                     such runs decide nothing; look into the log, then run `hilum model verify {bundle}`",
+                    count(usize::try_from(runs).unwrap_or(usize::MAX), "run")
+                );
+                checks.push(Check::problem(format!("network `{network}` of bundle `{bundle}`"), words));
+            }
+        }
+        Err(error) => checks.push(Check::problem("networks", error)),
+    }
     match async { destination::all(&mut *db.acquire().await?).await }.await {
         Ok(states) => {
             for state in states.iter().filter(|state| state.is_open()) {
