@@ -78,6 +78,10 @@ pub(super) struct ImageView {
     pub(super) heat_map: String,
     pub(super) right_lung_heat_fraction: Option<Share>,
     pub(super) left_lung_heat_fraction: Option<Share>,
+    /// Of the heat; `None` without heat and in runs of versions that did not measure it.
+    pub(super) lung_heat_fraction: Option<Share>,
+    /// Where that is little.
+    pub(super) heat_caution: Option<String>,
     pub(super) gates: Vec<GateView>,
     /// `None` in runs of versions that did not search.
     pub(super) similar_cases: Option<SimilarView>,
@@ -233,6 +237,7 @@ impl ImageView {
             member.failure.as_ref().map(|failure| format!("Member {} failed: {failure}", member.name))
         });
         let map = &image.heat_map;
+        let has_map = !report::is_without_map(image);
         Self {
             sop_instance_uid: image.source.sop_instance_uid.to_string(),
             modality: image.source.modality.clone(),
@@ -242,18 +247,26 @@ impl ImageView {
             member_spread: Share(image.member_spread),
             operating_point: operating_point(bundle, image),
             decision: decision(bundle, image),
-            localisation: if image.localised {
+            localisation: if !has_map {
+                "no localisation"
+            } else if image.localised {
                 "the heat map shows what the output comes from"
             } else {
                 "no localisation: the output is below the operating threshold, the heat map is not an indication"
             },
-            heat_map: format!(
-                "{} on a grid of {} x {}, maximum activation {:.4}; it shows regions that influenced the score, not \
-                 lesion outlines",
-                map.method, map.rows, map.columns, map.maximum_activation
-            ),
-            right_lung_heat_fraction: image.right_lung_heat_fraction.map(Share),
-            left_lung_heat_fraction: image.left_lung_heat_fraction.map(Share),
+            heat_map: if has_map {
+                format!(
+                    "{} on a grid of {} x {}, maximum activation {:.4}; it shows regions that influenced the score, not \
+                     lesion outlines",
+                    map.method, map.rows, map.columns, map.maximum_activation
+                )
+            } else {
+                "there is none, the networks that answered give no map".to_owned()
+            },
+            right_lung_heat_fraction: image.right_lung_heat_fraction.filter(|_| has_map).map(Share),
+            left_lung_heat_fraction: image.left_lung_heat_fraction.filter(|_| has_map).map(Share),
+            lung_heat_fraction: image.lung_heat_fraction.map(Share),
+            heat_caution: report::heat_elsewhere(image),
             gates: image.gates.iter().map(GateView::from).collect(),
             similar_cases: image.similar_cases.as_ref().map(|found| SimilarView::new(bundle.status, found)),
         }

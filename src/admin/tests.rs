@@ -600,6 +600,28 @@ fn the_grey_zone_is_named_and_says_why_nothing_is_decided() {
 }
 
 #[test]
+fn heat_beside_the_lungs_is_named_on_the_page_and_in_json() {
+    let caution = "Less than half of the heat lies in the lungs: the output may rest on something else.";
+    let with = |share: Option<f64>| {
+        let mut image = samples::analysis(samples::image("1.2.3.4", "DX"));
+        image.lung_heat_fraction = share;
+        let outcome = RunOutcome::Analysed(CxrAnalysis { images: vec![image], excluded: Vec::new() });
+        let findings = findings(BundleStatus::Unvalidated, outcome);
+        let json = serde_json::to_value(FindingsView::from(&findings)).unwrap();
+        (study_page("succeeded", &findings), json["images"][0].clone())
+    };
+    let (page, json) = with(Some(0.123));
+    assert!(page.contains("12.3 % of the heat") && page.contains(caution), "{page}");
+    assert_eq!((&json["lung_heat_fraction"], &json["heat_caution"]), (&json!(0.123), &json!(caution)));
+    let (page, json) = with(Some(0.625));
+    assert!(page.contains("62.5 % of the heat") && !page.contains(caution), "{page}");
+    assert_eq!((&json["lung_heat_fraction"], &json["heat_caution"]), (&json!(0.625), &Value::Null));
+    let (page, json) = with(None);
+    assert!(!page.contains("of the heat") && !page.contains(caution), "{page}");
+    assert_eq!(json["lung_heat_fraction"], Value::Null);
+}
+
+#[test]
 fn no_page_uses_a_forbidden_word() {
     for status in [BundleStatus::Untrained, BundleStatus::Unvalidated, BundleStatus::Validated] {
         for decision in [Decision::Present, Decision::Absent, Decision::Undetermined] {

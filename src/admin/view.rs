@@ -556,6 +556,8 @@ pub(super) struct BacklogView {
     pub(super) deliveries_not_committed: i64,
     /// Destinations that are left alone.
     pub(super) destinations_open: i64,
+    /// Networks that failed in a run of the last ten minutes, while others of their bundle answered.
+    pub(super) networks_failing: i64,
     /// On the archive's disk; `null` when unknown.
     pub(super) archive_free_bytes: Option<u64>,
 }
@@ -570,6 +572,7 @@ impl BacklogView {
             deliveries_given_up: backlog.deliveries_dead,
             deliveries_not_committed: backlog.deliveries_not_committed,
             destinations_open: backlog.destinations_open,
+            networks_failing: backlog.networks_failing,
             archive_free_bytes,
         }
     }

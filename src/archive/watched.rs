@@ -17,36 +17,24 @@ pub(super) struct Watched<'a> {
 }
 
 impl Watched<'_> {
-    fn noting<T>(&mut self, work: impl FnOnce(&mut fs::File) -> io::Result<T>) -> io::Result<T> {
-        work(&mut self.file).inspect_err(|error| {
+    fn noting<T>(&self, work: impl FnOnce(&std::fs::File) -> io::Result<T>) -> io::Result<T> {
+        work(self.file.file()).inspect_err(|error| {
             if error.kind() != io::ErrorKind::Interrupted && self.failed.get().is_none() {
-                self.failed.set(raw_os_error(error));
+                self.failed.set(error.raw_os_error());
             }
         })
     }
 }
 
-/// What the operating system said, whatever was put around it.
-fn raw_os_error(error: &io::Error) -> Option<i32> {
-    let mut inner: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = inner {
-        if let Some(code) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
-            return Some(code);
-        }
-        inner = error.source();
-    }
-    None
-}
-
 impl Read for Watched<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.noting(|file| file.read(buffer))
+        self.noting(|mut file| file.read(buffer))
     }
 }
 
 impl Seek for Watched<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.noting(|file| file.seek(to))
+        self.noting(|mut file| file.seek(to))
     }
 }
 

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A question in vain that took so long is not repeated for [`LEFT_ALONE`], whatever the study.
 const SLOW: Duration = Duration::from_secs(2);
 /// How long a sender that does not answer is asked nothing.
-const LEFT_ALONE: Duration = Duration::from_secs(60);
+const LEFT_ALONE: Duration = Duration::from_mins(1);
 
 /// A question to the sender of a study.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -185,7 +185,8 @@ async fn ct_picture(
     );
     let archive = archive.clone();
     let PictureForm { longest_side, .. } = PictureForm::default();
-    let paint = move || pictures::ct_overlay(&archive, &explained, &words, longest_side, limits);
+    let options = pictures::CtOverlayOptions { longest_side, on_demand: true };
+    let paint = move || pictures::ct_overlay(&archive, &explained, &words, options, limits);
     Ok(tokio::task::spawn_blocking(paint).await??.1)
 }
 

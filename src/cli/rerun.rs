@@ -42,9 +42,10 @@ pub(super) async fn run(global: &Global, options: Options) -> anyhow::Result<()>
     let archive = open_archive(&config)?;
     let now = repeat(&archive, &pipeline, &record.outcome).await?.outcome;
     let seconds = started.elapsed().as_secs_f64();
-    let comparison = compare(&without_similar_cases(&record.outcome), &without_similar_cases(&now));
+    let now = as_measured_then(&record.outcome, without_similar_cases(&now));
+    let comparison = compare(&without_similar_cases(&record.outcome), &now);
     let mut text = words(&record, &comparison, seconds);
-    let computing = pipeline.computing();
+    let computing = pipeline.computed_with(&ensemble_options(&config, true));
     if !record.computed_with.is_empty() && record.computed_with != computing {
         let (then, now) = (record.computed_with.join("; "), computing.join("; "));
         // Writing to a text does not fail.
@@ -70,16 +71,7 @@ pub(super) async fn open_pipeline(
     members: bool,
 ) -> anyhow::Result<Pipeline> {
     let folder = config.inference.models_dir.join(bundle_name);
-    let threads = network_threads(config);
-    let ensemble = EnsembleOptions {
-        // One question at a time: one device is enough, and the node needs its memory.
-        devices: config.inference.devices.as_slice().iter().take(1).copied().collect(),
-        optimise: config.inference.optimise,
-        members,
-        intra_op_threads: threads.classifiers,
-        segmenter_threads: threads.segmenter,
-        ..EnsembleOptions::default()
-    };
+    let ensemble = ensemble_options(config, members);
     let limits = DecodeLimits { max_decoded_bytes: config.inference.max_decoded_bytes.bytes() };
     let pipeline = tokio::task::spawn_blocking(move || Pipeline::open(&folder, ensemble, limits))
         .await?
@@ -93,6 +85,19 @@ pub(super) async fn open_pipeline(
         pipeline.bundle().digest
     );
     Ok(pipeline)
+}
+
+/// One question at a time: one device is enough, and the node needs its memory.
+fn ensemble_options(config: &Config, members: bool) -> EnsembleOptions {
+    let threads = network_threads(config);
+    EnsembleOptions {
+        devices: config.inference.devices.as_slice().iter().take(1).copied().collect(),
+        optimise: config.inference.optimise,
+        members,
+        intra_op_threads: threads.classifiers,
+        segmenter_threads: threads.segmenter,
+        ..EnsembleOptions::default()
+    }
 }
 
 /// The bundle's name and what the run found.
@@ -117,6 +122,21 @@ fn without_similar_cases(outcome: &RunOutcome) -> RunOutcome {
     outcome
 }
 
+/// Without what the version of then did not measure: the map that it is measured in is compared.
+fn as_measured_then(then: &RunOutcome, mut now: RunOutcome) -> RunOutcome {
+    if let (RunOutcome::Analysed(then), RunOutcome::Analysed(now)) = (then, &mut now) {
+        for (then, now) in then.images.iter().zip(&mut now.images) {
+            now.lung_heat_fraction = now.lung_heat_fraction.filter(|_| then.lung_heat_fraction.is_some());
+        }
+    }
+    if let (RunOutcome::CtMeasured(then), RunOutcome::CtMeasured(now)) = (then, &mut now)
+        && let (Some(then), Some(now)) = (&then.classification, &mut now.classification)
+    {
+        now.without_maps &= then.without_maps;
+    }
+    now
+}
+
 fn words(record: &RunRecord, comparison: &Comparison, seconds: f64) -> String {
     let head = format!(
         "run {} of bundle {} {} repeated in {seconds:.2} s; nothing was stored",
@@ -133,4 +153,30 @@ fn words(record: &RunRecord, comparison: &Comparison, seconds: f64) -> String {
         }
     };
     format!("{head}\n{verdict}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        report::samples,
+        types::{BundleStatus, ImageAnalysis},
+    };
+
+    #[test]
+    fn what_the_version_of_then_did_not_measure_is_not_compared() {
+        let with = |change: fn(&mut ImageAnalysis)| {
+            let mut outcome =
+                samples::analysed(BundleStatus::Unvalidated, &samples::SampleSource::new("1.2.3")).outcome;
+            let RunOutcome::Analysed(analysis) = &mut outcome else { panic!("analysed") };
+            analysis.images.iter_mut().for_each(change);
+            outcome
+        };
+        let now = with(|_| {});
+        let earlier = with(|image| image.lung_heat_fraction = None);
+        assert_eq!(compare(&earlier, &as_measured_then(&earlier, now.clone())), Comparison::Identical);
+        let other = with(|image| image.lung_heat_fraction = Some(0.1));
+        let compared = compare(&other, &as_measured_then(&other, now));
+        assert!(matches!(compared, Comparison::Different { count: 1, .. }), "{compared:?}");
+    }
 }

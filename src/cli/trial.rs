@@ -13,6 +13,7 @@ use crate::{
         self,
         trial::{self, COMPARED_STUDIES, Promotion, Wish},
     },
+    nn::Bundle,
     report::describe_comparison,
     types::{Compared, Route, SiteConfig, Trial, TrialMode},
 };
@@ -70,6 +71,9 @@ pub(super) struct Rollback {
     /// Why, for the record
     #[arg(long, value_name = "WORDS", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     reason: String,
+    /// Also when the bundle is not what it was before the promotion
+    #[arg(long)]
+    changed: bool,
 }
 
 #[derive(Debug, Args)]
@@ -163,7 +167,13 @@ pub(super) async fn promote(global: &Global, options: &Promote) -> anyhow::Resul
 }
 
 pub(super) async fn roll_back(global: &Global, options: &Rollback) -> anyhow::Result<()> {
-    change(global, &options.reason, async |tx, wish| trial::roll_back(tx, &options.name, wish).await).await
+    let models_dir = global.load()?.inference.models_dir;
+    let digest_now = |name: &str| Bundle::open(&models_dir.join(name)).ok().map(|bundle| bundle.identity().digest);
+    let changed = options.changed;
+    change(global, &options.reason, async |tx, wish| {
+        trial::roll_back(tx, &options.name, wish, digest_now, changed).await
+    })
+    .await
 }
 
 /// Changes the bundle of a route for the reason that the user gives, and says so.

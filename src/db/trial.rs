@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sqlx::{FromRow, types::Json};
 use time::OffsetDateTime;
 
-use super::{Connection, DbError, Result, event, site};
+use super::{Connection, DbError, Result, digest_from_bytes, event, site};
 use crate::types::{
     BundleIdentity, Code, Compared, ComparedBundle, ComparedClass, Judged, Route, Sha256Digest, TrialComparison,
     TrialPair, TrialSide,
@@ -196,6 +196,8 @@ pub struct Promotion {
     pub kind: String,
     /// The bundle until then.
     pub from_bundle: String,
+    /// Digest of its manifest, where a run told it.
+    pub from_digest: Option<Vec<u8>>,
     /// The bundle from then on.
     pub to_bundle: String,
     /// Who wanted it.
@@ -209,7 +211,7 @@ pub struct Promotion {
 /// The promotions and rollbacks of all routes or of one, the newest first.
 pub async fn promotions(connection: &mut Connection, route_name: Option<&str>, limit: i64) -> Result<Vec<Promotion>> {
     Ok(sqlx::query_as(
-        "select at, route, kind, from_bundle, to_bundle, by_whom, reason, comparison from promotion
+        "select at, route, kind, from_bundle, from_digest, to_bundle, by_whom, reason, comparison from promotion
          where $1::text is null or route = $1 order by id desc limit $2",
     )
     .bind(route_name)
@@ -250,8 +252,15 @@ pub async fn promote(tx: &mut Connection, route_name: &str, wish: Wish<'_>, untr
     Change { route_name, kind: "promotion", from, to, tried: to, wish }.make(tx, &compared).await
 }
 
-/// The bundle before the last promotion becomes the route's own again.
-pub async fn roll_back(tx: &mut Connection, route_name: &str, wish: Wish<'_>) -> Result<Promotion> {
+/// The bundle before the last promotion becomes the route's own again. `digest_now` gives the digest of the bundle of a name as it
+/// is now, where it is there: unless the change is `also_changed`, it must be what it was then.
+pub async fn roll_back(
+    tx: &mut Connection,
+    route_name: &str,
+    wish: Wish<'_>,
+    digest_now: impl Fn(&str) -> Option<Sha256Digest>,
+    also_changed: bool,
+) -> Result<Promotion> {
     let route = route(tx, route_name).await?;
     let last = promotions(tx, Some(route_name), 1).await?.pop();
     let Some(last) = last.filter(|last| last.kind == "promotion" && last.to_bundle == route.bundle) else {
@@ -261,6 +270,17 @@ pub async fn roll_back(tx: &mut Connection, route_name: &str, wish: Wish<'_>) ->
             route.bundle
         )));
     };
+    let then =
+        last.from_digest.as_deref().map(|bytes| digest_from_bytes(bytes, "promotion.from_digest")).transpose()?;
+    if let (Some(then), Some(now)) = (then, digest_now(&last.from_bundle).filter(|_| !also_changed))
+        && then != now
+    {
+        return Err(DbError::SiteRefused(format!(
+            "bundle `{}` is not what it was when `{}` took its place (SHA-256 {then} then, {now} now): put back its files of \
+             then, or take it as it is with --changed",
+            last.from_bundle, last.to_bundle
+        )));
+    }
     let compared = compare(tx, route_name, &last.from_bundle, &route.bundle, COMPARED_STUDIES).await?;
     let (from, to) = (&route.bundle, &last.from_bundle);
     if let Some(trial) = route.trial.as_ref().filter(|trial| trial.bundle != *to) {
@@ -316,7 +336,7 @@ impl Change<'_> {
         let made: Promotion = sqlx::query_as(
             "insert into promotion (route, kind, from_bundle, from_digest, to_bundle, to_digest, by_whom, reason, comparison)
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             returning at, route, kind, from_bundle, to_bundle, by_whom, reason, comparison",
+             returning at, route, kind, from_bundle, from_digest, to_bundle, by_whom, reason, comparison",
         )
         .bind(route_name)
         .bind(kind)
@@ -493,7 +513,10 @@ mod tests {
         let mut tx = db.begin().await.unwrap();
         let unknown = promote(&mut tx, "nowhere", WISH, false).await.unwrap_err();
         assert!(refusal(unknown).contains("there is no route `nowhere`; known: `chest`"));
-        assert!(refusal(roll_back(&mut tx, "chest", WISH).await.unwrap_err()).contains("nothing to roll back"));
+        assert!(
+            refusal(roll_back(&mut tx, "chest", WISH, |_| None, false).await.unwrap_err())
+                .contains("nothing to roll back")
+        );
         let made = promote(&mut tx, "chest", WISH, false).await.unwrap();
         assert_eq!(
             (made.from_bundle.as_str(), made.to_bundle.as_str(), made.by_whom.as_str()),
@@ -503,10 +526,16 @@ mod tests {
         let now = route(&mut tx, "chest").await.unwrap();
         assert_eq!((now.bundle.as_str(), now.trial), ("next", None));
         assert!(refusal(promote(&mut tx, "chest", WISH, false).await.unwrap_err()).contains("tries no bundle"));
-        let back = roll_back(&mut tx, "chest", WISH).await.unwrap();
+        let other = |_: &str| Some(Sha256Digest([7; 32]));
+        let changed = refusal(roll_back(&mut tx, "chest", WISH, other, false).await.unwrap_err());
+        assert!(changed.contains("bundle `cxr` is not what it was") && changed.contains("--changed"), "{changed}");
+        let back = roll_back(&mut tx, "chest", WISH, other, true).await.unwrap();
         assert_eq!((back.kind.as_str(), back.to_bundle.as_str()), ("rollback", "cxr"));
         assert_eq!(route(&mut tx, "chest").await.unwrap().bundle, "cxr");
-        assert!(refusal(roll_back(&mut tx, "chest", WISH).await.unwrap_err()).contains("nothing to roll back"));
+        assert!(
+            refusal(roll_back(&mut tx, "chest", WISH, |_| None, false).await.unwrap_err())
+                .contains("nothing to roll back")
+        );
         assert_eq!(promotions(&mut tx, Some("chest"), 10).await.unwrap().len(), 2);
         // What no study has seen is promoted only when that is wished.
         site::change_in(&mut tx, false, |site| {

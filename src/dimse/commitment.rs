@@ -139,9 +139,10 @@ impl List {
                 [tags::FAILED_SOP_SEQUENCE] => &mut failed,
                 _ => return,
             };
+            let is_full = list.len() >= MAX_INSTANCES;
             match (part, list.last_mut()) {
-                (Part::Item, _) if list.len() < MAX_INSTANCES => list.push(Entry::default()),
-                (Part::Item, _) => too_many = true,
+                (Part::Item, _) if is_full => too_many = true,
+                (Part::Item, _) => list.push(Entry::default()),
                 (Part::Value(tags::REFERENCED_SOP_CLASS_UID, value), Some(entry)) => {
                     entry.sop_class_uid = plain_text(value);
                 }

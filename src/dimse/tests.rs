@@ -521,7 +521,10 @@ async fn an_idle_association_and_a_slow_message_are_aborted() {
     assert_eq!((end.reason, end.n_objects_failed), (EndReason::TimedOut(TimeLimit::Message), 1));
     let told = node.handler.refused.lock().unwrap().clone();
     assert_eq!(told.len(), 1, "{told:?}");
-    assert!(!told[0].answered && told[0].failure.remedy.is_some_and(|remedy| remedy.contains("message_timeout")), "{told:?}");
+    assert!(
+        !told[0].answered && told[0].failure.remedy.is_some_and(|remedy| remedy.contains("message_timeout")),
+        "{told:?}"
+    );
     node.stop().await;
 }
 

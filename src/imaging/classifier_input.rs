@@ -5,7 +5,8 @@ use super::{
     equalise::{Equalisation, equalise},
     lungs::{BACKGROUND, Lungs},
 };
-use crate::types::{HeatMap, Placement};
+pub use crate::types::Frame;
+use crate::types::Placement;
 
 /// How a picture becomes a classifier's input, in the order in which it happens.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +25,8 @@ pub struct Recipe {
     pub side_pixels: usize,
     /// Whether the grey values are first made relative to the picture's own mean and standard deviation.
     pub z_score: bool,
+    /// What 0 and 1 of the grey values become before `mean` and `std`.
+    pub range: Option<[f32; 2]>,
     /// Subtracted from each channel.
     pub mean: [f32; 3],
     /// Divides each channel; above 0.
@@ -58,25 +61,6 @@ pub enum ResizeMode {
     Crop,
     /// Both sides scaled to fit.
     Stretch,
-}
-
-/// The part of the canvas that a classifier sees, in units of the canvas's side, from its left and top edge. Where it
-/// reaches beyond the picture it is black.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Frame {
-    /// Left edge.
-    pub left: f64,
-    /// Top edge.
-    pub top: f64,
-    /// Width, above 0.
-    pub width: f64,
-    /// Height, above 0.
-    pub height: f64,
-}
-
-impl Frame {
-    /// The whole canvas.
-    pub const WHOLE: Self = Self { left: 0.0, top: 0.0, width: 1.0, height: 1.0 };
 }
 
 /// Makes the channels of one classifier from the `canvas` (0 to 1, the picture in a black square, in source pixels) and
@@ -131,6 +115,7 @@ pub fn compose(
         MaskMode::None | MaskMode::Crop | MaskMode::Channel3 => grey.values,
     };
     let grey = if recipe.z_score { z_scored(&grey) } else { grey };
+    let grey = spread(grey, recipe.range);
     let third = if recipe.mask_mode == MaskMode::Channel3 { &mask } else { &grey };
     let mut channels: Vec<(&Vec<f32>, f32, f32)> = [&grey, &grey, third]
         .into_iter()
@@ -149,29 +134,6 @@ pub fn compose(
         .collect();
     Ok((Planes { channels: channels.len(), rows: side, columns: side, values }, frame))
 }
-
-/// A map over the part of the canvas that a classifier saw, as a map over the whole canvas: nothing where it saw nothing.
-#[must_use]
-pub fn over_canvas(map: HeatMap, frame: Frame) -> HeatMap {
-    if frame == Frame::WHOLE {
-        return map;
-    }
-    let cells = |cells: usize, share: f64| ((2.0 * cells as f64 / share).ceil() as usize).clamp(1, MOST_CELLS);
-    let (rows, columns) = (cells(map.rows, frame.height), cells(map.columns, frame.width));
-    let mut values = Vec::with_capacity(rows * columns);
-    for row in 0..rows {
-        let y = ((row as f64 + 0.5) / rows as f64 - frame.top) / frame.height;
-        for column in 0..columns {
-            let x = ((column as f64 + 0.5) / columns as f64 - frame.left) / frame.width;
-            let is_seen = (0.0..1.0).contains(&x) && (0.0..1.0).contains(&y);
-            values.push(if is_seen { super::heat::sample(&map, x, y) } else { 0.0 });
-        }
-    }
-    HeatMap { rows, columns, values, ..map }
-}
-
-/// Cells in a direction of a map that was put into its place on the canvas.
-const MOST_CELLS: usize = 128;
 
 /// In pixels of the canvas; may reach beyond it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,10 +244,19 @@ pub(super) fn z_scored(values: &[f32]) -> Vec<f32> {
     values.iter().map(|value| ((f64::from(*value) - mean) / std) as f32).collect()
 }
 
+/// Values from 0 to 1 over a range.
+pub(super) fn spread(values: Vec<f32>, range: Option<[f32; 2]>) -> Vec<f32> {
+    match range {
+        None => values,
+        Some([low, high]) => values.into_iter().map(|value| low + value * (high - low)).collect(),
+    }
+}
+
 #[cfg(test)]
 #[expect(clippy::float_cmp, reason = "the same arithmetic gives the same bits")]
 mod tests {
     use super::{super::heat, *};
+    use crate::types::HeatMap;
 
     const SIDE: usize = 16;
 
@@ -298,6 +269,7 @@ mod tests {
             resize: ResizeMode::Pad,
             side_pixels: SIDE,
             z_score: false,
+            range: None,
             mean: [0.0; 3],
             std: [1.0; 3],
             reverse_channels: false,
@@ -346,6 +318,11 @@ mod tests {
         assert_eq!(channel(&found, 1)[middle], (grey - 0.25) / 0.25);
         assert_eq!(channel(&found, 2)[middle], (1.0 - 0.125) / 2.0, "a lung is there");
         assert_eq!(channel(&found, 2)[0], -0.125 / 2.0, "none is there");
+        // As torchxrayvision's networks want it; the mask stays a mask.
+        let ranged = Recipe { range: Some([-1024.0, 1024.0]), mean: [0.0; 3], std: [1.0; 3], ..channel3.clone() };
+        let (ranged, _) = compose(&canvas, &placement, &lungs, &ranged).unwrap();
+        assert_eq!((channel(&ranged, 0)[middle], channel(&ranged, 2)[middle]), (grey.mul_add(2048.0, -1024.0), 1.0));
+        assert_eq!(channel(&ranged, 0)[0], -1024.0, "black");
         let (reversed, _) =
             compose(&canvas, &placement, &lungs, &Recipe { reverse_channels: true, ..channel3.clone() }).unwrap();
         assert_eq!(channel(&reversed, 0), channel(&found, 2));
@@ -383,7 +360,7 @@ mod tests {
     }
 
     /// Every way to cut and scale: what the network sees at a place is what the source has there, and heat at that place of
-    /// the network's map lands on the same source pixel.
+    /// the network's map lands on the same source pixel, as hot as it was.
     #[rstest::rstest]
     #[case::pad(recipe())]
     #[case::middle(Recipe { resize: ResizeMode::Crop, ..recipe() })]
@@ -391,9 +368,9 @@ mod tests {
     #[case::without_top(Recipe { top_crop_fraction: 0.08, resize: ResizeMode::Crop, ..recipe() })]
     #[case::lungs(Recipe { mask_mode: MaskMode::Crop, crop_margin_fraction: 0.1, ..recipe() })]
     #[case::large(Recipe { mask_mode: MaskMode::Crop, side_pixels: 512, ..recipe() })]
-    fn a_hot_spot_lands_where_it_was(#[case] recipe: Recipe) {
+    fn a_hot_spot_lands_where_it_was(#[case] recipe: Recipe, #[values(8, 224)] grid: usize) {
         let (_, placement, lungs) = chest();
-        // A bright spot of 4 by 4 source pixels in the right lung: row 30, column 36 (in the canvas, row 50).
+        // A bright spot of 4 by 4 source pixels in the right lung, around row 50 and column 36 of the canvas.
         let mut canvas = Plane::filled(100, 100, 0.0);
         for row in 48..52 {
             for column in 34..38 {
@@ -404,27 +381,44 @@ mod tests {
         let side = recipe.side_pixels;
         let brightest = (0..side * side).max_by(|a, b| seen.values[*a].total_cmp(&seen.values[*b])).unwrap();
         assert!(seen.values[brightest] > 0.1);
-        let grid = 8;
+        let (cell_row, cell_column) = (brightest / side * grid / side, brightest % side * grid / side);
         let mut activation = Plane::filled(grid, grid, -1.0);
-        activation.values[brightest / side * grid / side * grid + brightest % side * grid / side] = 3.0;
-        let map = over_canvas(heat::heat_map(&activation, "cam"), frame);
-        let hottest = (0..100 * 100)
-            .max_by(|a, b| {
-                let heat = |pixel: usize| {
-                    heat::sample(&map, ((pixel % 100) as f64 + 0.5) / 100.0, ((pixel / 100) as f64 + 0.5) / 100.0)
-                };
-                heat(*a).total_cmp(&heat(*b)).then(b.cmp(a))
-            })
-            .unwrap();
-        // Within one cell of the network's grid.
-        let (cell_rows, cell_columns) = (100.0 * frame.height / grid as f64, 100.0 * frame.width / grid as f64);
-        let (row, column) = (hottest as f64 / 100.0, (hottest % 100) as f64);
-        assert!((row - 50.0).abs() <= cell_rows, "row {row} with {frame:?}");
-        assert!((column - 36.0).abs() <= cell_columns, "column {column} with {frame:?}");
-        // Nothing is hot where the network saw nothing.
-        for (x, y) in [(frame.left - 0.05, 0.5), (0.5, frame.top - 0.05)] {
-            assert!(x <= 0.0 || y <= 0.0 || heat::sample(&map, x, y) == 0.0, "{x} {y} with {frame:?}");
+        activation.values[cell_row * grid + cell_column] = 3.0;
+        let map = heat::heat_map(&activation, "cam", frame);
+        // In pixels of the canvas.
+        let cell = (100.0 * frame.height / grid as f64, 100.0 * frame.width / grid as f64);
+        let centre = (
+            100.0 * frame.top + (cell_row as f64 + 0.5) * cell.0,
+            100.0 * frame.left + (cell_column as f64 + 0.5) * cell.1,
+        );
+        let heat_at = |map: &HeatMap, row: f64, column: f64| heat::sample(map, column / 100.0, row / 100.0);
+        // Fused with nothing, and with a cold map of a network that saw the whole canvas: on a coarser grid, perhaps.
+        let cold = heat::heat_map(&Plane::filled(7, 7, 0.0), "cam", Frame::WHOLE);
+        for (map, near, least) in [
+            (map.clone(), 0.05, 0.99),
+            (heat::fuse(&[(&map, 0.5)]), 0.05, 0.99),
+            (heat::fuse(&[(&map, 0.5), (&cold, 0.5)]), 0.5, 0.75),
+        ] {
+            let around = |step: f64| (-40..=40).map(move |idx| f64::from(idx) * step);
+            let places = around(near / 4.0).flat_map(|row| around(near / 4.0).map(move |column| (row, column)));
+            let hottest = places.map(|(row, column)| heat_at(&map, centre.0 + row, centre.1 + column));
+            let hottest = hottest.fold(0.0, f32::max);
+            assert!(hottest > least, "{hottest} around {centre:?} with {frame:?}");
+            // Further away than two cells there is nothing.
+            for (row, column) in [(-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0)] {
+                let far = (centre.0 + row * (2.0 * cell.0 + 1.0), centre.1 + column * (2.0 * cell.1 + 1.0));
+                assert!(heat_at(&map, far.0, far.1) < 1e-6, "{far:?} with {frame:?}");
+            }
+            // Nothing is hot where the network saw nothing.
+            for (x, y) in [(frame.left - 0.05, 0.5), (0.5, frame.top - 0.05)] {
+                let is_cold = heat::sample(&map, x, y) == 0.0;
+                assert!(x <= 0.0 || y <= 0.0 || is_cold, "{x} {y} with {frame:?}");
+            }
         }
+        // The spot itself is in that cell, or in that pixel of the input where those are larger; it has two pixels to a side.
+        let within = |cell: f64, extent: f64| cell.max(100.0 * extent / side as f64) + 2.0;
+        assert!((50.0 - centre.0).abs() <= within(cell.0, frame.height), "row {} with {frame:?}", centre.0);
+        assert!((36.0 - centre.1).abs() <= within(cell.1, frame.width), "column {} with {frame:?}", centre.1);
     }
 
     #[test]

@@ -53,7 +53,8 @@ pub enum ImagingError {
     },
     /// Decoding would need more memory than allowed.
     #[error(
-        "the decoded image takes {needed_bytes} bytes, more than the limit of {limit_bytes}: raise the limit if such images are expected"
+        "the decoded image, in the square that networks take, needs {needed_bytes} bytes, more than the limit of {limit_bytes}: \
+         raise the limit if such images are expected"
     )]
     TooLarge {
         /// Bytes that the header or the codestream announces.
@@ -127,6 +128,6 @@ mod tests {
             ImagingError::Parse("invalid value Doe^Jane of Patient Name".to_owned()).reason_and_words();
         assert_eq!((reason, words.as_str()), (ReasonCode::Undecodable, "the data set cannot be parsed"));
         let too_large = ImagingError::TooLarge { needed_bytes: 9, limit_bytes: 8 };
-        assert!(too_large.reason_and_words().1.contains("takes 9 bytes"));
+        assert!(too_large.reason_and_words().1.contains("needs 9 bytes"));
     }
 }

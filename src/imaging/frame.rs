@@ -75,6 +75,14 @@ pub(super) fn stored_bits(
     if frame.is_by_plane {
         samples = interleaved(&samples);
     }
+    if frame.is_subsampled && layout.columns % 2 == 1 {
+        return Err(ImagingError::BadAttribute {
+            name: "Columns",
+            tag: "(0028,0011)",
+            value: layout.columns.to_string(),
+            expected: "an even number, as YBR_FULL_422 has".to_owned(),
+        });
+    }
     if frame.is_subsampled {
         samples = Color::full_resolution(&samples);
     }
@@ -163,7 +171,10 @@ impl PixelLayout {
     }
 
     fn check_size(&self, limits: DecodeLimits) -> Result<(), ImagingError> {
-        let (needed_bytes, limit_bytes) = (self.frame_bytes(self.color.samples_per_pixel()), limits.max_decoded_bytes);
+        // Networks take a square of 32-bit numbers: of a strip of pixels that is thousands of times as much.
+        let side = u64::from(self.rows.max(self.columns));
+        let needed_bytes = self.frame_bytes(self.color.samples_per_pixel()).max(side * side * 4);
+        let limit_bytes = limits.max_decoded_bytes;
         if needed_bytes > limit_bytes { Err(ImagingError::TooLarge { needed_bytes, limit_bytes }) } else { Ok(()) }
     }
 

@@ -317,7 +317,10 @@ mod tests {
         let mut bomb = radiograph(65_535, 65_535, &[]);
         set_fragment(&mut bomb, vec![0xFF, 0x4F, 0xFF, 0x51]);
         let error = decode_as(bomb, uids::JPEG2000_LOSSLESS).unwrap_err();
-        assert!(matches!(error, ImagingError::TooLarge { needed_bytes: 8_589_672_450, .. }), "{error}");
+        assert!(matches!(error, ImagingError::TooLarge { needed_bytes: 17_179_344_900, .. }), "{error}");
+        // Few pixels, and a square of billions.
+        let error = decode(radiograph(65_535, 2, &vec![0; 2 * 65_535])).unwrap_err();
+        assert!(matches!(error, ImagingError::TooLarge { needed_bytes: 17_179_344_900, .. }), "{error}");
 
         // A modest header over a codestream that announces 65535 x 65535.
         let mut codestream = vec![0xFF, 0x4F, 0xFF, 0x51, 0, 41, 0, 0];

@@ -4,17 +4,19 @@ use super::{
     Plane,
     lungs::{BACKGROUND, LEFT_LUNG, Lungs, RIGHT_LUNG},
 };
-use crate::types::HeatMap;
+use crate::types::{Frame, HeatMap};
 
 /// Heat, relative to the maximum, from which a place counts as hot.
 pub const HOT: f32 = 0.5;
+/// Share of the heat that should lie in the lungs: with less, the output may rest on something else.
+pub const ENOUGH_IN_LUNGS: f64 = 0.5;
 /// `method` of a fused map.
 pub const FUSED_METHOD: &str = "mean of members";
 
 /// Scales the positive part of an activation map to 0 to 1 and remembers its maximum: a map stretched from next to
-/// nothing must be recognisable as such. Values that are not finite count as 0.
+/// nothing must be recognisable as such. Values that are not finite count as 0. `frame` is what the network saw.
 #[must_use]
-pub fn heat_map(activation: &Plane, method: &str) -> HeatMap {
+pub fn heat_map(activation: &Plane, method: &str, frame: Frame) -> HeatMap {
     let positive = |value: f32| if value.is_finite() { value.max(0.0) } else { 0.0 };
     let maximum = activation.values.iter().map(|&value| positive(value)).fold(0.0, f32::max);
     let scale = |value: f32| if maximum > 0.0 { (positive(value) / maximum).min(1.0) } else { 0.0 };
@@ -24,38 +26,80 @@ pub fn heat_map(activation: &Plane, method: &str) -> HeatMap {
         values: activation.values.iter().map(|&value| scale(value)).collect(),
         maximum_activation: maximum,
         method: method.to_owned(),
+        frame,
     }
 }
 
 /// The mean of the members' maps, weighted by their output for the class, scaled to 0 to 1. Its
 /// `maximum_activation` is the largest weighted mean: 1 where all members agree on the place, less otherwise.
 ///
-/// Maps of different grids are sampled on the finest one. Without maps, or when all weights are 0, the map is empty
-/// (a single 0).
+/// Maps of different grids are sampled on the finest one; where members saw different parts of the canvas, on one of half
+/// its cells over all of them. Without maps, or when all weights are 0, the map is empty (a single 0).
 #[must_use]
 pub fn fuse(maps: &[(&HeatMap, f64)]) -> HeatMap {
-    let rows = maps.iter().map(|(map, _)| map.rows).max().unwrap_or(1).max(1);
-    let columns = maps.iter().map(|(map, _)| map.columns).max().unwrap_or(1).max(1);
+    let Grid { rows, columns, frame, parts } = common_grid(&maps.iter().map(|(map, _)| *map));
     let weight_of = |weight: f64| if weight.is_finite() { weight.max(0.0) } else { 0.0 };
     let total: f64 = maps.iter().map(|(_, weight)| weight_of(*weight)).sum();
     let mut mean = Plane::filled(rows, columns, 0.0);
     if total > 0.0 {
         for (index, value) in mean.values.iter_mut().enumerate() {
-            let y = (index / columns) as f64 + 0.5;
-            let x = (index % columns) as f64 + 0.5;
-            let weighted = maps.iter().map(|(map, weight)| {
-                f64::from(sample(map, x / columns as f64, y / rows as f64)) * weight_of(*weight) / total
+            let places = (0..parts * parts).map(|part| {
+                let along = |cell: usize, part: usize| cell as f64 + (part as f64 + 0.5) / parts as f64;
+                let y = frame.top + along(index / columns, part / parts) / rows as f64 * frame.height;
+                let x = frame.left + along(index % columns, part % parts) / columns as f64 * frame.width;
+                maps.iter().map(|(map, weight)| f64::from(sample(map, x, y)) * weight_of(*weight)).sum::<f64>()
             });
-            *value = weighted.sum::<f64>() as f32;
+            *value = (places.sum::<f64>() / total / (parts * parts) as f64) as f32;
         }
     }
-    heat_map(&mean, FUSED_METHOD)
+    heat_map(&mean, FUSED_METHOD, frame)
 }
 
+/// A grid over a part of the canvas. Each cell is the mean over `parts` x `parts` places of it.
+struct Grid {
+    rows: usize,
+    columns: usize,
+    frame: Frame,
+    parts: usize,
+}
+
+/// A grid that loses little of each map.
+fn common_grid<'a>(maps: &(impl Iterator<Item = &'a HeatMap> + Clone)) -> Grid {
+    let rows = maps.clone().map(|map| map.rows).max().unwrap_or(1).max(1);
+    let columns = maps.clone().map(|map| map.columns).max().unwrap_or(1).max(1);
+    let frame = maps.clone().map(|map| map.frame).next().unwrap_or_default();
+    if maps.clone().all(|map| map.frame == frame) {
+        return Grid { rows, columns, frame, parts: 1 };
+    }
+    let least = |of: fn(&HeatMap) -> f64| maps.clone().map(of).fold(f64::INFINITY, f64::min);
+    let most = |of: fn(&HeatMap) -> f64| maps.clone().map(of).fold(f64::NEG_INFINITY, f64::max);
+    let (left, top) = (least(|map| map.frame.left), least(|map| map.frame.top));
+    let width = most(|map| map.frame.left + map.frame.width) - left;
+    let height = most(|map| map.frame.top + map.frame.height) - top;
+    let wanted = |length: f64, cell: f64| ((2.0 * length / cell).ceil() as usize).max(1);
+    let rows = wanted(height, least(|map| map.frame.height / map.rows.max(1) as f64));
+    let columns = wanted(width, least(|map| map.frame.width / map.columns.max(1) as f64));
+    let parts = rows.max(columns).div_ceil(MOST_CELLS);
+    Grid {
+        rows: rows.min(MOST_CELLS),
+        columns: columns.min(MOST_CELLS),
+        frame: Frame { left, top, width, height },
+        parts,
+    }
+}
+
+/// Cells in a direction of a fused map, where its members saw different parts of the canvas.
+const MOST_CELLS: usize = 256;
+
 /// The heat at `x`, `y` of the canvas (0 to 1 from its left and top edge), bilinear between the centres of the grid's
-/// cells, constant beyond the outermost ones.
+/// cells, constant beyond the outermost ones as far as the network saw, and nothing beyond that.
 #[must_use]
 pub fn sample(map: &HeatMap, x: f64, y: f64) -> f32 {
+    let Frame { left, top, width, height } = map.frame;
+    let (x, y) = ((x - left) / width, (y - top) / height);
+    if !(0.0..=1.0).contains(&x) || !(0.0..=1.0).contains(&y) {
+        return 0.0;
+    }
     let (x0, x1, x_share) = neighbours(x, map.columns);
     let (y0, y1, y_share) = neighbours(y, map.rows);
     let at = |row: usize, column: usize| map.values.get(row * map.columns + column).copied().unwrap_or(0.0);
@@ -116,18 +160,18 @@ mod tests {
 
     #[test]
     fn only_the_positive_part_is_scaled() {
-        let map = heat_map(&plane(1, 4, &[-3.0, 0.5, 2.0, f32::NAN]), "cam");
+        let map = heat_map(&plane(1, 4, &[-3.0, 0.5, 2.0, f32::NAN]), "cam", Frame::WHOLE);
         assert_eq!(map.values, [0.0, 0.25, 1.0, 0.0]);
         assert!((map.maximum_activation - 2.0).abs() < f32::EPSILON);
-        let cold = heat_map(&plane(1, 2, &[-1.0, -2.0]), "cam");
+        let cold = heat_map(&plane(1, 2, &[-1.0, -2.0]), "cam", Frame::WHOLE);
         assert_eq!(cold.values, [0.0, 0.0]);
         assert!(cold.maximum_activation.abs() < f32::EPSILON);
     }
 
     #[test]
     fn fusion_weights_members_by_their_output() {
-        let first = heat_map(&plane(1, 2, &[4.0, 0.0]), "cam");
-        let second = heat_map(&plane(1, 2, &[0.0, 9.0]), "hirescam");
+        let first = heat_map(&plane(1, 2, &[4.0, 0.0]), "cam", Frame::WHOLE);
+        let second = heat_map(&plane(1, 2, &[0.0, 9.0]), "hirescam", Frame::WHOLE);
         let fused = fuse(&[(&first, 0.9), (&second, 0.3)]);
         // Weighted means 0.75 and 0.25, then scaled to the larger.
         assert!((fused.values[0] - 1.0).abs() < 1e-6 && (fused.values[1] - 1.0 / 3.0).abs() < 1e-6);
@@ -138,13 +182,13 @@ mod tests {
     #[test]
     fn fusion_of_nothing_is_empty() {
         assert_eq!(fuse(&[]).values, [0.0]);
-        let map = heat_map(&plane(1, 2, &[4.0, 0.0]), "cam");
+        let map = heat_map(&plane(1, 2, &[4.0, 0.0]), "cam", Frame::WHOLE);
         assert_eq!(fuse(&[(&map, 0.0)]).values, [0.0, 0.0]);
     }
 
     #[test]
     fn sampling_is_bilinear_between_cell_centres() {
-        let map = heat_map(&plane(2, 2, &[0.0, 1.0, 0.0, 1.0]), "cam");
+        let map = heat_map(&plane(2, 2, &[0.0, 1.0, 0.0, 1.0]), "cam", Frame::WHOLE);
         for (x, expected) in [(0.0, 0.0), (0.25, 0.0), (0.5, 0.5), (0.625, 0.75), (0.75, 1.0), (1.0, 1.0)] {
             assert!((sample(&map, x, 0.5) - expected).abs() < 1e-6, "at {x}");
         }
@@ -159,13 +203,13 @@ mod tests {
         }
         let lungs = Lungs::from_probabilities(&probabilities, &placement(40, 40));
         // Hot in the whole left half of the picture: the right lung.
-        let map = heat_map(&plane(1, 2, &[1.0, 0.0]), "cam");
+        let map = heat_map(&plane(1, 2, &[1.0, 0.0]), "cam", Frame::WHOLE);
         let (right, left) = hot_fractions(&map, &lungs);
         assert!((right.unwrap() - 1.0).abs() < 1e-9);
         assert!(left.unwrap().abs() < 1e-9);
         // A lung of 32 by 12 cells of a picture of 40 by 40.
-        let everywhere = heat_map(&plane(1, 1, &[1.0]), "cam");
+        let everywhere = heat_map(&plane(1, 1, &[1.0]), "cam", Frame::WHOLE);
         assert!((lung_share(&everywhere, &lungs).unwrap() - 2.0 * 32.0 * 12.0 / 1600.0).abs() < 1e-6);
-        assert_eq!(lung_share(&heat_map(&plane(1, 1, &[-1.0]), "cam"), &lungs), None);
+        assert_eq!(lung_share(&heat_map(&plane(1, 1, &[-1.0]), "cam", Frame::WHOLE), &lungs), None);
     }
 }

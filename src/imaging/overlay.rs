@@ -485,12 +485,12 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::types::{Decision, LungMask, Sha256Digest, SourceImage, Uid};
+    use crate::types::{Decision, Frame, LungMask, Sha256Digest, SourceImage, Uid};
 
     fn map(rows: usize, columns: usize, hot: usize) -> HeatMap {
         let mut values = vec![0.0; rows * columns];
         values[hot] = 1.0;
-        HeatMap { rows, columns, values, maximum_activation: 1.0, method: "cam".to_owned() }
+        HeatMap { rows, columns, values, maximum_activation: 1.0, method: "cam".to_owned(), frame: Frame::WHOLE }
     }
 
     /// Hot in the cell at row 5, column 1 of 7 x 7. Of two members one is hot there, the other at row 1, column 5; the third
@@ -520,6 +520,7 @@ mod tests {
             lung_mask: LungMask { side_pixels: 1, png_base64: String::new(), area_fraction: 0.3 },
             right_lung_heat_fraction: None,
             left_lung_heat_fraction: None,
+            lung_heat_fraction: None,
             similar_cases: None,
         }
     }

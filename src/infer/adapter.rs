@@ -189,6 +189,7 @@ pub fn recipe(preprocessing: &Preprocessing) -> Recipe {
         resize: resize_mode(preprocessing.resize),
         side_pixels: preprocessing.image_side_pixels as usize,
         z_score: preprocessing.normalisation == nn::ChannelNormalisation::ImageZScore,
+        range: preprocessing.range,
         mean: preprocessing.mean,
         std: preprocessing.std,
         reverse_channels: preprocessing.channel_order == nn::ChannelOrder::Bgr,

@@ -365,6 +365,7 @@ mod tests {
             columns: 4,
             channels: Vec::new(),
             z_score: false,
+            range: None,
             mean: Vec::new(),
             std: Vec::new(),
             minimum_lung_cm2: 2.0,

@@ -16,7 +16,6 @@ use super::{
 use crate::{
     imaging::{
         Plane, PlaneError,
-        classifier_input::over_canvas,
         ct::{
             Channel, LEFT_LUNG, LungLabels, RIGHT_LUNG, Refusal, ScanInput, ScanRecipe, TooManyPieces, Volume,
             lung_network_slice, network_lungs, paste_lung_labels, scan_input,
@@ -153,6 +152,8 @@ impl CtNetworks {
                 .map(|keys| (slices, keys))
         }?;
         let (slices, key_slices) = key_slices;
+        let of_slices = outputs.iter().flatten().flat_map(|output| &output.slices);
+        let without_maps = of_slices.into_iter().all(|slice| slice.activation_map.is_none());
         let members: Vec<MemberScore> = bundle
             .members
             .iter()
@@ -173,9 +174,10 @@ impl CtNetworks {
             slices,
             member_spread: member_spread(&members, target),
             decision: decide(bundle, output, &members),
-            localised: output >= bundle.threshold,
+            localised: output >= bundle.threshold && !MemberScore::say_nothing(&members),
             members,
             fused,
+            without_maps,
             key_slices,
         })))
     }
@@ -278,7 +280,7 @@ fn key_slices(
             .filter_map(|output| {
                 let map = output.slices.get(idx)?.activation_map.as_ref()?;
                 let plane = Plane { rows: map.rows, columns: map.columns, values: map.values.clone() };
-                Some((over_canvas(heat::heat_map(&plane, map.method), input.frame), output_of(output)))
+                Some((heat::heat_map(&plane, map.method, input.frame), output_of(output)))
             })
             .collect();
         let maps: Vec<(&HeatMap, f64)> = maps.iter().map(|(map, weight)| (map, *weight)).collect();
@@ -340,6 +342,7 @@ pub(super) fn recipe(preprocessing: &nn::ScanPreprocessing) -> ScanRecipe {
             })
             .collect(),
         z_score: preprocessing.normalisation == nn::ChannelNormalisation::ImageZScore,
+        range: preprocessing.range,
         mean: preprocessing.mean.clone(),
         std: preprocessing.std.clone(),
         minimum_lung_cm2: preprocessing.minimum_lung_cm2,

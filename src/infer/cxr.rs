@@ -549,7 +549,9 @@ impl<M: Models> CxrPipeline<M> {
         frames: Vec<Frame>,
     ) -> Result<ImageAnalysis, InferError> {
         let Fused { outputs: fused, output, members, heat_map, member_heat_maps } = self.fused(outputs, frames)?;
+        let said_nothing = MemberScore::say_nothing(&members);
         let (right_lung_heat_fraction, left_lung_heat_fraction) = heat::hot_fractions(&heat_map, lungs);
+        let lung_heat_fraction = heat::lung_share(&heat_map, lungs);
         Ok(ImageAnalysis {
             source: source.clone(),
             placement,
@@ -558,7 +560,7 @@ impl<M: Models> CxrPipeline<M> {
             member_spread: member_spread(&members, self.bundle.target_class_idx),
             members,
             fused,
-            localised: output >= self.bundle.threshold,
+            localised: output >= self.bundle.threshold && !said_nothing,
             heat_map,
             member_heat_maps,
             lung_mask: LungMask {
@@ -568,6 +570,7 @@ impl<M: Models> CxrPipeline<M> {
             },
             right_lung_heat_fraction,
             left_lung_heat_fraction,
+            lung_heat_fraction,
             similar_cases: None,
         })
     }
@@ -597,7 +600,7 @@ impl<M: Models> CxrPipeline<M> {
                     let output_of_target = probabilities.get(target).copied().unwrap_or(0.0);
                     if let Some(map) = activation_map {
                         let plane = Plane { rows: map.rows, columns: map.columns, values: map.values };
-                        let map = classifier_input::over_canvas(heat::heat_map(&plane, &map.method), frame);
+                        let map = heat::heat_map(&plane, &map.method, frame);
                         member_heat_maps.push((name.clone(), map));
                         map_weights.push(output_of_target);
                     }

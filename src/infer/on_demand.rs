@@ -11,12 +11,7 @@ use super::{
     cxr::{StageTimes, Verdict},
 };
 use crate::{
-    imaging::{
-        Plane, Planes,
-        classifier_input::{Frame, over_canvas},
-        ct::choose_sections,
-        heat,
-    },
+    imaging::{Plane, Planes, classifier_input::Frame, ct::choose_sections, heat},
     nn::{self, Bundle, Explanation, IntegratedGradientsOptions, NnError},
     types::{CtAnalysis, CtKeySlice, CtPlane, Errand, HeatMap, ImageAnalysis, SourceImage},
 };
@@ -76,18 +71,26 @@ async fn ask(
         )));
     }
     let mut maps = Vec::new();
+    let mut not_offered = None;
     for (member_idx, (name, (input, frame))) in names.into_iter().zip(inputs).enumerate() {
         if wish.member.as_ref().is_some_and(|wanted| *wanted != name) {
             continue;
         }
-        let (bundle, wish) = (Arc::clone(bundle), wish.clone());
+        let (bundle, asked) = (Arc::clone(bundle), wish.clone());
         let Planes { channels, rows, columns, values } = input;
         let input = nn::Planes { channels, rows, columns, values };
         let explained = spawn_blocking(move || {
-            nn::explain_input(&bundle, member_idx, &input, wish.class_idx, wish.method, wish.integrated_gradients)
-                .map(|explained| (explained, wish.class_idx))
+            nn::explain_input(&bundle, member_idx, &input, asked.class_idx, asked.method, asked.integrated_gradients)
+                .map(|explained| (explained, asked.class_idx))
         });
-        let (explained, class_idx) = explained.await??;
+        let (explained, class_idx) = match explained.await? {
+            // Others have one: the picture names the members that it is made of.
+            Err(error @ NnError::NotOffered { .. }) if wish.member.is_none() => {
+                not_offered.get_or_insert(error);
+                continue;
+            }
+            explained => explained?,
+        };
         let map = explained.map;
         let plane = Plane { rows: map.rows, columns: map.columns, values: map.values };
         let outputs: Vec<f64> = explained.probabilities.into_iter().map(f64::from).collect();
@@ -95,10 +98,13 @@ async fn ask(
             name,
             output: outputs.get(class_idx).copied().unwrap_or(0.0),
             outputs,
-            map: over_canvas(heat::heat_map(&plane, map.method), frame),
+            map: heat::heat_map(&plane, map.method, frame),
         });
     }
-    Ok(maps)
+    match not_offered {
+        Some(error) if maps.is_empty() => Err(error.into()),
+        _ => Ok(maps),
+    }
 }
 
 /// The maps as one, members weighted by their output.
@@ -129,6 +135,7 @@ impl CxrPipeline<NnModels> {
         let maps = ask(bundle, of_members.collect(), wish).await?;
         let heat_map = fused(&maps);
         let (right_lung_heat_fraction, left_lung_heat_fraction) = heat::hot_fractions(&heat_map, &inputs.lungs);
+        let lung_heat_fraction = heat::lung_share(&heat_map, &inputs.lungs);
         let fused = match maps.as_slice() {
             [only] if wish.member.is_some() => only.outputs.clone(),
             _ => analysis.fused.clone(),
@@ -139,6 +146,7 @@ impl CxrPipeline<NnModels> {
             member_heat_maps: maps.into_iter().map(|of| (of.name, of.map)).collect(),
             right_lung_heat_fraction,
             left_lung_heat_fraction,
+            lung_heat_fraction,
             ..analysis.clone()
         })
     }

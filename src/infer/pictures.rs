@@ -46,7 +46,8 @@ pub fn paint(
         }
         (ResultSpec::CtSummary(form), RunOutcome::CtMeasured(analysis)) => {
             let words = report::ct_overlay_words(record, analysis, texts);
-            let (pixels, png) = ct_overlay(archive, analysis, &words, form.longest_side, limits)?;
+            let options = CtOverlayOptions { longest_side: form.longest_side, on_demand: false };
+            let (pixels, png) = ct_overlay(archive, analysis, &words, options, limits)?;
             Ok((pixels, Some(png)))
         }
         (ResultSpec::CtSlice { slice, .. }, RunOutcome::CtMeasured(analysis)) => {
@@ -98,7 +99,17 @@ pub fn radiograph_overlay(
     Ok((overlay.into(), png))
 }
 
-/// The summary of a measured CT, and the same as a PNG file. Blocks.
+/// How the summary of a CT is drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct CtOverlayOptions {
+    /// Of the picture, in pixels.
+    pub longest_side: u32,
+    /// A person asked for the map: it is shown whatever the output is.
+    pub on_demand: bool,
+}
+
+/// The summary of a measured CT, and the same as a PNG file. Colours appear only when the scan is localised (output at or
+/// above the threshold) or a person asked for the map. Blocks.
 ///
 /// # Errors
 /// When an image is gone or does not belong to the analysis.
@@ -106,13 +117,13 @@ pub fn ct_overlay(
     archive: &Archive,
     analysis: &CtAnalysis,
     words: &SummaryWords,
-    longest_side: u32,
+    options: CtOverlayOptions,
     limits: DecodeLimits,
 ) -> anyhow::Result<(RgbPixels, Vec<u8>)> {
     let sections = section_pixels(analysis, archive, limits)?;
     let CtSeries { size, spacing_mm, .. } = analysis.series;
     let heat_of = |section: &CtSection| match section.plane {
-        CtPlane::Axial => heat_over(analysis, section.index),
+        CtPlane::Axial => heat_over(analysis, section.index, options.on_demand),
         CtPlane::Coronal => None,
     };
     let shown: Vec<ShownSection<'_>> = analysis
@@ -121,7 +132,7 @@ pub fn ct_overlay(
         .zip(&sections)
         .map(|(section, pixels)| ShownSection { section, pixels, heat: heat_of(section) })
         .collect();
-    let overlay = render_sections(&shown, size, spacing_mm, words, longest_side)?;
+    let overlay = render_sections(&shown, size, spacing_mm, words, options.longest_side)?;
     let png = imaging::encode_png(&overlay)?;
     Ok((overlay.into(), png))
 }
@@ -147,16 +158,17 @@ fn ct_slice(
         columns: pixels.columns,
         hu: &pixels.hu,
         labels: masks.slice(slice),
-        heat: heat_over(analysis, slice),
+        heat: heat_over(analysis, slice, false),
         columns_reversed: series.columns_reversed,
         rows_reversed: series.rows_reversed,
     };
     Ok(render_slice(&shown, words)?.into())
 }
 
-/// The heat of a key slice.
-fn heat_over(analysis: &CtAnalysis, slice: usize) -> Option<&HeatMap> {
-    let key = analysis.classification.as_ref()?.key_slices.iter().find(|key| key.slice == slice)?;
+/// The heat of a key slice, where it is an indication or wanted all the same.
+fn heat_over(analysis: &CtAnalysis, slice: usize, on_demand: bool) -> Option<&HeatMap> {
+    let classification = analysis.classification.as_ref().filter(|of| of.localised || on_demand)?;
+    let key = classification.key_slices.iter().find(|key| key.slice == slice)?;
     (key.heat_map.maximum_activation > 0.0).then_some(&key.heat_map)
 }
 
@@ -329,6 +341,20 @@ mod tests {
         let other_scan = VoxelLabels { size: [columns, rows - 1, 2], bits: masks.bits[..2 * 239 * 200].to_vec() };
         assert!(refused(&slice(1), Some(&other_scan)).contains("not of these images"));
         assert!(kept.folder.path().is_dir());
+    }
+
+    #[test]
+    fn heat_of_a_scan_is_shown_where_it_is_an_indication_or_asked_for() {
+        let mut record = samples::ct_classified(BundleStatus::Unvalidated, &samples::ct_sources());
+        let RunOutcome::CtMeasured(analysis) = &mut record.outcome else { panic!("measured") };
+        let mut shown = Vec::new();
+        for localised in [true, false] {
+            let classification = analysis.classification.as_mut().unwrap();
+            classification.localised = localised;
+            let slice = classification.key_slices[0].slice;
+            shown.extend([false, true].map(|on_demand| heat_over(analysis, slice, on_demand).is_some()));
+        }
+        assert_eq!(shown, [true, true, false, true]);
     }
 
     #[test]

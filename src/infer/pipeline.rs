@@ -90,7 +90,8 @@ impl Pipeline {
         let bundle = Bundle::open(folder)?;
         if bundle.manifest().input.is_ct() {
             let networks = CtNetworks::load(&bundle, options)?;
-            return Ok(Self::Ct(CtPipeline::new(bundle.identity(), networks, decode_limits)?));
+            let gates = bundle.manifest().input.ct_gates().cloned().unwrap_or_default();
+            return Ok(Self::Ct(CtPipeline::new(bundle.identity(), gates, networks, decode_limits)?));
         }
         let (settings, classification) = pipeline_settings(&bundle, decode_limits)?;
         let models = NnModels::new(Ensemble::load(&bundle, options)?, classification);
@@ -115,6 +116,18 @@ impl Pipeline {
         };
         let networks = self.bundle().networks().zip(computing);
         networks.map(|(network, computing)| format!("{} {computing}", network.name)).collect()
+    }
+
+    /// [`Pipeline::computing`] with what else decides about the last bits: this program, the processor and the threads of each
+    /// network, as `options` give them.
+    #[must_use]
+    pub fn computed_with(&self, options: &EnsembleOptions) -> Vec<String> {
+        let EnsembleOptions { intra_op_threads, segmenter_threads, .. } = options;
+        let program = format!("hilum {} on {}", env!("CARGO_PKG_VERSION"), processor());
+        let threads =
+            format!("{segmenter_threads} thread(s) for the lung segmenter, {intra_op_threads} for each other network");
+        let threads = (self.bundle().networks().next().is_some()).then_some(threads);
+        self.computing().into_iter().chain([program]).chain(threads).collect()
     }
 
     /// Analyses the objects of a study that it reads; `read` gets each when its turn comes.
@@ -149,4 +162,18 @@ impl Pipeline {
             Self::Ct(pipeline) => pipeline.analyse(images, errand, read).await,
         }
     }
+}
+/// What the networks' arithmetic depends on.
+fn processor() -> String {
+    #[cfg(target_arch = "x86_64")]
+    let vectors = if std::is_x86_feature_detected!("avx512f") {
+        " with AVX-512"
+    } else if std::is_x86_feature_detected!("avx2") {
+        " with AVX2"
+    } else {
+        ""
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let vectors = "";
+    format!("{}{vectors}", std::env::consts::ARCH)
 }

@@ -32,7 +32,7 @@ pub(super) fn surviving<T>(
 
 /// What the bundle decides at this fused output of its target class.
 pub(super) fn decide(bundle: &BundleIdentity, output: f64, members: &[MemberScore]) -> Decision {
-    if bundle.is_in_grey_zone(output) {
+    if bundle.is_in_grey_zone(output) || MemberScore::say_nothing(members) {
         return Decision::Undetermined;
     }
     let is_whole = members.iter().all(|member| member.failure.is_none());

@@ -178,6 +178,7 @@ fn recipe() -> Recipe {
         resize: ResizeMode::Pad,
         side_pixels: 48,
         z_score: false,
+        range: None,
         mean: [0.5; 3],
         std: [0.25; 3],
         reverse_channels: false,
@@ -304,9 +305,26 @@ async fn a_sound_image_gets_scores_maps_and_a_mask() {
     assert_eq!((mask.get_pixel(8, 16).0[0], mask.get_pixel(24, 16).0[0], mask.get_pixel(16, 16).0[0]), (1, 2, 0));
 }
 
+#[tokio::test]
+async fn the_share_of_the_heat_in_the_lungs_is_measured() {
+    let share = async |row, column| {
+        let mut models = FakeModels::new([Member::Says(2.0, row, column); 3]);
+        models.lungs = [[8, 24, 4, 14], [8, 24, 18, 28]];
+        let analysis = analysed(&pipeline(BundleStatus::Untrained, models), vec![loaded(chest())]).await;
+        analysis.images[0].lung_heat_fraction.unwrap()
+    };
+    let (in_a_lung, in_a_corner) = (share(1, 1).await, share(0, 0).await);
+    assert!((0.6..0.7).contains(&in_a_lung) && (0.0..0.2).contains(&in_a_corner), "{in_a_lung} {in_a_corner}");
+    let cold = FakeModels::new([Member::SaysWithoutMap(2.0); 3]);
+    let analysis = analysed(&pipeline(BundleStatus::Untrained, cold), vec![loaded(chest())]).await;
+    assert_eq!(analysis.images[0].lung_heat_fraction, None);
+}
+
 #[rstest]
 #[case(BundleStatus::Validated, 2.0, Decision::Present, true)]
-#[case(BundleStatus::Validated, 0.0, Decision::Present, true)]
+#[case(BundleStatus::Validated, 0.1, Decision::Present, true)]
+// Every class is as likely as the others: the networks do not know.
+#[case(BundleStatus::Validated, 0.0, Decision::Undetermined, false)]
 #[case(BundleStatus::Validated, -0.1, Decision::Absent, false)]
 #[case(BundleStatus::Unvalidated, 2.0, Decision::Undetermined, true)]
 #[case(BundleStatus::Unvalidated, -2.0, Decision::Undetermined, false)]

@@ -323,7 +323,7 @@ impl Inner {
                         configuration_sha256: self.settings.configuration_sha256,
                         result_key: finished.result_key,
                         stage_milliseconds: &finished.stage_milliseconds,
-                        computed_with: &finished.pipeline.computing(),
+                        computed_with: &finished.pipeline.computed_with(&self.settings.ensemble),
                         masks: finished.masks.as_ref(),
                     },
                 )

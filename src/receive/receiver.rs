@@ -33,7 +33,7 @@ use crate::{
     },
     telemetry::{AssociationEnd as CountedEnd, Label as _, Metrics, RejectionReason, events},
     types::{
-        AeTitle, AssociationPolicy, CommitmentReport, CommitmentRequest, Duplicates, ObjectOrigin, Peer, Refusal,
+        AeTitle, AssociationPolicy, CommitmentReport, CommitmentRequest, Duplicates, ObjectOrigin, Refusal,
         RefusalKind, StoredObject, UserIdentityPolicy,
     },
 };

@@ -84,7 +84,7 @@ fn of_radiograph(frame: &Frame<'_>, analysed: &ImageAnalysis, name: Option<&str>
     let texts = frame.texts;
     let named = |words: String| wording::of_image(texts, name, words);
     let mut words = of_scores(texts, bundle, analysed.into());
-    words.push(wording::lung_fractions(texts, analysed));
+    words.extend(wording::lung_heat(texts, analysed));
     words.push(wording::heat_map_method(texts, analysed));
     words.push(wording::full_stop(texts, &wording::localisation(texts, analysed.into())));
     let mut items: Vec<Item> = words.into_iter().map(|words| finding(&named(words))).collect();

@@ -138,7 +138,8 @@ pub(super) fn classification_without_scores(
     let target = || -> Argument<'_> { ("class", wording::target_label(bundle).into()) };
     let keys: Vec<String> = scan.key_slices.iter().map(|key| key_slice(texts, key)).collect();
     let keys = if keys.is_empty() {
-        texts.say("ct-no-key-slice", &[target()])
+        // Who gives no maps of a scan that is judged as a whole does not say that no slice speaks for it.
+        texts.say(if scan.without_maps { "ct-slices-not-named" } else { "ct-no-key-slice" }, &[target()])
     } else {
         texts.say("ct-key-slices", &[target(), ("slices", wording::clauses(texts, &keys).into())])
     };

@@ -138,7 +138,9 @@ fn image_lines(lines: &mut Lines, record: &RunRecord, image: &ImageAnalysis) {
     lines.add(1, &format!("Members for class {}: largest minus smallest {spread}", wording::target_label(bundle)));
     lines.add(1, &wording::operating_point(english, bundle, image.into()));
     lines.add(1, &wording::heat_map_method(english, image));
-    lines.add(1, &wording::lung_fractions(english, image));
+    for words in wording::lung_heat(english, image) {
+        lines.add(1, &words);
+    }
     lines.add(1, &format!("{}.", wording::localisation(english, image.into())));
     if let Some(similar) = &image.similar_cases {
         lines.add(1, &format!("Similar cases: {}", wording::similar_cases(english, bundle.status, similar)));

@@ -61,7 +61,7 @@ fn put_image(data_set: &mut InMemDicomObject, record: &RunRecord, image: &ImageA
     data_set.put_text(tags::IMAGE_TYPE, VR::CS, "DERIVED\\SECONDARY\\AI_HEATMAP");
     data_set.copy_or_empty(tags::PATIENT_ORIENTATION, VR::CS, header.element(tags::PATIENT_ORIENTATION));
     put_body_part(data_set, header);
-    data_set.put_text(tags::IMAGE_COMMENTS, VR::LT, &wording::heat_map_comment(&record.bundle));
+    data_set.put_text(tags::IMAGE_COMMENTS, VR::LT, &wording::heat_map_comment(&record.bundle, image));
     data_set.put_text(tags::DERIVATION_DESCRIPTION, VR::ST, &wording::heat_map_derivation(&record.bundle, image));
     data_set.put_code(tags::DERIVATION_CODE_SEQUENCE, codes::HEAT_MAP_OVERLAY);
 }

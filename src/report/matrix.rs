@@ -455,6 +455,7 @@ fn image_analysis(source: &SampleSource, status: BundleStatus, seed: usize, leve
         lung_mask: lung_mask(side, true),
         right_lung_heat_fraction: Some(share(seed + 2)),
         left_lung_heat_fraction: Some(share(seed + 3)),
+        lung_heat_fraction: Some(share(seed + 4)),
         ..samples::analysis(source.image())
     }
 }

@@ -59,7 +59,7 @@ pub use sr::{render_report, render_text_companion};
 pub use texts::{Catalogue, Texts, TextsError};
 pub use trial::{NO_TRUTH, describe_comparison, describe_trial};
 pub use uids::{result_key, uid};
-pub use wording::{NOT_FOR_DIAGNOSTIC_USE, why_undetermined};
+pub use wording::{NOT_FOR_DIAGNOSTIC_USE, heat_elsewhere, is_without_map, why_undetermined};
 
 use dicom_dictionary_std::uids as sop_classes;
 use time::UtcOffset;

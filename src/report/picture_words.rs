@@ -30,10 +30,14 @@ pub fn overlay_words(record: &RunRecord, image: &ImageAnalysis, texts: Texts<'_>
     if let Some(zone) = wording::grey_zone(texts, bundle).filter(|_| bundle.is_in_grey_zone(of_target)) {
         reservations.push(speaker.say("picture-in-grey-zone", &[("zone", zone.into())]));
     }
-    if !image.localised {
+    if wording::is_without_map(image) {
+        reservations.push(speaker.plain("picture-no-map"));
+    } else if !image.localised {
         reservations.push(speaker.say("picture-not-localised", &[("threshold", threshold.into())]));
     } else if !image.heat_map.values.iter().any(|&value| value > 0.0) {
         reservations.push(speaker.plain("picture-no-region"));
+    } else {
+        reservations.extend(speaker.heat_elsewhere(image));
     }
     speaker.around(image, above, reservations)
 }
@@ -50,7 +54,9 @@ pub fn overlay_words_on_demand(bundle: &BundleIdentity, image: &ImageAnalysis, t
     });
     let made = wording::list(texts, &made.collect::<Vec<String>>());
     let above = vec![speaker.title(image), speaker.say("picture-on-demand", &[("maps", made.into())])];
-    speaker.around(image, above, vec![speaker.plain("picture-on-demand-limits")])
+    let mut reservations = vec![speaker.plain("picture-on-demand-limits")];
+    reservations.extend(speaker.heat_elsewhere(image));
+    speaker.around(image, above, reservations)
 }
 
 /// What is written around the sections of a measured CT.
@@ -136,11 +142,18 @@ impl<'a> Speaker<'a> {
         self.say("picture-title", &[("class", class.into()), ("output", output.into()), ("purpose", purpose.into())])
     }
 
+    /// Where the map that is shown points beside the lungs.
+    fn heat_elsewhere(self, image: &ImageAnalysis) -> Option<String> {
+        let share = percent_or_none(self.texts, Some(wording::little_heat_in_lungs(image)?));
+        Some(self.say("picture-heat-elsewhere", &[("share", share.into())]))
+    }
+
     /// The words of a radiograph that do not depend on who asked.
     fn around(self, image: &ImageAnalysis, above: Vec<String>, reservations: Vec<String>) -> OverlayWords {
         let bundle = self.bundle;
         let map = &image.heat_map;
-        let cell = f64::from(image.placement.side) / map.rows.max(map.columns).max(1) as f64;
+        let along = |share: f64, cells: usize| f64::from(image.placement.side) * share / cells.max(1) as f64;
+        let cell = along(map.frame.height, map.rows).max(along(map.frame.width, map.columns));
         let grid = [
             ("rows", map.rows.to_string().into()),
             ("columns", map.columns.to_string().into()),
@@ -165,7 +178,14 @@ impl<'a> Speaker<'a> {
             notice: self.notice(),
             above,
             reservations,
-            below: vec![self.say("picture-grid", &grid), self.say("picture-identity", &identity)],
+            below: vec![
+                if wording::is_without_map(image) {
+                    self.plain("picture-no-grid")
+                } else {
+                    self.say("picture-grid", &grid)
+                },
+                self.say("picture-identity", &identity),
+            ],
             scale: ScaleWords {
                 faintest: self.say("picture-scale-faintest", &[("share", share.into())]),
                 strongest: self.plain("picture-scale-strongest"),
@@ -277,6 +297,42 @@ mod tests {
         assert_eq!(words.scale.faintest, "activation 30 %");
     }
 
+    /// As of a bundle whose members are TorchScript files that give none, or must not be explained.
+    #[test]
+    fn without_maps_nothing_is_called_one() {
+        let catalogue = Catalogue::new(&[]).unwrap();
+        let mut record = radiograph(BundleStatus::Unvalidated);
+        let RunOutcome::Analysed(analysis) = &mut record.outcome else { panic!("analysed") };
+        analysis.images[0].member_heat_maps.clear();
+        for tag in ["en", "zh"] {
+            let words = overlay_words(&record, image(&record), catalogue.language(tag));
+            assert_eq!(words.reservations.len(), 1, "{tag}: {words:?}");
+            assert!(!words.below[0].contains("1x1") && !words.below[0].contains("7x7"), "{tag}: {words:?}");
+        }
+        let english = catalogue.language("en");
+        let words = overlay_words(&record, image(&record), english);
+        assert_eq!(words.reservations, ["no map: the networks that answered give none"]);
+        assert_eq!(words.below[0], "A result below the threshold does not exclude infection.");
+        let analysed = image(&record);
+        assert_eq!(
+            wording::heat_map_method(english, analysed),
+            "There is no heat map: the networks that answered give none."
+        );
+        assert_eq!(wording::localisation(english, analysed.into()), "No localisation: there is no map");
+        assert!(wording::lung_heat(english, analysed).is_empty());
+        let described = crate::report::describe(&record);
+        assert!(!described.contains("Heat map by") && described.contains("There is no heat map"), "{described}");
+
+        let sources = samples::ct_sources();
+        let mut record = samples::ct_classified(BundleStatus::Unvalidated, &sources);
+        let RunOutcome::CtMeasured(analysis) = &mut record.outcome else { panic!("measured") };
+        let scan = analysis.classification.as_mut().unwrap();
+        (scan.without_maps, scan.key_slices) = (true, Vec::new());
+        let below = ct_overlay_words(&record, ct(&record), english).below.join("\n");
+        assert!(below.contains("The networks do not say which slices speak for class"), "{below}");
+        assert!(below.contains("No localisation: there is no map.") && !below.contains("No slice speaks"), "{below}");
+    }
+
     #[test]
     fn an_untrained_bundle_announces_itself_in_every_language() {
         let catalogue = Catalogue::new(&[]).unwrap();
@@ -332,6 +388,32 @@ mod tests {
         // One network alone has no strip.
         cold.members.truncate(1);
         assert_eq!(overlay_words(&record, &cold, catalogue.language("en")).members, []);
+    }
+
+    #[test]
+    fn a_map_beside_the_lungs_says_so_where_it_is_shown() {
+        let catalogue = Catalogue::new(&[]).unwrap();
+        let record = radiograph(BundleStatus::Unvalidated);
+        let mut shown = image(&record).clone();
+        let mut reservations = |share: Option<f64>, localised: bool, tag: &str| {
+            (shown.lung_heat_fraction, shown.localised) = (share, localised);
+            overlay_words(&record, &shown, catalogue.language(tag)).reservations
+        };
+        assert_eq!(
+            reservations(Some(0.123), true, "en"),
+            ["12.3 % of the heat lies in the lungs, less than half: the output may rest on something else"]
+        );
+        assert_eq!(
+            reservations(Some(0.123), true, "zh"),
+            ["热量的 12.3 % 位于肺内，不足一半：输出可能以其他内容为依据"]
+        );
+        assert_eq!(reservations(Some(0.5), true, "en"), [""; 0]);
+        assert_eq!(reservations(None, true, "en"), [""; 0]);
+        // Without colours there is no map to be read.
+        let hidden = reservations(Some(0.123), false, "en");
+        assert!(matches!(hidden.as_slice(), [only] if only.starts_with("no localisation")), "{hidden:?}");
+        let on_demand = overlay_words_on_demand(&record.bundle, &shown, catalogue.language("en")).reservations;
+        assert!(on_demand[1].starts_with("12.3 % of the heat lies in the lungs"), "{on_demand:?}");
     }
 
     #[test]

@@ -7,9 +7,9 @@ use super::{Catalogue, FileMetaIds, RenderOptions, RgbPixels, SourceHeader};
 use crate::types::{
     BundleIdentity, BundleStatus, ClassDefinition, Code, CtAnalysis, CtClassification, CtDensities, CtKeySlice,
     CtLesionMember, CtLesionRun, CtLesions, CtLung, CtLungLesions, CtMethod, CtPlane, CtQuadrant, CtSection, CtSeries,
-    CxrAnalysis, Decision, ExcludedImage, ExcludedSeries, GateResult, HeatMap, ImageAnalysis, Installation, LungMask,
-    MemberIdentity, MemberScore, NotAnalysed, Placement, ReasonCode, RunOutcome, RunRecord, Sha256Digest, Side,
-    SourceImage, Uid,
+    CxrAnalysis, Decision, ExcludedImage, ExcludedSeries, Frame, GateResult, HeatMap, ImageAnalysis, Installation,
+    LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, ReasonCode, RunOutcome, RunRecord, Sha256Digest,
+    Side, SourceImage, Uid,
 };
 
 /// Study of all samples.
@@ -292,6 +292,7 @@ fn heat_map(method: &str) -> HeatMap {
         values: (0..49).map(|cell| cell as f32 / 48.0).collect(),
         maximum_activation: 3.25,
         method: method.to_owned(),
+        frame: Frame::WHOLE,
     }
 }
 
@@ -330,6 +331,7 @@ pub fn analysis(source: SourceImage) -> ImageAnalysis {
         lung_mask: LungMask { side_pixels: 256, png_base64: String::new(), area_fraction: 0.31 },
         right_lung_heat_fraction: Some(0.032),
         left_lung_heat_fraction: Some(0.2475),
+        lung_heat_fraction: Some(0.625),
         similar_cases: None,
     }
 }
@@ -361,7 +363,8 @@ pub fn analysed(status: BundleStatus, source: &SampleSource) -> RunRecord {
     record(status, RunOutcome::Analysed(analysis))
 }
 
-/// Two images analysed, a member failed on the second, a third image excluded; replaces an older report.
+/// Two images analysed, on the second a member failed and most heat lies beside the lungs, a third image excluded;
+/// replaces an older report.
 pub fn partial(sources: &[SampleSource; 3]) -> RunRecord {
     let mut second = analysis(sources[1].image());
     second.members[1] =
@@ -369,6 +372,7 @@ pub fn partial(sources: &[SampleSource; 3]) -> RunRecord {
     second.fused = vec![0.12, 0.88];
     second.localised = false;
     second.left_lung_heat_fraction = None;
+    second.lung_heat_fraction = Some(0.375);
     let excluded = ExcludedImage {
         source: sources[2].image(),
         reason: ReasonCode::ViewNotFrontal,
@@ -496,6 +500,7 @@ pub fn ct_classified(status: BundleStatus, sources: &[SampleSource; 3]) -> RunRe
     let names: Vec<String> = record.bundle.members.iter().map(|member| member.name.clone()).collect();
     if let RunOutcome::CtMeasured(analysis) = &mut record.outcome {
         analysis.classification = Some(CtClassification {
+            without_maps: false,
             aggregation: "mean of the 3 highest slices of each class".to_owned(),
             slices: vec![0, 1],
             members: vec![
@@ -519,6 +524,7 @@ pub fn ct_classified(status: BundleStatus, sources: &[SampleSource; 3]) -> RunRe
                     values: vec![1.0, 0.25],
                     maximum_activation: 0.5,
                     method: "mean of members".to_owned(),
+                    frame: Frame::WHOLE,
                 },
                 lung_heat_fraction: Some(0.875),
             }],

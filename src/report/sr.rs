@@ -535,6 +535,7 @@ fn measurements(report: &Report<'_>, analysis: &CxrAnalysis) -> Result<Item, Rep
             let segment = report.segment(Shown::Radiograph(image_idx), lung.segment)?;
             items.push(groups.lung(analysed, &lung, segment));
         }
+        items.extend(groups.heat_in_lungs(analysed));
         items.extend(analysed.similar_cases.iter().flat_map(|similar| groups.similar(similar)));
     }
     Ok(container(Some(Contains), codes::MEASUREMENTS, items))
@@ -790,6 +791,46 @@ impl Groups<'_> {
     /// The share of one lung field that the heat map covers.
     fn lung(&self, analysed: &ImageAnalysis, lung: &HeatInLung, segment: Option<Item>) -> Item {
         let texts = self.texts();
+        let mut items: Vec<Item> = segment.into_iter().collect();
+        match lung.fraction {
+            _ if wording::is_without_map(analysed) => {}
+            Some(fraction) => items.extend([
+                number_or_comment(
+                    texts,
+                    codes::HEAT_FRACTION,
+                    fraction * 100.0,
+                    codes::PERCENT,
+                    self.about_heat(analysed),
+                ),
+                number_or_comment(
+                    texts,
+                    codes::HEAT_THRESHOLD,
+                    0.5,
+                    codes::NO_UNITS,
+                    vec![Self::meaning(&texts.say("heat-threshold-meaning", &[]))],
+                ),
+            ]),
+            None => items.push(text(Contains, codes::COMMENT, &texts.say("heat-no-lung", &[]))),
+        }
+        items.push(self.heat_map_comment(analysed));
+        let tracking = texts.say(lung.tracking, &[]);
+        self.group(tracking, lung.tracked, self.bundle().target_class_idx, Some(lung.side), items)
+    }
+
+    /// The share of the heat that lies in the lungs, and what it means where it is little; nothing without heat.
+    fn heat_in_lungs(&self, analysed: &ImageAnalysis) -> Option<Item> {
+        let texts = self.texts();
+        let share = analysed.lung_heat_fraction?;
+        let about = self.about_heat(analysed);
+        let mut items = vec![number_or_comment(texts, codes::HEAT_IN_LUNGS, share * 100.0, codes::PERCENT, about)];
+        items.extend(wording::elsewhere(texts, analysed).map(|words| text(Contains, codes::COMMENT, &words)));
+        items.push(self.heat_map_comment(analysed));
+        let tracking = texts.say("track-heat-in-lungs", &[]);
+        Some(self.group(tracking, "Heat in the lungs", self.bundle().target_class_idx, None, items))
+    }
+
+    /// How the map was made that a number was taken from, and of which image.
+    fn about_heat(&self, analysed: &ImageAnalysis) -> Vec<Item> {
         let methods: Vec<&str> = analysed.member_heat_maps.iter().map(|(_, map)| map.method.as_str()).collect();
         // Only what is one of them has a code.
         let method = if !methods.is_empty() && methods.iter().all(|method| *method == "cam") {
@@ -805,30 +846,13 @@ impl Groups<'_> {
             || text(ConceptModifier, codes::METHOD_TEXT, &methods.join(", ")),
             |method| code(ConceptModifier, codes::METHOD, method),
         );
-        let mut items: Vec<Item> = segment.into_iter().collect();
-        match lung.fraction {
-            Some(fraction) => items.extend([
-                number_or_comment(
-                    texts,
-                    codes::HEAT_FRACTION,
-                    fraction * 100.0,
-                    codes::PERCENT,
-                    [method].into_iter().chain(self.source()).collect(),
-                ),
-                number_or_comment(
-                    texts,
-                    codes::HEAT_THRESHOLD,
-                    0.5,
-                    codes::NO_UNITS,
-                    vec![Self::meaning(&texts.say("heat-threshold-meaning", &[]))],
-                ),
-            ]),
-            None => items.push(text(Contains, codes::COMMENT, &texts.say("heat-no-lung", &[]))),
-        }
+        [method].into_iter().chain(self.source()).collect()
+    }
+
+    fn heat_map_comment(&self, analysed: &ImageAnalysis) -> Item {
+        let texts = self.texts();
         let words = [wording::heat_map_method(texts, analysed), wording::localisation(texts, self.scores)];
-        items.push(text(Contains, codes::COMMENT, &wording::sentences(texts, &words)));
-        let tracking = texts.say(lung.tracking, &[]);
-        self.group(tracking, lung.tracked, self.bundle().target_class_idx, Some(lung.side), items)
+        text(Contains, codes::COMMENT, &wording::sentences(texts, &words))
     }
 }
 

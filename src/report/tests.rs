@@ -590,6 +590,88 @@ fn the_tree_of_a_partial_analysis_of_two_images() {
     insta::assert_snapshot!(tree(&parse(&sr(&samples::partial(&sources), &sources))));
 }
 
+/// As of a bundle whose members are TorchScript files without maps, or may not be explained.
+#[test]
+fn without_maps_no_form_speaks_of_heat() {
+    let sources = [SampleSource::new(SOURCE_1)];
+    let mut record = samples::analysed(BundleStatus::Unvalidated, &sources[0]);
+    let RunOutcome::Analysed(analysis) = &mut record.outcome else { panic!("analysed") };
+    analysis.images[0].member_heat_maps.clear();
+    analysis.images[0].lung_heat_fraction = None;
+    let words = "There is no heat map: the networks that answered give none. No localisation: there is no map";
+    let tree = tree(&parse(&sr(&record, &sources)));
+    assert!(tree.contains(words), "{tree}");
+    for absent in ["HM-THRESHOLD", "Heat map by", "at half its maximum", "not an indication"] {
+        assert!(!tree.contains(absent), "{absent}: {tree}");
+    }
+    let picture = parse(&heat_map(&record, &sources));
+    let derivation = string(&picture, tags::DERIVATION_DESCRIPTION).unwrap();
+    assert!(derivation.contains(". Output for class COVID-19 of cxr-ensemble 1.2.0 (bundle sha256:"), "{derivation}");
+    assert!(derivation.contains(&format!("written around the windowed source image. {words}.")), "{derivation}");
+    let comment = string(&picture, tags::IMAGE_COMMENTS).unwrap();
+    assert_eq!(comment, "AI overlay without a heat map. NOT FOR DIAGNOSTIC USE");
+}
+
+/// What every form says of one radiograph with this share of its heat in the lungs.
+fn forms_with_heat_in_lungs(share: Option<f64>) -> [String; 4] {
+    let sources = [SampleSource::new(SOURCE_1)];
+    let mut record = samples::analysed(BundleStatus::Unvalidated, &sources[0]);
+    let RunOutcome::Analysed(analysis) = &mut record.outcome else { panic!("analysed") };
+    analysis.images[0].lung_heat_fraction = share;
+    [
+        tree(&parse(&sr(&record, &sources))),
+        tree(&parse(&companion(&record, &sources, &plain(ReportClass::BasicText)))),
+        tree(&parse(&in_form(&record, &sources, &chinese(ReportClass::Comprehensive)))),
+        super::describe(&record),
+    ]
+}
+
+#[test]
+fn heat_beside_the_lungs_is_named_in_every_form() {
+    let said = |number: &str| {
+        [
+            format!("lies in the lungs) = {number} (%, UCUM, Percent)"),
+            format!("= \"{number} % of the heat lies in the lungs.\""),
+            format!("热量的 {number} % 位于肺内。"),
+            format!("  {number} % of the heat lies in the lungs.\n"),
+        ]
+    };
+    let cautions = [
+        "Less than half of the heat lies in the lungs: the output may rest on something else.",
+        "位于肺内的热量不足一半：输出可能以其他内容为依据。",
+    ];
+    let is_cautioned = |words: &String| cautions.iter().any(|caution| words.contains(caution));
+    let beside = forms_with_heat_in_lungs(Some(0.499));
+    for (words, number) in beside.iter().zip(said("49.9")) {
+        assert!(is_cautioned(words) && words.contains(&number), "{number} in\n{words}");
+        for forbidden in ["阳性", "阴性", "检出", "确诊", "概率", "可疑"] {
+            assert!(!words.contains(forbidden), "{forbidden} in\n{words}");
+        }
+    }
+    for (words, number) in forms_with_heat_in_lungs(Some(0.501)).iter().zip(said("50.1")) {
+        assert!(!is_cautioned(words) && words.contains(&number), "{number} in\n{words}");
+    }
+    // Without heat.
+    for words in forms_with_heat_in_lungs(None) {
+        assert!(
+            !is_cautioned(&words) && !words.contains("HEAT-IN-LUNGS") && !words.contains("of the heat lies"),
+            "{words}"
+        );
+    }
+}
+
+#[test]
+fn an_outcome_of_a_version_that_did_not_measure_the_heat_in_the_lungs_is_read() {
+    let sources = [SampleSource::new(SOURCE_1)];
+    let RunRecord { outcome, .. } = samples::analysed(BundleStatus::Unvalidated, &sources[0]);
+    let mut stored = serde_json::to_value(&outcome).unwrap();
+    assert_eq!(stored["images"][0].as_object_mut().unwrap().remove("lung_heat_fraction"), Some(0.625.into()));
+    let RunOutcome::Analysed(read) = serde_json::from_value(stored).unwrap() else { panic!("analysed") };
+    let RunOutcome::Analysed(mut written) = outcome else { panic!("analysed") };
+    written.images[0].lung_heat_fraction = None;
+    assert_eq!(read, written);
+}
+
 #[test]
 fn the_tree_of_a_study_that_was_not_analysed() {
     let sources = [SampleSource::new(SOURCE_1)];
@@ -1031,6 +1113,7 @@ proptest::proptest! {
         image.fused = numbers[..2].to_vec();
         image.member_spread = numbers[2];
         image.right_lung_heat_fraction = Some(numbers[3]);
+        image.lung_heat_fraction = Some(numbers[3]);
         image.gates[0].words.clone_from(&words[3]);
         image.members[0].failure = Some(words[2].clone());
         let class = ReportClass::ALL[class];
@@ -1088,7 +1171,7 @@ fn tracking_identities_are_unique_in_a_document_and_stable_over_revisions() {
     second.revision = 3;
     second.result_key = Sha256Digest::of(b"third");
     let found = tracking(&first, &sources);
-    assert_eq!(found.len(), 2 * (2 + 4 + 2), "{found:#?}");
+    assert_eq!(found.len(), 2 * (2 + 4 + 3), "{found:#?}");
     assert_eq!(found, tracking(&second, &sources));
 }
 

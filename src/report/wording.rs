@@ -5,10 +5,13 @@
 //! messages in `texts/`; this module chooses them and formats their numbers.
 
 use super::texts::{Argument, Texts};
-use crate::types::{
-    BundleIdentity, BundleStatus, CtClassification, CtLesions, CxrAnalysis, Decision, ExcludedImage, GateResult,
-    ImageAnalysis, MemberScore, NotAnalysed, PriorImage, ReasonCode, RunOutcome, SimilarCase, SimilarCases,
-    UNTRAINED_NOTICE,
+use crate::{
+    imaging::heat::ENOUGH_IN_LUNGS,
+    types::{
+        BundleIdentity, BundleStatus, CtClassification, CtLesions, CxrAnalysis, Decision, ExcludedImage, GateResult,
+        ImageAnalysis, MemberScore, NotAnalysed, PriorImage, ReasonCode, RunOutcome, SimilarCase, SimilarCases,
+        UNTRAINED_NOTICE,
+    },
 };
 
 /// What members and ensemble said of an image or of a scan.
@@ -19,19 +22,22 @@ pub(super) struct Scores<'a> {
     pub(super) member_spread: f64,
     pub(super) decision: Decision,
     pub(super) localised: bool,
+    pub(super) without_maps: bool,
 }
 
 impl<'a> From<&'a ImageAnalysis> for Scores<'a> {
     fn from(image: &'a ImageAnalysis) -> Self {
         let ImageAnalysis { members, fused, member_spread, decision, localised, .. } = image;
-        Self { members, fused, member_spread: *member_spread, decision: *decision, localised: *localised }
+        let without_maps = is_without_map(image);
+        Self { members, fused, member_spread: *member_spread, decision: *decision, localised: *localised, without_maps }
     }
 }
 
 impl<'a> From<&'a CtClassification> for Scores<'a> {
     fn from(scan: &'a CtClassification) -> Self {
-        let CtClassification { members, fused, member_spread, decision, localised, .. } = scan;
-        Self { members, fused, member_spread: *member_spread, decision: *decision, localised: *localised }
+        let CtClassification { members, fused, member_spread, decision, localised, without_maps, .. } = scan;
+        let (localised, without_maps) = (*localised, *without_maps);
+        Self { members, fused, member_spread: *member_spread, decision: *decision, localised, without_maps }
     }
 }
 
@@ -73,7 +79,10 @@ pub(super) fn ct_slices_series(bundle: &BundleIdentity) -> String {
 }
 
 /// Image Comments of a heat map.
-pub(super) fn heat_map_comment(bundle: &BundleIdentity) -> String {
+pub(super) fn heat_map_comment(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
+    if is_without_map(image) {
+        return with_notice(bundle, format!("AI overlay without a heat map. {NOT_FOR_DIAGNOSTIC_USE}"));
+    }
     with_notice(bundle, format!("AI heat map overlay. {NOT_FOR_DIAGNOSTIC_USE}. {HEAT_MAP_MEANING}"))
 }
 
@@ -81,12 +90,18 @@ pub(super) fn heat_map_comment(bundle: &BundleIdentity) -> String {
 pub(super) fn heat_map_derivation(bundle: &BundleIdentity, image: &ImageAnalysis) -> String {
     let target = target_label(bundle);
     let english = Texts::english();
+    let what = if is_without_map(image) {
+        ("Output", "written around")
+    } else {
+        ("Class activation heat map", "blended over")
+    };
     let words = format!(
-        "{NOT_FOR_DIAGNOSTIC_USE}. Class activation heat map for class {target} of {} {} (bundle sha256:{}) blended \
-         over the windowed source image. {} {}.",
+        "{NOT_FOR_DIAGNOSTIC_USE}. {} for class {target} of {} {} (bundle sha256:{}) {} the windowed source image. {} {}.",
+        what.0,
         bundle.name,
         bundle.version,
         bundle.digest,
+        what.1,
         heat_map_method(english, image),
         localisation(english, image.into()),
     );
@@ -129,8 +144,17 @@ pub(super) fn full_stop(texts: Texts<'_>, words: &str) -> String {
     texts.say("full-stop", &[("words", words.into())])
 }
 
+/// Whether no network that answered gave a map of the image.
+#[must_use]
+pub fn is_without_map(image: &ImageAnalysis) -> bool {
+    image.member_heat_maps.is_empty()
+}
+
 /// How the heat map of an image was made.
 pub(super) fn heat_map_method(texts: Texts<'_>, image: &ImageAnalysis) -> String {
+    if is_without_map(image) {
+        return texts.say("heat-map-none", &[]);
+    }
     let map = &image.heat_map;
     let mut methods: Vec<&str> = image.member_heat_maps.iter().map(|(_, map)| map.method.as_str()).collect();
     methods.sort_unstable();
@@ -149,7 +173,12 @@ pub(super) fn heat_map_method(texts: Texts<'_>, image: &ImageAnalysis) -> String
 
 /// Whether the heat map may be read as an indication.
 pub(super) fn localisation(texts: Texts<'_>, scores: Scores<'_>) -> String {
-    texts.say(if scores.localised { "localised" } else { "not-localised" }, &[])
+    let message = match (scores.without_maps, scores.localised) {
+        (true, _) => "not-localised-without-map",
+        (false, true) => "localised",
+        (false, false) => "not-localised",
+    };
+    texts.say(message, &[])
 }
 
 /// The lines that a report ends with; those about scores only where there are some.
@@ -268,6 +297,7 @@ fn why(texts: Texts<'_>, bundle: &BundleIdentity, scores: Scores<'_>) -> Option<
     let reasons = [
         grey.map(|zone| texts.say("why-grey-zone", &[("zone", zone.into())])),
         (failed > 0).then(|| members_failed(texts, failed, scores.members.len())),
+        MemberScore::say_nothing(scores.members).then(|| texts.say("why-nothing-said", &[])),
     ];
     let reasons: Vec<String> = reasons.into_iter().flatten().collect();
     (!reasons.is_empty()).then(|| clauses(texts, &reasons))
@@ -394,13 +424,37 @@ pub(super) fn member_failure(texts: Texts<'_>, name: &str, failure: Option<&str>
     }
 }
 
-/// The heat in each lung, in one sentence.
-pub(super) fn lung_fractions(texts: Texts<'_>, image: &ImageAnalysis) -> String {
+/// The heat in each lung and in both, in sentences.
+pub(super) fn lung_heat(texts: Texts<'_>, image: &ImageAnalysis) -> Vec<String> {
+    if is_without_map(image) {
+        return Vec::new();
+    }
     let arguments = [
         ("right", percent_or_none(texts, image.right_lung_heat_fraction).into()),
         ("left", percent_or_none(texts, image.left_lung_heat_fraction).into()),
     ];
-    texts.say("lung-heat", &arguments)
+    let mut words = vec![texts.say("lung-heat", &arguments)];
+    words.extend(image.lung_heat_fraction.map(|share| {
+        let share = percent_or_none(texts, Some(share));
+        texts.say("heat-in-lungs", &[("share", share.into())])
+    }));
+    words.extend(elsewhere(texts, image));
+    words
+}
+
+/// The share of the heat that lies in the lungs where it is less than it should be.
+pub(super) fn little_heat_in_lungs(image: &ImageAnalysis) -> Option<f64> {
+    image.lung_heat_fraction.filter(|share| *share < ENOUGH_IN_LUNGS)
+}
+
+/// What too little heat in the lungs means, in English; `None` where there is enough or where it was not measured.
+#[must_use]
+pub fn heat_elsewhere(image: &ImageAnalysis) -> Option<String> {
+    elsewhere(Texts::english(), image)
+}
+
+pub(super) fn elsewhere(texts: Texts<'_>, image: &ImageAnalysis) -> Option<String> {
+    little_heat_in_lungs(image).map(|_| texts.say("heat-elsewhere", &[]))
 }
 
 /// What messages about a reason need: its sentence, its identifier, the words of the run.
@@ -463,7 +517,7 @@ pub(super) fn conclusion(texts: Texts<'_>, bundle: &BundleIdentity, analysis: &C
         parts.push(outputs(texts, bundle, image.into()));
         parts.push(operating_point(texts, bundle, image.into()));
         parts.push(members(texts, bundle, image.into()));
-        parts.push(lung_fractions(texts, image));
+        parts.extend(lung_heat(texts, image));
         parts.push(full_stop(texts, &localisation(texts, image.into())));
     }
     if !analysis.excluded.is_empty() {

@@ -16,12 +16,13 @@ use super::{
         delong, delong_paired, negative_log_likelihood, out_of_fold_scores, predictive_values, products,
     },
 };
-use crate::types::{BundleIdentity, BundleStatus, UNTRAINED_NOTICE, wilson_interval};
+use crate::{
+    imaging::heat::ENOUGH_IN_LUNGS,
+    types::{BundleIdentity, BundleStatus, UNTRAINED_NOTICE, wilson_interval},
+};
 
 /// Change of the output that a hidden corner may make (`models.md`, shortcut tests).
 const SMALL_CHANGE: f64 = 0.05;
-/// Share of the heat that should lie in the lungs.
-const ENOUGH_HEAT: f64 = 0.5;
 /// How far from 0.5 an area may be to be taken for that of a guess.
 const GUESS: f64 = 0.1;
 /// Of figures on the images that a training validated on.
@@ -758,15 +759,15 @@ fn shortcuts(plan: &Plan, scores: &Judged<'_>) -> Option<Shortcuts> {
     let (patients, heats): (Vec<&str>, Vec<f64>) = heats.into_iter().unzip();
     let heat_in_lungs = mean(plan, &patients, &heats);
     if let Ok(heat) = &heat_in_lungs
-        && heat.value < ENOUGH_HEAT
+        && heat.value < ENOUGH_IN_LUNGS
     {
         warnings.push(format!(
             "{:.0} % of the heat lies in the lungs, less than {:.0} %: the maps point elsewhere",
             heat.value * 100.0,
-            ENOUGH_HEAT * 100.0
+            ENOUGH_IN_LUNGS * 100.0
         ));
     }
-    let little = heats.iter().filter(|heat| **heat < ENOUGH_HEAT).count();
+    let little = heats.iter().filter(|heat| **heat < ENOUGH_IN_LUNGS).count();
     let (sites, sites_not_computed) = match site_areas(plan, scores) {
         Ok(sites) => (sites, None),
         Err(undefined) => (Vec::new(), Some(undefined.to_string())),

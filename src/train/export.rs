@@ -11,7 +11,8 @@ use super::{
 use crate::{
     nn::{
         BatchNormMode, Bundle, Calibration, Classification, Input, Manifest, Member, MemberArchitecture,
-        NetworkPrecision, Segmenter, SegmenterArchitecture, SegmenterNormalisation, write_trained_bundle,
+        MemberExplanation, NetworkPrecision, OutputKind, Segmenter, SegmenterArchitecture, SegmenterNormalisation,
+        write_trained_bundle,
     },
     types::{BundleIdentity, BundleStatus, Sha256Digest},
 };
@@ -81,7 +82,8 @@ pub(super) fn export_classifiers(
             sha256: UNKNOWN,
             version: plan.bundle.version.clone(),
             batch_norm: BatchNormMode::default(),
-            explanation: member.explanation,
+            output: OutputKind::Softmax,
+            explanation: member.explanation.map(MemberExplanation::By),
             attention: member.attention,
             precision: NetworkPrecision::default(),
         });

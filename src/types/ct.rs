@@ -97,6 +97,9 @@ pub struct CtClassification {
     pub decision: Decision,
     /// `false` when the fused output is below the threshold: the maps are then not an indication.
     pub localised: bool,
+    /// Whether no network that answered gave a map of any slice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_maps: bool,
     /// The slices that speak most for the target class, the strongest first.
     pub key_slices: Vec<CtKeySlice>,
 }

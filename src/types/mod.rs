@@ -46,9 +46,9 @@ pub use refusal::{OfferedContext, PeerOffer, Refusal, RefusalKey, RefusalKind};
 pub use requirement::{Requirement, RequirementError, SeriesFacts};
 pub use rules::{DeliveryPriority, ResultCondition, ResultRule, Ruling};
 pub use run::{
-    BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, ExcludedImage, GateResult, HeatMap,
-    ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement, PredecessorDocument,
-    Predecessors, ReasonCode, RunOutcome, RunPriority, RunRecord, SourceImage, UNTRAINED_NOTICE,
+    BundleIdentity, BundleStatus, ClassDefinition, Code, CxrAnalysis, Decision, ExcludedImage, Frame, GateResult,
+    HeatMap, ImageAnalysis, Installation, LungMask, MemberIdentity, MemberScore, NotAnalysed, Placement,
+    PredecessorDocument, Predecessors, ReasonCode, RunOutcome, RunPriority, RunRecord, SourceImage, UNTRAINED_NOTICE,
 };
 pub use sha256::{Sha256Digest, Sha256DigestError};
 pub use similar::{

@@ -307,7 +307,47 @@ pub struct MemberScore {
     pub failure: Option<String>,
 }
 
-/// A class-activation map on the grid of the last feature map, in the coordinates of the model canvas.
+impl MemberScore {
+    /// Whether all that did not fail give every class the same output, as networks do that do not know.
+    #[must_use]
+    pub fn say_nothing(members: &[Self]) -> bool {
+        let mut answered =
+            members.iter().filter(|member| member.failure.is_none() && member.probabilities.len() > 1).peekable();
+        let says_nothing = |member: &Self| member.probabilities.windows(2).all(|pair| pair.first() == pair.last());
+        answered.peek().is_some() && answered.all(says_nothing)
+    }
+}
+
+/// The part of the canvas (or slice) that a network saw, in units of its sides, from its left and top edge. It may reach
+/// beyond it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Left edge.
+    pub left: f64,
+    /// Top edge.
+    pub top: f64,
+    /// Width, above 0.
+    pub width: f64,
+    /// Height, above 0.
+    pub height: f64,
+}
+
+impl Frame {
+    /// The whole canvas.
+    pub const WHOLE: Self = Self { left: 0.0, top: 0.0, width: 1.0, height: 1.0 };
+
+    fn is_whole(&self) -> bool {
+        *self == Self::WHOLE
+    }
+}
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self::WHOLE
+    }
+}
+
+/// A class-activation map on the grid of the last feature map, over the part of the model canvas that the network saw.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HeatMap {
     /// Grid rows.
@@ -320,6 +360,9 @@ pub struct HeatMap {
     pub maximum_activation: f32,
     /// Such as `cam` or `hirescam`; for the fused map `mean of members`.
     pub method: String,
+    /// Where on the canvas it lies: there is no heat beyond it.
+    #[serde(default, skip_serializing_if = "Frame::is_whole")]
+    pub frame: Frame,
 }
 
 /// The lung mask on the segmenter's canvas (the padded square, in the same frame as the heat map).
@@ -377,6 +420,9 @@ pub struct ImageAnalysis {
     pub right_lung_heat_fraction: Option<f64>,
     /// The same of the left lung field.
     pub left_lung_heat_fraction: Option<f64>,
+    /// Share of the heat that lies in the lungs, 0 to 1; `None` without heat and in runs of versions that did not measure it.
+    #[serde(default)]
+    pub lung_heat_fraction: Option<f64>,
     /// Images like this one; `None` in runs of versions that did not search.
     #[serde(default)]
     pub similar_cases: Option<SimilarCases>,

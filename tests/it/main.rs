@@ -18,6 +18,7 @@
 mod support;
 mod validators;
 
+mod benches;
 mod cases;
 mod commitment;
 mod crash;

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dicom_dictionary_std::uids;
+
 use super::{
     crash::{
         acknowledged, assert_archive_is_clean, assert_kept, files_below, radiographs, start_sending, wait_for_end,

@@ -286,10 +286,9 @@ fn a_patient_id_of_any_length_is_indexed() {
     node.send("SCANNER", &[&long.path]);
     node.send("SCANNER", &[&next.path]);
     node.database.wait_for_rows(2, "select id from workup where state = 'not_routed'");
-    let kept = node.database.row(&format!(
-        "select patient_id from study where study_instance_uid = '{}'",
-        long.study_instance_uid
-    ));
+    let kept = node
+        .database
+        .row(&format!("select patient_id from study where study_instance_uid = '{}'", long.study_instance_uid));
     assert!(kept["patient_id"].as_str().is_some_and(|kept| kept.len() > 8192 && patient_id.starts_with(kept)));
     node.assert_clean_log();
 }

@@ -89,6 +89,8 @@ def of_radiographs(run: dict, analysis: dict) -> dict:
             if heat is not None:
                 expected[subject, "lung", side, "heat"] = heat * 100.0
                 expected[subject, "lung", side, "heat threshold"] = 0.5
+        if image["lung_heat_fraction"] is not None:
+            expected[subject, "heat in lungs"] = image["lung_heat_fraction"] * 100.0
         similar = image.get("similar_cases") or {"cases": [], "priors": []}
         for rank, case in enumerate(similar["cases"], 1):
             expected[subject, "similar case", case["case_id"], "cosine"] = 1.0 - case["distance"] ** 2 / 2.0
@@ -227,6 +229,8 @@ def place(group: Group, subject: str, run: dict, analysis: dict, members: collec
         yield from (((subject, "lung", group.side, of), value) for of, value in numbers.items())
     elif ("KEY-SLICE", "99HILUM") in group.texts:
         yield from (((subject, "key slice", group.images[0], of), value) for of, value in numbers.items())
+    elif "heat in lungs" in numbers:
+        yield from (((subject, of), value) for of, value in numbers.items())
     elif statuses or "lesion share" in numbers or "slices with lesion" in numbers or ("volume" in numbers and group.finding):
         part = group.side or "all"
         yield from (((subject, "lesions", part, of), value) for of, value in numbers.items())
@@ -410,7 +414,8 @@ def check_text_values(result: Object, run: dict, name: str, findings: Findings) 
         expected += [f"{share * 100.0:.1f} %" for share in scores.get("fused", [])]
         for member in scores.get("members", []):
             expected += [f"{share * 100.0:.1f} %" for share in member["probabilities"]]
-        expected += [f"{scores[key] * 100.0:.1f} %" for key in ("right_lung_heat_fraction", "left_lung_heat_fraction") if scores.get(key) is not None]
+        heats = ("right_lung_heat_fraction", "left_lung_heat_fraction", "lung_heat_fraction")
+        expected += [f"{scores[key] * 100.0:.1f} %" for key in heats if scores.get(key) is not None]
     for lung in analysis.get("lungs", []):
         expected += [f"{lung['whole']['volume_ml']:.0f} ml", f"{lung['whole']['mean_hu']:.0f} HU"]
     if lesions := analysis.get("lesions"):

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::imaging::{
     Plane, PlaneError, canvas,
-    classifier_input::{Frame, Rectangle, ResizeMode, z_scored},
+    classifier_input::{Frame, Rectangle, ResizeMode, spread, z_scored},
 };
 
 /// How slices become a network's input, in the order in which it happens.
@@ -33,6 +33,8 @@ pub struct ScanRecipe {
     pub channels: Vec<Channel>,
     /// Whether grey values are made relative to the slice's own mean and standard deviation.
     pub z_score: bool,
+    /// What 0 and 1 of the grey values become before `mean` and `std`.
+    pub range: Option<[f32; 2]>,
     /// Subtracted from each channel.
     pub mean: Vec<f32>,
     /// Divides each channel; above 0.
@@ -326,6 +328,7 @@ impl Slicer<'_> {
                 Channel::Above => self.grey(Place { slice: (place.nearest() + 1).min(last), share: 0.0 }, black)?,
             };
             let grey = if self.recipe.z_score { z_scored(&grey) } else { grey };
+            let grey = spread(grey, self.recipe.range);
             values.extend(grey.iter().map(|value| (value - mean) / std));
         }
         Ok(())
@@ -409,6 +412,7 @@ mod tests {
             columns: 8,
             channels: vec![Channel::Slice],
             z_score: false,
+            range: None,
             mean: vec![0.0],
             std: vec![1.0],
             minimum_lung_cm2: 0.0,
@@ -474,6 +478,12 @@ mod tests {
         assert_eq!((found.values[0], found.values[48], found.values[96]), (0.0, 0.0, 0.25));
         let flat = input(&ScanRecipe { z_score: true, ..recipe() });
         assert!(flat.values.iter().all(|value| value.abs() < 1e-6), "a flat slice has no contrast");
+        // Hounsfield units again, and a mask that stays one.
+        let range = Some([0.0, 400.0]);
+        let channels = vec![Channel::Slice, Channel::LungMask];
+        let units = input(&ScanRecipe { channels, range, mean: vec![0.0; 2], std: vec![1.0; 2], ..recipe() });
+        assert_eq!((units.values[0], units.values[2 * 8 + 1]), (100.0, 100.0));
+        assert!(units.values[48..96].iter().all(|value| [0.0, 1.0].contains(value)));
     }
 
     #[test]

@@ -612,6 +612,7 @@ mod tests {
         super::{phantom::Phantom, segment},
         *,
     };
+    use crate::types::Frame;
 
     /// What the node reads again from the images: the grey values of each section.
     fn pixels(volume: &Volume, sections: &[CtSection]) -> Vec<SectionPixels> {
@@ -674,7 +675,7 @@ mod tests {
     fn hot_at(row: usize, column: usize) -> HeatMap {
         let mut values = vec![0.0; 64];
         values[row * 8 + column] = 1.0;
-        HeatMap { rows: 8, columns: 8, values, maximum_activation: 1.0, method: "cam".to_owned() }
+        HeatMap { rows: 8, columns: 8, values, maximum_activation: 1.0, method: "cam".to_owned(), frame: Frame::WHOLE }
     }
 
     /// Hot in the middle of the upper left quarter.

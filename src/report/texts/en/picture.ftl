@@ -9,7 +9,9 @@ picture-no-output = no output
 picture-model-output = Model output, { $calibration }, { $position } ({ $threshold }).
 picture-in-grey-zone = the output lies in the grey zone, { $zone }: it decides nothing
 picture-not-localised = no localisation: the output is below the threshold of { $threshold }
+picture-no-map = no map: the networks that answered give none
 picture-no-region = no localisation: no region raised the output
+picture-heat-elsewhere = { $share } of the heat lies in the lungs, less than half: the output may rest on something else
 picture-on-demand = made on demand: { $maps }
 picture-on-demand-map = { $method } of { $member }
 picture-on-demand-limits = a map made on demand is no indication, whatever the output is
@@ -22,6 +24,7 @@ picture-members = Members of the ensemble, output for class { $class }:
 picture-member = { $name } { $output }
 picture-member-failed = { $name } failed
 picture-grid = grid { $rows }x{ $columns }: one cell = { $pixels } px of the source image. Shows regions that influenced the output, not lesion outlines. A result below the threshold does not exclude infection.
+picture-no-grid = A result below the threshold does not exclude infection.
 picture-identity = RESEARCH, UNVERIFIED. { $name } { $version } (sha256 { $digest }): { $status }
 picture-validated = validated weights
 picture-unvalidated = these weights are not validated

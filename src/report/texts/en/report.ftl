@@ -54,6 +54,7 @@ operating-point-grey = Operating threshold { $threshold } (grey zone { $zone }) 
 grey-zone = { $low } to below { $high }
 why-grey-zone = the output lies in the grey zone, { $zone }
 why-members-failed = { $failed } of { $all } members failed
+why-nothing-said = the networks give every class the same output
 decision-undetermined-because = Decision: undetermined, because { $why }.
 decision-undetermined = Decision: undetermined.
 decision-present = Decision at the threshold: present.
@@ -72,17 +73,22 @@ not-a-finite-number = { $concept }: no value, the output is not a finite number
 
 # Heat maps.
 heat-map-method = Heat map by { $method }, grid { $rows } x { $columns }, maximum activation { $maximum }; shows regions that influenced the score, not lesion outlines.
+heat-map-none = There is no heat map: the networks that answered give none.
 heat-threshold-meaning = Relative to the maximum activation
 heat-no-lung = No value: this lung field was not found
 lung-heat = Heat map at half its maximum or more: { $right } of the right lung field, { $left } of the left.
+heat-in-lungs = { $share } of the heat lies in the lungs.
+heat-elsewhere = Less than half of the heat lies in the lungs: the output may rest on something else.
 localised = Localised: the output is at or above the operating threshold
 not-localised = No localisation: the output is below the operating threshold, the map is not an indication
+not-localised-without-map = No localisation: there is no map
 
 # What names a measurement group: unique in the document.
 track-ensemble = Ensemble: { $class }
 track-member = Member { $number }/{ $all } { $member } { $version }: { $class }
 track-heat-right = Heat map extent, right lung
 track-heat-left = Heat map extent, left lung
+track-heat-in-lungs = Heat in the lungs
 track-similar-case = Similar case { $number }
 track-prior-image = Prior image { $number }
 track-key-slice = Key slice { $number }
@@ -157,6 +163,7 @@ ct-opacity-meaning = Share of the volume at -700 HU and above, vessels included
 ct-slices-seen = { $count } slice(s) seen, { $aggregation }.
 ct-key-slices = Slices that speak most for class { $class }: { $slices }.
 ct-no-key-slice = No slice speaks for class { $class }.
+ct-slices-not-named = The networks do not say which slices speak for class { $class }.
 ct-key-slice = slice { $slice } from the feet{ $output }{ $heat }
 ct-key-slice-output = , output { $output }
 ct-key-slice-heat = , { $share } of its heat in the lungs

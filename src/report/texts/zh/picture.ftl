@@ -9,7 +9,9 @@ picture-no-output = 无输出
 picture-model-output = 模型输出，{ $calibration }，{ $position }（{ $threshold }）。
 picture-in-grey-zone = 输出位于灰区（{ $zone }）：不作任何判定
 picture-not-localised = 无定位：输出低于阈值 { $threshold }
+picture-no-map = 无热图：给出结果的网络均未提供热图
 picture-no-region = 无定位：没有区域使输出升高
+picture-heat-elsewhere = 热量的 { $share } 位于肺内，不足一半：输出可能以其他内容为依据
 picture-on-demand = 按需生成：{ $maps }
 picture-on-demand-map = { $member } 的 { $method }
 picture-on-demand-limits = 无论输出如何，按需生成的热图均不构成提示
@@ -22,6 +24,7 @@ picture-members = 集成模型的各成员，类别 { $class } 的输出：
 picture-member = { $name } { $output }
 picture-member-failed = { $name } 失败
 picture-grid = 网格 { $rows }x{ $columns }：每格 = 原图 { $pixels } 像素。显示影响输出的区域，不是病灶轮廓。结果低于阈值不能排除感染。
+picture-no-grid = 结果低于阈值不能排除感染。
 picture-identity = 仅供研究，未经审核。{ $name } { $version } (sha256 { $digest })：{ $status }
 picture-validated = 权重已验证
 picture-unvalidated = 权重未经验证
