@@ -340,13 +340,15 @@ pub async fn replace_lost_file(
     object: &StoredObject,
     lost_archive_key: &str,
 ) -> Result<()> {
-    let id: Option<Uuid> =
-        sqlx::query_scalar("update instance set archive_key = $2 where archive_key = $1 and sha256 = $3 returning id")
-            .bind(lost_archive_key)
-            .bind(&object.archive_key)
-            .bind(&object.sha256.0[..])
-            .fetch_optional(&mut *connection)
-            .await?;
+    let id: Option<Uuid> = sqlx::query_scalar(
+        // Where retention has just removed it, it is kept again: its sender was told Success since.
+        "update instance set archive_key = $2, removed_at = null where archive_key = $1 and sha256 = $3 returning id",
+    )
+    .bind(lost_archive_key)
+    .bind(&object.archive_key)
+    .bind(&object.sha256.0[..])
+    .fetch_optional(&mut *connection)
+    .await?;
     let Some(id) = id else { return Ok(()) };
     let words = format!(
         "the file of {} was gone from the archive; it came again and is kept in its place",

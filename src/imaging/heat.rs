@@ -79,7 +79,7 @@ fn common_grid<'a>(maps: &(impl Iterator<Item = &'a HeatMap> + Clone)) -> Grid {
     let wanted = |length: f64, cell: f64| ((2.0 * length / cell).ceil() as usize).max(1);
     let rows = wanted(height, least(|map| map.frame.height / map.rows.max(1) as f64));
     let columns = wanted(width, least(|map| map.frame.width / map.columns.max(1) as f64));
-    let parts = rows.max(columns).div_ceil(MOST_CELLS);
+    let parts = rows.max(columns).div_ceil(MOST_CELLS).min(MOST_PARTS);
     Grid {
         rows: rows.min(MOST_CELLS),
         columns: columns.min(MOST_CELLS),
@@ -90,6 +90,8 @@ fn common_grid<'a>(maps: &(impl Iterator<Item = &'a HeatMap> + Clone)) -> Grid {
 
 /// Cells in a direction of a fused map, where its members saw different parts of the canvas.
 const MOST_CELLS: usize = 256;
+/// Places in a direction of such a cell: a member that saw next to nothing would ask for thousands.
+const MOST_PARTS: usize = 8;
 
 /// The heat at `x`, `y` of the canvas (0 to 1 from its left and top edge), bilinear between the centres of the grid's
 /// cells, constant beyond the outermost ones as far as the network saw, and nothing beyond that.
@@ -177,6 +179,16 @@ mod tests {
         assert!((fused.values[0] - 1.0).abs() < 1e-6 && (fused.values[1] - 1.0 / 3.0).abs() < 1e-6);
         assert!((fused.maximum_activation - 0.75).abs() < 1e-6);
         assert_eq!(fused.method, FUSED_METHOD);
+    }
+
+    #[test]
+    fn a_member_that_saw_next_to_nothing_costs_no_time() {
+        let sliver = Frame { left: 0.5, top: 0.5, width: 1e-4, height: 1e-4 };
+        let first = heat_map(&plane(1, 2, &[1.0, 0.0]), "cam", sliver);
+        let second = heat_map(&plane(1, 2, &[0.0, 1.0]), "cam", Frame::WHOLE);
+        let Grid { rows, columns, parts, .. } = common_grid(&[&first, &second].into_iter());
+        assert_eq!((rows, columns, parts), (MOST_CELLS, MOST_CELLS, MOST_PARTS));
+        assert_eq!(fuse(&[(&first, 0.5), (&second, 0.5)]).values.len(), MOST_CELLS * MOST_CELLS);
     }
 
     #[test]
