@@ -144,8 +144,7 @@ async fn take_report(
             let mut tx = store.db.begin().await?;
             let is_known = commitment::answered(&mut tx, peer_ae_title, report).await?;
             tx.commit().await.map_err(DbError::from)?;
-            let unknown = || ServiceFailure::new(status::INVALID_ARGUMENT_VALUE, "not our Transaction UID");
-            is_known.then_some(()).ok_or_else(unknown)
+            is_known.then_some(()).ok_or_else(ServiceFailure::unknown_transaction)
         }
         Err(failure) => Err(failure),
     };

@@ -13,8 +13,9 @@ pub(super) async fn run(global: &Global) -> anyhow::Result<()> {
     let summary = open_for_reindex(&config, store.db.clone()).await?.scan(None).await?;
     store.close().await?;
     print(&describe(&summary))?;
-    if summary.unreadable > 0 {
-        anyhow::bail!("{} cannot be read; the log lines above name them", count(summary.unreadable, "file"));
+    let unreadable = summary.unreadable + summary.not_given.len();
+    if unreadable > 0 {
+        anyhow::bail!("{} cannot be read; the log lines above name them", count(unreadable, "file"));
     }
     Ok(())
 }
@@ -25,7 +26,7 @@ fn describe(summary: &ScanSummary) -> String {
         count(summary.files, "file"),
         summary.indexed,
         summary.duplicates,
-        summary.unreadable
+        summary.unreadable + summary.not_given.len()
     )
 }
 
@@ -35,10 +36,10 @@ mod tests {
 
     #[test]
     fn the_summary_counts_everything() {
-        let summary = ScanSummary { files: 10, indexed: 2, duplicates: 1, unreadable: 0 };
+        let summary = ScanSummary { files: 10, indexed: 2, duplicates: 1, unreadable: 3, not_given: vec!["a".into()] };
         assert_eq!(
             describe(&summary),
-            "10 files looked at, 2 newly indexed, 1 removed as copies of others, 0 unreadable"
+            "10 files looked at, 2 newly indexed, 1 removed as copies of others, 4 unreadable"
         );
     }
 }

@@ -186,10 +186,10 @@ impl Deliver {
                 };
                 match kept.await {
                     Ok(true) => Ok(()),
-                    Ok(false) => Err(ServiceFailure::new(status::INVALID_ARGUMENT_VALUE, "not our Transaction UID")),
+                    Ok(false) => Err(ServiceFailure::unknown_transaction()),
                     Err(error) => {
                         tracing::warn!(error = format!("{error:#}"), "a storage commitment report cannot be kept");
-                        Err(ServiceFailure::processing_failure("the database cannot be reached: try again later"))
+                        Err(ServiceFailure::database_away())
                     }
                 }
             }

@@ -113,8 +113,7 @@ impl ReportCommitment {
         };
         let is_missing = |reason: &&FailureReason| **reason == FailureReason::NO_SUCH_OBJECT_INSTANCE;
         let n_missing = failures.values().filter(is_missing).count();
-        let is_early = || OffsetDateTime::now_utc() - request.created_at < INDEX_PATIENCE;
-        if n_missing > 0 && (is_early() || (self.index_is_behind)()) {
+        if is_too_early(n_missing, OffsetDateTime::now_utc() - request.created_at, (self.index_is_behind)()) {
             return Ok(Some(n_missing));
         }
         let mut tx = self.db.begin().await?;
@@ -232,6 +231,12 @@ impl ReportCommitment {
     }
 }
 
+/// Whether it is too early to say that instances are not there: what has just come is not in the index yet, and while a scan
+/// of the archive is owed any file may be unknown to it.
+fn is_too_early(n_missing: usize, since_request: time::Duration, index_is_behind: bool) -> bool {
+    n_missing > 0 && (index_is_behind || since_request < INDEX_PATIENCE)
+}
+
 /// As long again as it has taken so far: doubles from the initial pause up to the maximum.
 fn pause(since_evaluation: Duration, settings: &DeliverSettings) -> Duration {
     since_evaluation.clamp(settings.initial_backoff, settings.maximum_backoff.max(settings.initial_backoff))
@@ -342,6 +347,21 @@ mod tests {
             (7, FailureReason::CLASS_INSTANCE_CONFLICT),
         ]);
         assert_eq!(failures, expected);
+    }
+
+    #[test]
+    fn nothing_is_said_to_be_missing_before_the_index_can_know() {
+        let (soon, late) = (time::Duration::seconds(59), time::Duration::seconds(61));
+        for (n_missing, since_request, index_is_behind, expected) in [
+            (0, soon, true, false),
+            (1, soon, false, true),
+            (1, late, false, false),
+            (1, late, true, true),
+            (1, time::Duration::days(2), true, true),
+        ] {
+            let told = is_too_early(n_missing, since_request, index_is_behind);
+            assert_eq!(told, expected, "{n_missing} {since_request} {index_is_behind}");
+        }
     }
 
     fn settings() -> DeliverSettings {

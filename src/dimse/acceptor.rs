@@ -6,6 +6,7 @@
 //! response to each request, and an orderly shutdown.
 
 use std::{
+    borrow::Cow,
     fmt, io,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -29,7 +30,10 @@ use uuid::Uuid;
 
 use super::{
     APPLICATION_CONTEXT_NAME,
-    command::{C_FIND_RQ, Command, CommandSet, MoveOriginator, Priority, ResponseCommand, StoreRequestCommand},
+    command::{
+        C_FIND_RQ, Command, CommandSet, MoveOriginator, N_ACTION_RQ, N_EVENT_REPORT_RQ, Priority, ResponseCommand,
+        StoreRequestCommand, operation_name,
+    },
     commitment::{
         COMMITMENT, MAX_LIST_BYTES, check_action, check_event_report, decode_report, decode_request, report_message,
     },
@@ -271,6 +275,17 @@ pub struct RefusedObject {
     pub answered: bool,
 }
 
+/// A request other than C-STORE that was answered with a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedOperation {
+    /// Such as `N-ACTION`.
+    pub operation: Cow<'static, str>,
+    /// Affected or Requested SOP Class UID as sent, possibly malformed; empty when there was none.
+    pub sop_class_uid: String,
+    /// What was answered.
+    pub failure: ServiceFailure,
+}
+
 /// Why a connection is not heard at all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unheard {
@@ -361,6 +376,9 @@ pub trait AssociationHandler: Send + Sync + 'static {
     /// handed to it; or we end the association before there is an answer, because of a time limit or a violation of the
     /// protocol. Not called when the peer leaves or the node stops.
     fn refused(&self, _association: &Self::Association, _refused: &RefusedObject) {}
+
+    /// Another request is answered with a failure: by the handler, or because it could not be handed to it.
+    fn operation_refused(&self, _association: &Self::Association, _refused: &RefusedOperation) {}
 
     /// The association has ended.
     fn ended(&self, association: Self::Association, end: AssociationEnd);
@@ -1074,7 +1092,7 @@ impl<H: AssociationHandler> Server<H> {
                 let checked = check_action(&command, has_data_set, &context.abstract_syntax);
                 let list = data.list(checked, transfer_syntax_uid, decode_request).await?;
                 let (kept, end) = run(limits, list, |request| self.handler.commit(association, request)).await;
-                let (status, comment) = answer(kept);
+                let (status, comment) = self.answer(association, N_ACTION_RQ, &command.requested_sop_class_uid, kept);
                 let response = CommandSet::response(ResponseCommand::action(&command, status, &comment));
                 let sent = messages.send_command(context_id, &response).await;
                 sent.map_err(|error| EndReason::from_write_error(&error))?;
@@ -1085,21 +1103,20 @@ impl<H: AssociationHandler> Server<H> {
                 let list = data.list(checked, transfer_syntax_uid, decode_report).await?;
                 let (kept, end) =
                     run(limits, list, |report| self.handler.commitment_reported(association, report)).await;
-                let (status, comment) = answer(kept);
+                let class = &command.affected_sop_class_uid;
+                let (status, comment) = self.answer(association, N_EVENT_REPORT_RQ, class, kept);
                 let response = CommandSet::response(ResponseCommand::event_report(&command, status, &comment));
                 let sent = messages.send_command(context_id, &response).await;
                 sent.map_err(|error| EndReason::from_write_error(&error))?;
                 return end.map_or(Ok(()), Err);
             }
             Command::FindRequest { message_id, affected_sop_class_uid } => {
-                warn!("the peer asks for C-FIND, which is not offered");
                 data.drain().await?;
-                ResponseCommand::unrecognized(C_FIND_RQ, message_id, Some(&affected_sop_class_uid))
+                self.unrecognized(association, C_FIND_RQ, message_id, Some(&affected_sop_class_uid))
             }
             Command::UnknownRequest { command_field, message_id, affected_sop_class_uid } => {
-                warn!("the peer asks for operation {command_field:#06X}, which is not offered");
                 data.drain().await?;
-                ResponseCommand::unrecognized(command_field, message_id, affected_sop_class_uid.as_deref())
+                self.unrecognized(association, command_field, message_id, affected_sop_class_uid.as_deref())
             }
             Command::Response(response) => {
                 data.drain().await?;
@@ -1111,6 +1128,34 @@ impl<H: AssociationHandler> Server<H> {
         };
         let sent = messages.send_command(context_id, &CommandSet::response(response)).await;
         sent.map_err(|error| EndReason::from_write_error(&error))
+    }
+
+    /// The response to an operation that is not offered.
+    fn unrecognized(
+        &self,
+        association: &H::Association,
+        request_field: u16,
+        message_id: u16,
+        sop_class_uid: Option<&str>,
+    ) -> ResponseCommand {
+        let refused = Err(Refusal::NotOffered.into());
+        let (status, comment) = self.answer(association, request_field, sop_class_uid.unwrap_or_default(), refused);
+        ResponseCommand::unrecognized(request_field, message_id, sop_class_uid, status, &comment)
+    }
+
+    /// Status and Error Comment; the handler hears of a failure.
+    fn answer(
+        &self,
+        association: &H::Association,
+        request_field: u16,
+        sop_class_uid: &str,
+        outcome: Result<(), ServiceFailure>,
+    ) -> (u16, String) {
+        let Err(failure) = outcome else { return (status::SUCCESS, String::new()) };
+        let sop_class_uid = sop_class_uid.to_owned();
+        let refused = RefusedOperation { operation: operation_name(request_field), sop_class_uid, failure };
+        self.handler.operation_refused(association, &refused);
+        (refused.failure.status, refused.failure.comment)
     }
 
     /// The handler's answer, and the reason for which the association must end after it, if any.
@@ -1249,14 +1294,6 @@ async fn guarded(
     }
     error!("a handler panicked");
     (Err(Refusal::Panicked.into()), Some(EndReason::HandlerFailed))
-}
-
-/// Status and Error Comment.
-fn answer(outcome: Result<(), ServiceFailure>) -> (u16, String) {
-    match outcome {
-        Ok(()) => (status::SUCCESS, String::new()),
-        Err(failure) => (failure.status, failure.comment),
-    }
 }
 
 impl DataSetStream<'_> {

@@ -1,6 +1,8 @@
 //! DIMSE command sets (PS3.7 chapters 9 and 10, annex E): those of the services that we offer or use are typed, all
 //! others recognised well enough to be refused politely. Pure: bytes in, bytes out.
 
+use std::borrow::Cow;
+
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
@@ -19,9 +21,27 @@ const WITH_DATA_SET: u16 = 0x0001;
 const C_STORE_RQ: u16 = 0x0001;
 pub(crate) const C_FIND_RQ: u16 = 0x0020;
 const C_ECHO_RQ: u16 = 0x0030;
-const N_EVENT_REPORT_RQ: u16 = 0x0100;
-const N_ACTION_RQ: u16 = 0x0130;
+pub(crate) const N_EVENT_REPORT_RQ: u16 = 0x0100;
+pub(crate) const N_ACTION_RQ: u16 = 0x0130;
 const C_CANCEL_RQ: u16 = 0x0FFF;
+
+/// The operation of a request's Command Field (PS3.7 section E.1).
+pub(crate) fn operation_name(request_field: u16) -> Cow<'static, str> {
+    Cow::Borrowed(match request_field {
+        C_STORE_RQ => "C-STORE",
+        0x0010 => "C-GET",
+        C_FIND_RQ => "C-FIND",
+        0x0021 => "C-MOVE",
+        C_ECHO_RQ => "C-ECHO",
+        N_EVENT_REPORT_RQ => "N-EVENT-REPORT",
+        0x0110 => "N-GET",
+        0x0120 => "N-SET",
+        N_ACTION_RQ => "N-ACTION",
+        0x0140 => "N-CREATE",
+        0x0150 => "N-DELETE",
+        other => return Cow::Owned(format!("operation {other:#06X}")),
+    })
+}
 /// Set in the Command Field of responses.
 const RESPONSE: u16 = 0x8000;
 
@@ -198,15 +218,17 @@ impl ResponseCommand {
     }
 
     /// The refusal of an operation that we do not offer.
-    pub(crate) fn unrecognized(command_field: u16, message_id: u16, affected_sop_class_uid: Option<&str>) -> Self {
+    /// To an operation that is not offered.
+    pub(crate) fn unrecognized(
+        command_field: u16,
+        message_id: u16,
+        affected_sop_class_uid: Option<&str>,
+        status: u16,
+        error_comment: &str,
+    ) -> Self {
         Self {
             affected_sop_class_uid: affected_sop_class_uid.and_then(valid_uid),
-            ..Self::new(
-                command_field,
-                message_id,
-                super::status::UNRECOGNIZED_OPERATION,
-                "only C-ECHO, C-STORE and Storage Commitment are offered",
-            )
+            ..Self::new(command_field, message_id, status, error_comment)
         }
     }
 
@@ -496,7 +518,7 @@ mod tests {
             CommandSet::response(ResponseCommand::action(&action(), 0x0110, "Postgres is away")),
             CommandSet { command: Command::EventReportRequest(event_report()), has_data_set: true },
             CommandSet::response(ResponseCommand::event_report(&event_report(), 0x0115, "no such transaction")),
-            CommandSet::response(ResponseCommand::unrecognized(0x0140, 4, Some("1.2.3"))),
+            CommandSet::response(ResponseCommand::unrecognized(0x0140, 4, Some("1.2.3"), 0x0211, "not offered")),
             CommandSet::response(ResponseCommand::echo(65535)),
             CommandSet::response(response),
             CommandSet {

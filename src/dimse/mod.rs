@@ -43,7 +43,7 @@ mod upper_layer;
 
 pub use acceptor::{
     Acceptor, AcceptorOptions, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, FailedStep,
-    NotEstablished, RefusedObject, RequestedTitle, StoreFailure, StoreRequest, StreamError, Unheard,
+    NotEstablished, RefusedObject, RefusedOperation, RequestedTitle, StoreFailure, StoreRequest, StreamError, Unheard,
 };
 pub use command::{MoveOriginator, Priority};
 pub use commitment::{CommitmentResponse, ReceivedReport};

@@ -68,7 +68,9 @@ impl From<Refusal> for ServiceFailure {
             }
             Refusal::NoSuchAction(id) => (status::NO_SUCH_ACTION, format!("the service has no action {id}")),
             Refusal::NoSuchEvent(id) => (status::NO_SUCH_EVENT_TYPE, format!("the service has no event {id}")),
-            Refusal::NotOffered => (status::UNRECOGNIZED_OPERATION, "the service is not offered".to_owned()),
+            Refusal::NotOffered => {
+                (status::UNRECOGNIZED_OPERATION, "only C-ECHO, C-STORE and Storage Commitment are offered".to_owned())
+            }
             Refusal::DataSetMissing => (status::MISTYPED_ARGUMENT, "the request has no data set".to_owned()),
             Refusal::DataSetTooLong(limit) => {
                 (status::RESOURCE_LIMITATION, format!("more than {limit} bytes: split it"))
@@ -110,6 +112,22 @@ impl ServiceFailure {
     /// 0xA900: the data set is not what the command says.
     pub fn data_set_does_not_match(comment: impl Into<String>) -> Self {
         Self::new(status::DATA_SET_DOES_NOT_MATCH_SOP_CLASS, comment)
+    }
+
+    /// 0x0115: a report on what this application has not asked.
+    #[must_use]
+    pub fn unknown_transaction() -> Self {
+        let remedy = "nothing to mend if the peer reports on what an earlier installation has asked, or reports twice; \
+                      otherwise let it report to the node that has asked";
+        Self::new(status::INVALID_ARGUMENT_VALUE, "we have not asked you under this Transaction UID")
+            .with_remedy(remedy)
+    }
+
+    /// 0x0110: nothing is promised that could be forgotten.
+    #[must_use]
+    pub fn database_away() -> Self {
+        Self::processing_failure("the database cannot be reached: try again later")
+            .with_remedy("see to it that Postgres answers; the peer has to ask again")
     }
 
     /// 0x0110: our own fault.

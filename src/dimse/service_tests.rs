@@ -49,6 +49,7 @@ enum Seen {
     Associated(uuid::Uuid),
     Asked(CommitmentRequest),
     Reported(CommitmentReport),
+    Refused(RefusedOperation),
     Ended(EndReason),
 }
 
@@ -94,6 +95,10 @@ impl AssociationHandler for Keeper {
 
     async fn commitment_reported(&self, (): &mut (), report: CommitmentReport) -> Result<(), ServiceFailure> {
         self.keep(&report.transaction_uid.clone(), Seen::Reported(report))
+    }
+
+    fn operation_refused(&self, (): &(), refused: &RefusedOperation) {
+        self.seen.try_send(Seen::Refused(refused.clone())).unwrap();
     }
 
     fn ended(&self, (): (), end: AssociationEnd) {
@@ -236,6 +241,11 @@ async fn a_handler_that_refuses_or_panics_is_answered() {
     assert_eq!(response.status, status::PROCESSING_FAILURE);
     assert_eq!(response.error_comment.as_deref(), Some("Postgres is away: try again later"));
     assert_eq!(association.request_commitment(&of("2.25.666")).await.unwrap().status, status::PROCESSING_FAILURE);
+    for comment in ["Postgres is away: try again later", "internal error"] {
+        let Seen::Refused(refused) = node.next().await else { panic!("nobody hears of it") };
+        assert_eq!((&*refused.operation, refused.sop_class_uid.as_str()), ("N-ACTION", COMMITMENT));
+        assert_eq!(refused.failure.comment, comment);
+    }
     assert!(matches!(node.next().await, Seen::Ended(EndReason::HandlerFailed)));
     node.stop().await;
 }
@@ -291,17 +301,17 @@ const NO_LIST: &[u8] = b"";
 const TRANSACTION_ONLY: &[u8] = &[8, 0, 0x95, 0x11, 4, 0, 0, 0, b'1', b'.', b'2', 0];
 
 #[rstest]
-#[case::another_class(1, action("1.2.3", COMMITMENT_INSTANCE, 1, 0), TRANSACTION_ONLY, 0x8130, 0x0118)]
-#[case::wrong_context(3, action(COMMITMENT, COMMITMENT_INSTANCE, 1, 0), TRANSACTION_ONLY, 0x8130, 0x0118)]
-#[case::another_instance(1, action(COMMITMENT, "1.2.3", 1, 0), TRANSACTION_ONLY, 0x8130, 0x0112)]
-#[case::another_action(1, action(COMMITMENT, COMMITMENT_INSTANCE, 7, 0), TRANSACTION_ONLY, 0x8130, 0x0123)]
-#[case::no_list(1, action(COMMITMENT, COMMITMENT_INSTANCE, 1, 0), TRANSACTION_ONLY, 0x8130, 0x0115)]
-#[case::empty(1, action(COMMITMENT, COMMITMENT_INSTANCE, 1, 0), NO_LIST, 0x8130, 0x0115)]
-#[case::garbage(1, action(COMMITMENT, COMMITMENT_INSTANCE, 1, 0), b"garbage!", 0x8130, 0x0115)]
-#[case::another_event(1, event(3), TRANSACTION_ONLY, 0x8100, 0x0113)]
-#[case::report_on_the_wrong_context(3, event(1), TRANSACTION_ONLY, 0x8100, 0x0118)]
-#[case::find_here(1, command(&[(0x0100, &[0x20, 0]), (0x0110, &[5, 0]), (0x0800, &[0, 0])]), b"xx", 0x8020, 0x0211)]
-#[case::n_get(1, command(&[(0x0100, &[0x10, 1]), (0x0110, &[5, 0]), (0x0800, &[0, 0])]), b"xx", 0x8110, 0x0211)]
+#[case::another_class(1, action("1.2.3", COMMITMENT_INSTANCE, 1, 0), TRANSACTION_ONLY, 0x8130, 0x0118, "N-ACTION")]
+#[case::wrong_context(3, action(COMMITMENT, COMMITMENT_INSTANCE, 1, 0), TRANSACTION_ONLY, 0x8130, 0x0118, "N-ACTION")]
+#[case::another_instance(1, action(COMMITMENT, "1.2.3", 1, 0), TRANSACTION_ONLY, 0x8130, 0x0112, "N-ACTION")]
+#[case::another_action(1, action(COMMITMENT, COMMITMENT_INSTANCE, 7, 0), TRANSACTION_ONLY, 0x8130, 0x0123, "N-ACTION")]
+#[case::no_list(1, action(COMMITMENT, COMMITMENT_INSTANCE, 1, 0), TRANSACTION_ONLY, 0x8130, 0x0115, "N-ACTION")]
+#[case::empty(1, action(COMMITMENT, COMMITMENT_INSTANCE, 1, 0), NO_LIST, 0x8130, 0x0115, "N-ACTION")]
+#[case::garbage(1, action(COMMITMENT, COMMITMENT_INSTANCE, 1, 0), b"garbage!", 0x8130, 0x0115, "N-ACTION")]
+#[case::another_event(1, event(3), TRANSACTION_ONLY, 0x8100, 0x0113, "N-EVENT-REPORT")]
+#[case::report_on_the_wrong_context(3, event(1), TRANSACTION_ONLY, 0x8100, 0x0118, "N-EVENT-REPORT")]
+#[case::find_here(1, command(&[(0x0100, &[0x20, 0]), (0x0110, &[5, 0]), (0x0800, &[0, 0])]), b"xx", 0x8020, 0x0211, "C-FIND")]
+#[case::n_get(1, command(&[(0x0100, &[0x10, 1]), (0x0110, &[5, 0]), (0x0800, &[0, 0])]), b"xx", 0x8110, 0x0211, "N-GET")]
 #[tokio::test]
 async fn wrong_requests_are_refused_with_a_status_and_the_association_goes_on(
     #[case] context_id: u8,
@@ -309,14 +319,18 @@ async fn wrong_requests_are_refused_with_a_status_and_the_association_goes_on(
     #[case] data_set: &[u8],
     #[case] field: u16,
     #[case] status: u16,
+    #[case] operation: &str,
 ) {
-    let node = Node::start().await;
+    let mut node = Node::start().await;
     let mut peer = RawPeer::associate(node.address, &commitment_items()).await;
     peer.send(&pdu(4, &[pdv(context_id, 3, &command_set), pdv(context_id, 2, data_set)].concat())).await;
     let answer = heard(peer.receive().await);
     assert_eq!(command_number(&answer, 0x0100), Some(field));
     assert_eq!(command_number(&answer, 0x0120), Some(5));
     assert_eq!(command_number(&answer, 0x0900), Some(status));
+    node.associated().await;
+    let Seen::Refused(refused) = node.next().await else { panic!("nobody hears of it") };
+    assert_eq!((&*refused.operation, refused.failure.status), (operation, status));
     peer.send(&pdu(5, &[0; 4])).await;
     assert_eq!(peer.receive().await, Some((6, vec![0; 4])));
     node.stop().await;

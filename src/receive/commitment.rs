@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::receiver::ReceivingAssociation;
 use crate::{
     db::{Db, DbError, commitment},
-    dimse::{ServiceFailure, status},
+    dimse::ServiceFailure,
     jobs::{self, Job, JobError},
     types::{CommitmentReport, CommitmentRequest},
 };
@@ -69,11 +69,7 @@ pub(super) async fn keep_report(
         is_known,
         "storage commitment reported to us"
     );
-    if is_known {
-        Ok(())
-    } else {
-        Err(ServiceFailure::new(status::INVALID_ARGUMENT_VALUE, "we have not asked you under this Transaction UID"))
-    }
+    if is_known { Ok(()) } else { Err(ServiceFailure::unknown_transaction()) }
 }
 
 /// Without Postgres nothing is promised: the peer is told to come again.
@@ -84,5 +80,5 @@ async fn in_time<T>(work: impl Future<Output = Result<T, JobError>>) -> Result<T
         Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
     };
     tracing::warn!(problem, "a storage commitment message cannot be kept; the peer is asked to send it again");
-    Err(ServiceFailure::processing_failure("the database cannot be reached: try again later"))
+    Err(ServiceFailure::database_away())
 }

@@ -1,4 +1,4 @@
-//! Refusals of presentation contexts and objects in plain words: pure.
+//! Refusals of presentation contexts, objects and other requests in plain words: pure.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -6,10 +6,10 @@ use time::OffsetDateTime;
 
 use crate::{
     dimse::{
-        AssociationRequest, ContextOutcome, NegotiatedContext, NegotiationPolicy, RefusedObject, sop_class_name,
-        status, transfer_syntax_name,
+        AssociationRequest, ContextOutcome, NegotiatedContext, NegotiationPolicy, RefusedObject, RefusedOperation,
+        sop_class_name, status, transfer_syntax_name,
     },
-    telemetry::{ContextRefusal, Label as _, RefusalStatus},
+    telemetry::{ContextRefusal, Label as _, OperationRefusal, RefusalStatus},
     types::{OfferedContext, PeerOffer, Refusal, RefusalKey, RefusalKind},
 };
 
@@ -203,6 +203,52 @@ const fn object_words(status: u16) -> (&'static str, &'static str) {
     }
 }
 
+/// A refused request other than C-STORE.
+pub(super) fn operation(caller: &Caller, refused: &RefusedOperation, at: OffsetDateTime) -> Refusal {
+    let failure = &refused.failure;
+    let reason = OperationRefusal::of(failure.status);
+    let (expected, remedy) = operation_words(reason);
+    let of = match refused.sop_class_uid.as_str() {
+        "" => String::new(),
+        uid => format!(" of {}", sop_class_name(&harmless(uid))),
+    };
+    Refusal {
+        key: caller.key(RefusalKind::Operation, reason.as_str(), &refused.sop_class_uid),
+        expected: expected.to_owned(),
+        received: format!(
+            "{}{of}, answered {}: {}",
+            refused.operation,
+            status::InWords(failure.status),
+            failure.comment.escape_debug()
+        ),
+        remedy: failure.remedy.unwrap_or(remedy).to_owned(),
+        harmless: false,
+        example: None,
+        at,
+    }
+}
+
+/// What would have been done, and the remedy.
+const fn operation_words(reason: OperationRefusal) -> (&'static str, &'static str) {
+    match reason {
+        OperationRefusal::NotOffered => (
+            "C-ECHO, C-STORE, or a request or report of Storage Commitment (PS3.4 annex J)",
+            "ask another node: this one answers no queries and gives no images out",
+        ),
+        OperationRefusal::BadRequest => (
+            "a Storage Commitment message with a Transaction UID and a list of instances (PS3.4 tables J.3-1 and J.3-2)",
+            "report it to the peer's vendor",
+        ),
+        OperationRefusal::TooLong => (
+            "a Storage Commitment list of at most 65,536 instances and 4 MiB",
+            "let the peer ask for fewer instances at once",
+        ),
+        OperationRefusal::NotKept => {
+            ("a request that can be served", "look into the log of this node at that time, and let the peer ask again")
+        }
+    }
+}
+
 /// What a peer's request offers.
 pub(super) fn offer(
     caller: &Caller,
@@ -342,5 +388,30 @@ mod tests {
         let cut = RefusedObject { answered: false, ..object };
         let received = super::object(&Caller::of(&request), &cut, OffsetDateTime::UNIX_EPOCH).received;
         assert!(received.contains(", cut off without an answer: ") && !received.contains("answered 0x"), "{received}");
+    }
+
+    #[rstest::rstest]
+    #[case(0x0211, "not_offered", "another node")]
+    #[case(0x0123, "not_offered", "another node")]
+    #[case(0x0115, "bad_request", "vendor")]
+    #[case(0x0212, "bad_request", "vendor")]
+    #[case(0x0213, "too_long", "fewer instances")]
+    #[case(0x0110, "not_kept", "look into the log")]
+    fn another_request_is_explained_by_its_status(#[case] status: u16, #[case] reason: &str, #[case] remedy: &str) {
+        let caller = Caller::of(&request(&[]));
+        let told = |sop_class_uid: &str, failure: StoreFailure| {
+            let refused =
+                RefusedOperation { operation: "N-ACTION".into(), sop_class_uid: sop_class_uid.to_owned(), failure };
+            super::operation(&caller, &refused, OffsetDateTime::UNIX_EPOCH)
+        };
+        let refusal = told(uids::STORAGE_COMMITMENT_PUSH_MODEL, StoreFailure::new(status, "bad\n"));
+        assert_eq!((refusal.key.kind, refusal.key.reason), (RefusalKind::Operation, reason));
+        assert!(refusal.remedy.contains(remedy), "{refusal:?}");
+        let received = format!("(1.2.840.10008.1.20.1), answered {status:#06X} (");
+        assert!(refusal.received.starts_with("N-ACTION of Storage Commitment"), "{refusal:?}");
+        assert!(refusal.received.contains(&received) && refusal.received.ends_with("): bad\\n"), "{refusal:?}");
+        let nothing_said = told("", StoreFailure::new(status, "").with_remedy("wait"));
+        assert!(nothing_said.received.starts_with("N-ACTION, answered "), "{nothing_said:?}");
+        assert_eq!(nothing_said.remedy, "wait");
     }
 }

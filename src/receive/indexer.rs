@@ -109,7 +109,7 @@ pub struct IndexerSettings {
 }
 
 /// What a scan of the archive did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScanSummary {
     /// Files that were looked at.
     pub files: usize,
@@ -117,8 +117,40 @@ pub struct ScanSummary {
     pub indexed: usize,
     /// Files that were copies of others and were removed.
     pub duplicates: usize,
-    /// Files that could not be read; they stay where they are and are named in the log.
+    /// Files that are no objects, or whose values Postgres refuses; they stay where they are and are named in the log.
     pub unreadable: usize,
+    /// Keys of files that the disk did not give, or that the process could not open. They may be read another time.
+    pub not_given: Vec<String>,
+}
+
+/// Files that the disk did not give in a scan: they hold up nothing but the watermark, and are looked at again, more and more
+/// seldom.
+struct NotGiven {
+    keys: Vec<String>,
+    pause: Duration,
+    again_at: tokio::time::Instant,
+}
+
+impl NotGiven {
+    /// The pause before the second look, and the longest one.
+    const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(10));
+
+    fn nothing() -> Self {
+        Self { keys: Vec::new(), pause: Self::PAUSES.0, again_at: tokio::time::Instant::now() }
+    }
+
+    /// What a scan of everything has left.
+    fn of_scan(keys: Vec<String>) -> Self {
+        let pause = Self::PAUSES.0;
+        Self { keys, pause, again_at: tokio::time::Instant::now() + pause }
+    }
+
+    /// What another look has left.
+    fn after_look(&mut self, keys: Vec<String>) {
+        self.keys = keys;
+        self.pause = (self.pause * 2).min(Self::PAUSES.1);
+        self.again_at = tokio::time::Instant::now() + self.pause;
+    }
 }
 
 /// Whether writing a batch may move the watermark: not while other steps of the batch are unwritten, which may be hours
@@ -133,6 +165,7 @@ enum Watermark {
 enum Duty<'a> {
     CloseAssociations,
     Scan,
+    LookAgain,
     Write(&'a [(Instant, Step)]),
 }
 
@@ -141,6 +174,7 @@ impl fmt::Display for Duty<'_> {
         f.write_str(match self {
             Self::CloseAssociations => "close the associations of the earlier process",
             Self::Scan => "scan the archive",
+            Self::LookAgain => "look again at files that could not be read",
             Self::Write(_) => "write the index",
         })
     }
@@ -158,6 +192,7 @@ pub struct Indexer {
     missed: Arc<AtomicBool>,
     /// The archive is being scanned, or will be before anything else.
     scanning: Arc<AtomicBool>,
+    not_given: NotGiven,
 }
 
 impl Indexer {
@@ -174,7 +209,8 @@ impl Indexer {
         let waiting = Arc::new(AtomicUsize::new(0));
         let (missed, scanning) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
         let queue = IndexQueue { sender, waiting: Arc::clone(&waiting), missed: Arc::clone(&missed) };
-        (Self { settings, db, archive, site, metrics, receiver, waiting, missed, scanning }, queue)
+        let not_given = NotGiven::nothing();
+        (Self { settings, db, archive, site, metrics, receiver, waiting, missed, scanning, not_given }, queue)
     }
 
     /// Tells whether files of the archive may be unknown to the index until a scan is done.
@@ -194,6 +230,7 @@ impl Indexer {
                 () = shutdown.cancelled() => break,
                 count = self.receiver.recv_many(&mut batch, self.settings.batch_size) => count,
                 () = tokio::time::sleep(Duration::from_secs(1)), if self.missed.load(Ordering::SeqCst) => 0,
+                () = tokio::time::sleep_until(self.not_given.again_at), if !self.not_given.keys.is_empty() => 0,
             };
             let count = if count == 0 { 0 } else { count + self.gather(&mut batch).await };
             if count > 0 {
@@ -209,6 +246,9 @@ impl Indexer {
                 self.missed.store(false, Ordering::SeqCst);
                 self.until_done(Duty::Scan, &shutdown).await;
                 self.scanning.store(false, Ordering::SeqCst);
+            }
+            if !self.not_given.keys.is_empty() && tokio::time::Instant::now() >= self.not_given.again_at {
+                self.until_done(Duty::LookAgain, &shutdown).await;
             }
         }
         self.receiver.close();
@@ -252,7 +292,7 @@ impl Indexer {
     }
 
     /// What a killed process left: its associations have ended, and the archive is ahead of the index.
-    async fn start_over(&self, shutdown: &CancellationToken) {
+    async fn start_over(&mut self, shutdown: &CancellationToken) {
         // In this order: a study whose last objects are not indexed yet must not look complete.
         self.until_done(Duty::Scan, shutdown).await;
         self.scanning.store(false, Ordering::SeqCst);
@@ -261,7 +301,7 @@ impl Indexer {
 
     /// Repeats a duty until it succeeds; gives up only at shutdown, and then leaves the watermark where it is, so
     /// that the next start scans for what was not written. Everything repeated here is idempotent.
-    async fn until_done(&self, duty: Duty<'_>, shutdown: &CancellationToken) {
+    async fn until_done(&mut self, duty: Duty<'_>, shutdown: &CancellationToken) {
         let mut pause = Duration::from_millis(100);
         let mut told = false;
         loop {
@@ -289,7 +329,7 @@ impl Indexer {
         }
     }
 
-    async fn attempt(&self, duty: &Duty<'_>) -> anyhow::Result<()> {
+    async fn attempt(&mut self, duty: &Duty<'_>) -> anyhow::Result<()> {
         match duty {
             Duty::CloseAssociations => {
                 let mut connection = self.db.acquire().await?;
@@ -299,10 +339,36 @@ impl Indexer {
                 }
             }
             Duty::Scan => {
-                let ScanSummary { files, indexed, duplicates, unreadable } = self.scan_from_watermark().await?;
-                if indexed + duplicates + unreadable > 0 {
-                    tracing::info!(files, indexed, duplicates, unreadable, "the index has caught up with the archive");
+                let summary = self.scan_from_watermark().await?;
+                let ScanSummary { files, indexed, duplicates, unreadable, not_given } = summary;
+                if indexed + duplicates + unreadable + not_given.len() > 0 {
+                    let not_given = not_given.len();
+                    tracing::info!(
+                        files,
+                        indexed,
+                        duplicates,
+                        unreadable,
+                        not_given,
+                        "the index has caught up with the archive"
+                    );
                 }
+                self.not_given = NotGiven::of_scan(not_given);
+                self.metrics.set_archive_unreadable_files(self.not_given.keys.len());
+            }
+            Duty::LookAgain => {
+                let mut summary = ScanSummary::default();
+                for keys in self.not_given.keys.chunks(self.settings.batch_size.max(1)) {
+                    self.scan_batch(keys, &mut summary).await?;
+                }
+                if summary.not_given.len() < self.not_given.keys.len() {
+                    tracing::info!(
+                        indexed = summary.indexed,
+                        still_not_given = summary.not_given.len(),
+                        "files of the archive that could not be read are there, or have been removed"
+                    );
+                }
+                self.not_given.after_look(summary.not_given);
+                self.metrics.set_archive_unreadable_files(self.not_given.keys.len());
             }
             Duty::Write(batch) => {
                 // Told at every attempt, so that the lag grows while Postgres is away.
@@ -360,7 +426,9 @@ impl Indexer {
             }
         }
         let hour = hour_folder(OffsetDateTime::now_utc() - time::Duration::hours(1));
-        if watermark == Watermark::MayAdvance && !self.missed.load(Ordering::SeqCst) && self.receiver.is_empty() {
+        let is_behind =
+            self.missed.load(Ordering::SeqCst) || !self.receiver.is_empty() || !self.not_given.keys.is_empty();
+        if watermark == Watermark::MayAdvance && !is_behind {
             archive_watermark::advance(&mut tx, &self.settings.node, &hour).await?;
         }
         tx.commit().await.map_err(db::DbError::from)?;
@@ -446,8 +514,10 @@ impl Indexer {
             archive_watermark::get(&mut connection, &self.settings.node).await?
         };
         let summary = self.scan(watermark.as_deref()).await?;
-        let mut connection = self.db.acquire().await?;
-        archive_watermark::advance(&mut connection, &self.settings.node, &started_hour).await?;
+        if summary.not_given.is_empty() {
+            let mut connection = self.db.acquire().await?;
+            archive_watermark::advance(&mut connection, &self.settings.node, &started_hour).await?;
+        }
         Ok(summary)
     }
 
@@ -467,6 +537,7 @@ impl Indexer {
     }
 
     async fn scan_batch(&self, keys: &[String], summary: &mut ScanSummary) -> anyhow::Result<()> {
+        let before = summary.clone();
         summary.files += keys.len();
         let known = {
             let mut connection = self.db.acquire().await?;
@@ -485,11 +556,17 @@ impl Indexer {
         for (object, key) in read {
             match object {
                 Ok(object) => objects.push(object),
+                // It has been removed meanwhile.
+                Err(ArchiveError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 // The disk or the process may do better later; the watermark must not pass this file before.
-                Err(ArchiveError::Io(error))
-                    if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) =>
-                {
-                    return Err(anyhow::Error::new(error).context(format!("read {key} from the archive")));
+                Err(ArchiveError::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
+                    tracing::error!(
+                        archive_key = key,
+                        %error,
+                        "a file of the archive cannot be read: look into the system's log for its disk; the others are \
+                         indexed, and it is tried again"
+                    );
+                    summary.not_given.push(key);
                 }
                 Err(error) => {
                     summary.unreadable += 1;
@@ -499,10 +576,10 @@ impl Indexer {
         }
         let outcomes = match self.index_now(&objects).await {
             Err(error) if is_about_the_data(&error) && objects.len() > 1 => {
+                *summary = before;
                 for key in keys {
                     Box::pin(self.scan_batch(std::slice::from_ref(key), summary)).await?;
                 }
-                summary.files -= keys.len();
                 return Ok(());
             }
             Err(error) if is_about_the_data(&error) => {

@@ -28,8 +28,8 @@ use crate::{
     db::{Db, association, instance::DuplicateRefusal},
     dimse::{
         Admission, AssociationEnd, AssociationHandler, AssociationRequest, DataSetStream, EndReason, FailedStep,
-        NegotiatedContext, NegotiationPolicy, NotEstablished, RefusedObject, RejectReason, Rejection, ServiceFailure,
-        StoreFailure, StoreRequest, Unheard,
+        NegotiatedContext, NegotiationPolicy, NotEstablished, RefusedObject, RefusedOperation, RejectReason, Rejection,
+        ServiceFailure, StoreFailure, StoreRequest, Unheard,
     },
     telemetry::{AssociationEnd as CountedEnd, Label as _, Metrics, RejectionReason, events},
     types::{
@@ -462,6 +462,17 @@ impl AssociationHandler for Receiver {
         }
         .emit(&self.metrics);
         self.refusals.refused([explain::object(&association.caller, refused, OffsetDateTime::now_utc())]);
+    }
+
+    fn operation_refused(&self, association: &ReceivingAssociation, refused: &RefusedOperation) {
+        events::OperationRefused {
+            association_id: association.id,
+            operation: &refused.operation,
+            status: refused.failure.status,
+            words: &refused.failure.comment,
+        }
+        .emit(&self.metrics);
+        self.refusals.refused([explain::operation(&association.caller, refused, OffsetDateTime::now_utc())]);
     }
 
     fn accepted(

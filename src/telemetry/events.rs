@@ -10,7 +10,8 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::metrics::{
-    AssociationEnd, ContextRefusal, DeliveryEnd, Metrics, RefusalStatus, RejectionReason, RunEnd, RunStage,
+    AssociationEnd, ContextRefusal, DeliveryEnd, Metrics, OperationRefusal, RefusalStatus, RejectionReason, RunEnd,
+    RunStage,
 };
 use crate::types::{AeTitle, ReasonCode, Uid};
 
@@ -290,6 +291,33 @@ impl ObjectRefused<'_> {
     }
 }
 
+/// A request other than C-STORE was answered with a failure.
+#[derive(Debug, Clone, Copy)]
+pub struct OperationRefused<'a> {
+    /// The association that carried it.
+    pub association_id: Uuid,
+    /// Such as `N-ACTION`.
+    pub operation: &'a str,
+    /// The status of the response, such as 0x0115.
+    pub status: u16,
+    /// Why.
+    pub words: &'a str,
+}
+
+impl OperationRefused<'_> {
+    /// Logs and counts.
+    pub fn emit(&self, metrics: &Metrics) {
+        metrics.operation_refused(OperationRefusal::of(self.status));
+        warn!(
+            association_id = %self.association_id,
+            operation = self.operation,
+            status = format_args!("0x{:04X}", self.status),
+            words = self.words,
+            "request refused"
+        );
+    }
+}
+
 /// An attempt of a run begins.
 #[derive(Debug, Clone, Copy)]
 pub struct RunStarted<'a> {
@@ -537,6 +565,8 @@ mod tests {
                 received_bytes: 10,
             }
             .emit(metrics);
+            OperationRefused { association_id: id, operation: "N-ACTION", status: 0x0213, words: "too long" }
+                .emit(metrics);
             AssociationEnded {
                 association_id: id,
                 end: AssociationEnd::Timeout,
@@ -578,7 +608,7 @@ mod tests {
     fn every_event_is_one_line_and_is_counted() {
         let metrics = Metrics::new();
         let lines = emit_all(&metrics);
-        assert_eq!(lines.len(), 11, "one line each, a newline from a stranger starts no new one: {lines:#?}");
+        assert_eq!(lines.len(), 12, "one line each, a newline from a stranger starts no new one: {lines:#?}");
         let exposition = metrics.encode();
         for expected in [
             "hilum_associations_accepted_total 1",
@@ -589,6 +619,7 @@ mod tests {
             "hilum_objects_duplicate_total 1",
             "hilum_objects_version_conflict_total 1",
             "hilum_objects_refused_total{status=\"0xA700\"} 1",
+            "hilum_operations_refused_total{reason=\"too_long\"} 1",
             "hilum_received_bytes_total 1110",
             "hilum_store_duration_seconds_count 1",
             "hilum_runs_started_total 1",

@@ -166,6 +166,33 @@ impl RefusalStatus {
 }
 
 label! {
+    /// Why a request other than C-STORE was refused.
+    OperationRefusal as "reason" {
+        /// 0x0211, 0x0112, 0x0113, 0x0118 or 0x0123: no such operation, class, instance, event or action.
+        NotOffered = "not_offered",
+        /// 0x0115 or 0x0212: what it says cannot be acted upon.
+        BadRequest = "bad_request",
+        /// 0x0213
+        TooLong = "too_long",
+        /// Any other: our own fault, or Postgres's.
+        NotKept = "not_kept",
+    }
+}
+
+impl OperationRefusal {
+    /// The class of a status.
+    #[must_use]
+    pub const fn of(status: u16) -> Self {
+        match status {
+            0x0211 | 0x0112 | 0x0113 | 0x0118 | 0x0123 => Self::NotOffered,
+            0x0115 | 0x0212 => Self::BadRequest,
+            0x0213 => Self::TooLong,
+            _ => Self::NotKept,
+        }
+    }
+}
+
+label! {
     /// How an attempt of a run ended.
     RunEnd as "end" {
         /// Scores and maps.
@@ -306,6 +333,7 @@ pub struct Metrics {
     objects_version_conflict: Counter,
     objects_duplicate_refused: Counter,
     objects_refused: Family<By<RefusalStatus>, Counter>,
+    operations_refused: Family<By<OperationRefusal>, Counter>,
     received_bytes: Counter,
     store_seconds: Histogram,
     index_queue_objects: Gauge,
@@ -323,6 +351,7 @@ pub struct Metrics {
     infer_restarts: Counter,
     networks_failing: Gauge,
     archive_free_bytes: Gauge<u64, AtomicU64>,
+    archive_unreadable_files: Gauge,
     tls_certificate_expires_seconds: SecondsGauge,
     archive_receiving_stopped: Gauge,
     /// Empty while the disk does not fill.
@@ -363,6 +392,7 @@ impl Metrics {
             objects_version_conflict: Counter::default(),
             objects_duplicate_refused: Counter::default(),
             objects_refused: Family::default(),
+            operations_refused: Family::default(),
             received_bytes: Counter::default(),
             store_seconds: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0]),
             index_queue_objects: Gauge::default(),
@@ -380,6 +410,7 @@ impl Metrics {
             commitments_waiting: Gauge::default(),
             infer_restarts: Counter::default(),
             archive_free_bytes: Gauge::default(),
+            archive_unreadable_files: Gauge::default(),
             tls_certificate_expires_seconds: SecondsGauge::default(),
             archive_receiving_stopped: Gauge::default(),
             archive_seconds_to_full: GaugeAtTimes::default(),
@@ -391,6 +422,7 @@ impl Metrics {
         start_at_zero(&metrics.associations_ended);
         start_at_zero(&metrics.contexts_refused);
         start_at_zero(&metrics.objects_refused);
+        start_at_zero(&metrics.operations_refused);
         start_at_zero(&metrics.runs_ended);
         start_at_zero(&metrics.run_stage_seconds);
         start_at_zero(&metrics.deliveries_ended);
@@ -440,6 +472,11 @@ impl Metrics {
             self.objects_duplicate_refused.clone(),
         );
         registry.register("objects_refused", "Objects that were refused, by status", self.objects_refused.clone());
+        registry.register(
+            "operations_refused",
+            "Requests other than C-STORE that were refused, by reason",
+            self.operations_refused.clone(),
+        );
         registry.register_with_unit(
             "received",
             "Data set bytes of stored, duplicate and refused objects",
@@ -518,6 +555,11 @@ impl Metrics {
             Unit::Bytes,
             self.archive_free_bytes.clone(),
         );
+        registry.register(
+            "archive_unreadable_files",
+            "Received files that the disk does not give, so that they are not in the index; they are tried again",
+            self.archive_unreadable_files.clone(),
+        );
         registry.register_with_unit(
             "tls_certificate_expires",
             "Time until our TLS certificate expires, negative once it has; infinite without one",
@@ -593,6 +635,11 @@ impl Metrics {
         self.archive_free_bytes.set(bytes);
     }
 
+    /// Sets how many received files the disk does not give.
+    pub fn set_archive_unreadable_files(&self, count: usize) {
+        self.archive_unreadable_files.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Sets the time until our TLS certificate expires, in seconds; negative once it has.
     pub fn set_tls_certificate_expires(&self, seconds: f64) {
         self.tls_certificate_expires_seconds.set(seconds);
@@ -655,6 +702,10 @@ impl Metrics {
     pub(super) fn object_refused(&self, status: RefusalStatus, received_bytes: u64) {
         self.objects_refused.get_or_create(&by(status)).inc();
         self.received_bytes.inc_by(received_bytes);
+    }
+
+    pub(super) fn operation_refused(&self, reason: OperationRefusal) {
+        self.operations_refused.get_or_create(&by(reason)).inc();
     }
 
     pub(super) fn run_started(&self) {
@@ -769,6 +820,7 @@ mod tests {
         check::<RejectionReason>();
         check::<AssociationEnd>();
         check::<RefusalStatus>();
+        check::<OperationRefusal>();
         check::<RunEnd>();
         check::<RunStage>();
         check::<DeliveryEnd>();
@@ -793,6 +845,7 @@ mod tests {
         metrics.set_commitments_waiting(2);
         metrics.commitment_ended(CommitmentEnd::Retry);
         metrics.set_archive_free_bytes(1 << 40);
+        metrics.set_archive_unreadable_files(1);
         metrics.set_archive_room(true, Some(3600.5));
         let text = metrics.encode();
         for line in [
@@ -806,6 +859,7 @@ mod tests {
             "hilum_commitments_ended_total{end=\"retry\"} 1",
             "hilum_commitments_ended_total{end=\"dead\"} 0",
             "hilum_archive_free_bytes 1099511627776",
+            "hilum_archive_unreadable_files 1",
             "hilum_archive_receiving_stopped 1",
             "hilum_archive_seconds_to_full 3600.5",
         ] {

@@ -14,6 +14,6 @@ mod metrics;
 
 pub use logging::{LoggingError, init_logging, subscriber};
 pub use metrics::{
-    AssociationEnd, CommitmentEnd, ContextRefusal, DeliveryEnd, Label, Metrics, RefusalStatus, RejectionReason,
-    RetentionKind, RunEnd, RunStage,
+    AssociationEnd, CommitmentEnd, ContextRefusal, DeliveryEnd, Label, Metrics, OperationRefusal, RefusalStatus,
+    RejectionReason, RetentionKind, RunEnd, RunStage,
 };

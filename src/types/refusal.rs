@@ -1,4 +1,5 @@
-//! What was refused, in words: an association, a presentation context or an object. And what a peer offered.
+//! What was refused, in words: an association, a presentation context, an object or another request. And what a peer
+//! offered.
 
 use std::net::IpAddr;
 
@@ -15,6 +16,8 @@ pub enum RefusalKind {
     Context,
     /// A C-STORE request (PS3.4 section B.2.3).
     Object,
+    /// Any other request on an accepted association: Storage Commitment (PS3.4 annex J), or what is not offered.
+    Operation,
 }
 
 impl RefusalKind {
@@ -25,6 +28,7 @@ impl RefusalKind {
             Self::Association => "association",
             Self::Context => "context",
             Self::Object => "object",
+            Self::Operation => "operation",
         }
     }
 }
@@ -42,7 +46,7 @@ pub struct RefusalKey {
     pub calling_ae_title: String,
     /// As sent, escaped; empty when it did not get so far.
     pub called_ae_title: String,
-    /// Of a context or an object the SOP class UID as sent, escaped; else empty.
+    /// Of a context, an object or an operation the SOP class UID as sent, escaped; else empty.
     pub sop_class_uid: String,
 }
 

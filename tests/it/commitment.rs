@@ -151,6 +151,19 @@ fn heavy_without_postgres_a_commitment_is_refused_for_now() {
     node.wait_until_ready();
     let heard = ask(&node, listen, "same", &fresh_uid(), &[(CT, uid)]);
     assert_eq!(heard, format!("asked 0000\nreport 1 {uid} -\n"));
+
+    // Both this refusal and that of a request that says nothing are rows for the administrator.
+    let heard = ask(&node, listen, "same", &fresh_uid(), &[]);
+    assert!(heard.starts_with("asked 0115 Referenced SOP Sequence is missing or empty"), "{heard}");
+    let rows = node.database.wait_for_rows(2, "select * from refusal where kind = 'operation' order by reason");
+    assert_eq!((&rows[0]["reason"], &rows[1]["reason"]), (&"bad_request".into(), &"not_kept".into()));
+    assert_eq!(rows[0]["calling_ae_title"], "SCANNER");
+    assert!(rows[1]["remedy"].as_str().is_some_and(|words| words.contains("Postgres answers")), "{}", rows[1]);
+    let doctor = said(&node.hilum(&["doctor"]));
+    for part in ["N-ACTION of Storage Commitment", "0x0115", "0x0110", "see to it that Postgres answers"] {
+        assert!(doctor.contains(part), "{part} is not in\n{doctor}");
+    }
+    assert!((node.metric("hilum_operations_refused_total") - 2.0).abs() < 1e-9);
     node.terminate();
 }
 

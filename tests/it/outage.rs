@@ -98,8 +98,11 @@ fn heavy_images_are_acknowledged_while_postgres_is_down() {
         sender_log(&log)
     );
 
-    // On the snapshot of the site configuration.
+    // On the snapshot of the site configuration. One file is there that the disk does not give: to read a folder fails like that.
     node.kill_9();
+    let objects = node.archived_objects();
+    let unreadable = objects[0].with_file_name("00000000-0000-7000-8000-000000000000.dcm");
+    fs_err::create_dir(&unreadable).expect("a folder");
     node.run();
     node.wait_until_listening();
     assert!(start_sending(&node, &third_folder, &log).wait().expect("our own child").success(), "{}", sender_log(&log));
@@ -108,6 +111,13 @@ fn heavy_images_are_acknowledged_while_postgres_is_down() {
 
     postgres.start_again();
     node.wait_until_ready();
+    // It holds up nothing else, is told, and is looked at again.
+    node.database.wait_for_rows(all.len(), "select id from instance");
+    let unread = || node.metric("hilum_archive_unreadable_files");
+    assert!((unread() - 1.0).abs() < 1e-9, "{}", unread());
+    assert!(node.log().contains("a file of the archive cannot be read"), "the log does not say so");
+    fs_err::remove_dir(&unreadable).expect("our own folder");
+    wait_for("it is looked at again", PATIENCE, || (unread() < 0.5).then_some(()));
     assert_kept(&node, &all, &acknowledged(&log));
     wait_until_all_answered(&node, PATIENCE * 2);
     assert_archive_is_clean(&node);

@@ -381,9 +381,10 @@ fn heavy_destinations_promise_to_keep_results() {
         ("none", json!({})),
         ("must", commits("same", 0.2, 2)),
     ];
-    for (_, server) in &mut servers {
+    for (name, server) in &mut servers {
         if let Some(commitment) = server.get_mut("commitment") {
             commitment["report_to"] = json!(node.dicom_port);
+            commitment["twice"] = json!(*name == "new");
         }
     }
     let (peers, site) = scripted(&servers, |name| match name {
@@ -426,6 +427,10 @@ fn heavy_destinations_promise_to_keep_results() {
         assert_eq!(peers.kept(name).len(), 2, "{name}");
     }
     assert_eq!(peers.log("silent", "asked").len(), 2, "asked once more when no report came in time");
+    // Who reports twice is told twice that it is well.
+    let reports = peers.log("new", "reported");
+    assert!(reports.len() >= 2 && reports.iter().all(|line| line["status"] == "0000"), "{reports:?}");
+    assert_eq!(node.database.count("select 1 from refusal where kind = 'operation'"), 0);
 
     // The report survives the node, and comes when it is back.
     node.kill_9();

@@ -24,7 +24,7 @@ use crate::{
     infer::pipeline::check_pipeline,
     nn::Bundle,
     report::{self, ResultForm},
-    types::{AeTitle, Peer, Pipeline, Route, SiteConfig},
+    types::{AeTitle, CommitmentUse, Peer, Pipeline, Route, SiteConfig},
 };
 
 /// How long a peer may take for each step.
@@ -194,6 +194,17 @@ pub(super) fn site(site: &SiteConfig) -> Vec<Check> {
             count(site.routes.len(), "route")
         );
         checks.push(Check::ok("site", words));
+    }
+    for destination in site.destinations.iter().filter(|destination| destination.commitment != CommitmentUse::Off) {
+        let named = |peer: &&Peer| Some(&peer.name) == destination.peer.as_ref() && !peer.may_store;
+        if let Some(peer) = site.peers.iter().find(named) {
+            let words = format!(
+                "destination `{}` asks peer `{}` to keep results, and that peer may not call this node: a report on an \
+                 association of its own is turned away; if it reports so, give it `may_store` on its page or in the site file",
+                destination.name, peer.name
+            );
+            checks.push(Check::note("site", words));
+        }
     }
     checks
 }
@@ -439,6 +450,22 @@ mod tests {
         let empty = site(&SiteConfig::default());
         assert_eq!(empty.iter().filter(|check| check.is_problem()).count(), 2, "{empty:?}");
         assert!(empty.iter().any(|check| check.words.contains("hilum local-ae add")), "{empty:?}");
+    }
+
+    #[test]
+    fn a_destination_that_may_not_bring_its_reports_is_noted() {
+        let mut sample = sample();
+        let destination = &mut sample.destinations[0];
+        destination.commitment = CommitmentUse::Optional;
+        let peer = sample.peers.iter_mut().find(|peer| Some(&peer.name) == destination.peer.as_ref()).unwrap();
+        peer.may_store = false;
+        let noted = |site_config: &SiteConfig| {
+            site(site_config).iter().filter(|check| check.words.contains("may not call this node")).count()
+        };
+        assert_eq!(noted(&sample), 1);
+        assert!(site(&sample).iter().all(|check| !check.is_problem()), "it may report on our association");
+        sample.peers.iter_mut().for_each(|peer| peer.may_store = true);
+        assert_eq!(noted(&sample), 0);
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ destination.py SCRIPT FOLDER
     is answered with 0x0111.
 
     "commitment": {"mode": "same" | "new" | "silent", "after": SECONDS, "lose": TIMES, "report_to", "report_title"}: the last
-    instance of a list is not kept for the first TIMES requests.
+    instance of a list is not kept for the first TIMES requests. With "twice" every report is sent a second time.
 """
 
 import json
@@ -131,8 +131,9 @@ class Server:
                     break
                 time.sleep(0.5)
             association = own
-        status, _ = association.send_n_event_report(answer, 2 if lost else 1, StorageCommitmentPushModel, INSTANCE)
-        self.log(did="reported", status=f"{status.get('Status', -1):04X}", lost=len(lost))
+        for _ in range(2 if self.commitment.get("twice") else 1):
+            status, _ = association.send_n_event_report(answer, 2 if lost else 1, StorageCommitmentPushModel, INSTANCE)
+            self.log(did="reported", status=f"{status.get('Status', -1):04X}", lost=len(lost))
         if own is not None:
             own.release()
 
