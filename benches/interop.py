@@ -1,6 +1,7 @@
 """Which programs can talk to the node, in which role, in which transfer syntax, with and without TLS: every cell of the
 table is tried, and the object that arrives is compared with the one that was sent. `make interop` starts this and writes
-the tables into docs/interoperation.md. A cell that fails is shown with its reason and ends the run with 1."""
+the tables into docs/interoperation.md. A cell that fails is shown with its reason and ends the run with 1; what a peer
+does not take at all (it refuses every presentation context for it) is told as that."""
 
 import argparse
 import datetime
@@ -43,6 +44,7 @@ SYNTAXES = {
     "JPEG 2000": ("JPEG2000.dcm", "-xw"),
 }
 SAME_BYTES, SAME_CONTENT, NOT_TRIED = "yes", "yes, encoded anew", "–"
+NOT_TAKEN = "not taken by the peer"
 
 
 class Certificates:
@@ -117,8 +119,9 @@ class OrthancPeer(Orthanc):
 def run(command: list[str], what: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment(True), timeout=120, check=False)
     if done.returncode != 0:
-        last = (done.stderr or done.stdout).strip().splitlines()
-        raise RuntimeError(f"{what}: {last[-1] if last else done.returncode}")
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        failed = [line for line in lines if line.startswith("failed:")] or lines[-1:] or [str(done.returncode)]
+        raise RuntimeError(f"{what}: {failed[0]}")
 
 
 def objects(folder: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -175,6 +178,8 @@ def try_cell(where: str, send, receiver: Server, file: pathlib.Path) -> str:
         return arrived(file, files_of(receiver))
     except Exception as error:  # whatever a peer says
         say(f"{where}: {error}")
+        if "accepts no presentation context" in str(error) and "transfer syntaxes not supported" in str(error):
+            return NOT_TAKEN
         return f"**no**: {str(error).replace('|', '/')[:120]}"
 
 
@@ -318,7 +323,7 @@ def main() -> int:
         before, after = document.split(BEGIN)[0], document.split(END)[1]
         DOCUMENT.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
     failed = text.count("**no**")
-    print(f"interoperation: {text.count(SAME_BYTES)} cells work, {failed} do not")
+    print(f"interoperation: {text.count(SAME_BYTES)} cells work, {failed} do not, {text.count(NOT_TAKEN)} are not taken")
     return 1 if failed else 0
 
 
