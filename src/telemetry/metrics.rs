@@ -792,7 +792,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.set_archive_room(false, Some(1.0));
         let registered = from_exposition(&metrics.encode());
-        assert_eq!(registered.len(), 33);
+        assert_eq!(registered.len(), 35);
         assert_eq!(documented, registered);
     }
 

@@ -33,6 +33,10 @@ from servers import free_port, wait_until  # noqa: E402
 from world import Node, Orthanc  # noqa: E402
 
 QUIET_SECONDS = 4
+# Room for twice what 10,000 objects and the results of 300 radiographs take: a disk that is full for good ends a run.
+ARCHIVE_MEBIBYTES = 2048
+# After so long without a Success something else is wrong than the faults.
+STALLED_SECONDS = 180
 # By how much of all the faults may be ahead of the load.
 AHEAD = 0.05
 
@@ -42,7 +46,7 @@ class World:
 
     def __init__(self, folder: pathlib.Path, program: str, late_sync_ms: int = 0, twice: bool = False) -> None:
         self.folder = folder
-        self.disk = Disk(folder / "data/archive", folder, 1024, late_sync_ms)
+        self.disk = Disk(folder / "data/archive", folder, ARCHIVE_MEBIBYTES, late_sync_ms)
         self.postgres = Postgres(folder / "postgres", "hilum", durable=True, disk=PostgresDisk(folder / "postgres", folder))
         self.pacs = Orthanc(folder)
         self.twice, pacs_port = None, self.pacs.port
@@ -230,10 +234,16 @@ def run(options: argparse.Namespace, folder: pathlib.Path, only: str | None = No
         started = time.monotonic()
         load.start()
         faults.start()
-        told = started
+        told = moved = started
+        successes = 0
         while faults.alive():
             load.raise_failures()
             time.sleep(0.2)
+            if load.acknowledgements > successes:
+                moved, successes = time.monotonic(), load.acknowledgements
+            elif time.monotonic() - moved > STALLED_SECONDS:
+                print(world.node.log.read_text(errors="replace")[-4000:], file=sys.stderr)
+                raise RuntimeError(f"no object was acknowledged for {STALLED_SECONDS} s; the node's log says why")
             if time.monotonic() - told > 20:
                 told = time.monotonic()
                 print(f"faults: {told - started:.0f} s: {faults.happened.total()} faults, {len(load.acknowledged)} "

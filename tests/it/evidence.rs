@@ -233,3 +233,36 @@ fn heavy_a_commitment_request_lists_what_must_come() {
     let both = format!("report 1 {},{} -", first.sop_instance_uid, second.sop_instance_uid);
     assert!(String::from_utf8_lossy(&answer.stdout).contains(&both), "{}", said(&answer));
 }
+
+/// Twenty studies that pause teach the node that the next one may pause as well.
+#[test]
+fn heavy_the_quiet_time_adapts_to_a_sender_that_pauses() {
+    let keys = "quiet_seconds = 10\nlost_quiet_seconds = 300";
+    let node = Node::start(&Site::new("HILUM").sender("SCANNER").route_with("HILUM", "cxr-untrained", keys));
+    let (before, after, next) = (node.scratch("before"), node.scratch("after"), node.scratch("next"));
+    for _ in 0..20 {
+        let radiograph = Radiograph::default();
+        radiograph.write(&before);
+        radiograph.sibling().write(&after);
+    }
+    node.send("SCANNER", &[&before]);
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    node.send("SCANNER", &[&after]);
+    node.database.wait_for_rows(20, "select id from workup where state <> 'receiving'");
+    let habit = "select 1 from sender_habit where calling_ae_title = 'SCANNER' and cardinality(longest_gap_seconds) >= 20 \
+                 and longest_gap_seconds[20] >= 6";
+    node.database.wait_for_rows(1, habit);
+
+    let sample = Radiograph::default().write(&next);
+    node.send("SCANNER", &[&next]);
+    let complete = "select * from workup where completeness_kind = 'learned'";
+    let workup = node.database.wait_for_rows(1, complete).remove(0);
+    assert_eq!(words(&workup, "study_instance_uid"), sample.study_instance_uid);
+    let reason = words(&workup, "completeness_reason");
+    assert!(reason.contains("which `SCANNER` needs by its last 20 studies"), "{reason}");
+    let waited = node.database.row(
+        "select extract(epoch from completed_at - last_object_at)::float8 as seconds from workup \
+         where completeness_kind = 'learned'",
+    );
+    assert!(waited["seconds"].as_f64().is_some_and(|seconds| seconds > 12.9), "{waited}");
+}
