@@ -134,6 +134,10 @@ struct NotGiven {
 impl NotGiven {
     /// The pause before the second look, and the longest one.
     const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(10));
+    /// Files that are looked at again within this may only have been unlucky; the scan is not done without them.
+    const SOON: Duration = Duration::from_mins(1);
+    /// Files that the log names at each look.
+    const NAMED: usize = 10;
 
     fn nothing() -> Self {
         Self { keys: Vec::new(), pause: Self::PAUSES.0, again_at: tokio::time::Instant::now() }
@@ -150,6 +154,10 @@ impl NotGiven {
         self.keys = keys;
         self.pause = (self.pause * 2).min(Self::PAUSES.1);
         self.again_at = tokio::time::Instant::now() + self.pause;
+    }
+
+    fn may_come_soon(&self) -> bool {
+        !self.keys.is_empty() && self.pause < Self::SOON
     }
 }
 
@@ -190,7 +198,8 @@ pub struct Indexer {
     receiver: mpsc::Receiver<(Instant, Step)>,
     waiting: Arc<AtomicUsize>,
     missed: Arc<AtomicBool>,
-    /// The archive is being scanned, or will be before anything else.
+    /// The archive is being scanned, or will be before anything else, or files that the disk did not give are looked at again
+    /// soon.
     scanning: Arc<AtomicBool>,
     not_given: NotGiven,
 }
@@ -245,7 +254,6 @@ impl Indexer {
                 self.scanning.store(true, Ordering::SeqCst);
                 self.missed.store(false, Ordering::SeqCst);
                 self.until_done(Duty::Scan, &shutdown).await;
-                self.scanning.store(false, Ordering::SeqCst);
             }
             if !self.not_given.keys.is_empty() && tokio::time::Instant::now() >= self.not_given.again_at {
                 self.until_done(Duty::LookAgain, &shutdown).await;
@@ -295,7 +303,6 @@ impl Indexer {
     async fn start_over(&mut self, shutdown: &CancellationToken) {
         // In this order: a study whose last objects are not indexed yet must not look complete.
         self.until_done(Duty::Scan, shutdown).await;
-        self.scanning.store(false, Ordering::SeqCst);
         self.until_done(Duty::CloseAssociations, shutdown).await;
     }
 
@@ -353,7 +360,7 @@ impl Indexer {
                     );
                 }
                 self.not_given = NotGiven::of_scan(not_given);
-                self.metrics.set_archive_unreadable_files(self.not_given.keys.len());
+                self.scanned();
             }
             Duty::LookAgain => {
                 let mut summary = ScanSummary::default();
@@ -368,7 +375,7 @@ impl Indexer {
                     );
                 }
                 self.not_given.after_look(summary.not_given);
-                self.metrics.set_archive_unreadable_files(self.not_given.keys.len());
+                self.scanned();
             }
             Duty::Write(batch) => {
                 // Told at every attempt, so that the lag grows while Postgres is away.
@@ -381,6 +388,21 @@ impl Indexer {
             }
         }
         Ok(())
+    }
+
+    /// Tells what a scan, or another look, has left.
+    fn scanned(&self) {
+        let count = self.not_given.keys.len();
+        self.metrics.set_archive_unreadable_files(count);
+        self.scanning.store(self.not_given.may_come_soon(), Ordering::SeqCst);
+        if count > 0 {
+            tracing::error!(
+                count,
+                again_in_seconds = self.not_given.pause.as_secs(),
+                "files of the archive cannot be read and are not in the index, the others are: look into the system's log for the \
+                 archive's disk"
+            );
+        }
     }
 
     /// One step that Postgres will never take must not hold up the others: it is left out, loudly. Its file stays.
@@ -560,12 +582,9 @@ impl Indexer {
                 Err(ArchiveError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 // The disk or the process may do better later; the watermark must not pass this file before.
                 Err(ArchiveError::Io(error)) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                    tracing::error!(
-                        archive_key = key,
-                        %error,
-                        "a file of the archive cannot be read: look into the system's log for its disk; the others are \
-                         indexed, and it is tried again"
-                    );
+                    if summary.not_given.len() < NotGiven::NAMED {
+                        tracing::error!(archive_key = key, %error, "a file of the archive cannot be read now");
+                    }
                     summary.not_given.push(key);
                 }
                 Err(error) => {
@@ -664,6 +683,22 @@ mod tests {
             bytes_received: 0,
             ended_at: OffsetDateTime::UNIX_EPOCH,
         }
+    }
+
+    #[tokio::test]
+    async fn what_the_disk_does_not_give_is_asked_for_more_and_more_seldom() {
+        let mut not_given = NotGiven::of_scan(vec!["a".into(), "b".into()]);
+        let mut pauses = vec![not_given.pause.as_secs()];
+        for _ in 0..11 {
+            not_given.after_look(vec!["b".into()]);
+            assert!(not_given.again_at > tokio::time::Instant::now());
+            assert_eq!(not_given.may_come_soon(), not_given.pause < Duration::from_secs(60));
+            pauses.push(not_given.pause.as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
+        let mut given = NotGiven::of_scan(vec!["a".into()]);
+        given.after_look(Vec::new());
+        assert!(!given.may_come_soon() && !NotGiven::nothing().may_come_soon());
     }
 
     #[tokio::test]
