@@ -692,7 +692,7 @@ mod tests {
         for _ in 0..11 {
             not_given.after_look(vec!["b".into()]);
             assert!(not_given.again_at > tokio::time::Instant::now());
-            assert_eq!(not_given.may_come_soon(), not_given.pause < Duration::from_secs(60));
+            assert_eq!(not_given.may_come_soon(), not_given.pause < Duration::from_mins(1));
             pauses.push(not_given.pause.as_secs());
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
