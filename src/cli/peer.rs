@@ -48,15 +48,15 @@ pub(super) struct Add {
     /// Host name or address; associations from elsewhere are refused, `*` lets it call from anywhere
     #[arg(long)]
     host: String,
-    /// TCP port it listens on; needed only where we call it
+    /// TCP port it listens on; needed only where we call it [default: as it is]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
-    /// It may send us objects
-    #[arg(long)]
-    may_store: bool,
-    /// Who to ask
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    contact: String,
+    /// It may send us objects; `--may-store=false` takes that away [default: as it is, of a new peer false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    may_store: Option<bool>,
+    /// Who to ask [default: as it is]
+    #[arg(long, value_name = "TEXT")]
+    contact: Option<String>,
     /// What its associations may do, as in the site file, such as "max_associations = 8" [default: as it is]
     #[arg(long, value_name = "TOML", value_parser = tls::policy)]
     policy: Option<AssociationPolicy>,
@@ -75,12 +75,12 @@ pub(super) struct Add {
     /// Forget what is known of its TLS: neither called nor required, no certificate bound
     #[arg(long, conflicts_with_all = ["tls", "require_tls", "tls_certificate_sha256", "tls_subject_name"])]
     forget_tls: bool,
-    /// Ask it by C-FIND how many instances a study has, before a study that it sent counts as complete
-    #[arg(long)]
-    count_at_source: bool,
-    /// Refuse other bytes under a known SOP Instance UID instead of keeping them as a version
-    #[arg(long)]
-    refuse_duplicates: bool,
+    /// Ask it by C-FIND how many instances a study has, before a study that it sent counts as complete [default: as it is]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    count_at_source: Option<bool>,
+    /// Refuse other bytes under a known SOP Instance UID instead of keeping them as a version [default: as it is]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    refuse_duplicates: Option<bool>,
     /// The C-STORE status of such a refusal, such as 0x0111 [default: 0x0111]
     #[arg(long, value_name = "STATUS", requires = "refuse_duplicates", value_parser = status)]
     duplicate_status: Option<u16>,
@@ -96,7 +96,7 @@ fn status(text: &str) -> Result<u16, String> {
 }
 
 impl Add {
-    /// What it leaves unsaid of policy and TLS stays as it is: whoever mends an address must not open a door.
+    /// What it leaves unsaid stays as it is: whoever mends an address must not open a door, or shut one.
     fn over(mut self, known: Option<&Peer>) -> Peer {
         let says_nothing_of_tls = !self.tls
             && !self.require_tls
@@ -109,21 +109,26 @@ impl Add {
             self.tls_certificate_sha256.clone_from(&known.tls_certificate_sha256);
             self.tls_subject_name.clone_from(&known.tls_subject_name);
         }
+        let (duplicates, duplicate_status) = match self.refuse_duplicates {
+            Some(true) => (Duplicates::Refuse, known.and_then(|known| known.duplicate_status)),
+            Some(false) => (Duplicates::KeepVersion, None),
+            None => known.map(|known| (known.duplicates, known.duplicate_status)).unwrap_or_default(),
+        };
         Peer {
             name: self.name,
             ae_title: self.ae_title,
             host: self.host,
-            port: self.port,
-            may_store: self.may_store,
-            contact: self.contact,
+            port: self.port.or_else(|| known?.port),
+            may_store: self.may_store.or_else(|| Some(known?.may_store)).unwrap_or_default(),
+            contact: self.contact.or_else(|| Some(known?.contact.clone())).unwrap_or_default(),
             policy: self.policy.or_else(|| Some(known?.policy.clone())).unwrap_or_default(),
             tls: self.tls,
             require_tls: self.require_tls,
             tls_certificate_sha256: self.tls_certificate_sha256,
             tls_subject_name: self.tls_subject_name,
-            count_at_source: self.count_at_source,
-            duplicates: if self.refuse_duplicates { Duplicates::Refuse } else { Duplicates::KeepVersion },
-            duplicate_status: self.duplicate_status,
+            count_at_source: self.count_at_source.or_else(|| Some(known?.count_at_source)).unwrap_or_default(),
+            duplicates,
+            duplicate_status: self.duplicate_status.or(duplicate_status),
         }
     }
 }
@@ -228,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn adding_a_known_peer_again_keeps_its_policy_and_its_tls() {
+    fn adding_a_known_peer_again_keeps_what_is_not_said() {
         let add = |options: &[&str]| -> Add {
             #[derive(clap::Parser)]
             struct Line {
@@ -250,6 +255,29 @@ mod tests {
         assert_eq!((named.tls_subject_name.as_deref(), named.policy.max_associations), (Some("ct.example.org"), None));
         let open = add(&["--forget-tls"]).over(Some(&known));
         assert!(!open.require_tls && open.tls_certificate_sha256.is_empty() && open.policy == known.policy);
+
+        let whole = add(&[
+            "--may-store",
+            "--port",
+            "104",
+            "--contact",
+            "ext. 4711",
+            "--count-at-source",
+            "--refuse-duplicates",
+            "--duplicate-status",
+            "0xC111",
+        ]);
+        let known = whole.over(None);
+        assert!(known.may_store && known.count_at_source && known.duplicates == Duplicates::Refuse);
+        assert_eq!(add(&[]).over(Some(&known)), known);
+        assert_eq!(add(&["--refuse-duplicates"]).over(Some(&known)), known);
+        let moved = add(&["--port", "11112"]).over(Some(&known));
+        assert_eq!(moved, Peer { port: Some(11112), ..known.clone() });
+        let less = ["--may-store=false", "--contact", "", "--count-at-source=false", "--refuse-duplicates=false"];
+        let less = add(&less).over(Some(&known));
+        assert!(!less.may_store && !less.count_at_source && less.contact.is_empty());
+        assert_eq!((less.port, less.duplicates, less.duplicate_status), (Some(104), Duplicates::KeepVersion, None));
+        assert!(!add(&[]).over(None).may_store, "a new peer may nothing that is not said");
     }
 
     #[tokio::test]
