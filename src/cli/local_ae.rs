@@ -18,7 +18,7 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
-    /// Adds an AE title, or replaces what is known of it
+    /// Adds an AE title, or changes what is said of a known one
     Add(Box<Add>),
     /// Lists them
     List(ListOptions),
@@ -47,9 +47,9 @@ pub(super) struct Add {
     /// Refuse associations to it without forgetting it
     #[arg(long)]
     disabled: bool,
-    /// For people
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    description: String,
+    /// For people [default: as it is]
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
     /// What associations to it may do, as in the site file, such as "max_associations = 8" [default: as it is]
     #[arg(long, value_name = "TOML", value_parser = tls::policy)]
     policy: Option<AssociationPolicy>,
@@ -61,7 +61,7 @@ impl Add {
         LocalAe {
             ae_title: self.ae_title,
             enabled: !self.disabled,
-            description: self.description,
+            description: self.description.or_else(|| Some(known?.description.clone())).unwrap_or_default(),
             policy: self.policy.or_else(|| Some(known?.policy.clone())).unwrap_or_default(),
         }
     }

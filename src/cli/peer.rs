@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Action {
-    /// Adds a peer, or replaces what is known of it
+    /// Adds a peer, or changes what is said of a known one
     Add(Box<Add>),
     /// Lists them
     List(ListOptions),
