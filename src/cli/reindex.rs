@@ -15,7 +15,7 @@ pub(super) async fn run(global: &Global) -> anyhow::Result<()> {
     print(&describe(&summary))?;
     let unreadable = summary.unreadable + summary.not_given.len();
     if unreadable > 0 {
-        anyhow::bail!("{} cannot be read; the log lines above name them", count(unreadable, "file"));
+        anyhow::bail!("{} cannot be read; the log lines above tell of them", count(unreadable, "file"));
     }
     Ok(())
 }

@@ -218,7 +218,6 @@ impl ResponseCommand {
     }
 
     /// The refusal of an operation that we do not offer.
-    /// To an operation that is not offered.
     pub(crate) fn unrecognized(
         command_field: u16,
         message_id: u16,

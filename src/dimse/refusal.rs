@@ -117,8 +117,8 @@ impl ServiceFailure {
     /// 0x0115: a report on what this application has not asked.
     #[must_use]
     pub fn unknown_transaction() -> Self {
-        let remedy = "nothing to mend if the peer reports on what an earlier installation has asked, or reports twice; \
-                      otherwise let it report to the node that has asked";
+        let remedy = "nothing to mend if the peer reports on what an earlier installation has asked; otherwise let it \
+                      report to the node that has asked";
         Self::new(status::INVALID_ARGUMENT_VALUE, "we have not asked you under this Transaction UID")
             .with_remedy(remedy)
     }

@@ -559,7 +559,7 @@ impl Indexer {
     }
 
     async fn scan_batch(&self, keys: &[String], summary: &mut ScanSummary) -> anyhow::Result<()> {
-        let before = summary.clone();
+        let (files, unreadable, n_not_given) = (summary.files, summary.unreadable, summary.not_given.len());
         summary.files += keys.len();
         let known = {
             let mut connection = self.db.acquire().await?;
@@ -595,7 +595,9 @@ impl Indexer {
         }
         let outcomes = match self.index_now(&objects).await {
             Err(error) if is_about_the_data(&error) && objects.len() > 1 => {
-                *summary = before;
+                // One by one, and counted anew.
+                (summary.files, summary.unreadable) = (files, unreadable);
+                summary.not_given.truncate(n_not_given);
                 for key in keys {
                     Box::pin(self.scan_batch(std::slice::from_ref(key), summary)).await?;
                 }
